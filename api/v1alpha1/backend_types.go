@@ -1,0 +1,126 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// BackendSpec says which Postgres database holds a namespace's runs.
+type BackendSpec struct {
+	// postgres says how to reach the database.
+	// +required
+	Postgres PostgresBackend `json:"postgres,omitzero"`
+
+	// schema is the Postgres schema that holds OpenWorkflow's tables.
+	// Defaults to openworkflow.
+	// +optional
+	// +default="openworkflow"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-zA-Z_][a-zA-Z0-9_]*$')",message="must start with a letter or underscore and hold only letters, digits and underscores"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: runs live in the schema they started in"
+	Schema string `json:"schema,omitempty"`
+
+	// namespaceID is OpenWorkflow's namespace within the tables. Empty means the
+	// Kubernetes namespace of this object. Say "default" to share runs with an
+	// OpenWorkflow application that does not set one.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	NamespaceID string `json:"namespaceID,omitempty"`
+
+	// migrate says whether the manager creates and upgrades the schema.
+	// Defaults to true. With false, the schema must be current already.
+	// +optional
+	// +default=true
+	Migrate *bool `json:"migrate,omitempty"`
+}
+
+// PostgresBackend says how to reach a Postgres database.
+type PostgresBackend struct {
+	// urlSecretRef names the Secret that holds the database URL
+	// (postgres://user:password@host:port/database). It must be in the Backend's
+	// namespace. The "uri" key of a CloudNativePG secret works as it is.
+	// +required
+	URLSecretRef SecretKeyRef `json:"urlSecretRef,omitzero"`
+}
+
+// SecretKeyRef names one key of a Secret in the same namespace.
+type SecretKeyRef struct {
+	// name is the Secret's name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// key is the key within the Secret. Defaults to uri.
+	// +optional
+	// +default="uri"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Key string `json:"key,omitempty"`
+}
+
+// BackendStatus is what the manager last saw of the database.
+// +kubebuilder:validation:MinProperties=1
+type BackendStatus struct {
+	// observedGeneration is the generation of the spec that this status describes.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// namespaceID is the namespace within the tables that is in use.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	NamespaceID string `json:"namespaceID,omitempty"`
+
+	// serverVersion is the version of the Postgres server, for example 15.18.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	ServerVersion string `json:"serverVersion,omitempty"`
+
+	// conditions are Ready, and Reconciling or Stalled while true.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=owb,categories={openworkflow}
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Schema",type=string,JSONPath=`.spec.schema`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Namespace-ID",type=string,JSONPath=`.status.namespaceID`,priority=1
+// +kubebuilder:printcolumn:name="Server",type=string,JSONPath=`.status.serverVersion`,priority=1
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
+
+// Backend is the Postgres database that holds the workflow runs of its namespace.
+type Backend struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is the standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec says which database to use.
+	// +required
+	Spec BackendSpec `json:"spec,omitzero"`
+
+	// status is what the manager last saw of the database.
+	// +optional
+	Status BackendStatus `json:"status,omitzero"`
+}
+
+// +kubebuilder:object:root=true
+
+// BackendList is a list of Backends.
+type BackendList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Backend `json:"items"`
+}

@@ -1,0 +1,172 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// WorkerPoolSpec says which pods execute runs, and how many of them.
+type WorkerPoolSpec struct {
+	// backendRef names the Backend the pool works for. Defaults to the one named default.
+	// +optional
+	// +default={"name": "default"}
+	BackendRef BackendReference `json:"backendRef,omitzero"`
+
+	// template is the pod to run, as in a Deployment. The first container is the
+	// worker. The manager adds to it what a worker needs: the database URL, the
+	// pod's identity, a service account, health probes, and the settings that the
+	// restricted Pod Security Standard asks for. What the template says itself stays.
+	// +required
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=object
+	// +kubebuilder:pruning:PreserveUnknownFields
+	Template runtime.RawExtension `json:"template,omitzero"`
+
+	// replicas is the number of pods. Defaults to 1; 0 stops the pool, and its
+	// runs wait.
+	// +optional
+	// +default=1
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=1000
+	Replicas *int32 `json:"replicas,omitempty"`
+
+	// concurrency is the number of runs that one pod executes at once. Defaults to 10.
+	// +optional
+	// +default=10
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10000
+	Concurrency *int32 `json:"concurrency,omitempty"`
+
+	// leaseDurationSeconds is how long a run stays with a worker that has stopped
+	// answering while no manager is there to notice. Defaults to 10.
+	// +optional
+	// +default=10
+	// +kubebuilder:validation:Minimum=3
+	// +kubebuilder:validation:Maximum=3600
+	LeaseDurationSeconds *int32 `json:"leaseDurationSeconds,omitempty"`
+
+	// healthPort is the port on which the worker answers /healthz, /readyz and
+	// /drain. Defaults to 8081, where Go workers listen. Set it to 0 for workers
+	// that have no such endpoint, such as OpenWorkflow's TypeScript worker; the
+	// template's own probes are used as they are.
+	// +optional
+	// +default=8081
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=65535
+	HealthPort *int32 `json:"healthPort,omitempty"`
+
+	// workflows lists what the pool serves. Go workers report that themselves;
+	// it needs to be given only for other workers.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	Workflows []ServedWorkflow `json:"workflows,omitempty"`
+}
+
+// BackendReference names a Backend in the same namespace.
+type BackendReference struct {
+	// name is the Backend's name. Defaults to default.
+	// +optional
+	// +default="default"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+}
+
+// ServedWorkflow is one workflow, in one version, that a pool can execute.
+type ServedWorkflow struct {
+	// name is the workflow's name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// version is the workflow's version. Empty means the unversioned workflow.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Version string `json:"version,omitempty"`
+}
+
+// WorkerPoolStatus is what the manager last saw of the pool.
+// +kubebuilder:validation:MinProperties=1
+type WorkerPoolStatus struct {
+	// observedGeneration is the generation of the spec that this status describes.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// replicas is the number of pods that exist.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Replicas *int32 `json:"replicas,omitempty"`
+
+	// readyReplicas is the number of pods that are ready.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	ReadyReplicas *int32 `json:"readyReplicas,omitempty"`
+
+	// updatedReplicas is the number of pods made from the current template.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	UpdatedReplicas *int32 `json:"updatedReplicas,omitempty"`
+
+	// selector selects the pool's pods, for the scale subresource.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Selector string `json:"selector,omitempty"`
+
+	// workflows is what the pool's live workers serve.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	Workflows []ServedWorkflow `json:"workflows,omitempty"`
+
+	// conditions are Ready, and Reconciling or Stalled while true.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:subresource:scale:specpath=.spec.replicas,statuspath=.status.replicas,selectorpath=.status.selector
+// +kubebuilder:resource:shortName=wp,categories={openworkflow}
+// +kubebuilder:printcolumn:name="Desired",type=integer,JSONPath=`.spec.replicas`
+// +kubebuilder:printcolumn:name="Ready",type=integer,JSONPath=`.status.readyReplicas`
+// +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Backend",type=string,JSONPath=`.spec.backendRef.name`,priority=1
+// +kubebuilder:printcolumn:name="Workflows",type=string,JSONPath=`.status.workflows[*].name`,priority=1
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
+
+// WorkerPool is a set of pods that execute workflow runs.
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 200",message="metadata.name must be at most 200 characters"
+type WorkerPool struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is the standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec says which pods to run, and how many.
+	// +required
+	Spec WorkerPoolSpec `json:"spec,omitzero"`
+
+	// status is what the manager last saw of the pool.
+	// +optional
+	Status WorkerPoolStatus `json:"status,omitzero"`
+}
+
+// +kubebuilder:object:root=true
+
+// WorkerPoolList is a list of WorkerPools.
+type WorkerPoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []WorkerPool `json:"items"`
+}

@@ -1,0 +1,324 @@
+package v1alpha1
+
+import (
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// WorkflowRunSpec says which workflow to run, once, with which input. What
+// defines the run is immutable; cancel, suspend and ttlSecondsAfterFinished may
+// change at any time.
+// +kubebuilder:validation:XValidation:rule="has(self.version) == has(oldSelf.version) && (!has(self.version) || self.version == oldSelf.version)",message="version is immutable: delete the WorkflowRun and create another"
+// +kubebuilder:validation:XValidation:rule="has(self.idempotencyKey) == has(oldSelf.idempotencyKey) && (!has(self.idempotencyKey) || self.idempotencyKey == oldSelf.idempotencyKey)",message="idempotencyKey is immutable: delete the WorkflowRun and create another"
+// +kubebuilder:validation:XValidation:rule="has(self.availableAt) == has(oldSelf.availableAt) && (!has(self.availableAt) || self.availableAt == oldSelf.availableAt)",message="availableAt is immutable: delete the WorkflowRun and create another"
+// +kubebuilder:validation:XValidation:rule="has(self.deadlineAt) == has(oldSelf.deadlineAt) && (!has(self.deadlineAt) || self.deadlineAt == oldSelf.deadlineAt)",message="deadlineAt is immutable: delete the WorkflowRun and create another"
+// +kubebuilder:validation:XValidation:rule="has(self.timeoutSeconds) == has(oldSelf.timeoutSeconds) && (!has(self.timeoutSeconds) || self.timeoutSeconds == oldSelf.timeoutSeconds)",message="timeoutSeconds is immutable: delete the WorkflowRun and create another"
+// +kubebuilder:validation:XValidation:rule="has(self.input) == has(oldSelf.input)",message="input is immutable: delete the WorkflowRun and create another"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.cancel) || !oldSelf.cancel || (has(self.cancel) && self.cancel)",message="cancel cannot be taken back"
+// +kubebuilder:validation:XValidation:rule="!has(self.deadlineAt) || !has(self.timeoutSeconds)",message="give deadlineAt or timeoutSeconds, not both"
+type WorkflowRunSpec struct {
+	// backendRef names the Backend that holds the run. Defaults to the one named default.
+	// +optional
+	// +default={"name": "default"}
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: delete the WorkflowRun and create another"
+	BackendRef BackendReference `json:"backendRef,omitzero"`
+
+	// workflowName is the name under which a worker has defined the workflow.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: delete the WorkflowRun and create another"
+	WorkflowName string `json:"workflowName,omitempty"`
+
+	// version is the workflow's version. Empty means the unversioned workflow;
+	// there is no fallback from one to the other.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Version string `json:"version,omitempty"`
+
+	// input is handed to the workflow: any JSON value, up to 1 MiB. Empty means null.
+	// +optional
+	Input *apiextensionsv1.JSON `json:"input,omitempty"`
+
+	// idempotencyKey makes the run happen once for all WorkflowRuns that carry the
+	// same key for the same workflow: a later one shows the run that the first one
+	// started, also when the first object is long gone. Empty means that each
+	// object is a run of its own.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	IdempotencyKey string `json:"idempotencyKey,omitempty"`
+
+	// availableAt is the earliest time at which the run may start. Empty means at once.
+	// +optional
+	AvailableAt *metav1.Time `json:"availableAt,omitempty"`
+
+	// deadlineAt is the time at which the run fails unless it has ended. Empty
+	// means no deadline.
+	// +optional
+	DeadlineAt *metav1.Time `json:"deadlineAt,omitempty"`
+
+	// timeoutSeconds is the deadline as a number of seconds after the object's
+	// creation. Empty means no deadline.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=3153600000
+	TimeoutSeconds *int64 `json:"timeoutSeconds,omitempty"`
+
+	// cancel ends the run. A step that is executing learns of it through its
+	// context. It cannot be taken back.
+	// +optional
+	Cancel *bool `json:"cancel,omitempty"`
+
+	// suspend keeps the run from starting or going on. A step that is executing
+	// ends first; its result is kept. Setting it back to false resumes the run.
+	// +optional
+	Suspend *bool `json:"suspend,omitempty"`
+
+	// ttlSecondsAfterFinished deletes the object this many seconds after its run
+	// has ended. Empty keeps it. The rows in the database stay.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
+}
+
+// RunState is where a run is in its life.
+// +enum
+type RunState string
+
+const (
+	// RunPending means that the run waits for a worker, or for its next attempt.
+	RunPending RunState = "Pending"
+	// RunRunning means that a worker is executing the run.
+	RunRunning RunState = "Running"
+	// RunWaiting means that the run is parked until a time, a child or a signal.
+	RunWaiting RunState = "Waiting"
+	// RunCompleted means that the workflow has returned its output.
+	RunCompleted RunState = "Completed"
+	// RunFailed means that the run has failed for good.
+	RunFailed RunState = "Failed"
+	// RunCanceled means that the run was canceled.
+	RunCanceled RunState = "Canceled"
+)
+
+// Terminal reports whether a run in this state never changes again.
+func (s RunState) Terminal() bool {
+	return s == RunCompleted || s == RunFailed || s == RunCanceled
+}
+
+// WorkflowRunStatus is a projection of the run's rows in Postgres. The API server
+// itself keeps it from moving backwards, so runner and manager may both write it.
+// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.revision) || (has(self.revision) && self.revision >= oldSelf.revision)",message="status of an older revision: the run has moved on"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.state) || !(oldSelf.state in ['Completed', 'Failed', 'Canceled']) || (has(self.state) && self.state == oldSelf.state)",message="the run has ended: its state cannot change"
+type WorkflowRunStatus struct {
+	// observedGeneration is the generation of the spec that the manager last acted on.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// revision grows with every change of the run's row, and orders the writers of this status.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Revision *int64 `json:"revision,omitempty"`
+
+	// state is where the run is in its life.
+	// +optional
+	// +kubebuilder:validation:Enum=Pending;Running;Waiting;Completed;Failed;Canceled
+	State RunState `json:"state,omitempty"`
+
+	// runID is the id of the run's row in workflow_runs: this object's uid, or,
+	// with an idempotency key that was used before, the earlier run's.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	RunID string `json:"runID,omitempty"`
+
+	// worker is the pod that executes the run, or that last did.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Worker string `json:"worker,omitempty"`
+
+	// attempts counts how often the run was claimed by a worker, for any cause: its
+	// first start, a resumption, a retry, a takeover from a worker that died.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Attempts *int32 `json:"attempts,omitempty"`
+
+	// startedAt is when a worker first claimed the run.
+	// +optional
+	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+
+	// finishedAt is when the run ended.
+	// +optional
+	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`
+
+	// duration is the time from start to end of a run that has ended, for people.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=32
+	Duration string `json:"duration,omitempty"`
+
+	// nextAt is when a run that waits or retries is due again.
+	// +optional
+	NextAt *metav1.Time `json:"nextAt,omitempty"`
+
+	// output is what the workflow returned. A value above 2 KiB is left out; it is in the database.
+	// +optional
+	Output *apiextensionsv1.JSON `json:"output,omitempty"`
+
+	// outputTruncated is true when output was left out for its size.
+	// +optional
+	OutputTruncated *bool `json:"outputTruncated,omitempty"`
+
+	// error is why the run failed, or why its last attempt did.
+	// +optional
+	Error *RunError `json:"error,omitempty"`
+
+	// steps summarizes the run's steps.
+	// +optional
+	Steps *StepsStatus `json:"steps,omitempty"`
+
+	// message says in a sentence what the run waits for, why it retries and when,
+	// or how it ended.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message,omitempty"`
+
+	// conditions are Ready, Complete and Failed, and Reconciling or Stalled while true.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// RunError is an error of a run or of a step.
+// +kubebuilder:validation:MinProperties=1
+type RunError struct {
+	// name is the kind of error.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// message is the error's text, cut at 1 KiB.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1100
+	Message string `json:"message,omitempty"`
+
+	// truncated is true when the text was cut; the whole is in the database.
+	// +optional
+	Truncated *bool `json:"truncated,omitempty"`
+}
+
+// StepsStatus summarizes the steps of a run.
+type StepsStatus struct {
+	// summary is the number of completed steps over the number of steps begun, for people.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=32
+	Summary string `json:"summary,omitempty"`
+
+	// completed is the number of steps whose result is stored.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Completed *int32 `json:"completed,omitempty"`
+
+	// running is the number of steps that are executing or waiting.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Running *int32 `json:"running,omitempty"`
+
+	// failed is the number of failed step attempts, those that were retried included.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Failed *int32 `json:"failed,omitempty"`
+
+	// newest are the step attempts that were begun last, oldest first.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=5
+	Newest []StepStatus `json:"newest,omitempty"`
+}
+
+// StepStatus is one attempt of a step.
+type StepStatus struct {
+	// name is the step's name, cut at 128 characters.
+	// +required
+	// +kubebuilder:validation:MinLength=0
+	// +kubebuilder:validation:MaxLength=128
+	Name *string `json:"name,omitempty"`
+
+	// kind is function, sleep, workflow, signal-send or signal-wait.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Kind string `json:"kind,omitempty"`
+
+	// state is running, completed or failed.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	State string `json:"state,omitempty"`
+
+	// startedAt is when the attempt began.
+	// +optional
+	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+
+	// finishedAt is when the attempt ended.
+	// +optional
+	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`
+
+	// error is the attempt's error, cut at 256 bytes.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=300
+	Error string `json:"error,omitempty"`
+}
+
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=wfr,categories={openworkflow}
+// +kubebuilder:selectablefield:JSONPath=`.spec.workflowName`
+// +kubebuilder:selectablefield:JSONPath=`.status.state`
+// +kubebuilder:printcolumn:name="Workflow",type=string,JSONPath=`.spec.workflowName`
+// +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.state`
+// +kubebuilder:printcolumn:name="Steps",type=string,JSONPath=`.status.steps.summary`
+// +kubebuilder:printcolumn:name="Worker",type=string,JSONPath=`.status.worker`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Duration",type=string,JSONPath=`.status.duration`
+// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.spec.version`,priority=1
+// +kubebuilder:printcolumn:name="Attempts",type=integer,JSONPath=`.status.attempts`,priority=1
+// +kubebuilder:printcolumn:name="Run-ID",type=string,JSONPath=`.status.runID`,priority=1
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.message`,priority=1
+
+// WorkflowRun is one run of a workflow.
+type WorkflowRun struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is the standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec says which workflow to run, with which input.
+	// +required
+	Spec WorkflowRunSpec `json:"spec,omitzero"`
+
+	// status is how far the run is.
+	// +optional
+	Status WorkflowRunStatus `json:"status,omitzero"`
+}
+
+// +kubebuilder:object:root=true
+
+// WorkflowRunList is a list of WorkflowRuns.
+type WorkflowRunList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []WorkflowRun `json:"items"`
+}

@@ -1,0 +1,37 @@
+package openworkflow
+
+import "encoding/json"
+
+// Error is the error column of runs and step attempts (R120).
+type Error struct {
+	Name    string `json:"name,omitempty"`
+	Message string `json:"message"`
+	Stack   string `json:"stack,omitempty"`
+}
+
+// Encode returns the column's JSON.
+func (e Error) Encode() json.RawMessage {
+	b, err := json.Marshal(e)
+	if err != nil { // strings always marshal
+		panic(err)
+	}
+	return b
+}
+
+// DecodeError reads an error column, whoever wrote it. A value without a text
+// message becomes an Error whose message is the JSON itself (R121).
+func DecodeError(raw json.RawMessage) Error {
+	var e Error
+	if err := json.Unmarshal(raw, &e); err != nil || e.Message == "" && e.Name == "" {
+		return Error{Message: string(raw)}
+	}
+	return e
+}
+
+// Messages that are part of the format.
+const (
+	// DeadlineMessage is the error of a run that passed its deadline (R44, R100).
+	DeadlineMessage = "Workflow run deadline exceeded"
+	// StepLimitName is the error name of a run with too many step attempts (R110).
+	StepLimitName = "StepLimitExceededError"
+)

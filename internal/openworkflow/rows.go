@@ -1,0 +1,153 @@
+package openworkflow
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// RunStatus is the status column of workflow_runs (R40).
+type RunStatus string
+
+// Statuses of a run. Sleeping and succeeded are read, never written (R40, R170).
+const (
+	RunPending   RunStatus = "pending"
+	RunRunning   RunStatus = "running"
+	RunCompleted RunStatus = "completed"
+	RunFailed    RunStatus = "failed"
+	RunCanceled  RunStatus = "canceled"
+	RunSleeping  RunStatus = "sleeping"
+	RunSucceeded RunStatus = "succeeded"
+)
+
+// Terminal reports whether a run of this status never changes again.
+func (s RunStatus) Terminal() bool {
+	switch s {
+	case RunCompleted, RunSucceeded, RunFailed, RunCanceled:
+		return true
+	default:
+		return false
+	}
+}
+
+// StepStatus is the status column of step_attempts (R41).
+type StepStatus string
+
+// Statuses of a step attempt. Succeeded is read, never written (R41, R170).
+const (
+	StepRunning   StepStatus = "running"
+	StepCompleted StepStatus = "completed"
+	StepFailed    StepStatus = "failed"
+	StepSucceeded StepStatus = "succeeded"
+)
+
+// StepKind is the kind column of step_attempts (R41).
+type StepKind string
+
+// Kinds of step.
+const (
+	KindFunction   StepKind = "function"
+	KindSleep      StepKind = "sleep"
+	KindWorkflow   StepKind = "workflow"
+	KindSignalSend StepKind = "signal-send"
+	KindSignalWait StepKind = "signal-wait"
+)
+
+// Run is a row of workflow_runs. A nil JSON column is SQL NULL (R20).
+type Run struct {
+	NamespaceID    string
+	ID             string
+	WorkflowName   string
+	Version        *string
+	Status         RunStatus
+	IdempotencyKey *string
+	Context        json.RawMessage
+	Input          json.RawMessage
+	Output         json.RawMessage
+	Error          json.RawMessage
+	// Attempts counts claims of any cause (R9).
+	Attempts            int
+	ParentStepAttemptID *string
+	WorkerID            *string
+	AvailableAt         *time.Time
+	DeadlineAt          *time.Time
+	StartedAt           *time.Time
+	FinishedAt          *time.Time
+	CreatedAt           time.Time
+	UpdatedAt           time.Time
+	// SuspendedAt is a column of ours: not nil while the run may not be claimed.
+	SuspendedAt *time.Time
+}
+
+// Parked reports whether the run has begun but nobody executes it (R40).
+func (r *Run) Parked() bool {
+	return r.Status == RunSleeping || r.Status == RunRunning && r.WorkerID == nil
+}
+
+// StepAttempt is a row of step_attempts. A nil JSON column is SQL NULL (R20).
+type StepAttempt struct {
+	NamespaceID        string
+	ID                 string
+	WorkflowRunID      string
+	StepName           string
+	Kind               StepKind
+	Status             StepStatus
+	Context            json.RawMessage
+	Output             json.RawMessage
+	Error              json.RawMessage
+	ChildWorkflowRunID *string
+	StartedAt          *time.Time
+	FinishedAt         *time.Time
+	CreatedAt          time.Time
+	UpdatedAt          time.Time
+}
+
+// StepSummary is what a status report needs of a run's step attempts.
+type StepSummary struct {
+	// Running, Completed and Failed count attempts by status.
+	Running, Completed, Failed int
+	// Names counts the distinct step names.
+	Names int
+	// Newest are the attempts created last, oldest first, without outputs.
+	Newest []StepAttempt
+}
+
+// Definition identifies a workflow: a name and a version, nil for the
+// unversioned one. There is no fallback between the two (R61).
+type Definition struct {
+	Name    string
+	Version *string
+}
+
+// ObjectRef names the Kubernetes object that a run mirrors. It is the
+// "kubernetes" member of the run's context.
+type ObjectRef struct {
+	// Cluster is the uid of the cluster's kube-system namespace.
+	Cluster   string `json:"cluster"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	UID       string `json:"uid"`
+}
+
+// RunContext is the context column of workflow_runs. TraceContext is
+// OpenWorkflow's (R27, R160); Kubernetes is ours.
+type RunContext struct {
+	TraceContext map[string]string `json:"traceContext,omitempty"`
+	Kubernetes   *ObjectRef        `json:"kubernetes,omitempty"`
+}
+
+// Object returns the Kubernetes object that the run mirrors, or nil when it was
+// not started from one. A context of another shape counts as none.
+func (r *Run) Object() *ObjectRef {
+	var c RunContext
+	if len(r.Context) == 0 || json.Unmarshal(r.Context, &c) != nil {
+		return nil
+	}
+	return c.Kubernetes
+}
+
+// Lease is a claim of a run: the run's id and the worker id that fences every
+// write of the pass (R45).
+type Lease struct {
+	RunID    string
+	WorkerID string
+}
