@@ -1,6 +1,9 @@
 package openworkflow
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"strings"
+)
 
 // Error is the error column of runs and step attempts (R120).
 type Error struct {
@@ -9,9 +12,15 @@ type Error struct {
 	Stack   string `json:"stack,omitempty"`
 }
 
-// Encode returns the column's JSON.
+// Encode returns the column's JSON. Postgres cannot store U+0000 in jsonb (R23);
+// an error must be storable whatever its text, so it becomes U+FFFD.
 func (e Error) Encode() json.RawMessage {
-	b, err := json.Marshal(e)
+	clean := strings.NewReplacer("\x00", "\uFFFD")
+	b, err := json.Marshal(Error{
+		Name:    clean.Replace(e.Name),
+		Message: clean.Replace(e.Message),
+		Stack:   clean.Replace(e.Stack),
+	})
 	if err != nil { // strings always marshal
 		panic(err)
 	}

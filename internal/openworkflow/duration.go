@@ -1,0 +1,115 @@
+package openworkflow
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// durationPattern is R31's grammar. The letters are spelled out because case
+// folding in Go would also accept the Kelvin sign and the long s; the spaces are
+// JavaScript's.
+var durationPattern = regexp.MustCompile(
+	`^(-?\.?[0-9]+(?:\.[0-9]+)?)[\s\v\x{00a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}\x{feff}]*([a-zA-Z]+)?$`)
+
+const (
+	second = 1000
+	minute = 60 * second
+	hour   = 60 * minute
+	day    = 24 * hour
+	week   = 7 * day
+	year   = 365.25 * day
+	month  = year / 12
+)
+
+// units maps R31's unit words to milliseconds. The empty word is a missing unit.
+var units = map[string]float64{
+	"": 1, "ms": 1, "msec": 1, "msecs": 1, "millisecond": 1, "milliseconds": 1,
+	"s": second, "sec": second, "secs": second, "second": second, "seconds": second,
+	"m": minute, "min": minute, "mins": minute, "minute": minute, "minutes": minute,
+	"h": hour, "hr": hour, "hrs": hour, "hour": hour, "hours": hour,
+	"d": day, "day": day, "days": day,
+	"w": week, "week": week, "weeks": week,
+	"mo": month, "month": month, "months": month,
+	"y": year, "yr": year, "yrs": year, "year": year, "years": year,
+}
+
+// ParseDuration reads OpenWorkflow's duration text and returns milliseconds,
+// which may be negative, fractional, or more than a time.Duration holds (R31).
+// The error text is R32's.
+func ParseDuration(s string) (ms float64, err error) {
+	match := durationPattern.FindStringSubmatch(s)
+	if match == nil {
+		return 0, invalidDuration(s)
+	}
+	unit, ok := units[strings.ToLower(match[2])]
+	if !ok {
+		return 0, invalidDuration(s)
+	}
+	number, err := strconv.ParseFloat(match[1], 64)
+	if err != nil {
+		return 0, invalidDuration(s)
+	}
+	return number * unit, nil
+}
+
+func invalidDuration(s string) error {
+	return fmt.Errorf(`Invalid duration format: "%s"`, s) //nolint:staticcheck // the text is part of the format (R32)
+}
+
+// isoMilliseconds is R30's form, for years of four digits.
+const isoMilliseconds = "2006-01-02T15:04:05.000Z"
+
+// FormatTime renders an instant as dates inside JSON columns are: ISO 8601 in
+// UTC with three fraction digits, cut off to whole milliseconds (R30).
+func FormatTime(t time.Time) string {
+	t = time.UnixMilli(t.UnixMilli()).UTC()
+	switch y := t.Year(); {
+	case y > 9999:
+		return fmt.Sprintf("+%06d%s", y, t.Format(isoMilliseconds[4:]))
+	case y < 0:
+		return fmt.Sprintf("-%06d%s", -y, t.Format(isoMilliseconds[4:]))
+	default:
+		return t.Format(isoMilliseconds)
+	}
+}
+
+// timeLayouts are the ISO 8601 forms that writers of these columns are known to
+// use. Those without a zone are UTC when they are a date alone.
+var timeLayouts = []string{time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02"}
+
+// ParseTime reads a date from a JSON column (R30). It returns an error for text
+// that is no date, which readers treat as an instant that has passed (R72).
+func ParseTime(s string) (time.Time, error) {
+	if t, ok := parseExpandedYear(s); ok {
+		return t, nil
+	}
+	for _, layout := range timeLayouts {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t.UTC(), nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("invalid date %q", s)
+}
+
+// parseExpandedYear reads JavaScript's form for years outside 0 to 9999: a sign
+// and six digits.
+func parseExpandedYear(s string) (time.Time, bool) {
+	if len(s) < 8 || s[0] != '+' && s[0] != '-' {
+		return time.Time{}, false
+	}
+	y, err := strconv.Atoi(s[:7])
+	if err != nil {
+		return time.Time{}, false
+	}
+	// The year 2000 stands in, because it has a February 29; time.Date moves a
+	// date that the real year lacks.
+	t, err := time.Parse(time.RFC3339Nano, "2000"+s[7:])
+	if err != nil {
+		return time.Time{}, false
+	}
+	t = t.UTC()
+	return time.Date(y+t.Year()-2000, t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC), true
+}
