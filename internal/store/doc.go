@@ -1,0 +1,37 @@
+// Package store keeps runs and step attempts in Postgres, in OpenWorkflow's own
+// tables. It is the only package that speaks SQL.
+//
+// # Who is authoritative for what
+//
+// The rows are the truth about execution, and the database's clock is the truth
+// about time: leases, deadlines and due times are compared with the server's
+// now(), never with this process's clock. The exceptions are OpenWorkflow's: the
+// instants of retries, parks and failures come from the caller (R180).
+//
+// A lease is a run's id and the worker id that its claim wrote into the row.
+// Each claim brings a worker id that was never used before, so the worker id is
+// a fencing token: every write of a pass names it and is refused once the row
+// carries another (R45, R46). A refused write reports ErrLeaseLost and changes
+// nothing.
+//
+// # What the package may not know
+//
+// It knows rows, not workflows: it does not replay, decide on retries, or know
+// what a step does. It knows nothing of Kubernetes beyond the object reference
+// in a run's context. It does not decide when to notify: Notify is a statement
+// of its own that the caller issues after whatever made a run due.
+//
+// # Statements
+//
+// Statements are set-based: they take slices as arrays and touch all rows at
+// once. Those that lock more than one run lock them in the order of their ids,
+// and runs before step attempts, so they never deadlock with each other. They
+// expect read committed isolation.
+//
+// # Schema
+//
+// Migrate leaves OpenWorkflow's schema as OpenWorkflow itself would, under its
+// bookkeeping, and adds nullable columns, partial indexes and tables of ours
+// under a bookkeeping of our own. OpenWorkflow's TypeScript workers, client and
+// dashboard work on the result.
+package store

@@ -1,0 +1,125 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// What callers tell apart with errors.Is. Every exported method of Store returns
+// errors that went through Classify.
+var (
+	// ErrLeaseLost is the result of a write whose worker id the run no longer
+	// carries: another worker claimed it, or it was canceled, failed at its
+	// deadline, or released. Nothing was written (R45).
+	ErrLeaseLost = errors.New("lease lost")
+	// ErrNotFound means that no such row exists.
+	ErrNotFound = errors.New("not found")
+	// ErrInvalidJSON is a value that Postgres cannot store: text with U+0000, a
+	// number out of range, or malformed JSON (R23). It concerns one write.
+	ErrInvalidJSON = errors.New("value cannot be stored")
+	// ErrTooLarge is a value beyond Postgres's limits, such as a name longer than
+	// an index entry may be. It concerns one write.
+	ErrTooLarge = errors.New("value too large")
+
+	// ErrSchemaMissing means that the schema, a table or a column is missing:
+	// Migrate was not run, or not by this release.
+	ErrSchemaMissing = errors.New("database schema is missing or outdated")
+	// ErrSchemaTooNew means that a newer release migrated the schema.
+	ErrSchemaTooNew = errors.New("database schema is of a newer version")
+	// ErrInvalidURL means that Options cannot be used.
+	ErrInvalidURL = errors.New("invalid database URL")
+	// ErrAuthentication means that the server refused the user or the password.
+	ErrAuthentication = errors.New("database authentication failed")
+	// ErrDatabaseMissing means that the server has no database of that name.
+	ErrDatabaseMissing = errors.New("database does not exist")
+	// ErrUnreachable means that the server cannot be reached, is starting or
+	// stopping, has no free connection, or broke the connection. A write that was
+	// under way may or may not have happened.
+	ErrUnreachable = errors.New("database unreachable")
+	// ErrPrivilege means that the role lacks a right.
+	ErrPrivilege = errors.New("insufficient database privileges")
+)
+
+// byCode maps SQLSTATE codes, and classes of two characters, to kinds.
+var byCode = map[string]error{
+	"22":    ErrInvalidJSON, // data exception
+	"54":    ErrTooLarge,    // program limit exceeded
+	"28":    ErrAuthentication,
+	"3D000": ErrDatabaseMissing,
+	"42501": ErrPrivilege,
+	"3F000": ErrSchemaMissing, // schema
+	"42P01": ErrSchemaMissing, // table
+	"42703": ErrSchemaMissing, // column
+	"08":    ErrUnreachable,
+	"53300": ErrUnreachable, // too many connections
+	"57P":   ErrUnreachable, // shutting down or starting up
+	"25006": ErrUnreachable, // read-only: a standby, until it is promoted
+}
+
+// Classify wraps an error of pgx so that errors.Is finds what it means among
+// this package's sentinels. Errors it has no kind for, those already classified,
+// and the end of the caller's context come back as they are.
+func Classify(err error) error {
+	if err == nil || classified(err) {
+		return err
+	}
+	if kind := kindOf(err); kind != nil {
+		return fmt.Errorf("%w: %w", kind, err)
+	}
+	return err
+}
+
+func kindOf(err error) error {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		for _, n := range []int{5, 3, 2} {
+			if kind := byCode[pg.Code[:min(n, len(pg.Code))]]; kind != nil {
+				return kind
+			}
+		}
+		return nil
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return ErrNotFound
+	}
+	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
+		return ErrInvalidURL
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok && !errors.Is(err, context.Canceled) {
+		return ErrUnreachable
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	if _, ok := errors.AsType[net.Error](err); ok ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		pgconn.SafeToRetry(err) || strings.Contains(err.Error(), "conn closed") {
+		return ErrUnreachable
+	}
+	return nil
+}
+
+func classified(err error) bool {
+	for _, kind := range []error{
+		ErrLeaseLost, ErrNotFound, ErrInvalidJSON, ErrTooLarge, ErrSchemaMissing, ErrSchemaTooNew, ErrInvalidURL,
+		ErrAuthentication, ErrDatabaseMissing, ErrUnreachable, ErrPrivilege,
+	} {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
+
+// ownFault reports whether an error is the fault of a value in the statement's
+// arguments, so that the other values would have been written without it.
+func ownFault(err error) bool {
+	err = Classify(err)
+	return errors.Is(err, ErrInvalidJSON) || errors.Is(err, ErrTooLarge)
+}
