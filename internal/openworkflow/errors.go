@@ -10,6 +10,9 @@ type Error struct {
 	Name    string `json:"name,omitempty"`
 	Message string `json:"message"`
 	Stack   string `json:"stack,omitempty"`
+	// NonRetryable is a member of ours, on a failed step attempt after which the
+	// step is not tried again although its policy would allow it.
+	NonRetryable bool `json:"nonRetryable,omitempty"`
 }
 
 // Encode returns the column's JSON. Postgres cannot store U+0000 in jsonb (R23);
@@ -20,6 +23,8 @@ func (e Error) Encode() json.RawMessage {
 		Name:    clean.Replace(e.Name),
 		Message: clean.Replace(e.Message),
 		Stack:   clean.Replace(e.Stack),
+
+		NonRetryable: e.NonRetryable,
 	})
 	if err != nil { // strings always marshal
 		panic(err)

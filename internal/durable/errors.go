@@ -1,0 +1,75 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+)
+
+// Causes with which the contexts of a workflow and its steps end.
+var (
+	ErrCanceled         = errors.New("workflow run was canceled")
+	ErrLeaseLost        = errors.New("workflow run is now held by another worker")
+	ErrDeadlineExceeded = errors.New("workflow run deadline exceeded")
+	ErrShutdown         = errors.New("worker is shutting down")
+)
+
+// NonRetryableError marks an error that no retry can mend.
+type NonRetryableError struct{ Err error }
+
+func (e *NonRetryableError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the marked error.
+func (e *NonRetryableError) Unwrap() error { return e.Err }
+
+// IsNonRetryable reports whether err, or an error that it wraps, is marked.
+func IsNonRetryable(err error) bool {
+	var marked *NonRetryableError
+	return errors.As(err, &marked)
+}
+
+// PanicError is a panic in a workflow or a step.
+type PanicError struct {
+	Value any
+	Stack string
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// EncodeError turns an error into the payload that is stored (R120). Its name is
+// the name of the error's type, or Error for the types that only carry a text.
+// A step's failure that a workflow passes on as it is keeps the step's own
+// payload (R77).
+func EncodeError(err error) openworkflow.Error {
+	//nolint:errorlint // a wrapped failure is another error, with a text of its own
+	if failed, ok := err.(*StepError); ok {
+		return openworkflow.Error{Name: failed.Name, Message: failed.Message, Stack: failed.stack}
+	}
+	payload := openworkflow.Error{Name: errorName(err), Message: err.Error()}
+	var panicked *PanicError
+	if errors.As(err, &panicked) {
+		payload.Stack = panicked.Stack
+	}
+	return payload
+}
+
+// errorName returns the name of the first error in the chain whose type says
+// more than that it is an error with a text.
+func errorName(err error) string {
+	for ; err != nil; err = errors.Unwrap(err) {
+		t := reflect.TypeOf(err)
+		for t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		switch {
+		case t == reflect.TypeFor[NonRetryableError](), t.PkgPath() == "errors", t.PkgPath() == "fmt", t.Name() == "":
+		case t == reflect.TypeFor[StepError]():
+			return "StepError"
+		default:
+			return t.Name()
+		}
+	}
+	return "Error"
+}

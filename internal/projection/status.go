@@ -1,0 +1,299 @@
+// Package projection turns the rows of a run into the status of its object.
+//
+// It is pure: the runner that has just written the rows and the manager that
+// reads them later get the same status from the same rows, so either may write
+// it. It knows neither Postgres nor the API server.
+package projection
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+)
+
+// Caps, in bytes of JSON, that keep a status below 8 KiB at any number of steps.
+const (
+	maxOutput           = 2048
+	maxError            = 1024
+	maxMessage          = 512
+	maxConditionMessage = 256
+	maxStepName         = 128
+	maxStepError        = 256
+	// NewestSteps is how many step attempts a status shows.
+	NewestSteps = 5
+)
+
+// Revision orders the statuses of a run. It grows with every claim and, within
+// a claim, with every step event and with the claim's end, so two writers that
+// read the same rows agree on it and an older reading always has the smaller one.
+func Revision(run *openworkflow.Run, steps openworkflow.StepSummary) int64 {
+	const eventBits, phaseBits = 18, 2
+	events := int64(steps.Running) + 2*int64(steps.Completed+steps.Failed)
+	events = min(events, 1<<eventBits-1)
+	return int64(run.Attempts)<<(eventBits+phaseBits) | phase(run)<<eventBits | events
+}
+
+// phase orders what can happen to a run between two claims: it is executed, it
+// is given back, it ends.
+func phase(run *openworkflow.Run) int64 {
+	switch {
+	case run.Status.Terminal():
+		return 2
+	case run.Parked(), run.Status == openworkflow.RunPending && run.Attempts > 0:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// Status returns the status of the object that mirrors the run. The worker is
+// the name of the pod that holds the run or last did, or empty when the caller
+// does not know it. ObservedGeneration is left to the manager, which alone has
+// seen the object's spec.
+func Status(run *openworkflow.Run, steps openworkflow.StepSummary, worker string) v1alpha1.WorkflowRunStatus {
+	state := stateOf(run)
+	status := v1alpha1.WorkflowRunStatus{
+		Revision:  new(Revision(run, steps)),
+		State:     state,
+		RunID:     run.ID,
+		Worker:    worker,
+		Attempts:  new(int32(run.Attempts)),
+		StartedAt: timeOf(run.StartedAt),
+		Steps:     stepsStatus(steps),
+	}
+	if state.Terminal() {
+		status.FinishedAt = timeOf(run.FinishedAt)
+		status.Duration = duration(run)
+	} else if state != v1alpha1.RunRunning && run.SuspendedAt == nil {
+		status.NextAt = timeOf(run.AvailableAt)
+	}
+	if state == v1alpha1.RunCompleted {
+		status.Output, status.OutputTruncated = outputOf(run.Output)
+	}
+	if len(run.Error) > 0 && state != v1alpha1.RunCompleted && state != v1alpha1.RunCanceled {
+		status.Error = errorOf(run.Error)
+	}
+	reason, message := explain(run, steps, state)
+	status.Message = truncate(message, maxMessage)
+	status.Conditions = conditions(run, state, reason, message)
+	return status
+}
+
+func stateOf(run *openworkflow.Run) v1alpha1.RunState {
+	switch run.Status {
+	case openworkflow.RunCompleted, openworkflow.RunSucceeded:
+		return v1alpha1.RunCompleted
+	case openworkflow.RunFailed:
+		return v1alpha1.RunFailed
+	case openworkflow.RunCanceled:
+		return v1alpha1.RunCanceled
+	case openworkflow.RunRunning, openworkflow.RunSleeping:
+		switch {
+		case !run.Parked():
+			return v1alpha1.RunRunning
+		case handedBack(run):
+			return v1alpha1.RunPending
+		default:
+			return v1alpha1.RunWaiting
+		}
+	case openworkflow.RunPending:
+		return v1alpha1.RunPending
+	default: // R168: OpenWorkflow shows what it does not know as pending
+		return v1alpha1.RunPending
+	}
+}
+
+// handedBack tells a run that was given back to be continued at once from one
+// that waits for something: the former was due the moment it was written.
+func handedBack(run *openworkflow.Run) bool {
+	return run.AvailableAt != nil && !run.AvailableAt.After(run.UpdatedAt)
+}
+
+// explain says why the run is where it is, as a condition reason and a sentence.
+func explain(run *openworkflow.Run, steps openworkflow.StepSummary, state v1alpha1.RunState) (reason, message string) {
+	if run.SuspendedAt != nil && !state.Terminal() && state != v1alpha1.RunRunning {
+		return v1alpha1.ReasonSuspended, "suspended; set spec.suspend to false to go on"
+	}
+	switch state {
+	case v1alpha1.RunCompleted:
+		return v1alpha1.ReasonCompleted, "the workflow has returned its output"
+	case v1alpha1.RunFailed:
+		failure := openworkflow.DecodeError(run.Error)
+		if failure.Message == openworkflow.DeadlineMessage {
+			return v1alpha1.ReasonDeadlineExceeded, "the run did not end before its deadline"
+		}
+		return v1alpha1.ReasonWorkflowFailed, failure.Message
+	case v1alpha1.RunCanceled:
+		return v1alpha1.ReasonCanceled, "the run was canceled"
+	case v1alpha1.RunRunning:
+		if step := newestRunning(steps); step != nil {
+			return v1alpha1.ReasonRunning, fmt.Sprintf("executing step %q", step.StepName)
+		}
+		return v1alpha1.ReasonRunning, "executing"
+	case v1alpha1.RunWaiting:
+		return v1alpha1.ReasonWaiting, waitMessage(run, steps)
+	case v1alpha1.RunPending:
+		return explainPending(run)
+	}
+	return v1alpha1.ReasonPending, "waiting for a worker"
+}
+
+func explainPending(run *openworkflow.Run) (reason, message string) {
+	switch {
+	case run.Status == openworkflow.RunPending && run.Attempts > 0 && len(run.Error) > 0:
+		return v1alpha1.ReasonRetrying, fmt.Sprintf("next attempt%s after: %s",
+			at(run.AvailableAt), openworkflow.DecodeError(run.Error).Message)
+	case run.Attempts > 0:
+		return v1alpha1.ReasonPending, "waiting for a worker to go on"
+	case run.AvailableAt != nil && run.AvailableAt.After(run.CreatedAt.Add(time.Second)):
+		return v1alpha1.ReasonScheduled, "starts" + at(run.AvailableAt)
+	default:
+		return v1alpha1.ReasonPending, "waiting for a worker"
+	}
+}
+
+func waitMessage(run *openworkflow.Run, steps openworkflow.StepSummary) string {
+	step := newestRunning(steps)
+	if step == nil {
+		return "waiting" + at(run.AvailableAt)
+	}
+	switch step.Kind {
+	case openworkflow.KindSleep:
+		return fmt.Sprintf("sleeping in step %q%s", step.StepName, at(run.AvailableAt))
+	case openworkflow.KindWorkflow:
+		return fmt.Sprintf("waiting for the child run of step %q", step.StepName)
+	case openworkflow.KindSignalWait:
+		return fmt.Sprintf("waiting for the signal of step %q", step.StepName)
+	case openworkflow.KindFunction, openworkflow.KindSignalSend:
+	}
+	return fmt.Sprintf("waiting in step %q", step.StepName)
+}
+
+func at(t *time.Time) string {
+	if t == nil {
+		return ""
+	}
+	return " at " + t.UTC().Format(time.RFC3339)
+}
+
+func newestRunning(steps openworkflow.StepSummary) *openworkflow.StepAttempt {
+	for i := len(steps.Newest) - 1; i >= 0; i-- {
+		if steps.Newest[i].Status == openworkflow.StepRunning {
+			return &steps.Newest[i]
+		}
+	}
+	return nil
+}
+
+func stepsStatus(steps openworkflow.StepSummary) *v1alpha1.StepsStatus {
+	status := &v1alpha1.StepsStatus{
+		Summary:   fmt.Sprintf("%d/%d", steps.Completed, max(steps.Names, steps.Completed)),
+		Completed: new(int32(steps.Completed)),
+		Running:   new(int32(steps.Running)),
+		Failed:    new(int32(steps.Failed)),
+	}
+	newest := steps.Newest
+	if len(newest) > NewestSteps {
+		newest = newest[len(newest)-NewestSteps:]
+	}
+	for i := range newest {
+		step := &newest[i]
+		shown := v1alpha1.StepStatus{
+			Name:       new(truncate(step.StepName, maxStepName)),
+			Kind:       truncate(string(step.Kind), 64),
+			State:      truncate(string(step.Status), 64),
+			StartedAt:  timeOf(step.StartedAt),
+			FinishedAt: timeOf(step.FinishedAt),
+		}
+		if len(step.Error) > 0 {
+			shown.Error = truncate(openworkflow.DecodeError(step.Error).Message, maxStepError)
+		}
+		status.Newest = append(status.Newest, shown)
+	}
+	return status
+}
+
+func outputOf(raw json.RawMessage) (output *apiextensionsv1.JSON, truncated *bool) {
+	switch {
+	case len(raw) == 0:
+		return nil, nil
+	case len(raw) > maxOutput:
+		return nil, new(true)
+	default:
+		return &apiextensionsv1.JSON{Raw: raw}, nil
+	}
+}
+
+func errorOf(raw json.RawMessage) *v1alpha1.RunError {
+	failure := openworkflow.DecodeError(raw)
+	shown := &v1alpha1.RunError{
+		Name:    truncate(failure.Name, maxStepName),
+		Message: truncate(failure.Message, maxError),
+	}
+	if shown.Message != failure.Message {
+		shown.Truncated = new(true)
+	}
+	if shown.Name == "" && shown.Message == "" {
+		shown.Message = "unknown error"
+	}
+	return shown
+}
+
+// duration is from start to end. A failed run has no start any more (R42); its
+// creation stands in for it.
+func duration(run *openworkflow.Run) string {
+	if run.FinishedAt == nil {
+		return ""
+	}
+	start := run.CreatedAt
+	if run.StartedAt != nil {
+		start = *run.StartedAt
+	}
+	d := max(run.FinishedAt.Sub(start), 0)
+	switch {
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(100 * time.Millisecond).String()
+	default:
+		return d.Round(time.Second).String()
+	}
+}
+
+func timeOf(t *time.Time) *metav1.Time {
+	if t == nil {
+		return nil
+	}
+	return &metav1.Time{Time: t.UTC().Truncate(time.Second)}
+}
+
+// truncate cuts text so that it takes at most limit bytes in JSON, quotes not
+// counted, and marks the cut.
+func truncate(text string, limit int) string {
+	const mark = "…"
+	size, cut := 0, 0
+	for i, r := range text {
+		if size <= limit-len(mark) {
+			cut = i
+		}
+		size += encodedSize(r)
+		if size > limit {
+			return text[:cut] + mark
+		}
+	}
+	return text
+}
+
+func encodedSize(r rune) int {
+	encoded, err := json.Marshal(string(r))
+	if err != nil { // a string always marshals
+		return 6
+	}
+	return len(encoded) - len(`""`)
+}

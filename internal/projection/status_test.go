@@ -1,0 +1,257 @@
+package projection
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+)
+
+var t0 = time.Date(2026, 1, 2, 3, 4, 5, 678_901_000, time.UTC)
+
+func after(d time.Duration) *time.Time { t := t0.Add(d); return &t }
+
+func row(change func(*openworkflow.Run)) *openworkflow.Run {
+	run := &openworkflow.Run{
+		ID: "run-1", WorkflowName: "checkout", Status: openworkflow.RunPending,
+		AvailableAt: after(0), CreatedAt: t0, UpdatedAt: t0,
+	}
+	change(run)
+	return run
+}
+
+func worker(id string) *string { return &id }
+
+func TestStatusSaysWhereARunIs(t *testing.T) {
+	sleeping := openworkflow.StepSummary{Running: 1, Names: 1, Newest: []openworkflow.StepAttempt{
+		{ID: "a", StepName: "nap", Kind: openworkflow.KindSleep, Status: openworkflow.StepRunning},
+	}}
+	charging := openworkflow.StepSummary{Running: 1, Names: 1, Newest: []openworkflow.StepAttempt{
+		{ID: "a", StepName: "charge-card", Kind: openworkflow.KindFunction, Status: openworkflow.StepRunning},
+	}}
+	for name, c := range map[string]struct {
+		run     *openworkflow.Run
+		steps   openworkflow.StepSummary
+		state   v1alpha1.RunState
+		reason  string
+		message string
+		truths  string // types of the conditions that are true
+	}{
+		"new": {
+			run:   row(func(*openworkflow.Run) {}),
+			state: v1alpha1.RunPending, reason: v1alpha1.ReasonPending,
+			message: "waiting for a worker", truths: "Reconciling",
+		},
+		"available later": {
+			run:   row(func(r *openworkflow.Run) { r.AvailableAt = after(time.Hour) }),
+			state: v1alpha1.RunPending, reason: v1alpha1.ReasonScheduled,
+			message: "starts at 2026-01-02T04:04:05Z", truths: "Reconciling",
+		},
+		"claimed": {
+			run: row(func(r *openworkflow.Run) {
+				r.Status, r.Attempts, r.WorkerID = openworkflow.RunRunning, 1, worker("pod.p.1")
+			}),
+			steps: charging,
+			state: v1alpha1.RunRunning, reason: v1alpha1.ReasonRunning,
+			message: `executing step "charge-card"`, truths: "Reconciling",
+		},
+		"asleep": {
+			run: row(func(r *openworkflow.Run) {
+				r.Status, r.Attempts, r.AvailableAt = openworkflow.RunRunning, 1, after(time.Hour)
+			}),
+			steps: sleeping,
+			state: v1alpha1.RunWaiting, reason: v1alpha1.ReasonWaiting,
+			message: `sleeping in step "nap" at 2026-01-02T04:04:05Z`, truths: "Reconciling",
+		},
+		"handed back by a worker that stops": {
+			run: row(func(r *openworkflow.Run) {
+				r.Status, r.Attempts, r.AvailableAt = openworkflow.RunRunning, 1, after(0)
+			}),
+			steps: charging,
+			state: v1alpha1.RunPending, reason: v1alpha1.ReasonPending,
+			message: "waiting for a worker to go on", truths: "Reconciling",
+		},
+		"retrying": {
+			run: row(func(r *openworkflow.Run) {
+				r.Attempts, r.AvailableAt = 1, after(2*time.Second)
+				r.Error = openworkflow.Error{Message: "card service is down"}.Encode()
+			}),
+			state: v1alpha1.RunPending, reason: v1alpha1.ReasonRetrying,
+			message: "next attempt at 2026-01-02T03:04:07Z after: card service is down", truths: "Reconciling",
+		},
+		"suspended": {
+			run: row(func(r *openworkflow.Run) {
+				r.AvailableAt, r.SuspendedAt = nil, after(0)
+			}),
+			state: v1alpha1.RunPending, reason: v1alpha1.ReasonSuspended,
+			message: "suspended; set spec.suspend to false to go on", truths: "",
+		},
+		"completed": {
+			run: row(func(r *openworkflow.Run) {
+				r.Status, r.Attempts, r.WorkerID = openworkflow.RunCompleted, 1, worker("pod.p.1")
+				r.AvailableAt, r.FinishedAt, r.StartedAt = nil, after(3*time.Second), after(time.Second)
+			}),
+			state: v1alpha1.RunCompleted, reason: v1alpha1.ReasonCompleted,
+			message: "the workflow has returned its output", truths: "Ready Complete",
+		},
+		"failed": {
+			run: row(func(r *openworkflow.Run) {
+				r.Status, r.Attempts, r.AvailableAt, r.FinishedAt = openworkflow.RunFailed, 1, nil, after(time.Second)
+				r.Error = openworkflow.Error{Message: "card was declined"}.Encode()
+			}),
+			state: v1alpha1.RunFailed, reason: v1alpha1.ReasonWorkflowFailed,
+			message: "card was declined", truths: "Failed Stalled",
+		},
+		"past its deadline": {
+			run: row(func(r *openworkflow.Run) {
+				r.Status, r.AvailableAt, r.FinishedAt = openworkflow.RunFailed, nil, after(time.Second)
+				r.Error = openworkflow.Error{Message: openworkflow.DeadlineMessage}.Encode()
+			}),
+			state: v1alpha1.RunFailed, reason: v1alpha1.ReasonDeadlineExceeded,
+			message: "the run did not end before its deadline", truths: "Failed Stalled",
+		},
+		"canceled": {
+			run: row(func(r *openworkflow.Run) {
+				r.Status, r.AvailableAt, r.FinishedAt = openworkflow.RunCanceled, nil, after(time.Second)
+			}),
+			state: v1alpha1.RunCanceled, reason: v1alpha1.ReasonCanceled,
+			message: "the run was canceled", truths: "Ready",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			status := Status(c.run, c.steps, "")
+			var truths []string
+			for _, condition := range status.Conditions {
+				if condition.Status == metav1.ConditionTrue {
+					truths = append(truths, condition.Type)
+				}
+				if condition.Reason != c.reason {
+					t.Errorf("reason of %s is %q, want %q", condition.Type, condition.Reason, c.reason)
+				}
+			}
+			if diff := cmp.Diff([]string{string(c.state), c.message, c.truths},
+				[]string{string(status.State), status.Message, strings.Join(truths, " ")}); diff != "" {
+				t.Errorf("state, message, true conditions (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// P4: whoever has seen more of a run has the larger revision.
+func TestP4RevisionGrowsAlongTheLifeOfARun(t *testing.T) {
+	t.Parallel()
+	type moment struct {
+		name  string
+		run   *openworkflow.Run
+		steps openworkflow.StepSummary
+	}
+	active := func(claims int) *openworkflow.Run {
+		return row(func(r *openworkflow.Run) {
+			r.Status, r.Attempts, r.WorkerID = openworkflow.RunRunning, claims, worker("w")
+		})
+	}
+	life := []moment{
+		{"created", row(func(*openworkflow.Run) {}), openworkflow.StepSummary{}},
+		{"claimed", active(1), openworkflow.StepSummary{}},
+		{"step begun", active(1), openworkflow.StepSummary{Running: 1}},
+		{"step failed", active(1), openworkflow.StepSummary{Failed: 1}},
+		{"put off", row(func(r *openworkflow.Run) { r.Attempts = 1 }), openworkflow.StepSummary{Failed: 1}},
+		{"claimed again", active(2), openworkflow.StepSummary{Failed: 1}},
+		{"step completed", active(2), openworkflow.StepSummary{Failed: 1, Completed: 1}},
+		{"parked", row(func(r *openworkflow.Run) { r.Status, r.Attempts = openworkflow.RunRunning, 2 }), openworkflow.StepSummary{Failed: 1, Completed: 1, Running: 1}},
+		{"canceled while parked", row(func(r *openworkflow.Run) { r.Status, r.Attempts = openworkflow.RunCanceled, 2 }), openworkflow.StepSummary{Failed: 1, Completed: 1, Running: 1}},
+	}
+	for i := 1; i < len(life); i++ {
+		before, now := Revision(life[i-1].run, life[i-1].steps), Revision(life[i].run, life[i].steps)
+		if now <= before {
+			t.Errorf("%q has revision %d, not above %d of %q before it", life[i].name, now, before, life[i-1].name)
+		}
+	}
+	if canceled := Revision(row(func(r *openworkflow.Run) { r.Status = openworkflow.RunCanceled }), openworkflow.StepSummary{}); canceled <= Revision(life[0].run, life[0].steps) {
+		t.Errorf("a run canceled before its first claim has revision %d, not above that of the new run", canceled)
+	}
+}
+
+func TestStatusStaysBelow8KiB(t *testing.T) {
+	t.Parallel()
+	huge := strings.Repeat(`"ü<\n`, 100_000)
+	steps := openworkflow.StepSummary{Completed: 1_000_000, Failed: 1_000_000, Running: 1_000_000, Names: 3_000_000}
+	for range 50 {
+		steps.Newest = append(steps.Newest, openworkflow.StepAttempt{
+			StepName: huge, Kind: openworkflow.KindFunction, Status: openworkflow.StepFailed,
+			StartedAt: after(0), FinishedAt: after(0),
+			Error: openworkflow.Error{Name: huge, Message: huge, Stack: huge}.Encode(),
+		})
+	}
+	for _, status := range []openworkflow.RunStatus{openworkflow.RunFailed, openworkflow.RunPending, openworkflow.RunCompleted} {
+		run := row(func(r *openworkflow.Run) {
+			r.Status, r.Attempts, r.FinishedAt, r.StartedAt = status, 1_000_000, after(0), after(0)
+			r.Error = openworkflow.Error{Name: huge, Message: huge}.Encode()
+			r.Output = json.RawMessage(`"` + strings.Repeat("x", maxOutput-2) + `"`)
+		})
+		encoded, err := json.Marshal(Status(run, steps, strings.Repeat("p", 253)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(encoded) > 8<<10 {
+			t.Errorf("the status of a %s run takes %d bytes", status, len(encoded))
+		}
+	}
+}
+
+func TestPatchNamesTheObjectAndClearsWhatIsOver(t *testing.T) {
+	t.Parallel()
+	run := row(func(r *openworkflow.Run) {
+		r.Status, r.Attempts, r.WorkerID = openworkflow.RunRunning, 1, worker("w")
+	})
+	patch, err := Patch("uid-1", Status(run, openworkflow.StepSummary{}, "pod-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Metadata map[string]string          `json:"metadata"`
+		Status   map[string]json.RawMessage `json:"status"`
+	}
+	if err := json.Unmarshal(patch, &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Metadata["uid"] != "uid-1" || len(got.Metadata) != 1 {
+		t.Errorf("patch names metadata %v, want the uid and no resource version", got.Metadata)
+	}
+	for _, name := range []string{"error", "output", "finishedAt", "nextAt", "duration"} {
+		if string(got.Status[name]) != "null" {
+			t.Errorf("patch has %s = %s, want null: it may be left from an earlier attempt", name, got.Status[name])
+		}
+	}
+	for _, name := range []string{"startedAt", "observedGeneration"} {
+		if value, ok := got.Status[name]; ok {
+			t.Errorf("patch has %s = %s, want it left as the object has it", name, value)
+		}
+	}
+}
+
+func TestTruncateCutsAtEncodedSizeBetweenCharacters(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		text  string
+		limit int
+		want  string
+	}{
+		{"short", 10, "short"},
+		{"exactly ten", 11, "exactly ten"},
+		{"a longer text", 10, "a longe…"},
+		{`""""""`, 9, `"""…`},
+		{"ääääää", 7, "ää…"},
+	} {
+		if got := truncate(c.text, c.limit); got != c.want {
+			t.Errorf("truncate(%q, %d) = %q, want %q", c.text, c.limit, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,128 @@
+package runner
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+const claimTimeout = 5 * time.Second
+
+// wake makes the claim loop look for due runs now. It never blocks; wakes that
+// come together count once.
+func (r *Runner) wake() {
+	select {
+	case r.wakes <- struct{}{}:
+	default:
+	}
+}
+
+// wakeAt makes the claim loop look when a run that this worker has put off is due.
+func (r *Runner) wakeAt(at time.Time) {
+	time.AfterFunc(max(time.Until(at), 0), r.wake)
+}
+
+// claimLoop claims due runs whenever a slot is free and there may be some: after
+// a notification, when a slot becomes free, when a full batch suggests that there
+// are more, and, as a safety net, at every poll. It returns when ctx ends.
+func (r *Runner) claimLoop(ctx context.Context) {
+	poll := time.NewTimer(0)
+	defer poll.Stop()
+	trouble := newBackoff()
+	troubled := false
+	for {
+		slots := r.takeSlots(ctx)
+		if slots == 0 {
+			return
+		}
+		claimed, err := r.claim(ctx, slots)
+		for range slots - claimed {
+			r.free <- struct{}{}
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			if !troubled {
+				r.log.Warn("Could not claim runs", "error", err)
+			}
+			troubled = true
+			r.ready.Store(false)
+			poll.Reset(trouble.next())
+		default:
+			if troubled {
+				r.log.Info("Database answers again")
+			}
+			troubled, trouble = false, newBackoff()
+			r.ready.Store(true)
+			if claimed == slots { // there may be more
+				continue
+			}
+			poll.Reset(r.options.PollInterval/2 + rand.N(r.options.PollInterval/2))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wakes:
+			if troubled { // a wake is no reason to hammer a database that is down
+				select {
+				case <-ctx.Done():
+					return
+				case <-poll.C:
+				}
+			}
+		case <-poll.C:
+		}
+	}
+}
+
+// takeSlots waits for a free slot and takes it, and all others that are free. It
+// returns 0 when ctx has ended.
+func (r *Runner) takeSlots(ctx context.Context) int {
+	select {
+	case <-ctx.Done():
+		return 0
+	case <-r.free:
+	}
+	n := 1
+	for {
+		select {
+		case <-r.free:
+			n++
+		default:
+			return n
+		}
+	}
+}
+
+// claim claims up to n runs and starts a pass for each.
+func (r *Runner) claim(ctx context.Context, n int) (int, error) {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = r.workerID()
+	}
+	// A claim that is cut off may have been made: let it end, and give the runs
+	// back in order when the runner is draining meanwhile.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
+	defer cancel()
+	runs, err := r.store.Claim(ctx, store.ClaimRequest{
+		Served:    r.served,
+		WorkerIDs: ids,
+		Lease:     r.options.Lease,
+	})
+	if err != nil {
+		return 0, err
+	}
+	for i := range runs {
+		r.passes.Go(func() {
+			defer func() {
+				r.free <- struct{}{}
+				r.wake()
+			}()
+			r.pass(&runs[i])
+		})
+	}
+	return len(runs), nil
+}

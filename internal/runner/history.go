@@ -1,0 +1,81 @@
+package runner
+
+import (
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/projection"
+)
+
+// stepLimit is the number of step attempts that a run may have (R110).
+const stepLimit = 1000
+
+// history is what is known of a run's step attempts, by step name alone (R71). It
+// belongs to one execution.
+type history struct {
+	completed map[string]openworkflow.StepAttempt
+	failures  map[string]int
+	failed    map[string]openworkflow.StepAttempt
+	names     map[string]struct{}
+	attempts  int
+	summary   openworkflow.StepSummary
+}
+
+func newHistory(attempts []openworkflow.StepAttempt) *history {
+	h := &history{
+		completed: map[string]openworkflow.StepAttempt{},
+		failures:  map[string]int{},
+		failed:    map[string]openworkflow.StepAttempt{},
+		names:     map[string]struct{}{},
+	}
+	for _, a := range attempts {
+		h.begin(a)
+		if a.Status != openworkflow.StepRunning {
+			h.end(a)
+		}
+	}
+	return h
+}
+
+// begin takes in an attempt that starts.
+func (h *history) begin(a openworkflow.StepAttempt) {
+	a.Output = nil
+	h.attempts++
+	h.names[a.StepName] = struct{}{}
+	h.summary.Names = len(h.names)
+	h.summary.Running++
+	if len(h.summary.Newest) == projection.NewestSteps {
+		h.summary.Newest = h.summary.Newest[1:]
+	}
+	h.summary.Newest = append(h.summary.Newest, a)
+}
+
+// end takes in the outcome of an attempt that begin was told of.
+func (h *history) end(a openworkflow.StepAttempt) {
+	h.summary.Running--
+	switch a.Status {
+	case openworkflow.StepCompleted, openworkflow.StepSucceeded:
+		h.summary.Completed++
+		h.completed[a.StepName] = a
+	case openworkflow.StepFailed:
+		h.summary.Failed++
+		h.failures[a.StepName]++
+		h.failed[a.StepName] = a
+	case openworkflow.StepRunning:
+	}
+	for i := range h.summary.Newest {
+		if h.summary.Newest[i].ID == a.ID {
+			a.Output = nil
+			h.summary.Newest[i] = a
+		}
+	}
+}
+
+// snapshot returns a summary that later events do not change.
+func (h *history) snapshot() openworkflow.StepSummary {
+	s := h.summary
+	s.Newest = append([]openworkflow.StepAttempt(nil), s.Newest...)
+	return s
+}
+
+func pointer(t time.Time) *time.Time { return &t }

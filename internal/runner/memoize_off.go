@@ -1,0 +1,5 @@
+//go:build openworkflow_forget
+
+package runner
+
+const memoize = false

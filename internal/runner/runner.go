@@ -1,0 +1,365 @@
+// Package runner executes workflow runs: it claims them, replays and executes
+// their steps, keeps their leases, and ends or gives back every run it has begun.
+//
+// Each idea has a file and one owner of its state:
+//
+//	runner.go     life of the whole: start, drain, stop
+//	claim.go      which runs, how many, when
+//	lease.go      heartbeats, and what they find out (lost, canceled, suspended)
+//	flush.go      group commit: the one way to write to the database
+//	pass.go       one execution of one run, and how it ends
+//	execution.go  what a workflow's calls do (package durable's Execution)
+//	history.go    what is known of a run's steps
+//	report.go     status reports to whoever shows the run
+//
+// The package knows no SQL and no Kubernetes; package store is the authority on
+// who holds a run. A pass that has lost its lease can write nothing (P2), so no
+// state here needs to be trusted for safety.
+package runner
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/durable"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// Store is what the runner needs of a database. Package store implements it.
+type Store interface {
+	Claim(ctx context.Context, request store.ClaimRequest) ([]openworkflow.Run, error)
+	LoadSteps(ctx context.Context, runIDs []string) (map[string][]openworkflow.StepAttempt, error)
+	Heartbeat(ctx context.Context, leases []openworkflow.Lease, d time.Duration) ([]store.LeaseState, error)
+	Apply(ctx context.Context, steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error, err error)
+	ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error)
+	SaveWorker(ctx context.Context, worker store.Worker) error
+	RemoveWorker(ctx context.Context, podUID, process string) error
+	Notify(ctx context.Context) error
+	Listen(ctx context.Context, wake func()) error
+}
+
+// Options configure a Runner. The zero value of each member does the usual thing.
+type Options struct {
+	// Concurrency is how many runs are executed at once. Default: 10.
+	Concurrency int
+	// Lease is how long a run stays with this worker after its last heartbeat.
+	// Default: 10 s.
+	Lease time.Duration
+	// PollInterval is the longest time between two looks for due runs, the safety
+	// net below notifications. Default: 1 s.
+	PollInterval time.Duration
+	// PodUID and PodName identify the pod; the uid survives a restart of the
+	// container. Default: a random uid.
+	PodUID, PodName string
+	// Pool is the name of the WorkerPool.
+	Pool string
+	// Reporter is told how runs go. Default: nobody.
+	Reporter Reporter
+	// Logger gets one line per noteworthy event. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// Runner executes the runs of a set of workflows. Make one with New, then call Run once.
+type Runner struct {
+	store       Store
+	options     Options
+	log         *slog.Logger
+	definitions map[definitionKey]durable.Definition
+	served      []openworkflow.Definition
+
+	// process tells this life of the container from earlier ones.
+	process string
+	claims  atomic.Int64
+
+	flusher *flusher
+	leases  *leaseKeeper
+
+	// passCtx is the parent of every pass; it ends when the grace period is over.
+	passCtx   context.Context
+	endPasses context.CancelCauseFunc
+	// writeCtx is the parent of what passes write; it ends when Run returns.
+	writeCtx  context.Context
+	endWrites context.CancelCauseFunc
+
+	passes    sync.WaitGroup
+	free      chan struct{} // one token for each free slot
+	wakes     chan struct{} // there may be something to claim
+	drain     chan struct{} // closed once no new run may begin
+	drainOnce sync.Once
+	draining  atomic.Bool
+	ready     atomic.Bool
+}
+
+type definitionKey struct {
+	name      string
+	version   string
+	versioned bool
+}
+
+func keyOf(name string, version *string) definitionKey {
+	if version == nil {
+		return definitionKey{name: name}
+	}
+	return definitionKey{name: name, version: *version, versioned: true}
+}
+
+// New returns a runner of these definitions. It fails when two of them have the
+// same name and version (R61), or when there are none.
+func New(s Store, definitions []durable.Definition, options Options) (*Runner, error) {
+	if options.Concurrency <= 0 {
+		options.Concurrency = 10
+	}
+	if options.Lease <= 0 {
+		options.Lease = 10 * time.Second
+	}
+	if options.PollInterval <= 0 {
+		options.PollInterval = time.Second
+	}
+	if options.PodUID == "" {
+		options.PodUID = openworkflow.NewID()
+	}
+	if options.Reporter == nil {
+		options.Reporter = nobody{}
+	}
+	if options.Logger == nil {
+		options.Logger = slog.Default()
+	}
+	if len(definitions) == 0 {
+		return nil, errors.New("no workflows: a worker needs at least one definition")
+	}
+	r := &Runner{
+		store:       s,
+		options:     options,
+		definitions: make(map[definitionKey]durable.Definition, len(definitions)),
+		process:     rand.Text()[:10],
+		free:        make(chan struct{}, options.Concurrency),
+		wakes:       make(chan struct{}, 1),
+		drain:       make(chan struct{}),
+	}
+	r.log = options.Logger.With("worker", options.PodUID+"."+r.process)
+	for _, d := range definitions {
+		key := keyOf(d.Name, d.Version)
+		if _, twice := r.definitions[key]; twice {
+			if d.Version != nil {
+				return nil, fmt.Errorf("workflow %q (version: %s) is already registered", d.Name, *d.Version)
+			}
+			return nil, fmt.Errorf("workflow %q is already registered", d.Name)
+		}
+		r.definitions[key] = d
+		r.served = append(r.served, d.Definition)
+	}
+	for range options.Concurrency {
+		r.free <- struct{}{}
+	}
+	r.passCtx, r.endPasses = context.WithCancelCause(context.Background())
+	r.writeCtx, r.endWrites = context.WithCancelCause(context.Background())
+	r.flusher = newFlusher(s, r.log)
+	r.leases = newLeaseKeeper(s, options.Lease, r.log)
+	return r, nil
+}
+
+// Ready reports whether the runner has reached the database and is claiming runs.
+func (r *Runner) Ready() bool { return r.ready.Load() && !r.draining.Load() }
+
+// Drain makes the runner take no new run and lets each of its passes end at its
+// next step; what they have not done goes back to be claimed at once. Wait for
+// Run to return. Drain may be called more than once, from any goroutine.
+func (r *Runner) Drain() {
+	r.drainOnce.Do(func() {
+		r.draining.Store(true)
+		close(r.drain)
+	})
+}
+
+// Run executes runs until ctx ends or Drain is called, then waits for the steps
+// in flight, for as long as grace. What still runs after that sees its context
+// end with ErrShutdown, gets a moment to return, and is handed back. Trouble with
+// the database is never a reason to return: it is waited out.
+func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
+	defer r.endPasses(durable.ErrShutdown)
+	defer r.endWrites(durable.ErrShutdown)
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	var tasks sync.WaitGroup
+	defer func() {
+		stopBackground()
+		tasks.Wait()
+	}()
+	for range flushers {
+		tasks.Go(func() { r.flusher.run(background) })
+	}
+	tasks.Go(func() { r.leases.run(background) })
+	stopDrain := context.AfterFunc(ctx, r.Drain)
+	defer stopDrain()
+
+	started, stop := context.WithCancel(background)
+	defer stop()
+	tasks.Go(func() {
+		select {
+		case <-r.drain:
+			stop()
+		case <-started.Done():
+		}
+	})
+	if r.releaseEarlierLife(started) {
+		tasks.Go(func() { r.announce(started) })
+		tasks.Go(func() {
+			if err := r.store.Listen(started, r.wake); err != nil && started.Err() == nil {
+				r.log.Error("Stopped listening for notifications; polling goes on", "error", err)
+			}
+		})
+		r.claimLoop(started)
+	}
+	<-r.drain
+	r.finish(background, grace)
+	return nil
+}
+
+// releaseEarlierLife hands back what an earlier process of this pod had claimed:
+// it is dead, or this one would not have been started. It reports whether it got
+// that far before the runner was told to stop.
+func (r *Runner) releaseEarlierLife(ctx context.Context) bool {
+	var released []string
+	err := retry(ctx, r.log, "Could not reach the database", func() (err error) {
+		released, err = r.store.ReleaseLeases(ctx, r.options.PodUID, r.process)
+		return err
+	})
+	if err != nil {
+		return false
+	}
+	if len(released) > 0 {
+		r.log.Info("Released the runs of this pod's earlier life", "runs", len(released))
+		if err := r.store.Notify(ctx); err != nil {
+			r.log.Debug("Could not notify other workers", "error", err)
+		}
+	}
+	return true
+}
+
+// announce tells who looks at the database what this worker serves, again and
+// again for as long as it lives.
+func (r *Runner) announce(ctx context.Context) {
+	const interval = 10 * time.Second
+	worker := store.Worker{
+		PodUID:    r.options.PodUID,
+		Process:   r.process,
+		PodName:   r.options.PodName,
+		Pool:      r.options.Pool,
+		Workflows: r.served,
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		if retry(ctx, r.log, "Could not announce the worker", func() error {
+			return r.store.SaveWorker(ctx, worker)
+		}) != nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+			continue
+		}
+		break
+	}
+	farewell, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := r.store.RemoveWorker(farewell, worker.PodUID, worker.Process); err != nil {
+		r.log.Debug("Could not take back the announcement of the worker", "error", err)
+	}
+}
+
+// finish waits for the passes that are still going, first patiently, then not.
+func (r *Runner) finish(ctx context.Context, grace time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		r.passes.Wait()
+		close(done)
+	}()
+	patience := time.NewTimer(grace)
+	defer patience.Stop()
+	select {
+	case <-done:
+		r.log.Info("Stopped; every run was finished or handed back")
+		return
+	case <-patience.C:
+	}
+	r.endPasses(durable.ErrShutdown)
+	const moment = time.Second
+	last := time.NewTimer(moment)
+	defer last.Stop()
+	select {
+	case <-done:
+	case <-last.C:
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if n := r.handBack(ctx, r.leases.held()); n > 0 {
+		r.log.Warn("Handed back runs whose steps did not end within the grace period", "runs", n)
+	}
+}
+
+// handBack makes runs due for other workers now, and says how many.
+func (r *Runner) handBack(ctx context.Context, leases []openworkflow.Lease) int {
+	if len(leases) == 0 {
+		return 0
+	}
+	writes := make([]store.RunWrite, len(leases))
+	for i, lease := range leases {
+		writes[i] = store.RunWrite{Lease: lease, Op: store.RunRelease}
+	}
+	_, errs, err := r.store.Apply(ctx, nil, writes)
+	if err != nil {
+		r.log.Warn("Could not hand back runs; they go on when their leases end", "error", err)
+		return 0
+	}
+	handed := 0
+	for _, err := range errs {
+		if err == nil {
+			handed++
+		}
+	}
+	if err := r.store.Notify(ctx); err != nil {
+		r.log.Debug("Could not notify other workers", "error", err)
+	}
+	return handed
+}
+
+// workerID returns a new fencing token: unique for each claim, and recognizable
+// as this pod's and this process' (decision 4 of the architecture).
+func (r *Runner) workerID() string {
+	return r.options.PodUID + "." + r.process + "." + strconv.FormatInt(r.claims.Add(1), 10)
+}
+
+// retry calls f until it succeeds or ctx ends, with a growing delay. It logs the
+// first failure of a row, and the recovery.
+func retry(ctx context.Context, log *slog.Logger, failure string, f func() error) error {
+	backoff := newBackoff()
+	for failed := false; ; failed = true {
+		err := f()
+		if err == nil {
+			if failed {
+				log.Info("Database answers again")
+			}
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !failed {
+			log.Warn(failure, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(backoff.next()):
+		}
+	}
+}

@@ -1,0 +1,102 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"time"
+)
+
+// Config configures a worker. In a pod of a WorkerPool, the manager sets it through
+// the environment; see ConfigFromEnv.
+type Config struct {
+	// PostgresURL is the database, for example postgres://user:password@host/db. Required.
+	PostgresURL string
+	// Schema is the Postgres schema of OpenWorkflow's tables. Default: openworkflow.
+	Schema string
+	// NamespaceID is OpenWorkflow's namespace in the tables. Default: default.
+	NamespaceID string
+	// Concurrency is how many runs are executed at once. Default: 10.
+	Concurrency int
+	// Lease is how long a run stays with a worker that has stopped answering.
+	// Default: 10 s.
+	Lease time.Duration
+	// Grace is how long a step in flight may take to end after the worker was told
+	// to stop. Default: 20 s.
+	Grace time.Duration
+	// HealthAddress is where /healthz, /readyz and /drain are served. Empty: nowhere.
+	HealthAddress string
+	// Pool is the name of the WorkerPool.
+	Pool string
+	// PodName, PodNamespace and PodUID identify the pod. With all three empty the
+	// worker reports to the database only.
+	PodName, PodNamespace, PodUID string
+	// Logger gets the worker's log. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// ConfigFromEnv reads the configuration from the environment:
+//
+//	OPENWORKFLOW_POSTGRES_URL   PostgresURL (required)
+//	OPENWORKFLOW_SCHEMA         Schema
+//	OPENWORKFLOW_NAMESPACE_ID   NamespaceID
+//	OPENWORKFLOW_CONCURRENCY    Concurrency
+//	OPENWORKFLOW_LEASE_SECONDS  Lease, in seconds
+//	OPENWORKFLOW_GRACE_SECONDS  Grace, in seconds
+//	OPENWORKFLOW_HEALTH_PORT    HealthAddress: the port on all addresses in a pod, on loopback elsewhere
+//	OPENWORKFLOW_POOL           Pool
+//	POD_NAME, POD_NAMESPACE, POD_UID
+//
+// The error names every variable that is missing or does not parse.
+func ConfigFromEnv() (Config, error) {
+	var problems []error
+	seconds := func(name string) time.Duration {
+		n, err := positive(name)
+		problems = append(problems, err)
+		return time.Duration(n) * time.Second
+	}
+	count := func(name string) int {
+		n, err := positive(name)
+		problems = append(problems, err)
+		return n
+	}
+	config := Config{
+		PostgresURL:  os.Getenv("OPENWORKFLOW_POSTGRES_URL"),
+		Schema:       os.Getenv("OPENWORKFLOW_SCHEMA"),
+		NamespaceID:  os.Getenv("OPENWORKFLOW_NAMESPACE_ID"),
+		Concurrency:  count("OPENWORKFLOW_CONCURRENCY"),
+		Lease:        seconds("OPENWORKFLOW_LEASE_SECONDS"),
+		Grace:        seconds("OPENWORKFLOW_GRACE_SECONDS"),
+		Pool:         os.Getenv("OPENWORKFLOW_POOL"),
+		PodName:      os.Getenv("POD_NAME"),
+		PodNamespace: os.Getenv("POD_NAMESPACE"),
+		PodUID:       os.Getenv("POD_UID"),
+	}
+	if config.PostgresURL == "" {
+		problems = append(problems, errors.New("OPENWORKFLOW_POSTGRES_URL is not set: it is the URL of the database, postgres://user:password@host/database"))
+	}
+	if port := count("OPENWORKFLOW_HEALTH_PORT"); port > 0 {
+		host := "127.0.0.1"
+		if config.PodUID != "" {
+			host = ""
+		}
+		config.HealthAddress = net.JoinHostPort(host, strconv.Itoa(port))
+	}
+	return config, errors.Join(problems...)
+}
+
+// positive reads a variable that is a positive whole number; 0 when it is not set.
+func positive(name string) (int, error) {
+	value := os.Getenv(name)
+	if value == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("%s is %q: it must be a positive whole number", name, value)
+	}
+	return n, nil
+}

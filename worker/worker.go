@@ -1,0 +1,229 @@
+// Package worker turns workflows into a program that executes their runs.
+//
+//	func main() { worker.Main(Checkout, PrintLabel) }
+//
+// The same program runs in the pods of a WorkerPool and, with the database's URL in
+// OPENWORKFLOW_POSTGRES_URL, anywhere else.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/openworkflow-operator/operator/internal/durable"
+	"github.com/openworkflow-operator/operator/internal/reporter"
+	"github.com/openworkflow-operator/operator/internal/runner"
+	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/workflow"
+)
+
+// Main executes runs of these workflows until the process is told to stop
+// (SIGTERM, SIGINT), then lets the steps in flight end, hands the rest back to other
+// workers, and returns. It is configured by the environment (ConfigFromEnv) and logs
+// JSON to standard error. When it cannot work at all (no database URL, two workflows
+// of one name) it says so and exits with status 1. A database that does not answer is
+// waited for.
+func Main(workflows ...workflow.Definition) {
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	slog.SetDefault(log)
+	config, err := ConfigFromEnv()
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		err = Run(ctx, config, workflows...)
+	}
+	if err != nil {
+		log.Error("Worker cannot work", "error", err)
+		os.Exit(1)
+	}
+}
+
+// Run is Main for programs with a life of their own: it executes runs until ctx
+// ends, then stops in order and returns nil. It returns an error only when the
+// configuration cannot work.
+func Run(ctx context.Context, config Config, workflows ...workflow.Definition) error {
+	if config.Logger == nil {
+		config.Logger = slog.Default()
+	}
+	if config.Grace <= 0 {
+		config.Grace = 20 * time.Second
+	}
+	health, err := serveHealth(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer health.close()
+
+	database, err := open(ctx, config)
+	if database == nil {
+		return err
+	}
+	defer database.Close()
+
+	report, stopReports, err := startReporter(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer stopReports()
+
+	definitions := make([]durable.Definition, len(workflows))
+	for i, w := range workflows {
+		definitions[i] = w.Durable()
+	}
+	r, err := runner.New(database, definitions, runner.Options{
+		Concurrency: config.Concurrency,
+		Lease:       config.Lease,
+		PodUID:      config.PodUID,
+		PodName:     config.PodName,
+		Pool:        config.Pool,
+		Reporter:    report,
+		Logger:      config.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	health.attach(r)
+	config.Logger.Info("Worker started", "workflows", len(workflows), "namespaceID", config.NamespaceID, "pool", config.Pool)
+	return r.Run(ctx, config.Grace)
+}
+
+// open opens the database, for as long as it takes. It returns nil, nil when ctx
+// ends first, and an error for a URL that cannot work.
+func open(ctx context.Context, config Config) (*store.Store, error) {
+	const firstDelay, lastDelay = 100 * time.Millisecond, 5 * time.Second
+	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
+		database, err := store.Open(ctx, store.Options{
+			URL:             config.PostgresURL,
+			Schema:          config.Schema,
+			NamespaceID:     config.NamespaceID,
+			ApplicationName: "openworkflow-worker",
+		})
+		switch {
+		case err == nil:
+			return database, nil
+		case errors.Is(err, store.ErrInvalidURL):
+			return nil, err
+		case ctx.Err() != nil:
+			return nil, nil
+		}
+		config.Logger.Warn("Could not open the database; trying again", "error", err, "in", delay.String())
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(delay):
+		}
+	}
+}
+
+// startReporter starts the status reports of a worker that runs in a pod. Without a
+// pod there is nothing to report to.
+func startReporter(ctx context.Context, config Config) (report runner.Reporter, stop func(), err error) {
+	if config.PodNamespace == "" {
+		return nil, func() {}, nil
+	}
+	kubernetes, err := rest.InClusterConfig()
+	if err != nil {
+		return nil, nil, fmt.Errorf("find the API server to report to: %w", err)
+	}
+	r, err := reporter.New(kubernetes, config.PodNamespace, config.PodName, config.Logger)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var task sync.WaitGroup
+	task.Go(func() { r.Run(ctx, 3*time.Second) })
+	return r, func() {
+		cancel()
+		task.Wait()
+	}, nil
+}
+
+// health answers the kubelet.
+type health struct {
+	server *http.Server
+	log    *slog.Logger
+
+	mu      sync.Mutex
+	runner  *runner.Runner
+	stopped chan struct{} // closed when the runner has returned
+}
+
+func serveHealth(ctx context.Context, config Config) (*health, error) {
+	h := &health{log: config.Logger, stopped: make(chan struct{})}
+	if config.HealthAddress == "" {
+		return h, nil
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", config.HealthAddress)
+	if err != nil {
+		return nil, fmt.Errorf("listen for health checks: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	mux.HandleFunc("GET /readyz", h.ready)
+	mux.HandleFunc("GET /drain", h.drain)
+	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		if err := h.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			h.log.Error("Stopped answering health checks", "error", err)
+		}
+	}()
+	return h, nil
+}
+
+func (h *health) attach(r *runner.Runner) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.runner = r
+}
+
+func (h *health) attached() *runner.Runner {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.runner
+}
+
+// ready says yes while the worker reaches the database and takes runs.
+func (h *health) ready(w http.ResponseWriter, _ *http.Request) {
+	if r := h.attached(); r == nil || !r.Ready() {
+		http.Error(w, "not connected to the database, or draining", http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = w.Write([]byte("ok\n"))
+}
+
+// drain is the pod's preStop hook: it answers once every run has ended or was
+// handed back.
+func (h *health) drain(w http.ResponseWriter, request *http.Request) {
+	if r := h.attached(); r != nil {
+		r.Drain()
+		select {
+		case <-h.stopped:
+		case <-request.Context().Done():
+		}
+	}
+	_, _ = w.Write([]byte("drained\n"))
+}
+
+// close lets answers that are under way, such as that to the preStop hook, end.
+func (h *health) close() {
+	close(h.stopped)
+	if h.server == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := h.server.Shutdown(ctx); err != nil {
+		h.log.Debug("Could not end the health server in order", "error", err)
+	}
+}
