@@ -1,7 +1,10 @@
 package store
 
 import (
+	"context"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
@@ -17,4 +20,153 @@ type LeaseState struct {
 	// Suspended asks the holder to park the run.
 	Suspended  bool
 	DeadlineAt *time.Time
+}
+
+// heartbeatSQL finds runs by primary key and locks those held in the order of
+// their ids.
+const heartbeatSQL = `
+WITH lease AS MATERIALIZED (
+	SELECT l.run_id, l.worker_id, l.n
+	FROM unnest($2::text[], $3::text[]) WITH ORDINALITY l (run_id, worker_id, n)
+), held AS MATERIALIZED (
+	SELECT r.id, r.worker_id
+	FROM {schema}.workflow_runs r
+	JOIN (SELECT DISTINCT run_id, worker_id FROM lease) l ON l.run_id = r.id AND l.worker_id = r.worker_id
+	WHERE r.namespace_id = $1 AND r.status = 'running'
+	ORDER BY r.id
+	FOR NO KEY UPDATE OF r
+), beat AS (
+	UPDATE {schema}.workflow_runs r
+	SET available_at = now() + $4::interval, updated_at = now()
+	FROM held h
+	WHERE r.namespace_id = $1 AND r.id = h.id
+	RETURNING r.id, r.worker_id, r.suspended_at, r.deadline_at
+)
+SELECT b.id IS NOT NULL,
+	CASE WHEN b.id IS NOT NULL THEN 'running' ELSE coalesce(r.status, '') END,
+	coalesce(b.suspended_at, r.suspended_at) IS NOT NULL,
+	coalesce(b.deadline_at, r.deadline_at)
+FROM lease l
+LEFT JOIN beat b ON b.id = l.run_id AND b.worker_id = l.worker_id
+LEFT JOIN {schema}.workflow_runs r ON r.namespace_id = $1 AND r.id = l.run_id
+ORDER BY l.n`
+
+// Heartbeat extends the leases that are still held to d from now and returns
+// the state of each, in the same order.
+func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d time.Duration) ([]LeaseState, error) {
+	if len(leases) == 0 {
+		return nil, nil
+	}
+	runIDs, workerIDs := make([]string, len(leases)), make([]string, len(leases))
+	for i, l := range leases {
+		runIDs[i], workerIDs[i] = l.RunID, l.WorkerID
+	}
+	states := make([]LeaseState, 0, len(leases))
+	err := s.each(ctx, func(row pgx.CollectableRow) error {
+		state := LeaseState{Lease: leases[len(states)]}
+		err := row.Scan(&state.Held, &state.Status, &state.Suspended, &state.DeadlineAt)
+		states = append(states, state)
+		return err
+	}, s.sql(heartbeatSQL), s.namespace, runIDs, workerIDs, d)
+	if err != nil {
+		return nil, Classify(err)
+	}
+	return states, nil
+}
+
+// releaseSQL reads operator_runs_lease_idx: the worker ids between prefix "uid."
+// and "uid/", which follows it. Both are bounds, not patterns, so nothing in a
+// uid is special. Runs are locked in the order of their ids.
+const releaseSQL = `
+WITH held AS MATERIALIZED (
+	SELECT r.id
+	FROM {schema}.workflow_runs r
+	WHERE r.namespace_id = $1 AND r.status = 'running' AND r.worker_id IS NOT NULL
+		AND r.worker_id ~>=~ ($2 || '.') AND r.worker_id ~<~ ($2 || '/')
+		AND ($3 = '' OR NOT starts_with(r.worker_id, $2 || '.' || $3 || '.'))
+	ORDER BY r.id
+	FOR NO KEY UPDATE
+)
+UPDATE {schema}.workflow_runs r
+SET worker_id    = NULL,
+	available_at = CASE WHEN r.suspended_at IS NULL THEN now() END,
+	resume_at    = CASE WHEN r.suspended_at IS NULL THEN r.resume_at ELSE now() END,
+	updated_at   = now()
+FROM held h
+WHERE r.namespace_id = $1 AND r.id = h.id
+RETURNING r.id`
+
+// ReleaseLeases ends the leases held under a pod's uid, except, when it is not
+// empty, those of one process in it. The runs become due now. It returns their
+// ids; the caller notifies.
+func (s *Store) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
+	ids, err := s.ids(ctx, s.sql(releaseSQL), s.namespace, podUID, exceptProcess)
+	return ids, Classify(err)
+}
+
+// suspendSQL leaves the lease of a run that is executed; its holder learns of
+// the suspension by Heartbeat. Primary key, locks in the order of ids.
+const suspendSQL = `
+WITH open AS MATERIALIZED (
+	SELECT r.id
+	FROM {schema}.workflow_runs r
+	WHERE r.namespace_id = $1 AND r.id = ANY ($2) AND r.suspended_at IS NULL
+		AND r.status IN ('pending', 'running', 'sleeping')
+	ORDER BY r.id
+	FOR NO KEY UPDATE
+)
+UPDATE {schema}.workflow_runs r
+SET suspended_at = now(),
+	resume_at    = CASE WHEN r.worker_id IS NULL THEN r.available_at END,
+	available_at = CASE WHEN r.worker_id IS NULL THEN NULL ELSE r.available_at END,
+	updated_at   = now()
+FROM open o
+WHERE r.namespace_id = $1 AND r.id = o.id
+RETURNING r.id`
+
+// SuspendRuns keeps open runs from being claimed, by workers of either language,
+// until ResumeRuns. It returns how many it suspended; runs that are suspended
+// already, have ended, or do not exist are left as they are.
+func (s *Store) SuspendRuns(ctx context.Context, ids []string) (int, error) {
+	suspended, err := s.ids(ctx, s.sql(suspendSQL), s.namespace, ids)
+	return len(suspended), Classify(err)
+}
+
+// resumeSQL takes the earlier of the two instants, because an OpenWorkflow
+// client that woke the run meanwhile has set available_at.
+const resumeSQL = `
+WITH suspended AS MATERIALIZED (
+	SELECT r.id
+	FROM {schema}.workflow_runs r
+	WHERE r.namespace_id = $1 AND r.id = ANY ($2) AND r.suspended_at IS NOT NULL
+		AND r.status IN ('pending', 'running', 'sleeping')
+	ORDER BY r.id
+	FOR NO KEY UPDATE
+)
+UPDATE {schema}.workflow_runs r
+SET suspended_at = NULL,
+	resume_at    = NULL,
+	available_at = CASE
+		WHEN r.worker_id IS NULL THEN coalesce(least(r.available_at, r.resume_at), now())
+		ELSE r.available_at
+	END,
+	updated_at   = now()
+FROM suspended o
+WHERE r.namespace_id = $1 AND r.id = o.id
+RETURNING r.id`
+
+// ResumeRuns undoes SuspendRuns: a run is due when it would have been. It
+// returns how many it resumed; the caller notifies.
+func (s *Store) ResumeRuns(ctx context.Context, ids []string) (int, error) {
+	resumed, err := s.ids(ctx, s.sql(resumeSQL), s.namespace, ids)
+	return len(resumed), Classify(err)
+}
+
+// ids runs a query that returns one text for each row.
+func (s *Store) ids(ctx context.Context, sql string, args ...any) ([]string, error) {
+	rows, err := s.pool.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }

@@ -1,45 +1,149 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
-	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// NewRun is a run to create (R50).
-type NewRun struct {
-	// ID is the run's id. Empty means a new one.
-	ID           string
-	WorkflowName string
-	// Version nil is the unversioned workflow.
-	Version *string
-	// IdempotencyKey, when not nil, attaches to the run that already holds the
-	// key for this workflow instead of creating one.
-	IdempotencyKey *string
-	Input          json.RawMessage
-	Context        json.RawMessage
-	// AvailableAt nil means now.
-	AvailableAt *time.Time
-	DeadlineAt  *time.Time
-	// Suspended runs are created but not claimable until ResumeRuns.
-	Suspended bool
+// getRunsSQL reads the primary key.
+const getRunsSQL = `
+SELECT ` + runColumns + `
+FROM {schema}.workflow_runs r
+WHERE r.namespace_id = $1 AND r.id = ANY ($2)`
+
+// GetRuns returns the runs by id. Those that do not exist are absent.
+func (s *Store) GetRuns(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error) {
+	runs := make(map[string]*openworkflow.Run, len(ids))
+	if len(ids) == 0 {
+		return runs, nil
+	}
+	err := s.each(ctx, func(row pgx.CollectableRow) error {
+		run, err := scanRun(row)
+		runs[run.ID] = &run
+		return err
+	}, s.sql(getRunsSQL), s.namespace, ids)
+	if err != nil {
+		return nil, Classify(err)
+	}
+	return runs, nil
 }
 
-// Created is what became of a NewRun.
-type Created struct {
-	// RunID differs from NewRun.ID when an idempotency key attached the caller to
-	// a run that exists.
-	RunID string
-	// Inserted is false when the run existed already.
-	Inserted bool
-	// Err is this run's own fault (ErrInvalidJSON, ErrTooLarge). The others of
-	// the call are not affected.
-	Err error
+// cancelSQL reads the primary key; lockSQL has locked the runs (R42, R125).
+const cancelSQL = `
+UPDATE {schema}.workflow_runs
+SET status = 'canceled', worker_id = NULL, available_at = NULL, resume_at = NULL, finished_at = now(), updated_at = now()
+WHERE namespace_id = $1 AND id = ANY ($2) AND status IN ('pending', 'running', 'sleeping')`
+
+const statusSQL = `
+SELECT id, status FROM {schema}.workflow_runs WHERE namespace_id = $1 AND id = ANY ($2)`
+
+// CancelRuns cancels the runs that are open and returns the status of each after
+// that: canceled, or the one with which it had ended before. Runs that do not
+// exist are absent. Parents that wait for them are woken in the same
+// transaction; the caller notifies.
+func (s *Store) CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error) {
+	statuses := make(map[string]openworkflow.RunStatus, len(ids))
+	if len(ids) == 0 {
+		return statuses, nil
+	}
+	var b queued
+	b.Queue(s.sql(lockSQL), s.namespace, ids, ids)
+	b.Queue(s.sql(cancelSQL), s.namespace, ids)
+	b.Queue(s.sql(wakeParentsSQL), s.namespace, ids)
+	b.collect(func(row pgx.CollectableRow) error {
+		var id string
+		var status openworkflow.RunStatus
+		err := row.Scan(&id, &status)
+		statuses[id] = status
+		return err
+	}, s.sql(statusSQL), s.namespace, ids)
+	if err := s.send(ctx, &b); err != nil {
+		return nil, Classify(err)
+	}
+	return statuses, nil
+}
+
+// expiredSQL reads operator_runs_deadline_idx and locks nothing.
+const expiredSQL = `
+SELECT id
+FROM {schema}.workflow_runs
+WHERE namespace_id = $1 AND deadline_at <= now() AND status IN ('pending', 'running', 'sleeping')
+ORDER BY deadline_at
+LIMIT $2`
+
+// failExpiredSQL reads the primary key; lockSQL has locked the runs, which may
+// have ended before that (R42, R44).
+const failExpiredSQL = `
+UPDATE {schema}.workflow_runs
+SET status = 'failed', worker_id = NULL, available_at = NULL, resume_at = NULL, finished_at = now(), updated_at = now(),
+	error = jsonb_build_object('message', $3::text)
+WHERE namespace_id = $1 AND id = ANY ($2) AND deadline_at <= now() AND status IN ('pending', 'running', 'sleeping')
+RETURNING id`
+
+// FailExpired fails up to limit open runs whose deadline has passed, those that
+// a worker is executing too, oldest deadline first, and returns their ids.
+// Parents that wait for them are woken in the same transaction; the caller
+// notifies, and calls again when as many as limit were returned.
+func (s *Store) FailExpired(ctx context.Context, limit int) ([]string, error) {
+	expired, err := s.ids(ctx, s.sql(expiredSQL), s.namespace, limit)
+	if err != nil || len(expired) == 0 {
+		return nil, Classify(err)
+	}
+	var failed []string
+	var b queued
+	b.Queue(s.sql(lockSQL), s.namespace, expired, expired)
+	b.collect(func(row pgx.CollectableRow) error {
+		var id string
+		err := row.Scan(&id)
+		failed = append(failed, id)
+		return err
+	}, s.sql(failExpiredSQL), s.namespace, expired, openworkflow.DeadlineMessage)
+	b.Queue(s.sql(wakeParentsSQL), s.namespace, expired)
+	if err := s.send(ctx, &b); err != nil {
+		return nil, Classify(err)
+	}
+	return failed, nil
 }
 
 // ObjectRun is an open run that mirrors a Kubernetes object.
 type ObjectRun struct {
 	RunID  string
 	Object openworkflow.ObjectRef
+}
+
+// openObjectRunsSQL reads a range of operator_runs_object_idx.
+const openObjectRunsSQL = `
+SELECT r.id, r.context -> 'kubernetes'
+FROM {schema}.workflow_runs r
+WHERE r.namespace_id = $1 AND r.context #>> '{kubernetes,cluster}' = $2 AND r.id > $3
+	AND r.status IN ('pending', 'running', 'sleeping')
+	AND r.context #>> '{kubernetes,uid}' = r.id
+ORDER BY r.id
+LIMIT $4`
+
+// OpenObjectRuns returns up to limit open runs that mirror an object of the
+// cluster and have its uid as their id, in the order of ids, after the given id
+// ("" to begin). A run that an object attached to by an idempotency key is not
+// among them. Fewer than limit means that these were the last.
+func (s *Store) OpenObjectRuns(ctx context.Context, cluster, afterRunID string, limit int) ([]ObjectRun, error) {
+	var runs []ObjectRun
+	err := s.each(ctx, func(row pgx.CollectableRow) error {
+		var run ObjectRun
+		var object json.RawMessage
+		if err := row.Scan(&run.RunID, &object); err != nil {
+			return err
+		}
+		if json.Unmarshal(object, &run.Object) != nil {
+			// Another shape than ours: not an object's run, as for Run.Object, but it
+			// has to count for the page.
+			run.Object = openworkflow.ObjectRef{Cluster: cluster, UID: run.RunID}
+		}
+		runs = append(runs, run)
+		return nil
+	}, s.sql(openObjectRunsSQL), s.namespace, cluster, afterRunID, limit)
+	return runs, Classify(err)
 }

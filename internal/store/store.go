@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -201,5 +200,3 @@ func (s *Store) each(ctx context.Context, next func(pgx.CollectableRow) error, s
 	}
 	return rows.Err()
 }
-
-var _ pgconn.CommandTag

@@ -1,0 +1,219 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+)
+
+// NewRun is a run to create (R50).
+type NewRun struct {
+	// ID is the run's id. Empty means a new one.
+	ID           string
+	WorkflowName string
+	// Version nil is the unversioned workflow.
+	Version *string
+	// IdempotencyKey, when not nil, attaches to the run that already holds the
+	// key for this workflow, however old, instead of creating one.
+	IdempotencyKey *string
+	Input          json.RawMessage
+	Context        json.RawMessage
+	// AvailableAt nil means now.
+	AvailableAt *time.Time
+	DeadlineAt  *time.Time
+	// Suspended runs are created but not claimable until ResumeRuns.
+	Suspended bool
+}
+
+// Created is what became of a NewRun.
+type Created struct {
+	// RunID differs from NewRun.ID when an idempotency key attached the caller to
+	// a run that exists.
+	RunID string
+	// Inserted is false when the run existed already.
+	Inserted bool
+	// Err is this run's own fault (ErrInvalidJSON, ErrTooLarge). The others of
+	// the call are not affected.
+	Err error
+}
+
+// CreateRuns creates runs and returns what became of each, in the same order. A
+// run whose id exists is left as it is, so the call may be repeated. The caller
+// notifies.
+func (s *Store) CreateRuns(ctx context.Context, runs []NewRun) ([]Created, error) {
+	created := make([]Created, len(runs))
+	var plain, keyed []newRow
+	for i, r := range runs {
+		row := newRow{NewRun: r, result: &created[i]}
+		if row.ID == "" {
+			row.ID = openworkflow.NewID()
+		}
+		row.result.RunID = row.ID
+		if row.IdempotencyKey == nil {
+			plain = append(plain, row)
+		} else {
+			keyed = append(keyed, row)
+		}
+	}
+	for _, part := range []struct {
+		rows   []newRow
+		create func(context.Context, []newRow) error
+	}{{plain, s.createPlain}, {keyed, s.createKeyed}} {
+		errs, err := halve(part.rows, func(rows []newRow) ([]error, error) {
+			return make([]error, len(rows)), part.create(ctx, rows)
+		})
+		if err != nil {
+			return nil, Classify(err)
+		}
+		for i, err := range errs {
+			part.rows[i].result.Err = err
+		}
+	}
+	return created, nil
+}
+
+// newRow is a NewRun and where its result goes.
+type newRow struct {
+	NewRun
+	result *Created
+}
+
+// insertRunsSQL inserts one run for each element of the arrays (R50). Suspended
+// ones keep the instant at which they are due in resume_at.
+const insertRunsSQL = `
+INSERT INTO {schema}.workflow_runs (
+	namespace_id, id, workflow_name, version, status, idempotency_key, config, context, input, attempts,
+	available_at, resume_at, suspended_at, deadline_at, created_at, updated_at
+)
+SELECT $1, n.id, n.workflow_name, n.version, 'pending', n.idempotency_key, '{}', n.context::jsonb, n.input::jsonb, 0,
+	CASE WHEN NOT n.suspended THEN coalesce(n.available_at, now()) END,
+	CASE WHEN n.suspended THEN coalesce(n.available_at, now()) END,
+	CASE WHEN n.suspended THEN now() END,
+	n.deadline_at, date_trunc('milliseconds', now()), now()
+FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+	$8::timestamptz[], $9::timestamptz[], $10::bool[]) WITH ORDINALITY
+	n (id, workflow_name, version, idempotency_key, context, input, available_at, deadline_at, suspended, ordinal)
+`
+
+// insertPlainSQL: a conflict means that the run exists. Primary key.
+const insertPlainSQL = insertRunsSQL + `
+ORDER BY n.ordinal
+ON CONFLICT (namespace_id, id) DO NOTHING
+RETURNING id`
+
+// insertKeyedSQL inserts the first run of each key for which there is none. It
+// reads workflow_runs_workflow_name_idempotency_key_created_at_idx and follows
+// lockKeysSQL.
+const insertKeyedSQL = insertRunsSQL + `
+WHERE NOT EXISTS (
+	SELECT
+	FROM {schema}.workflow_runs r
+	WHERE r.namespace_id = $1 AND r.workflow_name = n.workflow_name AND r.idempotency_key = n.idempotency_key
+)
+AND NOT EXISTS (
+	SELECT
+	FROM unnest($3::text[], $5::text[]) WITH ORDINALITY earlier (workflow_name, idempotency_key, ordinal)
+	WHERE earlier.workflow_name = n.workflow_name AND earlier.idempotency_key = n.idempotency_key
+		AND earlier.ordinal < n.ordinal
+)
+ORDER BY n.ordinal
+ON CONFLICT (namespace_id, id) DO NOTHING
+RETURNING id`
+
+// lockKeysSQL takes the lock of each key, which OpenWorkflow's clients take too
+// (R52), in the order of the locks' numbers.
+const lockKeysSQL = `
+SELECT pg_advisory_xact_lock(k.lock)
+FROM (SELECT DISTINCT hashtextextended(scope, 0) AS lock FROM unnest($1::text[]) scope ORDER BY lock) k`
+
+// heldKeysSQL returns for each new run the run that holds its id or, else, the
+// oldest that holds its key. Primary key, and
+// workflow_runs_workflow_name_idempotency_key_created_at_idx.
+const heldKeysSQL = `
+SELECT coalesce(
+	(SELECT r.id FROM {schema}.workflow_runs r WHERE r.namespace_id = $1 AND r.id = n.id),
+	(
+		SELECT r.id
+		FROM {schema}.workflow_runs r
+		WHERE r.namespace_id = $1 AND r.workflow_name = n.workflow_name AND r.idempotency_key = n.idempotency_key
+		ORDER BY r.created_at, r.id
+		LIMIT 1
+	)
+)
+FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY n (id, workflow_name, idempotency_key, ordinal)
+ORDER BY n.ordinal`
+
+func (s *Store) createPlain(ctx context.Context, rows []newRow) error {
+	var b queued
+	inserted := s.queueInsert(&b, insertPlainSQL, rows)
+	if err := s.send(ctx, &b); err != nil {
+		return err
+	}
+	markInserted(rows, inserted)
+	return nil
+}
+
+// createKeyed locks the keys first, in a statement of its own, so that the next
+// one sees what their former holders committed.
+func (s *Store) createKeyed(ctx context.Context, rows []newRow) error {
+	var ids, names, keys, scopes, holders []string
+	for _, r := range rows {
+		ids, names, keys = append(ids, r.ID), append(names, r.WorkflowName), append(keys, *r.IdempotencyKey)
+		scopes = append(scopes, openworkflow.IdempotencyScope(s.namespace, r.WorkflowName, *r.IdempotencyKey))
+	}
+	var b queued
+	b.Queue(s.sql(lockKeysSQL), scopes)
+	inserted := s.queueInsert(&b, insertKeyedSQL, rows)
+	b.collect(func(row pgx.CollectableRow) error {
+		var holder string
+		err := row.Scan(&holder)
+		holders = append(holders, holder)
+		return err
+	}, s.sql(heldKeysSQL), s.namespace, ids, names, keys)
+	if err := s.send(ctx, &b); err != nil {
+		return err
+	}
+	for i, r := range rows {
+		r.result.RunID = holders[i]
+	}
+	markInserted(rows, inserted)
+	return nil
+}
+
+// queueInsert queues an insert of the rows and returns where the ids that were
+// inserted will be.
+func (s *Store) queueInsert(b *queued, sql string, rows []newRow) map[string]bool {
+	var ids, names []string
+	var versions, keys, contexts, inputs []*string
+	var available, deadlines []*time.Time
+	var suspended []bool
+	for _, r := range rows {
+		ids, names = append(ids, r.ID), append(names, r.WorkflowName)
+		versions, keys = append(versions, r.Version), append(keys, r.IdempotencyKey)
+		contexts, inputs = append(contexts, text(r.Context)), append(inputs, text(r.Input))
+		available, deadlines = append(available, milliseconds(r.AvailableAt)), append(deadlines, milliseconds(r.DeadlineAt))
+		suspended = append(suspended, r.Suspended)
+	}
+	inserted := make(map[string]bool, len(rows))
+	b.collect(func(row pgx.CollectableRow) error {
+		var id string
+		err := row.Scan(&id)
+		inserted[id] = true
+		return err
+	}, s.sql(sql), s.namespace, ids, names, versions, keys, contexts, inputs, available, deadlines, suspended)
+	return inserted
+}
+
+// markInserted tells the first of the rows with an inserted id that it was its own.
+func markInserted(rows []newRow, inserted map[string]bool) {
+	for _, r := range rows {
+		if inserted[r.ID] && r.result.RunID == r.ID {
+			r.result.Inserted = true
+			delete(inserted, r.ID)
+		}
+	}
+}

@@ -1,0 +1,176 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ops are the names that runsSQL knows the operations by.
+var ops = [...]string{
+	RunPark: "park", RunComplete: "complete", RunFail: "fail", RunRetry: "retry", RunRelease: "release",
+}
+
+// runsSQL ends leases by the write matrix (R42). Runs are found by primary key;
+// lockSQL has locked them. A run that stays open and is suspended keeps the
+// instant at which it is due in resume_at. A completion that is in the row
+// already, by the same worker id, is a success.
+const runsSQL = `
+WITH write AS MATERIALIZED (
+	SELECT *
+	FROM unnest($2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::timestamptz[]) WITH ORDINALITY
+		w (run_id, worker_id, op, at, output, error, finished_at, n)
+), ended AS (
+	UPDATE {schema}.workflow_runs r
+	SET status = CASE w.op
+			WHEN 'complete' THEN 'completed'
+			WHEN 'fail' THEN 'failed'
+			WHEN 'retry' THEN 'pending'
+			ELSE 'running'
+		END,
+		worker_id = CASE WHEN w.op = 'complete' THEN r.worker_id END,
+		available_at = CASE WHEN w.op NOT IN ('complete', 'fail') AND r.suspended_at IS NULL THEN coalesce(w.at, now()) END,
+		resume_at = CASE WHEN w.op NOT IN ('complete', 'fail') AND r.suspended_at IS NOT NULL THEN coalesce(w.at, now()) END,
+		started_at = CASE WHEN w.op IN ('fail', 'retry') THEN NULL ELSE r.started_at END,
+		finished_at = CASE w.op
+			WHEN 'complete' THEN now()
+			WHEN 'fail' THEN coalesce(w.finished_at, date_trunc('milliseconds', now()))
+			WHEN 'retry' THEN NULL
+			ELSE r.finished_at
+		END,
+		output = CASE WHEN w.op = 'complete' THEN w.output::jsonb ELSE r.output END,
+		error = CASE
+			WHEN w.op = 'complete' THEN NULL
+			WHEN w.op IN ('fail', 'retry') THEN w.error::jsonb
+			ELSE r.error
+		END,
+		updated_at = now()
+	FROM write w
+	WHERE r.namespace_id = $1 AND r.id = w.run_id AND r.status = 'running' AND r.worker_id = w.worker_id
+	RETURNING w.n
+)
+SELECT e.n IS NOT NULL OR w.op = 'complete' AND r.status = 'completed' AND r.worker_id = w.worker_id
+FROM write w
+LEFT JOIN ended e ON e.n = w.n
+LEFT JOIN {schema}.workflow_runs r ON r.namespace_id = $1 AND r.id = w.run_id
+ORDER BY w.n`
+
+// queueRuns queues the ends of leases and the wakes of parents, and returns
+// where the results will be. Of several writes under one lease the first counts.
+func (s *Store) queueRuns(b *queued, runs []RunWrite) []error {
+	results := make([]error, len(runs))
+	first := map[any]bool{}
+	var runIDs, workerIDs, names []string
+	var at, finished []*time.Time
+	var outputs, errs []*string
+	var sent []int
+	for i, w := range runs {
+		if first[w.Lease] {
+			results[i] = ErrLeaseLost
+			continue
+		}
+		first[w.Lease] = true
+		sent = append(sent, i)
+		runIDs, workerIDs, names = append(runIDs, w.RunID), append(workerIDs, w.WorkerID), append(names, ops[w.Op])
+		due := milliseconds(&w.At)
+		if w.Op == RunRelease {
+			due = nil // now
+		}
+		at, finished = append(at, due), append(finished, milliseconds(&w.FinishedAt))
+		outputs, errs = append(outputs, text(w.Output)), append(errs, text(w.Error))
+	}
+	row := 0
+	b.collect(func(r pgx.CollectableRow) error {
+		var ok bool
+		err := r.Scan(&ok)
+		if !ok {
+			results[sent[row]] = ErrLeaseLost
+		}
+		row++
+		return err
+	}, s.sql(runsSQL), s.namespace, runIDs, workerIDs, names, at, outputs, errs, finished)
+	if ended := endings(runs); len(ended) > 0 {
+		b.Queue(s.sql(wakeParentsSQL), s.namespace, ended)
+	}
+	return results
+}
+
+// notDue says that a wake would make the run p due earlier (R42).
+const notDue = `CASE
+		WHEN p.suspended_at IS NULL THEN p.available_at IS NULL OR p.available_at > now()
+		ELSE p.resume_at IS NULL OR p.resume_at > now()
+	END`
+
+// wakeParentsSQL makes due the parents that wait for the runs $2, which have
+// ended (R82). A statement after lockSQL and the ends, so that it sees a parent
+// that parked meanwhile. Primary keys.
+const wakeParentsSQL = `
+UPDATE {schema}.workflow_runs p
+SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
+	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
+	updated_at   = now()
+FROM {schema}.workflow_runs c
+JOIN {schema}.step_attempts a
+	ON a.namespace_id = c.parent_step_attempt_namespace_id AND a.id = c.parent_step_attempt_id
+WHERE c.namespace_id = $1 AND c.id = ANY ($2::text[]) AND c.status IN ('completed', 'failed', 'canceled')
+	AND a.kind = 'workflow' AND a.status = 'running'
+	AND a.child_workflow_run_namespace_id = c.namespace_id AND a.child_workflow_run_id = c.id
+	AND p.namespace_id = a.namespace_id AND p.id = a.workflow_run_id
+	AND (p.status = 'sleeping' OR p.status = 'running' AND p.worker_id IS NULL)
+	AND ` + notDue
+
+// reconcileSQL makes due the parked runs among $2 for which a child's end or a
+// signal arrived while they were active (R83). It is a statement after the
+// park's commit, because OpenWorkflow's peers do not wait for a lock on a parent
+// that they see active. Reads step_attempts_workflow_run_created_at_idx.
+const reconcileSQL = `
+WITH parked AS MATERIALIZED (
+	SELECT p.id
+	FROM {schema}.workflow_runs p
+	WHERE p.namespace_id = $1 AND p.id = ANY ($2::text[])
+		AND p.status = 'running' AND p.worker_id IS NULL
+		AND ` + notDue + `
+		AND EXISTS (
+			SELECT
+			FROM {schema}.step_attempts a
+			WHERE a.namespace_id = p.namespace_id AND a.workflow_run_id = p.id AND a.status = 'running'
+				AND (
+					a.kind = 'workflow' AND EXISTS (
+						SELECT
+						FROM {schema}.workflow_runs c
+						WHERE c.namespace_id = a.child_workflow_run_namespace_id AND c.id = a.child_workflow_run_id
+							AND c.status IN ('completed', 'succeeded', 'failed', 'canceled')
+					)
+					OR a.kind = 'signal-wait' AND EXISTS (
+						SELECT
+						FROM {schema}.workflow_signals d
+						WHERE d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
+					)
+				)
+		)
+	ORDER BY p.id
+	FOR NO KEY UPDATE OF p
+)
+UPDATE {schema}.workflow_runs p
+SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
+	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
+	updated_at   = now()
+FROM parked
+WHERE p.namespace_id = $1 AND p.id = parked.id`
+
+// reconcile follows up the parks among the writes, also those that report a lost
+// lease: they may have succeeded in a call whose acknowledgement was lost.
+func (s *Store) reconcile(ctx context.Context, runs []RunWrite) error {
+	var parked []string
+	for _, w := range runs {
+		if w.Op == RunPark {
+			parked = append(parked, w.RunID)
+		}
+	}
+	if len(parked) == 0 {
+		return nil
+	}
+	_, err := s.pool.Exec(ctx, s.sql(reconcileSQL), s.namespace, parked)
+	return err
+}

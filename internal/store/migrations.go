@@ -1,0 +1,173 @@
+package store
+
+// upstreamMigrations are OpenWorkflow's 0 to 5, in our words. After number 5 the
+// catalogue is OpenWorkflow's own, and any prefix applied by OpenWorkflow is
+// continued correctly (R1, R3).
+var upstreamMigrations = []string{
+	// 0: the schema and this bookkeeping, which exist when migrations are applied.
+	``,
+
+	// 1: runs and step attempts.
+	`
+CREATE TABLE IF NOT EXISTS {schema}.workflow_runs (
+	namespace_id                     text        NOT NULL,
+	id                               text        NOT NULL,
+	workflow_name                    text        NOT NULL,
+	version                          text,
+	status                           text        NOT NULL,
+	idempotency_key                  text,
+	config                           jsonb       NOT NULL,
+	context                          jsonb,
+	input                            jsonb,
+	output                           jsonb,
+	error                            jsonb,
+	attempts                         integer     NOT NULL,
+	parent_step_attempt_namespace_id text,
+	parent_step_attempt_id           text,
+	worker_id                        text,
+	available_at                     timestamptz,
+	deadline_at                      timestamptz,
+	started_at                       timestamptz,
+	finished_at                      timestamptz,
+	created_at                       timestamptz NOT NULL,
+	updated_at                       timestamptz NOT NULL,
+	PRIMARY KEY (namespace_id, id)
+);
+CREATE TABLE IF NOT EXISTS {schema}.step_attempts (
+	namespace_id                    text        NOT NULL,
+	id                              text        NOT NULL,
+	workflow_run_id                 text        NOT NULL,
+	step_name                       text        NOT NULL,
+	kind                            text        NOT NULL,
+	status                          text        NOT NULL,
+	config                          jsonb       NOT NULL,
+	context                         jsonb,
+	output                          jsonb,
+	error                           jsonb,
+	child_workflow_run_namespace_id text,
+	child_workflow_run_id           text,
+	started_at                      timestamptz,
+	finished_at                     timestamptz,
+	created_at                      timestamptz NOT NULL,
+	updated_at                      timestamptz NOT NULL,
+	PRIMARY KEY (namespace_id, id)
+)`,
+
+	// 2: foreign keys (R2), not yet checked against the rows that exist.
+	`
+ALTER TABLE {schema}.step_attempts
+	ADD CONSTRAINT step_attempts_workflow_run_fk
+	FOREIGN KEY (namespace_id, workflow_run_id)
+	REFERENCES {schema}.workflow_runs (namespace_id, id) ON DELETE CASCADE NOT VALID;
+ALTER TABLE {schema}.workflow_runs
+	ADD CONSTRAINT workflow_runs_parent_step_attempt_fk
+	FOREIGN KEY (parent_step_attempt_namespace_id, parent_step_attempt_id)
+	REFERENCES {schema}.step_attempts (namespace_id, id) ON DELETE SET NULL NOT VALID;
+ALTER TABLE {schema}.step_attempts
+	ADD CONSTRAINT step_attempts_child_workflow_run_fk
+	FOREIGN KEY (child_workflow_run_namespace_id, child_workflow_run_id)
+	REFERENCES {schema}.workflow_runs (namespace_id, id) ON DELETE SET NULL NOT VALID`,
+
+	// 3: check them.
+	`
+ALTER TABLE {schema}.step_attempts VALIDATE CONSTRAINT step_attempts_workflow_run_fk;
+ALTER TABLE {schema}.workflow_runs VALIDATE CONSTRAINT workflow_runs_parent_step_attempt_fk;
+ALTER TABLE {schema}.step_attempts VALIDATE CONSTRAINT step_attempts_child_workflow_run_fk`,
+
+	// 4: indexes.
+	`
+CREATE INDEX IF NOT EXISTS workflow_runs_status_available_at_created_at_idx
+	ON {schema}.workflow_runs (namespace_id, status, available_at, created_at);
+CREATE INDEX IF NOT EXISTS workflow_runs_workflow_name_idempotency_key_created_at_idx
+	ON {schema}.workflow_runs (namespace_id, workflow_name, idempotency_key, created_at);
+CREATE INDEX IF NOT EXISTS workflow_runs_parent_step_idx
+	ON {schema}.workflow_runs (parent_step_attempt_namespace_id, parent_step_attempt_id)
+	WHERE parent_step_attempt_namespace_id IS NOT NULL AND parent_step_attempt_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS workflow_runs_created_at_desc_idx
+	ON {schema}.workflow_runs (namespace_id, created_at DESC);
+CREATE INDEX IF NOT EXISTS workflow_runs_status_created_at_desc_idx
+	ON {schema}.workflow_runs (namespace_id, status, created_at DESC);
+CREATE INDEX IF NOT EXISTS workflow_runs_workflow_name_status_created_at_desc_idx
+	ON {schema}.workflow_runs (namespace_id, workflow_name, status, created_at DESC);
+CREATE INDEX IF NOT EXISTS step_attempts_workflow_run_created_at_idx
+	ON {schema}.step_attempts (namespace_id, workflow_run_id, created_at);
+CREATE INDEX IF NOT EXISTS step_attempts_workflow_run_step_name_created_at_idx
+	ON {schema}.step_attempts (namespace_id, workflow_run_id, step_name, created_at);
+CREATE INDEX IF NOT EXISTS step_attempts_child_workflow_run_idx
+	ON {schema}.step_attempts (child_workflow_run_namespace_id, child_workflow_run_id)
+	WHERE child_workflow_run_namespace_id IS NOT NULL AND child_workflow_run_id IS NOT NULL`,
+
+	// 5: signals.
+	`
+CREATE TABLE IF NOT EXISTS {schema}.workflow_signals (
+	namespace_id           text        NOT NULL,
+	id                     text        NOT NULL,
+	signal                 text        NOT NULL,
+	data                   jsonb,
+	sender_idempotency_key text,
+	workflow_run_id        text        NOT NULL,
+	step_attempt_id        text        NOT NULL,
+	created_at             timestamptz NOT NULL DEFAULT now(),
+	PRIMARY KEY (namespace_id, id)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS workflow_signals_step_attempt_idx
+	ON {schema}.workflow_signals (namespace_id, step_attempt_id);
+CREATE INDEX IF NOT EXISTS workflow_signals_idempotency_idx
+	ON {schema}.workflow_signals (namespace_id, signal, sender_idempotency_key)
+	WHERE sender_idempotency_key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS step_attempts_signal_wait_idx
+	ON {schema}.step_attempts (namespace_id, (context ->> 'signal'))
+	WHERE kind = 'signal-wait' AND status = 'running'`,
+}
+
+// operatorMigrations are ours. Each must be additive: OpenWorkflow's code and
+// our previous release go on working on the result (R6).
+var operatorMigrations = []string{
+	// 0: suspended runs. A suspended run that nobody executes has no
+	// available_at, which no claim of either language takes (R43); resume_at
+	// keeps the instant for later.
+	`
+ALTER TABLE {schema}.workflow_runs
+	ADD COLUMN IF NOT EXISTS suspended_at timestamptz,
+	ADD COLUMN IF NOT EXISTS resume_at    timestamptz`,
+
+	// 1: the two ordered ranges that Claim reads. Their size follows open runs.
+	`
+CREATE INDEX IF NOT EXISTS operator_runs_pending_idx
+	ON {schema}.workflow_runs (namespace_id, available_at, created_at)
+	WHERE status = 'pending';
+CREATE INDEX IF NOT EXISTS operator_runs_due_again_idx
+	ON {schema}.workflow_runs (namespace_id, available_at, created_at)
+	WHERE status IN ('running', 'sleeping')`,
+
+	// 2: the deadlines that FailExpired sweeps.
+	`
+CREATE INDEX IF NOT EXISTS operator_runs_deadline_idx
+	ON {schema}.workflow_runs (namespace_id, deadline_at)
+	WHERE deadline_at IS NOT NULL AND status IN ('pending', 'running', 'sleeping')`,
+
+	// 3: leases by holder, for ReleaseLeases.
+	`
+CREATE INDEX IF NOT EXISTS operator_runs_lease_idx
+	ON {schema}.workflow_runs (namespace_id, worker_id text_pattern_ops)
+	WHERE status = 'running' AND worker_id IS NOT NULL`,
+
+	// 4: open runs that mirror Kubernetes objects, for OpenObjectRuns.
+	`
+CREATE INDEX IF NOT EXISTS operator_runs_object_idx
+	ON {schema}.workflow_runs (namespace_id, (context #>> '{kubernetes,cluster}'), id)
+	WHERE (context #>> '{kubernetes,cluster}') IS NOT NULL AND status IN ('pending', 'running', 'sleeping')`,
+
+	// 5: what runner processes serve.
+	`
+CREATE TABLE IF NOT EXISTS {schema}.operator_workers (
+	namespace_id text        NOT NULL,
+	pod_uid      text        NOT NULL,
+	process      text        NOT NULL,
+	pod_name     text        NOT NULL,
+	pool         text        NOT NULL,
+	workflows    jsonb       NOT NULL,
+	seen_at      timestamptz NOT NULL,
+	PRIMARY KEY (namespace_id, pod_uid, process)
+)`,
+}

@@ -1,0 +1,98 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	listenBackoff    = 100 * time.Millisecond
+	maxListenBackoff = 5 * time.Second
+	// listenSilence is how long Listen trusts a silent connection before it asks
+	// whether the server is still there.
+	listenSilence = 15 * time.Second
+)
+
+// channelName derives the notification channel of a namespace. It is hashed
+// because a channel's name has at most 63 bytes.
+func channelName(schema, namespace string) string {
+	sum := sha256.Sum256([]byte(schema + "\x00" + namespace))
+	return "openworkflow_" + hex.EncodeToString(sum[:16])
+}
+
+// Notify hints to all listeners of the namespace that a run may be due. It is a
+// statement of its own: in a transaction that writes data it would take a lock
+// across commits. Losing it loses nothing but time.
+func (s *Store) Notify(ctx context.Context) error {
+	_, err := s.pool.Exec(ctx, `SELECT pg_notify($1, '')`, s.channel)
+	return Classify(err)
+}
+
+// Listen calls wake for each notification, and after each connect, because
+// notifications sent while nobody listened are lost. It holds a connection of
+// its own, reconnects by itself with a growing delay, and returns ctx.Err() when
+// ctx ends. Wake is called from Listen's goroutine and must not block.
+func (s *Store) Listen(ctx context.Context, wake func()) error {
+	delay := listenBackoff
+	for ctx.Err() == nil {
+		if connected := s.listenOnce(ctx, wake); connected {
+			delay = listenBackoff
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Duration(float64(delay) * (0.5 + rand.Float64()/2))):
+		}
+		delay = min(2*delay, maxListenBackoff)
+	}
+	return ctx.Err()
+}
+
+// listenOnce listens until the connection breaks, and reports whether it stood.
+func (s *Store) listenOnce(ctx context.Context, wake func()) (connected bool) {
+	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
+	if err != nil {
+		return false
+	}
+	defer closeConn(ctx, conn)
+	if _, err := conn.Exec(ctx, `LISTEN `+pgx.Identifier{s.channel}.Sanitize()); err != nil {
+		return false
+	}
+	for {
+		wake()
+		if err := waitForNotification(ctx, conn); err != nil {
+			return true
+		}
+	}
+}
+
+// waitForNotification returns nil on a notification, and an error once the
+// connection is broken.
+func waitForNotification(ctx context.Context, conn *pgx.Conn) error {
+	for {
+		quiet, cancel := context.WithTimeout(ctx, listenSilence)
+		_, err := conn.WaitForNotification(quiet)
+		expired := quiet.Err() != nil
+		cancel()
+		if err == nil || !expired || ctx.Err() != nil {
+			return err
+		}
+		ping, cancel := context.WithTimeout(ctx, listenSilence)
+		err = conn.Ping(ping)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// closeConn says goodbye to the server even when ctx has ended, within a second.
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
+}

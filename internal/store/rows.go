@@ -1,0 +1,47 @@
+package store
+
+import (
+	"encoding/json"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+)
+
+// runColumns are the columns that scanRun reads, of a workflow_runs called r.
+// Columns are named, not starred, so that other releases may add to them.
+const runColumns = `r.namespace_id, r.id, r.workflow_name, r.version, r.status, r.idempotency_key,
+	r.context, r.input, r.output, r.error, r.attempts, r.parent_step_attempt_id, r.worker_id,
+	r.available_at, r.deadline_at, r.started_at, r.finished_at, r.created_at, r.updated_at, r.suspended_at`
+
+func scanRun(row pgx.CollectableRow) (openworkflow.Run, error) {
+	var r openworkflow.Run
+	err := row.Scan(&r.NamespaceID, &r.ID, &r.WorkflowName, &r.Version, &r.Status, &r.IdempotencyKey,
+		(*column)(&r.Context), (*column)(&r.Input), (*column)(&r.Output), (*column)(&r.Error),
+		&r.Attempts, &r.ParentStepAttemptID, &r.WorkerID,
+		&r.AvailableAt, &r.DeadlineAt, &r.StartedAt, &r.FinishedAt, &r.CreatedAt, &r.UpdatedAt, &r.SuspendedAt)
+	return r, err
+}
+
+// stepColumns are the columns that scanStep reads, of a step_attempts called a.
+const stepColumns = `a.namespace_id, a.id, a.workflow_run_id, a.step_name, a.kind, a.status,
+	a.context, a.output, a.error, a.child_workflow_run_id, a.started_at, a.finished_at, a.created_at, a.updated_at`
+
+func scanStep(row pgx.CollectableRow) (openworkflow.StepAttempt, error) {
+	var a openworkflow.StepAttempt
+	err := row.Scan(&a.NamespaceID, &a.ID, &a.WorkflowRunID, &a.StepName, &a.Kind, &a.Status,
+		(*column)(&a.Context), (*column)(&a.Output), (*column)(&a.Error),
+		&a.ChildWorkflowRunID, &a.StartedAt, &a.FinishedAt, &a.CreatedAt, &a.UpdatedAt)
+	return a, err
+}
+
+// column scans a jsonb column as it is, and both SQL NULL and the JSON value
+// null as nil (R21).
+type column json.RawMessage
+
+// ScanBytes implements pgtype.BytesScanner. The bytes are only valid until the
+// next row, so they are copied.
+func (c *column) ScanBytes(b []byte) error {
+	*c = column(openworkflow.Column(append(json.RawMessage(nil), b...)))
+	return nil
+}

@@ -1,0 +1,101 @@
+// Package testpg gives tests a real Postgres: databases of their own on a server
+// that the test process shares, or a server of their own that they may stop.
+//
+// The server is the machine's Postgres (Debian's, or whichever is on the PATH).
+// It dies with the test process, however that ends. TEST_POSTGRES_URL names a
+// server to use instead; its role must be allowed to create databases and roles.
+package testpg
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// shared is the server of the test process, started by the first call of New.
+var shared struct {
+	sync.Mutex
+	url    string
+	server *Server
+}
+
+// database numbers the databases of the process.
+var database atomic.Int64
+
+// Main runs a package's tests and stops the shared server. Call it from
+// TestMain. A package without it leaves a data directory behind, which the next
+// run removes, but no server.
+func Main(m *testing.M) {
+	code := m.Run()
+	shared.Lock()
+	if shared.server != nil {
+		shared.server.remove()
+	}
+	shared.Unlock()
+	os.Exit(code)
+}
+
+// New returns the URL of an empty database that is dropped when the test ends.
+// Tests may call it in parallel. It skips nothing: without Postgres the test
+// fails.
+func New(t testing.TB) string {
+	t.Helper()
+	admin := sharedURL(t)
+	name := fmt.Sprintf("test_%d_%d", os.Getpid(), database.Add(1))
+	run(t, admin, `CREATE DATABASE `+name)
+	t.Cleanup(func() {
+		run(t, admin, `DROP DATABASE IF EXISTS `+name+` WITH (FORCE)`)
+	})
+	return withDatabase(t, admin, name)
+}
+
+// sharedURL starts the shared server once.
+func sharedURL(t testing.TB) string {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.url == "" {
+		shared.url = os.Getenv("TEST_POSTGRES_URL")
+	}
+	if shared.url == "" {
+		server, err := newServer()
+		if err != nil {
+			t.Fatalf("Start Postgres for tests: %v", err)
+		}
+		shared.server, shared.url = server, server.URL()
+	}
+	return shared.url
+}
+
+// run runs a statement on a connection of its own. It is also called when the
+// test's context has ended.
+func run(t testing.TB, url, sql string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) //nolint:usetesting // runs in cleanups
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatalf("Connect to the test server: %v", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func withDatabase(t testing.TB, server, name string) string {
+	t.Helper()
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatalf("Parse the test server's URL: %v", err)
+	}
+	u.Path = "/" + name
+	return u.String()
+}
