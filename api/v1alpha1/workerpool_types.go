@@ -65,6 +65,7 @@ type WorkerPoolSpec struct {
 }
 
 // BackendReference names a Backend in the same namespace.
+// +kubebuilder:validation:MinProperties=1
 type BackendReference struct {
 	// name is the Backend's name. Defaults to default.
 	// +optional
@@ -121,6 +122,7 @@ type WorkerPoolStatus struct {
 	// workflows is what the pool's live workers serve.
 	// +optional
 	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=256
 	Workflows []ServedWorkflow `json:"workflows,omitempty"`
 
@@ -128,6 +130,7 @@ type WorkerPoolStatus struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=type
+	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }

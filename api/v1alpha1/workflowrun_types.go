@@ -175,11 +175,11 @@ type WorkflowRunStatus struct {
 
 	// error is why the run failed, or why its last attempt did.
 	// +optional
-	Error *RunError `json:"error,omitempty"`
+	Error *RunError `json:"error,omitzero"`
 
 	// steps summarizes the run's steps.
 	// +optional
-	Steps *StepsStatus `json:"steps,omitempty"`
+	Steps *StepsStatus `json:"steps,omitzero"`
 
 	// message says in a sentence what the run waits for, why it retries and when,
 	// or how it ended.
@@ -192,6 +192,7 @@ type WorkflowRunStatus struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=type
+	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
@@ -242,6 +243,7 @@ type StepsStatus struct {
 	// newest are the step attempts that were begun last, oldest first.
 	// +optional
 	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=5
 	Newest []StepStatus `json:"newest,omitempty"`
 }
