@@ -50,7 +50,7 @@ WITH write AS MATERIALIZED (
 	WHERE r.namespace_id = $1 AND r.id = w.run_id AND r.status = 'running' AND r.worker_id = w.worker_id
 	RETURNING w.n
 )
-SELECT e.n IS NOT NULL OR w.op = 'complete' AND r.status = 'completed' AND r.worker_id = w.worker_id
+SELECT e.n IS NOT NULL OR coalesce(w.op = 'complete' AND r.status = 'completed' AND r.worker_id = w.worker_id, false)
 FROM write w
 LEFT JOIN ended e ON e.n = w.n
 LEFT JOIN {schema}.workflow_runs r ON r.namespace_id = $1 AND r.id = w.run_id

@@ -70,10 +70,14 @@ func Classify(err error) error {
 	if err == nil || classified(err) {
 		return err
 	}
-	if kind := kindOf(err); kind != nil {
-		return fmt.Errorf("%w: %w", kind, err)
+	kind := kindOf(err)
+	if kind == nil {
+		return err
 	}
-	return err
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Detail != "" {
+		return fmt.Errorf("%w: %w (%s)", kind, err, strings.TrimSuffix(pg.Detail, "."))
+	}
+	return fmt.Errorf("%w: %w", kind, err)
 }
 
 func kindOf(err error) error {

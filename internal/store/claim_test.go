@@ -1,0 +1,261 @@
+package store_test
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+func TestClaim_R42_LeasesTheRun(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	id := f.create(1)[0]
+
+	runs := f.claim(5)
+
+	if len(runs) != 1 || runs[0].ID != id || runs[0].Attempts != 1 || runs[0].Status != openworkflow.RunRunning {
+		t.Fatalf("claimed %+v", runs)
+	}
+	f.expect(id, "status", "running")
+	f.expect(id, "worker_id", *runs[0].WorkerID)
+	f.expect(id, "attempts", "1")
+	f.expect(id, "available_at - updated_at", "00:01:00")
+	f.expect(id, "started_at = updated_at", "true")
+	if again := f.claim(5); len(again) != 0 {
+		t.Errorf("claimed a leased run again: %+v", again)
+	}
+}
+
+func TestClaim_R42_KeepsStartAndError(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	l := f.start()
+	started := f.value(`SELECT started_at FROM openworkflow.workflow_runs WHERE id = $1`, l.RunID)
+	f.exec(`UPDATE openworkflow.workflow_runs SET error = '{"message":"earlier"}' WHERE id = $1`, l.RunID)
+
+	f.steal(l.RunID)
+
+	f.expect(l.RunID, "attempts", "2")
+	f.expect(l.RunID, "started_at", started)
+	f.expect(l.RunID, "error", `{"message": "earlier"}`)
+}
+
+func TestClaim_R61_OnlyWhatIsServed(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	v1 := f.create(1, func(r *store.NewRun) { r.Version = ptr("1") })[0]
+	plain := f.create(1)[0]
+	empty := f.create(1, func(r *store.NewRun) { r.Version = ptr("") })[0]
+	f.create(1, func(r *store.NewRun) { r.WorkflowName = "other" })
+
+	for name, c := range map[string]struct {
+		served []openworkflow.Definition
+		want   []string
+	}{
+		"another version": {[]openworkflow.Definition{{Name: "wf", Version: ptr("2")}}, nil},
+		"the version":     {[]openworkflow.Definition{{Name: "wf", Version: ptr("1")}}, []string{v1}},
+		"an empty one":    {[]openworkflow.Definition{{Name: "wf", Version: ptr("")}}, []string{empty}},
+		"none":            {[]openworkflow.Definition{{Name: "wf"}, {Name: `x"y`}}, []string{plain}},
+	} {
+		var got []string
+		for _, run := range f.claim(10, c.served...) {
+			got = append(got, run.ID)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("serving %s: claimed %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+func TestClaim_R43_LeavesWhatIsNotDue(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.create(1, func(r *store.NewRun) { r.AvailableAt = ptr(time.Now().Add(time.Hour)) })
+	f.create(1, func(r *store.NewRun) { r.DeadlineAt = ptr(time.Now().Add(-time.Hour)) })
+	f.create(1, func(r *store.NewRun) { r.Suspended = true })
+	never := f.create(1)[0]
+	f.exec(`UPDATE openworkflow.workflow_runs SET available_at = NULL WHERE id = $1`, never)
+	due := f.create(1, func(r *store.NewRun) { r.DeadlineAt = ptr(time.Now().Add(time.Hour)) })[0]
+
+	if runs := f.claim(10); len(runs) != 1 || runs[0].ID != due {
+		t.Errorf("claimed %+v, want only %s", runs, due)
+	}
+}
+
+func TestClaim_R48_TakesOverExpiredLeases(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	l := f.start()
+	f.exec(`UPDATE openworkflow.workflow_runs SET available_at = now() - interval '1 ms' WHERE id = $1`, l.RunID)
+
+	runs := f.claim(1)
+
+	if len(runs) != 1 || *runs[0].WorkerID == l.WorkerID {
+		t.Fatalf("claimed %+v", runs)
+	}
+}
+
+func TestClaim_LegacySleepingRunsAreDueAgain_R40(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	id := f.create(1)[0]
+	f.exec(`UPDATE openworkflow.workflow_runs SET status = 'sleeping' WHERE id = $1`, id)
+	if runs := f.claim(1); len(runs) != 1 || runs[0].Status != openworkflow.RunRunning {
+		t.Errorf("claimed %+v", runs)
+	}
+}
+
+func TestClaim_EachRunGetsAWorkerIDOfItsOwn_P2(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.create(20)
+	seen := map[string]bool{}
+	for _, run := range f.claim(30) {
+		if seen[*run.WorkerID] {
+			t.Errorf("worker id %s was given twice", *run.WorkerID)
+		}
+		seen[*run.WorkerID] = true
+	}
+	if len(seen) != 20 {
+		t.Errorf("claimed %d runs, want 20", len(seen))
+	}
+}
+
+func TestClaim_TheLongestDueComesFirst(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	now := time.Now()
+	late := f.create(1, func(r *store.NewRun) { r.AvailableAt = ptr(now.Add(-time.Minute)) })[0]
+	early := f.create(1, func(r *store.NewRun) { r.AvailableAt = ptr(now.Add(-time.Hour)) })[0]
+	if runs := f.claim(1); len(runs) != 1 || runs[0].ID != early {
+		t.Errorf("claimed %+v first, want %s", runs, early)
+	}
+	if runs := f.claim(1); len(runs) != 1 || runs[0].ID != late {
+		t.Errorf("claimed %+v second, want %s", runs, late)
+	}
+}
+
+// backlog creates pending runs and parked ones that are due.
+func (f *fixture) backlog(pending, dueAgain int) {
+	f.t.Helper()
+	f.create(pending)
+	for _, id := range f.create(dueAgain) {
+		f.exec(`UPDATE openworkflow.workflow_runs SET status = 'running', attempts = 1 WHERE id = $1`, id)
+	}
+}
+
+// branches counts claimed runs that were new and those that were due again.
+func branches(runs []openworkflow.Run) (fresh, dueAgain int) {
+	for _, run := range runs {
+		if run.Attempts == 1 {
+			fresh++
+		} else {
+			dueAgain++
+		}
+	}
+	return fresh, dueAgain
+}
+
+func TestClaim_NeitherBranchStarvesTheOther(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		pending, dueAgain, slots, calls int
+		wantFresh, wantDueAgain         int
+	}{
+		{pending: 20, dueAgain: 20, slots: 10, calls: 1, wantFresh: 5, wantDueAgain: 5},
+		{pending: 20, dueAgain: 20, slots: 1, calls: 10, wantFresh: 5, wantDueAgain: 5},
+		{pending: 20, dueAgain: 20, slots: 3, calls: 4, wantFresh: 6, wantDueAgain: 6},
+		{pending: 20, dueAgain: 0, slots: 10, calls: 1, wantFresh: 10, wantDueAgain: 0},
+		{pending: 0, dueAgain: 20, slots: 10, calls: 1, wantFresh: 0, wantDueAgain: 10},
+		{pending: 0, dueAgain: 20, slots: 1, calls: 4, wantFresh: 0, wantDueAgain: 4},
+		{pending: 2, dueAgain: 20, slots: 10, calls: 1, wantFresh: 2, wantDueAgain: 8},
+		{pending: 20, dueAgain: 2, slots: 10, calls: 1, wantFresh: 8, wantDueAgain: 2},
+		{pending: 1, dueAgain: 1, slots: 10, calls: 1, wantFresh: 1, wantDueAgain: 1},
+	} {
+		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.backlog(c.pending, c.dueAgain)
+			fresh, dueAgain := 0, 0
+			for range c.calls {
+				a, b := branches(f.claim(c.slots))
+				fresh, dueAgain = fresh+a, dueAgain+b
+			}
+			if fresh != c.wantFresh || dueAgain != c.wantDueAgain {
+				t.Errorf("claimed %d new and %d due again, want %d and %d", fresh, dueAgain, c.wantFresh, c.wantDueAgain)
+			}
+		})
+	}
+}
+
+func TestClaim_ConcurrentClaimersNeverShareARun_P2(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.backlog(150, 150)
+
+	var mu sync.Mutex
+	claimed := map[string]int{}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for {
+				runs, err := f.Claim(t.Context(), store.ClaimRequest{
+					Served: []openworkflow.Definition{{Name: "wf"}}, WorkerIDs: workerIDs(7), Lease: lease,
+				})
+				if err != nil {
+					t.Errorf("Claim: %v", err)
+					return
+				}
+				if len(runs) == 0 {
+					return
+				}
+				mu.Lock()
+				for _, run := range runs {
+					claimed[run.ID]++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+
+	for _, run := range f.claim(300) {
+		claimed[run.ID]++ // what a claimer passed over because another held it for a moment
+	}
+	if len(claimed) != 300 {
+		t.Errorf("%d runs were claimed, want 300", len(claimed))
+	}
+	for id, n := range claimed {
+		if n > 1 {
+			t.Errorf("run %s was claimed %d times", id, n)
+		}
+	}
+}
+
+func TestClaim_LocksNothingItLeaves(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.backlog(1, 1)
+	// A claimer that took one of the two and has not committed.
+	tx, err := f.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(t.Context()) }()
+	if _, err := tx.Exec(t.Context(),
+		`SELECT id FROM openworkflow.workflow_runs WHERE status = 'pending' FOR NO KEY UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // whoever's turn the odd slot is
+		runs := f.claim(1)
+		if len(runs) == 1 {
+			return
+		}
+	}
+	t.Error("the run that nobody holds was not claimed")
+}

@@ -1,0 +1,291 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/testpg"
+)
+
+// additions is everything that we add to OpenWorkflow's catalogue.
+var additions = []string{
+	"column operator_migrations.1 version bigint not null",
+	"column operator_migrations.2 applied_at timestamp with time zone not null default now()",
+	"column operator_workers.1 namespace_id text not null",
+	"column operator_workers.2 pod_uid text not null",
+	"column operator_workers.3 process text not null",
+	"column operator_workers.4 pod_name text not null",
+	"column operator_workers.5 pool text not null",
+	"column operator_workers.6 workflows jsonb not null",
+	"column operator_workers.7 seen_at timestamp with time zone not null",
+	"column workflow_runs.22 suspended_at timestamp with time zone",
+	"column workflow_runs.23 resume_at timestamp with time zone",
+	"constraint operator_migrations.operator_migrations_pkey PRIMARY KEY (version) valid",
+	"constraint operator_workers.operator_workers_pkey PRIMARY KEY (namespace_id, pod_uid, process) valid",
+	"index CREATE INDEX operator_runs_deadline_idx ON openworkflow.workflow_runs USING btree (namespace_id, deadline_at) " +
+		"WHERE ((deadline_at IS NOT NULL) AND (status = ANY (ARRAY['pending'::text, 'running'::text, 'sleeping'::text])))",
+	"index CREATE INDEX operator_runs_due_again_idx ON openworkflow.workflow_runs USING btree (namespace_id, available_at, created_at) " +
+		"WHERE (status = ANY (ARRAY['running'::text, 'sleeping'::text]))",
+	"index CREATE INDEX operator_runs_lease_idx ON openworkflow.workflow_runs USING btree (namespace_id, worker_id text_pattern_ops) " +
+		"WHERE ((status = 'running'::text) AND (worker_id IS NOT NULL))",
+	"index CREATE INDEX operator_runs_object_idx ON openworkflow.workflow_runs USING btree " +
+		"(namespace_id, ((context #>> '{kubernetes,cluster}'::text[])), id) " +
+		"WHERE (((context #>> '{kubernetes,cluster}'::text[]) IS NOT NULL) AND " +
+		"(status = ANY (ARRAY['pending'::text, 'running'::text, 'sleeping'::text])))",
+	"index CREATE INDEX operator_runs_pending_idx ON openworkflow.workflow_runs USING btree (namespace_id, available_at, created_at) " +
+		"WHERE (status = 'pending'::text)",
+	"index CREATE UNIQUE INDEX operator_migrations_pkey ON openworkflow.operator_migrations USING btree (version)",
+	"index CREATE UNIQUE INDEX operator_workers_pkey ON openworkflow.operator_workers USING btree (namespace_id, pod_uid, process)",
+	"relation operator_migrations r",
+	"relation operator_workers r",
+}
+
+// catalogueSQL lists what a schema holds, one line for each object.
+const catalogueSQL = `
+WITH relation AS (
+	SELECT c.oid, c.relname, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'openworkflow'
+)
+SELECT 'relation ' || relname || ' ' || relkind::text FROM relation WHERE relkind <> 'i'
+UNION ALL
+SELECT 'column ' || r.relname || '.' || a.attnum || ' ' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
+	|| CASE WHEN a.attnotnull THEN ' not null' ELSE '' END || coalesce(' default ' || pg_get_expr(d.adbin, d.adrelid), '')
+FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_attrdef d ON d.adrelid = r.oid AND d.adnum = a.attnum WHERE r.relkind = 'r'
+UNION ALL
+SELECT 'index ' || pg_get_indexdef(i.indexrelid) FROM relation r JOIN pg_index i ON i.indrelid = r.oid
+UNION ALL
+SELECT 'constraint ' || r.relname || '.' || c.conname || ' ' || pg_get_constraintdef(c.oid) || CASE WHEN c.convalidated THEN ' valid' ELSE '' END
+FROM relation r JOIN pg_constraint c ON c.conrelid = r.oid
+UNION ALL
+SELECT 'trigger ' || t.tgname FROM relation r JOIN pg_trigger t ON t.tgrelid = r.oid WHERE NOT t.tgisinternal
+UNION ALL
+SELECT 'function ' || p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'openworkflow'
+UNION ALL
+SELECT 'version ' || version FROM openworkflow.openworkflow_migrations
+ORDER BY 1`
+
+func catalogue(t *testing.T, conn *pgx.Conn) []string {
+	t.Helper()
+	rows, err := conn.Query(t.Context(), catalogueSQL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lines
+}
+
+// upstreamSchema is OpenWorkflow's schema as OpenWorkflow left it.
+func upstreamSchema(t *testing.T) string {
+	t.Helper()
+	sql, err := os.ReadFile("testdata/openworkflow-schema.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(sql)
+}
+
+func TestMigrate_R1_LeavesOpenWorkflowsCatalogueAndOurAdditions(t *testing.T) {
+	t.Parallel()
+	upstream := connect(t, testpg.New(t))
+	if _, err := upstream.Exec(t.Context(), upstreamSchema(t)); err != nil {
+		t.Fatal(err)
+	}
+	ours := map[string]bool{}
+	for _, line := range additions {
+		ours[line] = true
+	}
+
+	f := setup(t)
+	var theirs []string
+	for _, line := range catalogue(t, f.db) {
+		if ours[line] {
+			delete(ours, line)
+		} else {
+			theirs = append(theirs, line)
+		}
+	}
+
+	if diff := cmp.Diff(catalogue(t, upstream), theirs); diff != "" {
+		t.Errorf("catalogue differs from OpenWorkflow's (-theirs +ours):\n%s", diff)
+	}
+	for line := range ours {
+		t.Errorf("not added: %s", line)
+	}
+}
+
+func TestMigrate_R3_ContinuesWhatOpenWorkflowBegan(t *testing.T) {
+	t.Parallel()
+	want := catalogue(t, setup(t).db)
+	for name, prepare := range map[string]string{
+		"all of it": "",
+		"only the bookkeeping": `DROP TABLE openworkflow.step_attempts, openworkflow.workflow_runs, openworkflow.workflow_signals CASCADE;
+			DELETE FROM openworkflow.openworkflow_migrations WHERE version > 0`,
+		"before signals": `DROP TABLE openworkflow.workflow_signals; DROP INDEX openworkflow.step_attempts_signal_wait_idx;
+			DELETE FROM openworkflow.openworkflow_migrations WHERE version > 4`,
+		"an empty schema": `DROP SCHEMA openworkflow CASCADE; CREATE SCHEMA openworkflow`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setupEmpty(t)
+			f.exec(upstreamSchema(t))
+			if prepare != "" {
+				f.exec(prepare)
+			}
+			if err := f.CheckSchema(t.Context()); !errors.Is(err, store.ErrSchemaMissing) {
+				t.Errorf("CheckSchema before: %v, want %v", err, store.ErrSchemaMissing)
+			}
+			for range 2 {
+				if err := f.Migrate(t.Context()); err != nil {
+					t.Fatalf("Migrate: %v", err)
+				}
+			}
+			if err := f.CheckSchema(t.Context()); err != nil {
+				t.Errorf("CheckSchema after: %v", err)
+			}
+			if diff := cmp.Diff(want, catalogue(t, f.db)); diff != "" {
+				t.Errorf("catalogue differs (-fresh +continued):\n%s", diff)
+			}
+			f.start()
+		})
+	}
+}
+
+func TestMigrate_R172_Concurrently(t *testing.T) {
+	t.Parallel()
+	url := testpg.New(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		s := open(t, store.Options{URL: url})
+		wg.Go(func() {
+			if err := s.Migrate(t.Context()); err != nil {
+				t.Errorf("Migrate: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := open(t, store.Options{URL: url}).CheckSchema(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMigrate_AnotherSchemaAndNamespace(t *testing.T) {
+	t.Parallel()
+	url := testpg.New(t)
+	a := open(t, store.Options{URL: url, Schema: "Other_1", NamespaceID: "team-a"})
+	b := open(t, store.Options{URL: url, Schema: "Other_1", NamespaceID: "team-b"})
+	for range 2 {
+		if err := a.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	created, err := a.CreateRuns(t.Context(), []store.NewRun{{WorkflowName: "wf"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// R150: a namespace sees only its own.
+	if runs, err := b.GetRuns(t.Context(), []string{created[0].RunID}); err != nil || len(runs) != 0 {
+		t.Errorf("the other namespace sees %v, %v", runs, err)
+	}
+	if runs, err := a.GetRuns(t.Context(), []string{created[0].RunID}); err != nil || len(runs) != 1 {
+		t.Errorf("the namespace sees %v, %v", runs, err)
+	}
+}
+
+func TestCheckSchema_TellsWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change string
+		want   error
+		text   string
+	}{
+		"no schema":               {`DROP SCHEMA openworkflow CASCADE`, store.ErrSchemaMissing, `schema "openworkflow" has no openworkflow_migrations`},
+		"only OpenWorkflow's":     {`DROP TABLE openworkflow.operator_migrations`, store.ErrSchemaMissing, "has no operator_migrations"},
+		"ours is older":           {`DELETE FROM openworkflow.operator_migrations WHERE version > 3`, store.ErrSchemaMissing, "version 3"},
+		"OpenWorkflow's is newer": {`INSERT INTO openworkflow.openworkflow_migrations VALUES (6)`, store.ErrSchemaTooNew, "version 6, this release knows 5"},
+		"ours is newer":           {`INSERT INTO openworkflow.operator_migrations VALUES (99)`, store.ErrSchemaTooNew, "version 99"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.exec(c.change)
+			err := f.CheckSchema(t.Context())
+			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
+				t.Errorf("CheckSchema: %v, want %v with %q", err, c.want, c.text)
+			}
+			if errors.Is(c.want, store.ErrSchemaTooNew) {
+				if err := f.Migrate(t.Context()); !errors.Is(err, store.ErrSchemaTooNew) {
+					t.Errorf("Migrate: %v, want %v", err, store.ErrSchemaTooNew)
+				}
+			}
+		})
+	}
+}
+
+func TestStatementsWithoutASchema_AreErrSchemaMissing(t *testing.T) {
+	t.Parallel()
+	f := setupEmpty(t)
+	if _, err := f.GetRuns(t.Context(), []string{"x"}); !errors.Is(err, store.ErrSchemaMissing) {
+		t.Errorf("no schema: %v", err)
+	}
+	f.exec(upstreamSchema(t)) // without our columns
+	if _, err := f.GetRuns(t.Context(), []string{"x"}); !errors.Is(err, store.ErrSchemaMissing) {
+		t.Errorf("OpenWorkflow's schema: %v", err)
+	}
+}
+
+func TestMigrate_LessRights(t *testing.T) {
+	t.Parallel()
+	f := setupEmpty(t)
+	role := f.role()
+	weak := open(t, store.Options{URL: f.as(role, role)})
+	if err := weak.Migrate(t.Context()); !errors.Is(err, store.ErrPrivilege) {
+		t.Errorf("Migrate of an empty database: %v, want %v", err, store.ErrPrivilege)
+	}
+	if err := f.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := weak.CheckSchema(t.Context()); !errors.Is(err, store.ErrPrivilege) {
+		t.Errorf("CheckSchema: %v, want %v", err, store.ErrPrivilege)
+	}
+	f.exec(`GRANT USAGE ON SCHEMA openworkflow TO ` + role)
+	f.exec(`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA openworkflow TO ` + role)
+	if err := weak.Migrate(t.Context()); err != nil { // nothing to do
+		t.Errorf("Migrate of a migrated database: %v", err)
+	}
+	if _, err := weak.CreateRuns(t.Context(), []store.NewRun{{WorkflowName: "wf"}}); err != nil {
+		t.Errorf("CreateRuns: %v", err)
+	}
+}
+
+// role creates a role without rights, whose password is its name.
+func (f *fixture) role() string {
+	f.t.Helper()
+	name := "role_" + f.value(`SELECT current_database()`)
+	f.exec(`CREATE ROLE ` + name + ` LOGIN PASSWORD '` + name + `'`)
+	f.t.Cleanup(func() {
+		ctx := context.WithoutCancel(f.t.Context())
+		conn, err := pgx.Connect(ctx, f.url)
+		if err != nil {
+			f.t.Errorf("connect: %v", err)
+			return
+		}
+		defer func() { _ = conn.Close(ctx) }()
+		for _, sql := range []string{`DROP OWNED BY ` + name, `DROP ROLE ` + name} {
+			if _, err := conn.Exec(ctx, sql); err != nil {
+				f.t.Errorf("%s: %v", sql, err)
+			}
+		}
+	})
+	return name
+}
