@@ -13,7 +13,6 @@ import (
 // +kubebuilder:validation:XValidation:rule="has(self.availableAt) == has(oldSelf.availableAt) && (!has(self.availableAt) || self.availableAt == oldSelf.availableAt)",message="availableAt is immutable: delete the WorkflowRun and create another"
 // +kubebuilder:validation:XValidation:rule="has(self.deadlineAt) == has(oldSelf.deadlineAt) && (!has(self.deadlineAt) || self.deadlineAt == oldSelf.deadlineAt)",message="deadlineAt is immutable: delete the WorkflowRun and create another"
 // +kubebuilder:validation:XValidation:rule="has(self.timeoutSeconds) == has(oldSelf.timeoutSeconds) && (!has(self.timeoutSeconds) || self.timeoutSeconds == oldSelf.timeoutSeconds)",message="timeoutSeconds is immutable: delete the WorkflowRun and create another"
-// +kubebuilder:validation:XValidation:rule="has(self.input) == has(oldSelf.input)",message="input is immutable: delete the WorkflowRun and create another"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.cancel) || !oldSelf.cancel || (has(self.cancel) && self.cancel)",message="cancel cannot be taken back"
 // +kubebuilder:validation:XValidation:rule="!has(self.deadlineAt) || !has(self.timeoutSeconds)",message="give deadlineAt or timeoutSeconds, not both"
 type WorkflowRunSpec struct {
