@@ -96,6 +96,8 @@ const (
 	ReasonImagePullFailed = "ImagePullFailed"
 	// ReasonCrashLooping: a pod's container keeps ending.
 	ReasonCrashLooping = "CrashLooping"
+	// ReasonContainerNotStarting: a pod's container cannot be created or started.
+	ReasonContainerNotStarting = "ContainerNotStarting"
 	// ReasonPodsUnschedulable: a pod fits on no node, or may not be created.
 	ReasonPodsUnschedulable = "PodsUnschedulable"
 )

@@ -1,0 +1,223 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// Time limits of one check of a Backend. A migration builds indexes on tables
+// of any size; nobody waits for it but its own Backend.
+const (
+	connectTimeout = 10 * time.Second
+	migrateTimeout = 30 * time.Minute
+	sweepTimeout   = 5 * time.Minute
+)
+
+// BackendReconciler keeps a database open for each Backend.
+//
+// Secrets are neither listed nor watched, as a right to do so is a right to read
+// all of them: the one Secret is read at each check, so a corrected URL is
+// noticed within seconds while the Backend is not ready, and a rotated one
+// within the check interval.
+type BackendReconciler struct {
+	client.Client
+	// Secrets reads without a cache.
+	Secrets  client.Reader
+	Backends *Backends
+	Open     OpenFunc
+	// Sweep runs before a Backend becomes ready, so that no pool starts a run
+	// whose object was deleted while nobody looked.
+	Sweep  func(ctx context.Context, c *Connection) error
+	Events events.EventRecorder
+	Clock  clock.PassiveClock
+	// CheckInterval is the time between checks of a ready Backend, and the longest
+	// between those of one that is not. Defaults to 30 s.
+	CheckInterval time.Duration
+}
+
+// +kubebuilder:rbac:groups=openworkflow.dev,resources=backends,verbs=get;list;watch
+// +kubebuilder:rbac:groups=openworkflow.dev,resources=backends/status,verbs=patch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+// SetupWithManager registers the reconciler.
+func (r *BackendReconciler) SetupWithManager(mgr ctrl.Manager, options controller.Options) error {
+	if r.CheckInterval == 0 {
+		r.CheckInterval = 30 * time.Second
+	}
+	// One database that hangs must not keep the others waiting.
+	options.MaxConcurrentReconciles = 8
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("backend").
+		For(&v1alpha1.Backend{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		WatchesRawSource(source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+			r.Backends.mu.Lock()
+			defer r.Backends.mu.Unlock()
+			r.Backends.recheck = func(key types.NamespacedName) { queue.Add(reconcile.Request{NamespacedName: key}) }
+			return nil
+		})).
+		WithOptions(options).
+		Complete(r)
+}
+
+// Reconcile checks one Backend, publishes the result and reports it. A database
+// that is down is a state, not an error: it is looked at again after a while and
+// logged once.
+func (r *BackendReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	var backend v1alpha1.Backend
+	if err := r.Get(ctx, req.NamespacedName, &backend); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.Backends.remove(req.NamespacedName)
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+
+	conn, check := r.check(ctx, &backend)
+	if ctx.Err() != nil {
+		return ctrl.Result{}, ctx.Err()
+	}
+	state, status := planBackend(&backend, check, r.Clock.Now())
+	before := r.Backends.State(req.NamespacedName)
+	failures := r.Backends.publish(req.NamespacedName, conn, state)
+	if before.Ready != state.Ready || before.Reason != state.Reason {
+		ctrl.LoggerFrom(ctx).Info("Backend changed", "ready", state.Ready, "reason", state.Reason, "message", state.Message)
+	}
+
+	if !equality.Semantic.DeepEqual(backend.Status, status) {
+		shown := conditionReason(backend.Status.Conditions)
+		patch := client.MergeFrom(backend.DeepCopy())
+		backend.Status = status
+		if err := r.Status().Patch(ctx, &backend, patch, client.FieldOwner(v1alpha1.FieldManager)); err != nil {
+			return ctrl.Result{}, client.IgnoreNotFound(fmt.Errorf("write status of Backend %s: %w", req.NamespacedName, err))
+		}
+		if shown != state.Reason {
+			r.Events.Eventf(&backend, nil, eventType(state.Ready), state.Reason, "Connect", "%s", state.Message)
+		}
+	}
+
+	switch {
+	case state.Ready:
+		return ctrl.Result{RequeueAfter: jitter(r.CheckInterval)}, nil
+	case state.Reason == v1alpha1.ReasonSecretNotFound:
+		// Somebody is about to create it: one cheap read each few seconds.
+		return ctrl.Result{RequeueAfter: backoff(failures, min(r.CheckInterval, 5*time.Second))}, nil
+	default:
+		return ctrl.Result{RequeueAfter: backoff(failures, r.CheckInterval)}, nil
+	}
+}
+
+// check looks at the database. The connection it returns is open, but may be
+// used only when the check has no error; it is the one published before unless
+// the URL has changed.
+func (r *BackendReconciler) check(ctx context.Context, backend *v1alpha1.Backend) (*Connection, backendCheck) {
+	key := client.ObjectKeyFromObject(backend)
+	conn := r.Backends.open(key)
+	url, err := r.databaseURL(ctx, backend)
+	if err != nil {
+		return conn, backendCheck{stage: stageSecret, err: err}
+	}
+	options := store.Options{
+		URL:             url,
+		Schema:          backend.Spec.Schema,
+		NamespaceID:     namespaceID(backend),
+		ApplicationName: "openworkflow-manager",
+		MaxConns:        10,
+	}
+	hash := backendHash(options, backend.Spec.Postgres.URLSecretRef)
+	if conn != nil && conn.Hash == hash && r.Backends.Ready(key) == conn {
+		check := backendCheck{stage: stagePing, version: conn.version}
+		check.err = within(ctx, connectTimeout, conn.Store.Ping)
+		return conn, check
+	}
+
+	if conn == nil || conn.Hash != hash {
+		opened, err := open(ctx, r.Open, options)
+		if err != nil {
+			return nil, backendCheck{stage: stageOpen, err: err}
+		}
+		conn = &Connection{
+			Store:       opened,
+			Key:         key,
+			NamespaceID: options.NamespaceID,
+			Schema:      options.Schema,
+			Hash:        hash,
+			wakes:       make(chan struct{}, 1),
+		}
+	}
+	return conn, r.prepare(ctx, backend, conn)
+}
+
+// prepare makes an open database fit for use: the schema, then what was missed
+// while nobody looked.
+func (r *BackendReconciler) prepare(ctx context.Context, backend *v1alpha1.Backend, conn *Connection) backendCheck {
+	migrate := backend.Spec.Migrate == nil || *backend.Spec.Migrate
+	if migrate {
+		if err := within(ctx, migrateTimeout, conn.Store.Migrate); err != nil {
+			return backendCheck{stage: stageMigrate, err: err}
+		}
+	}
+	if err := within(ctx, connectTimeout, conn.Store.CheckSchema); err != nil {
+		return backendCheck{stage: stageSchema, err: err}
+	}
+	if err := within(ctx, connectTimeout, func(ctx context.Context) (err error) {
+		conn.version, err = conn.Store.ServerVersion(ctx)
+		return err
+	}); err != nil {
+		return backendCheck{stage: stagePing, err: err}
+	}
+	check := backendCheck{stage: stageSweep, version: conn.version}
+	check.err = within(ctx, sweepTimeout, func(ctx context.Context) error { return r.Sweep(ctx, conn) })
+	return check
+}
+
+func (r *BackendReconciler) databaseURL(ctx context.Context, backend *v1alpha1.Backend) (string, error) {
+	ref := backend.Spec.Postgres.URLSecretRef
+	var secret corev1.Secret
+	err := within(ctx, connectTimeout, func(ctx context.Context) error {
+		return r.Secrets.Get(ctx, types.NamespacedName{Namespace: backend.Namespace, Name: ref.Name}, &secret)
+	})
+	switch {
+	case apierrors.IsNotFound(err):
+		return "", secretMissing(ref)
+	case err != nil:
+		return "", fmt.Errorf("read Secret %q: %w", ref.Name, err)
+	}
+	url, ok := secret.Data[ref.Key]
+	if !ok || len(url) == 0 {
+		return "", secretKeyMissing(ref, slices.Collect(maps.Keys(secret.Data)))
+	}
+	return string(url), nil
+}
+
+func open(ctx context.Context, f OpenFunc, o store.Options) (Store, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	return f(ctx, o)
+}
+
+func within(ctx context.Context, d time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return f(ctx)
+}

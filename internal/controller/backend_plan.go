@@ -1,0 +1,186 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// backendStage is how far the check of a Backend came.
+type backendStage string
+
+const (
+	stageSecret  backendStage = "read the Secret"
+	stageOpen    backendStage = "connect"
+	stageMigrate backendStage = "migrate"
+	stageSchema  backendStage = "check the schema"
+	stageSweep   backendStage = "sweep"
+	stagePing    backendStage = "ping"
+)
+
+// backendCheck is the result of looking at a Backend's database. The zero err
+// means that it can be used.
+type backendCheck struct {
+	stage   backendStage
+	err     error
+	version string
+}
+
+// errSecret is a Secret that does not give a URL. Its text is for the user.
+type errSecret struct{ text string }
+
+func (e errSecret) Error() string { return e.text }
+
+// secretMissing says that a Secret does not exist.
+func secretMissing(ref v1alpha1.SecretKeyRef) error {
+	return errSecret{fmt.Sprintf("Secret %q does not exist: create it with the database URL under the key %q", ref.Name, ref.Key)}
+}
+
+// secretKeyMissing says that a Secret lacks the key, and which it has.
+func secretKeyMissing(ref v1alpha1.SecretKeyRef, keys []string) error {
+	has := "it is empty"
+	if len(keys) > 0 {
+		slices.Sort(keys)
+		has = "it has " + strings.Join(keys, ", ")
+	}
+	return errSecret{fmt.Sprintf("Secret %q has no key %q (%s): add the database URL under that key, or name another in spec.postgres.urlSecretRef.key",
+		ref.Name, ref.Key, has)}
+}
+
+// explainBackend turns a failed check into a condition reason and a message that
+// says what to do. The store promises that its errors hold no password.
+func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message string) {
+	source := fmt.Sprintf("the URL in Secret %q", spec.Postgres.URLSecretRef.Name)
+	detail := truncateText(c.err.Error(), 512)
+	var secret errSecret
+	switch {
+	case errors.As(c.err, &secret):
+		return v1alpha1.ReasonSecretNotFound, secret.text
+	case errors.Is(c.err, store.ErrInvalidURL):
+		return v1alpha1.ReasonInvalidURL, fmt.Sprintf(
+			"the key %q of Secret %q does not hold a Postgres URL such as postgres://user:password@host:5432/database: %s",
+			spec.Postgres.URLSecretRef.Key, spec.Postgres.URLSecretRef.Name, detail)
+	case errors.Is(c.err, store.ErrAuthentication):
+		return v1alpha1.ReasonAuthenticationFailed, fmt.Sprintf(
+			"Postgres refused the user or password of %s; correct it there, it is read again by itself: %s", source, detail)
+	case errors.Is(c.err, store.ErrDatabaseMissing):
+		return v1alpha1.ReasonDatabaseMissing, fmt.Sprintf(
+			"the server has no database of the name in %s; create it or correct the URL: %s", source, detail)
+	case errors.Is(c.err, store.ErrPrivilege):
+		return v1alpha1.ReasonInsufficientPrivilege, fmt.Sprintf(
+			"the database user lacks a right to %s; grant it CREATE on the database, or all rights on the schema %q and what is in it: %s",
+			c.stage, spec.Schema, detail)
+	case errors.Is(c.err, store.ErrSchemaTooNew):
+		return v1alpha1.ReasonSchemaTooNew, fmt.Sprintf(
+			"the tables in the schema %q were written by a newer release; upgrade this manager: %s", spec.Schema, detail)
+	case errors.Is(c.err, store.ErrSchemaMissing):
+		return v1alpha1.ReasonSchemaMissing, fmt.Sprintf(
+			"the schema %q is missing or outdated and spec.migrate is false; set it to true, or migrate by hand: %s", spec.Schema, detail)
+	case errors.Is(c.err, store.ErrUnreachable):
+		return v1alpha1.ReasonUnreachable, fmt.Sprintf(
+			"the database does not answer at the address in %s; trying again: %s", source, detail)
+	case c.stage == stageMigrate:
+		return v1alpha1.ReasonMigrationFailed, fmt.Sprintf("the schema %q could not be migrated; trying again: %s", spec.Schema, detail)
+	default:
+		return v1alpha1.ReasonUnreachable, fmt.Sprintf("the database failed to %s; trying again: %s", c.stage, detail)
+	}
+}
+
+// stalls reports whether a Backend with this reason waits for a person.
+func stalls(reason string) bool {
+	switch reason {
+	case v1alpha1.ReasonInvalidURL, v1alpha1.ReasonAuthenticationFailed, v1alpha1.ReasonDatabaseMissing,
+		v1alpha1.ReasonInsufficientPrivilege, v1alpha1.ReasonSchemaMissing, v1alpha1.ReasonSchemaTooNew:
+		return true
+	default:
+		return false
+	}
+}
+
+// planBackend returns what a check means for the other controllers and for the
+// Backend's status.
+func planBackend(backend *v1alpha1.Backend, c backendCheck, now time.Time) (BackendState, v1alpha1.BackendStatus) {
+	state := BackendState{Known: true, Ready: c.err == nil, Reason: v1alpha1.ReasonConnected, Message: "the database answers and its schema is current"}
+	if c.err != nil {
+		state.Reason, state.Message = explainBackend(&backend.Spec, c)
+	}
+	status := *backend.Status.DeepCopy()
+	status.ObservedGeneration = backend.Generation
+	status.NamespaceID = namespaceID(backend)
+	if c.version != "" {
+		status.ServerVersion = truncateText(c.version, 64)
+	}
+	set := conditionSetter(&status.Conditions, backend.Generation, now)
+	set(v1alpha1.ConditionReady, state.Ready, state.Reason, state.Message)
+	set.only(v1alpha1.ConditionReconciling, !state.Ready && !stalls(state.Reason), state.Reason, state.Message)
+	set.only(v1alpha1.ConditionStalled, !state.Ready && stalls(state.Reason), state.Reason, state.Message)
+	return state, status
+}
+
+// namespaceID returns OpenWorkflow's namespace within the tables.
+func namespaceID(backend *v1alpha1.Backend) string {
+	if backend.Spec.NamespaceID != "" {
+		return backend.Spec.NamespaceID
+	}
+	return backend.Namespace
+}
+
+func backendNotFound(name string) string {
+	return fmt.Sprintf("Backend %q does not exist in this namespace: create it, or name another in spec.backendRef", name)
+}
+
+// setCondition sets one condition of a list; it keeps the time of the last
+// transition unless the condition's status changes.
+type setCondition func(kind string, truth bool, reason, message string)
+
+func conditionSetter(list *[]metav1.Condition, generation int64, now time.Time) setCondition {
+	return func(kind string, truth bool, reason, message string) {
+		if reason == "" {
+			meta.RemoveStatusCondition(list, kind)
+			return
+		}
+		status := metav1.ConditionFalse
+		if truth {
+			status = metav1.ConditionTrue
+		}
+		meta.SetStatusCondition(list, metav1.Condition{
+			Type:               kind,
+			Status:             status,
+			Reason:             reason,
+			Message:            message,
+			ObservedGeneration: generation,
+			LastTransitionTime: metav1.NewTime(now.UTC().Truncate(time.Second)),
+		})
+	}
+}
+
+// only sets a condition that is present only while true.
+func (set setCondition) only(kind string, truth bool, reason, message string) {
+	if truth {
+		set(kind, true, reason, message)
+	} else {
+		set(kind, false, "", "")
+	}
+}
+
+// truncateText cuts text to at most limit bytes, at a character's boundary.
+func truncateText(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	const mark = "…"
+	cut := limit - len(mark)
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + mark
+}

@@ -1,0 +1,248 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/metrics"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+const (
+	// workerSilent is how long a worker may be without a report before it counts
+	// as gone, given that no pod of its uid exists.
+	workerSilent = 30 * time.Second
+	// workerMemory is how far back silent workers are looked for.
+	workerMemory = 24 * time.Hour
+	// indexPodUID finds the pod behind a worker id.
+	indexPodUID = "metadata.uid"
+)
+
+// leaseRequest is a pod whose worker has ended. It holds all that is needed, as
+// the pod may be gone.
+type leaseRequest struct {
+	Namespace string
+	PodUID    types.UID
+	// Backend is the pod's LabelBackend.
+	Backend string
+	Cause   string
+}
+
+// LeaseReconciler clears the leases of workers that ended, the moment Kubernetes
+// says so, so that their runs go on elsewhere within milliseconds instead of when
+// the lease runs out. It is a controller of its own with a queue of its own:
+// nothing else may delay it.
+//
+// Only a worker that was seen not running loses its leases. One that is running
+// again has released those of its earlier life itself, before its first claim;
+// and to clear a living worker's lease would be safe, as every write of a worker
+// is fenced, but would waste its work.
+type LeaseReconciler struct {
+	client.Client
+	Backends *Backends
+}
+
+// SetupWithManager registers the reconciler.
+func (r *LeaseReconciler) SetupWithManager(mgr ctrl.Manager, options controller.TypedOptions[leaseRequest]) error {
+	options.MaxConcurrentReconciles = 8
+	options.ReconciliationTimeout = 10 * time.Second
+	return builder.TypedControllerManagedBy[leaseRequest](mgr).
+		Named("lease").
+		WatchesRawSource(source.TypedKind(mgr.GetCache(), &corev1.Pod{}, leaseEvents())).
+		WithOptions(options).
+		WithLogConstructor(logFor(mgr, "lease", func(req leaseRequest) []any {
+			return []any{"namespace", req.Namespace, "podUID", req.PodUID}
+		})).
+		Complete(r)
+}
+
+func leaseEvents() handler.TypedEventHandler[*corev1.Pod, leaseRequest] {
+	request := func(pod *corev1.Pod, cause string) leaseRequest {
+		return leaseRequest{Namespace: pod.Namespace, PodUID: pod.UID, Backend: pod.Labels[v1alpha1.LabelBackend], Cause: cause}
+	}
+	return handler.TypedFuncs[*corev1.Pod, leaseRequest]{
+		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*corev1.Pod], queue workqueue.TypedRateLimitingInterface[leaseRequest]) {
+			if workerEnded(e.Object) != "" {
+				queue.Add(request(e.Object, "container"))
+			}
+		},
+		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[*corev1.Pod], queue workqueue.TypedRateLimitingInterface[leaseRequest]) {
+			if e.ObjectOld.UID != e.ObjectNew.UID {
+				queue.Add(request(e.ObjectOld, "pod"))
+			}
+			if end := workerEnded(e.ObjectNew); end != "" && end != workerEnded(e.ObjectOld) {
+				queue.Add(request(e.ObjectNew, "container"))
+			}
+		},
+		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*corev1.Pod], queue workqueue.TypedRateLimitingInterface[leaseRequest]) {
+			queue.Add(request(e.Object, "pod"))
+		},
+	}
+}
+
+// workerEnded returns what identifies the end of the pod's worker process, or
+// nothing while the worker runs, may be running, or has not started yet.
+func workerEnded(pod *corev1.Pod) string {
+	if pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
+		return string(pod.Status.Phase)
+	}
+	if len(pod.Spec.Containers) == 0 {
+		return ""
+	}
+	for i := range pod.Status.ContainerStatuses {
+		c := &pod.Status.ContainerStatuses[i]
+		if c.Name != pod.Spec.Containers[0].Name {
+			continue
+		}
+		switch {
+		case c.State.Terminated != nil:
+			return fmt.Sprintf("%d %s", c.RestartCount, c.State.Terminated.ContainerID)
+		case c.State.Waiting != nil && c.LastTerminationState.Terminated != nil:
+			return fmt.Sprintf("%d %s", c.RestartCount, c.LastTerminationState.Terminated.ContainerID)
+		}
+	}
+	return ""
+}
+
+// Reconcile clears the leases of one pod.
+func (r *LeaseReconciler) Reconcile(ctx context.Context, req leaseRequest) (ctrl.Result, error) {
+	conn := r.Backends.ByLabel(req.Namespace, req.Backend)
+	if conn == nil {
+		return ctrl.Result{}, nil // done when the Backend connects
+	}
+	if err := release(ctx, conn, string(req.PodUID), req.Cause); err != nil {
+		r.Backends.Suspect(conn.Key)
+		if passes(err) {
+			return ctrl.Result{RequeueAfter: jitter(time.Second)}, nil
+		}
+		return ctrl.Result{}, err
+	}
+	for _, w := range conn.Workers() {
+		if w.PodUID == string(req.PodUID) {
+			if err := conn.Store.RemoveWorker(ctx, w.PodUID, w.Process); err != nil {
+				return ctrl.Result{}, err
+			}
+		}
+	}
+	return ctrl.Result{}, nil
+}
+
+// release clears the leases under a pod's uid and wakes those who can take over.
+func release(ctx context.Context, conn *Connection, podUID, cause string) error {
+	runs, err := conn.Store.ReleaseLeases(ctx, podUID, "")
+	if err != nil {
+		return fmt.Errorf("release leases of pod %s: %w", podUID, err)
+	}
+	if len(runs) > 0 {
+		conn.Wake()
+		metrics.LeasesReleased.WithLabelValues(cause).Add(float64(len(runs)))
+		ctrl.LoggerFrom(ctx).Info("Released leases of a dead worker", "podUID", podUID, "cause", cause, "runs", len(runs))
+	}
+	return nil
+}
+
+// releaseDead clears the leases of workers that ended while nobody looked: of
+// pods that are seen ended, and of workers that went silent and have no pod. A
+// silent worker is not enough, nor is a missing pod: another cluster's workers
+// may share the database.
+func releaseDead(ctx context.Context, reader client.Reader, conn *Connection) error {
+	var pods corev1.PodList
+	if err := reader.List(ctx, &pods, client.InNamespace(conn.Key.Namespace),
+		client.MatchingLabels{v1alpha1.LabelBackend: labelValue(conn.Key.Name)}, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list worker pods: %w", err)
+	}
+	for i := range pods.Items {
+		if workerEnded(&pods.Items[i]) == "" {
+			continue
+		}
+		if err := release(ctx, conn, string(pods.Items[i].UID), "container"); err != nil {
+			return err
+		}
+	}
+	silent, err := silentWorkers(ctx, conn.Store)
+	if err != nil {
+		return err
+	}
+	names := &podNames{reader}
+	for _, w := range silent {
+		if names.byUID(ctx, w.PodUID) != "" {
+			continue
+		}
+		if err := release(ctx, conn, w.PodUID, "worker"); err != nil {
+			return err
+		}
+		if err := conn.Store.RemoveWorker(ctx, w.PodUID, w.Process); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func silentWorkers(ctx context.Context, s Store) ([]store.Worker, error) {
+	known, err := s.Workers(ctx, workerMemory)
+	if err != nil {
+		return nil, fmt.Errorf("list workers: %w", err)
+	}
+	live, err := s.Workers(ctx, workerSilent)
+	if err != nil {
+		return nil, fmt.Errorf("list live workers: %w", err)
+	}
+	type process struct{ pod, nonce string }
+	lives := make(map[process]bool, len(live))
+	for _, w := range live {
+		lives[process{w.PodUID, w.Process}] = true
+	}
+	var silent []store.Worker
+	for _, w := range known {
+		if !lives[process{w.PodUID, w.Process}] {
+			silent = append(silent, w)
+		}
+	}
+	return silent, nil
+}
+
+// podNames resolves worker ids to the names of pods.
+type podNames struct{ client.Reader }
+
+// holder returns the name of the pod that holds the run or, once it has
+// completed, did; or nothing when that is not known.
+func (p *podNames) holder(ctx context.Context, run *openworkflow.Run) string {
+	if run.WorkerID == nil {
+		return ""
+	}
+	uid, _, _ := strings.Cut(*run.WorkerID, ".")
+	return p.byUID(ctx, uid)
+}
+
+func (p *podNames) byUID(ctx context.Context, uid string) string {
+	var pods corev1.PodList
+	if err := p.List(ctx, &pods, client.MatchingFields{indexPodUID: uid}, client.UnsafeDisableDeepCopy); err != nil || len(pods.Items) == 0 {
+		return ""
+	}
+	return pods.Items[0].Name
+}
+
+func indexPods(ctx context.Context, indexer client.FieldIndexer) error {
+	err := indexer.IndexField(ctx, &corev1.Pod{}, indexPodUID, func(object client.Object) []string {
+		return []string{string(object.GetUID())}
+	})
+	if err != nil {
+		return fmt.Errorf("index pods by uid: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+package controller
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"k8s.io/utils/ptr"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// patience is how long a run may be due before its waiting is explained.
+const patience = 3 * time.Second
+
+// fleet is who could execute the runs of a Backend.
+type fleet struct {
+	backend string
+	pools   []v1alpha1.WorkerPool
+	// served has what live workers serve.
+	served map[definition]bool
+	// byPool has the same by pool, as text, in order.
+	byPool map[string][]string
+}
+
+// definition is openworkflow.Definition as a map's key.
+type definition struct {
+	name, version string
+	versioned     bool
+}
+
+func newFleet(backend string, pools []v1alpha1.WorkerPool, workers []store.Worker) *fleet {
+	f := &fleet{backend: backend, pools: pools, served: map[definition]bool{}, byPool: map[string][]string{}}
+	for _, w := range workers {
+		for _, d := range w.Workflows {
+			f.served[definition{d.Name, ptr.Deref(d.Version, ""), d.Version != nil}] = true
+		}
+	}
+	for i := range pools {
+		pool := &pools[i]
+		for _, s := range servedWorkflows(pool, workers) {
+			f.byPool[pool.Name] = append(f.byPool[pool.Name], definitionText(s.Name, s.Version))
+		}
+		if ptr.Deref(pool.Status.ReadyReplicas, 0) == 0 {
+			continue
+		}
+		for _, s := range pool.Spec.Workflows { // workers that do not report themselves
+			f.served[definition{s.Name, s.Version, s.Version != ""}] = true
+		}
+	}
+	return f
+}
+
+// noWorker says why a run that is due is not executed: nobody serves it. It
+// returns nothing for a run that is not due, or not for long, or that a worker
+// will take as soon as it has a free slot.
+func (f *fleet) noWorker(row *openworkflow.Run, now time.Time) string {
+	if row.Status.Terminal() || row.SuspendedAt != nil || row.AvailableAt == nil || now.Before(row.AvailableAt.Add(patience)) {
+		return ""
+	}
+	if f.served[definition{row.WorkflowName, ptr.Deref(row.Version, ""), row.Version != nil}] {
+		return ""
+	}
+	wanted := fmt.Sprintf("workflow %q", truncateText(row.WorkflowName, 128))
+	if row.Version != nil {
+		wanted += fmt.Sprintf(" version %q", truncateText(*row.Version, 128))
+	}
+	return truncateText(fmt.Sprintf("no worker serves %s; %s", wanted, f.describe()), 512)
+}
+
+// describe lists the pools and what they serve.
+func (f *fleet) describe() string {
+	if len(f.pools) == 0 {
+		return fmt.Sprintf("there is no WorkerPool for Backend %q in this namespace", f.backend)
+	}
+	texts := make([]string, 0, len(f.pools))
+	for i := range f.pools {
+		pool := &f.pools[i]
+		text := pool.Name + " serves " + list(f.byPool[pool.Name], 8)
+		if ptr.Deref(pool.Status.ReadyReplicas, 0) == 0 {
+			switch reason := notReadyReason(pool.Status.Conditions); {
+			case ptr.Deref(pool.Spec.Replicas, 1) == 0:
+				text += " (scaled to 0)"
+			case reason != "":
+				text += " (no pod is ready: " + reason + ")"
+			default:
+				text += " (no pod is ready)"
+			}
+		}
+		texts = append(texts, text)
+	}
+	return "pools: " + strings.Join(limit(texts, 6), "; ")
+}
+
+func list(names []string, n int) string {
+	if len(names) == 0 {
+		return "nothing"
+	}
+	return strings.Join(limit(names, n), ", ")
+}
+
+// limit keeps the first n texts and counts the rest.
+func limit(texts []string, n int) []string {
+	if len(texts) <= n {
+		return texts
+	}
+	return append(texts[:n:n], fmt.Sprintf("and %d more", len(texts)-n))
+}
+
+func definitionText(name, version string) string {
+	if version == "" {
+		return name
+	}
+	return name + "@" + version
+}

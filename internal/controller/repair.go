@@ -1,0 +1,200 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/metrics"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/projection"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// expireBatch is the number of runs that one statement may fail at their deadline.
+const expireBatch = 500
+
+// repairer keeps the status of one Backend's open objects equal to the rows. It
+// finds what workers could not report: TypeScript workers never do, dead ones
+// cannot, and a run that waits has none.
+type repairer struct {
+	*Syncer
+	conn *Connection
+	// settled has, by object, what a row looked like when the object's status was
+	// last found or made equal to it. A row that still looks so, and that nobody
+	// executes, needs no second look. Only sweep touches it.
+	settled map[types.UID]rowMark
+	served  string
+}
+
+// rowMark tells whether a row has changed.
+type rowMark struct {
+	updatedAt time.Time
+	noWorker  string
+}
+
+// sweep looks at all open objects of the Backend.
+func (r *repairer) sweep(ctx context.Context) error {
+	f, err := r.refreshFleet(ctx)
+	if err != nil {
+		return err
+	}
+	objects, err := r.openObjects(ctx, client.InNamespace(r.conn.Key.Namespace), client.MatchingFields{indexOpenByBackend: r.conn.Key.Name})
+	if err != nil {
+		return err
+	}
+	before := r.settled
+	r.settled = make(map[types.UID]rowMark, len(objects))
+	for batch := range slices.Chunk(objects, sweepBatch) {
+		if err := r.repair(ctx, batch, f, before); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// expire fails the runs that are past their deadline and shows it at once.
+func (r *repairer) expire(ctx context.Context) error {
+	for {
+		ids, err := r.conn.Store.FailExpired(ctx, expireBatch)
+		if err != nil {
+			return fmt.Errorf("fail runs past their deadline: %w", err)
+		}
+		if len(ids) == 0 {
+			return nil
+		}
+		metrics.RunsExpired.Add(float64(len(ids)))
+		r.conn.Wake() // parents may wait for them
+		var objects []*v1alpha1.WorkflowRun
+		for _, id := range ids {
+			of, err := r.openObjects(ctx, client.InNamespace(r.conn.Key.Namespace), client.MatchingFields{indexOpenByRunID: id})
+			if err != nil {
+				return err
+			}
+			objects = append(objects, of...)
+		}
+		if err := (&repairer{Syncer: r.Syncer, conn: r.conn}).repair(ctx, objects, nil, nil); err != nil {
+			return err
+		}
+		if len(ids) < expireBatch {
+			return nil
+		}
+	}
+}
+
+// openObjects lists objects from the cache, without a copy: they are not to be changed.
+func (r *repairer) openObjects(ctx context.Context, options ...client.ListOption) ([]*v1alpha1.WorkflowRun, error) {
+	var list v1alpha1.WorkflowRunList
+	if err := r.List(ctx, &list, append(options, client.UnsafeDisableDeepCopy)...); err != nil {
+		return nil, fmt.Errorf("list open WorkflowRuns: %w", err)
+	}
+	objects := make([]*v1alpha1.WorkflowRun, 0, len(list.Items))
+	for i := range list.Items {
+		if list.Items[i].Status.RunID != "" { // others have no row yet: that is the reconciler's matter
+			objects = append(objects, &list.Items[i])
+		}
+	}
+	return objects, nil
+}
+
+// repair compares a batch of objects with their rows and patches those that
+// differ. Steps are read only of runs whose row has changed, or that a worker
+// executes: step attempts change without their run.
+func (r *repairer) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, f *fleet, settled map[types.UID]rowMark) error {
+	if len(objects) == 0 {
+		return nil
+	}
+	ids := make([]string, len(objects))
+	for i, o := range objects {
+		ids[i] = o.Status.RunID
+	}
+	rows, err := r.conn.Store.GetRuns(ctx, ids)
+	if err != nil {
+		return fmt.Errorf("read runs: %w", err)
+	}
+	var differ []runSeen
+	var begun []string
+	for _, o := range objects {
+		seen := runSeen{Run: o, RunID: o.Status.RunID, Row: rows[o.Status.RunID], Backend: BackendState{Known: true, Ready: true}, Now: r.Clock.Now()}
+		if seen.Row == nil {
+			if notReadyReason(o.Status.Conditions) != v1alpha1.ReasonRunMissing {
+				r.look(client.ObjectKeyFromObject(o))
+			}
+			continue
+		}
+		if f != nil {
+			seen.NoWorker = f.noWorker(seen.Row, seen.Now)
+		}
+		active := seen.Row.Status == openworkflow.RunRunning && seen.Row.WorkerID != nil
+		mark := rowMark{seen.Row.UpdatedAt, seen.NoWorker}
+		if !active && settled[o.UID] == mark {
+			r.settled[o.UID] = mark
+			continue
+		}
+		differ = append(differ, seen)
+		if seen.Row.Attempts > 0 {
+			begun = append(begun, seen.RunID)
+		}
+	}
+	steps := map[string]openworkflow.StepSummary{}
+	if len(begun) > 0 {
+		if steps, err = r.conn.Store.StepSummaries(ctx, begun, projection.NewestSteps); err != nil {
+			return fmt.Errorf("read steps: %w", err)
+		}
+	}
+	for _, seen := range differ {
+		seen.Steps = steps[seen.RunID]
+		seen.Worker = r.pods.holder(ctx, seen.Row)
+		outcome, err := r.status.write(ctx, seen.Run, runStatus(seen))
+		if err != nil {
+			return err
+		}
+		// Settled is only what the cache confirms: a status that was just written
+		// is compared once more.
+		if r.settled != nil && outcome == statusUnchanged {
+			r.settled[seen.Run.UID] = rowMark{seen.Row.UpdatedAt, seen.NoWorker}
+		}
+	}
+	return nil
+}
+
+// refreshFleet asks who is live, and has the pools look when it has changed.
+func (r *repairer) refreshFleet(ctx context.Context) (*fleet, error) {
+	workers, err := r.conn.Store.Workers(ctx, liveWorker)
+	if err != nil {
+		return nil, fmt.Errorf("list live workers: %w", err)
+	}
+	r.conn.workers.Store(&workers)
+	pools, err := poolsOf(ctx, r.Client, r.conn.Key)
+	if err != nil {
+		return nil, err
+	}
+	f := newFleet(r.conn.Key.Name, pools, workers)
+	if served := servedText(workers); served != r.served {
+		r.served = served
+		r.Backends.announce(r.conn.Key)
+	}
+	return f, nil
+}
+
+// servedText changes when what any pool's live workers serve does.
+func servedText(workers []store.Worker) string {
+	var texts []string
+	for _, w := range workers {
+		for _, d := range w.Workflows {
+			version := "\x00"
+			if d.Version != nil {
+				version = *d.Version
+			}
+			texts = append(texts, w.Pool+"\x00"+d.Name+"\x00"+version)
+		}
+	}
+	slices.Sort(texts)
+	return strings.Join(slices.Compact(texts), "\x01")
+}

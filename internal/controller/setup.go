@@ -1,0 +1,202 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+)
+
+// NewScheme returns a scheme with the kinds that the manager handles.
+func NewScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("build scheme: %w", err)
+		}
+	}
+	return scheme, nil
+}
+
+// CacheOptions returns what the manager's caches hold: of pods and Deployments
+// only those of pools, and of each object only what is used. Without namespaces
+// all are watched.
+func CacheOptions(namespaces ...string) (cache.Options, error) {
+	ours, err := labels.NewRequirement(v1alpha1.LabelWorkerPool, selection.Exists, nil)
+	if err != nil {
+		return cache.Options{}, fmt.Errorf("build label selector: %w", err)
+	}
+	selector := labels.NewSelector().Add(*ours)
+	options := cache.Options{
+		DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{
+			&corev1.Pod{}:        {Label: selector, Transform: stripPod},
+			&appsv1.Deployment{}: {Label: selector, Transform: stripDeployment},
+		},
+	}
+	for _, namespace := range namespaces {
+		if options.DefaultNamespaces == nil {
+			options.DefaultNamespaces = map[string]cache.Config{}
+		}
+		options.DefaultNamespaces[namespace] = cache.Config{}
+	}
+	return options, nil
+}
+
+// stripPod keeps a pod's identity, its containers' names and its status.
+func stripPod(in any) (any, error) {
+	pod, ok := in.(*corev1.Pod)
+	if !ok {
+		return in, nil
+	}
+	pod.ManagedFields = nil
+	if name, ok := pod.Annotations[v1alpha1.AnnotationPoolName]; ok {
+		pod.Annotations = map[string]string{v1alpha1.AnnotationPoolName: name}
+	} else {
+		pod.Annotations = nil
+	}
+	containers := make([]corev1.Container, len(pod.Spec.Containers))
+	for i := range pod.Spec.Containers {
+		containers[i].Name = pod.Spec.Containers[i].Name
+	}
+	pod.Spec = corev1.PodSpec{NodeName: pod.Spec.NodeName, Containers: containers}
+	return pod, nil
+}
+
+// stripDeployment drops a Deployment's pod template.
+func stripDeployment(in any) (any, error) {
+	deployment, ok := in.(*appsv1.Deployment)
+	if !ok {
+		return in, nil
+	}
+	deployment.ManagedFields = nil
+	deployment.Spec = appsv1.DeploymentSpec{Replicas: deployment.Spec.Replicas}
+	return deployment, nil
+}
+
+// ClusterID returns what identifies the cluster in the context of runs: the uid
+// of its kube-system namespace.
+//
+// +kubebuilder:rbac:groups="",resources=namespaces,resourceNames=kube-system,verbs=get
+func ClusterID(ctx context.Context, reader client.Reader) (string, error) {
+	var namespace corev1.Namespace
+	if err := reader.Get(ctx, types.NamespacedName{Name: "kube-system"}, &namespace); err != nil {
+		return "", fmt.Errorf("identify the cluster by its kube-system namespace: %w", err)
+	}
+	return string(namespace.UID), nil
+}
+
+// Options are the settings of the manager's controllers. The zero values of all
+// but Cluster do the usual thing.
+type Options struct {
+	// Cluster identifies the cluster; see ClusterID.
+	Cluster string
+	// Open opens databases. Defaults to OpenStore.
+	Open OpenFunc
+	// Clock defaults to the real one.
+	Clock clock.PassiveClock
+	// Intervals between sweeps.
+	Intervals Intervals
+	// Backend holds settings of the Backend reconciler.
+	Backend BackendOptions
+	// SkipNameValidation allows several managers in one process, for tests.
+	SkipNameValidation bool
+}
+
+// BackendOptions are settings of the Backend reconciler.
+type BackendOptions struct {
+	// CheckInterval is the time between checks of a ready Backend. Defaults to 30 s.
+	CheckInterval time.Duration
+	// Linger is how long a deleted Backend's connection stays open. Defaults to 1 min.
+	Linger time.Duration
+}
+
+// Setup adds all controllers to a manager. Everything it adds runs only on the leader.
+func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
+	if o.Open == nil {
+		o.Open = OpenStore
+	}
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	for _, index := range []func(context.Context, client.FieldIndexer) error{indexOpenRuns, indexPods} {
+		if err := index(ctx, mgr.GetFieldIndexer()); err != nil {
+			return err
+		}
+	}
+
+	backends := NewBackends()
+	recorder := mgr.GetEventRecorder("openworkflow-manager")
+	writer := &runStatusWriter{Client: mgr.GetClient(), events: recorder}
+	pods := &podNames{mgr.GetClient()}
+	requests := &runQueue{}
+	syncer := &Syncer{
+		Client:    mgr.GetClient(),
+		Live:      mgr.GetAPIReader(),
+		Backends:  backends,
+		Clock:     o.Clock,
+		Log:       mgr.GetLogger().WithName("sync"),
+		Cluster:   o.Cluster,
+		Intervals: o.Intervals.withDefaults(),
+		status:    writer,
+		pods:      pods,
+		look:      requests.add,
+	}
+	backends.Loops = syncer.Run
+	if o.Backend.Linger > 0 {
+		backends.Linger = o.Backend.Linger
+	}
+	if err := mgr.Add(backends); err != nil {
+		return fmt.Errorf("add the registry of Backends: %w", err)
+	}
+
+	options := controller.Options{SkipNameValidation: &o.SkipNameValidation}
+	backend := &BackendReconciler{
+		Client: mgr.GetClient(), Secrets: mgr.GetAPIReader(), Backends: backends, Open: o.Open,
+		Sweep: syncer.Sweep, Events: recorder, Clock: o.Clock, CheckInterval: o.Backend.CheckInterval,
+	}
+	if err := backend.SetupWithManager(mgr, options); err != nil {
+		return fmt.Errorf("set up the Backend controller: %w", err)
+	}
+	pool := &WorkerPoolReconciler{Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock}
+	if err := pool.SetupWithManager(mgr, options); err != nil {
+		return fmt.Errorf("set up the WorkerPool controller: %w", err)
+	}
+	run := &WorkflowRunReconciler{
+		Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, Cluster: o.Cluster,
+		status: writer, pods: pods, requests: requests,
+	}
+	if err := run.SetupWithManager(mgr, controller.TypedOptions[runRequest]{SkipNameValidation: &o.SkipNameValidation}); err != nil {
+		return fmt.Errorf("set up the WorkflowRun controller: %w", err)
+	}
+	lease := &LeaseReconciler{Client: mgr.GetClient(), Backends: backends}
+	if err := lease.SetupWithManager(mgr, controller.TypedOptions[leaseRequest]{SkipNameValidation: &o.SkipNameValidation}); err != nil {
+		return fmt.Errorf("set up the lease controller: %w", err)
+	}
+	return nil
+}
+
+// logFor names a controller and its requests in log lines.
+func logFor[request comparable](mgr ctrl.Manager, name string, values func(request) []any) func(*request) logr.Logger {
+	log := mgr.GetLogger().WithValues("controller", name)
+	return func(req *request) logr.Logger {
+		if req == nil {
+			return log
+		}
+		return log.WithValues(values(*req)...)
+	}
+}

@@ -1,0 +1,44 @@
+package controller
+
+import (
+	"context"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// Store is what the manager needs of a Backend's database. *store.Store is one.
+type Store interface {
+	Close()
+	Ping(ctx context.Context) error
+	ServerVersion(ctx context.Context) (string, error)
+	Migrate(ctx context.Context) error
+	CheckSchema(ctx context.Context) error
+
+	CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Created, error)
+	GetRuns(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error)
+	StepSummaries(ctx context.Context, runIDs []string, newest int) (map[string]openworkflow.StepSummary, error)
+	CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error)
+	SuspendRuns(ctx context.Context, ids []string) (int, error)
+	ResumeRuns(ctx context.Context, ids []string) (int, error)
+
+	FailExpired(ctx context.Context, limit int) ([]string, error)
+	OpenObjectRuns(ctx context.Context, cluster, afterRunID string, limit int) ([]store.ObjectRun, error)
+	ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error)
+	Workers(ctx context.Context, within time.Duration) ([]store.Worker, error)
+	RemoveWorker(ctx context.Context, podUID, process string) error
+	Notify(ctx context.Context) error
+}
+
+// OpenFunc opens the database of a Backend.
+type OpenFunc func(ctx context.Context, o store.Options) (Store, error)
+
+// OpenStore opens a database with package store.
+func OpenStore(ctx context.Context, o store.Options) (Store, error) {
+	s, err := store.Open(ctx, o)
+	if err != nil {
+		return nil, err // an untyped nil: a nil *store.Store would be a non-nil Store
+	}
+	return s, nil
+}

@@ -1,0 +1,195 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/metrics"
+)
+
+const (
+	// sweepBatch is the number of runs in one query of a sweep.
+	sweepBatch = 500
+	// liveWorker is how long after its last report a worker counts as live.
+	liveWorker = 30 * time.Second
+	// loopTimeout bounds one turn of a loop.
+	loopTimeout = time.Minute
+)
+
+// Intervals are the times between the sweeps over an open database. Zero values
+// mean the defaults.
+type Intervals struct {
+	// Deadline is for runs past their deadline. Defaults to 1 s.
+	Deadline time.Duration
+	// Repair is for objects whose status is not what the rows say. Defaults to 3 s.
+	Repair time.Duration
+	// Orphan is for runs whose object is gone, and for dead workers. Defaults to 30 s.
+	Orphan time.Duration
+}
+
+func (i Intervals) withDefaults() Intervals {
+	for field, value := range map[*time.Duration]time.Duration{
+		&i.Deadline: time.Second, &i.Repair: 3 * time.Second, &i.Orphan: 30 * time.Second,
+	} {
+		if *field == 0 {
+			*field = value
+		}
+	}
+	return i
+}
+
+// Syncer runs the loops beside each open database. They are what makes events
+// dispensable: whatever was missed, they find.
+type Syncer struct {
+	client.Client
+	// Live reads objects without a cache.
+	Live      client.Reader
+	Backends  *Backends
+	Clock     clock.PassiveClock
+	Log       logr.Logger
+	Cluster   string
+	Intervals Intervals
+
+	status *runStatusWriter
+	pods   *podNames
+	// look asks for a reconcile of a run that needs more than a status.
+	look func(types.NamespacedName)
+}
+
+// Run runs the loops of one connection until ctx ends. They stand still while
+// its Backend is not ready.
+func (s *Syncer) Run(ctx context.Context, conn *Connection) {
+	repair := &repairer{Syncer: s, conn: conn}
+	var loops sync.WaitGroup
+	loops.Go(func() { s.notify(ctx, conn) })
+	loops.Go(func() { s.loop(ctx, conn, "deadline", s.Intervals.Deadline, repair.expire) })
+	loops.Go(func() { s.loop(ctx, conn, "repair", s.Intervals.Repair, repair.sweep) })
+	loops.Go(func() {
+		s.loop(ctx, conn, "orphan", s.Intervals.Orphan, func(ctx context.Context) error { return s.Sweep(ctx, conn) })
+	})
+	loops.Wait()
+}
+
+// loop calls turn at the interval, less some jitter, while the Backend is ready.
+// A failure is the Backend's matter, which is checked and reports it; what is
+// logged here is trouble of another kind, once per kind.
+func (s *Syncer) loop(ctx context.Context, conn *Connection, name string, interval time.Duration, turn func(context.Context) error) {
+	log := s.Log.WithValues("namespace", conn.Key.Namespace, "backend", conn.Key.Name, "sweep", name)
+	ctx = logr.NewContext(ctx, log)
+	timer := time.NewTimer(jitter(interval))
+	defer timer.Stop()
+	last, failures := "", 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		next := interval
+		if s.Backends.Ready(conn.Key) == conn {
+			begin := time.Now()
+			err := within(ctx, loopTimeout, turn)
+			metrics.SweepDuration.WithLabelValues(name).Observe(time.Since(begin).Seconds())
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err == nil:
+				last, failures = "", 0
+			default:
+				s.Backends.Suspect(conn.Key)
+				if text := err.Error(); !passes(err) && text != last {
+					log.Error(err, "Sweep failed")
+					last = text
+				}
+				failures++
+				next = max(interval, backoff(failures, 30*time.Second))
+			}
+		}
+		timer.Reset(jitter(next))
+	}
+}
+
+// notify sends the hints for which Connection.Wake was called. Those that come
+// while one is under way become the next. A lost hint costs a poll interval.
+func (s *Syncer) notify(ctx context.Context, conn *Connection) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-conn.wakes:
+			if err := within(ctx, connectTimeout, conn.Store.Notify); err != nil {
+				s.Log.V(1).Info("Wake-up was lost", "error", err.Error())
+			}
+		}
+	}
+}
+
+// Sweep does what events would have brought about had they been seen: it cancels
+// the runs of objects that are gone and clears the leases of dead workers. It
+// runs before a Backend becomes ready, and now and then afterwards.
+func (s *Syncer) Sweep(ctx context.Context, conn *Connection) error {
+	if err := s.sweepOrphans(ctx, conn); err != nil {
+		return err
+	}
+	return releaseDead(ctx, s.Client, conn)
+}
+
+func (s *Syncer) sweepOrphans(ctx context.Context, conn *Connection) error {
+	for after := ""; ; {
+		runs, err := conn.Store.OpenObjectRuns(ctx, s.Cluster, after, sweepBatch)
+		if err != nil {
+			return fmt.Errorf("list open runs: %w", err)
+		}
+		if len(runs) == 0 {
+			return nil
+		}
+		after = runs[len(runs)-1].RunID
+		var orphans []string
+		for _, run := range runs {
+			gone, err := s.gone(ctx, types.NamespacedName{Namespace: run.Object.Namespace, Name: run.Object.Name}, types.UID(run.Object.UID))
+			if err != nil {
+				return err
+			}
+			if gone {
+				orphans = append(orphans, run.RunID)
+			}
+		}
+		if len(orphans) > 0 {
+			if err := cancelGone(ctx, conn, orphans, "orphaned"); err != nil {
+				return err
+			}
+			s.Log.Info("Canceled runs whose objects are gone", "namespace", conn.Key.Namespace, "backend", conn.Key.Name, "runs", len(orphans))
+		}
+	}
+}
+
+// gone reports whether an object is known to exist no more. The cache may only
+// say that it exists; that it does not must come from the API server itself.
+func (s *Syncer) gone(ctx context.Context, key types.NamespacedName, uid types.UID) (bool, error) {
+	var run v1alpha1.WorkflowRun
+	if err := s.Get(ctx, key, &run, client.UnsafeDisableDeepCopy); err == nil && run.UID == uid {
+		return false, nil
+	}
+	meta := &metav1.PartialObjectMetadata{}
+	meta.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("WorkflowRun"))
+	switch err := s.Live.Get(ctx, key, meta); {
+	case apierrors.IsNotFound(err):
+		return true, nil
+	case apierrors.IsForbidden(err): // a namespace that this manager may not look into
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("look for WorkflowRun %s: %w", key, err)
+	default:
+		return meta.UID != uid, nil
+	}
+}

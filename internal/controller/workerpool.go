@@ -1,0 +1,289 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+)
+
+// reapplyAfter is how long a pool's objects are trusted to be as they were
+// applied. Only the Deployment is watched; what somebody does to the others is
+// undone at the next look after this time.
+const reapplyAfter = 5 * time.Minute
+
+// cacheLag is how long a Deployment that was just applied may be missing from the cache.
+const cacheLag = 2 * time.Second
+
+// WorkerPoolReconciler keeps the pods of each pool running.
+type WorkerPoolReconciler struct {
+	client.Client
+	Backends *Backends
+	Events   events.EventRecorder
+	Clock    clock.PassiveClock
+
+	mu      sync.Mutex
+	applied map[types.NamespacedName]appliedPool
+}
+
+// appliedPool remembers what was last applied for a pool, so that a reconcile
+// that changes nothing sends nothing.
+type appliedPool struct {
+	uid  types.UID
+	hash string
+	at   time.Time
+	// generation of the Deployment as it was first seen afterwards; 0 until then.
+	// Another one later means that somebody else changed it.
+	generation int64
+}
+
+// +kubebuilder:rbac:groups=openworkflow.dev,resources=workerpools,verbs=get;list;watch
+// +kubebuilder:rbac:groups=openworkflow.dev,resources=workerpools/status,verbs=patch
+// +kubebuilder:rbac:groups=apps,resources=deployments,verbs=get;list;watch;create;patch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=serviceaccounts,verbs=create;patch
+// +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=roles;rolebindings,verbs=create;patch
+// +kubebuilder:rbac:groups=policy,resources=poddisruptionbudgets,verbs=create;patch
+
+// SetupWithManager registers the reconciler.
+func (r *WorkerPoolReconciler) SetupWithManager(mgr ctrl.Manager, options controller.Options) error {
+	r.applied = map[types.NamespacedName]appliedPool{}
+	options.MaxConcurrentReconciles = 4
+	options.ReconciliationTimeout = time.Minute
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("workerpool").
+		For(&v1alpha1.WorkerPool{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Owns(&appsv1.Deployment{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, pod client.Object) []reconcile.Request {
+			name := pod.GetAnnotations()[v1alpha1.AnnotationPoolName]
+			if name == "" {
+				return nil
+			}
+			return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: pod.GetNamespace(), Name: name}}}
+		})).
+		WatchesRawSource(source.Func(func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+			r.Backends.Listen(func(key types.NamespacedName) {
+				pools, err := poolsOf(ctx, r.Client, key)
+				if err != nil {
+					return // the manager is stopping: reads are from the cache
+				}
+				for i := range pools {
+					queue.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&pools[i])})
+				}
+			})
+			return nil
+		})).
+		WithOptions(options).
+		Complete(r)
+}
+
+// Reconcile applies the objects of one pool and reports how it is doing.
+func (r *WorkerPoolReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	var pool v1alpha1.WorkerPool
+	if err := r.Get(ctx, req.NamespacedName, &pool); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.mu.Lock()
+			delete(r.applied, req.NamespacedName)
+			r.mu.Unlock()
+		}
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !pool.DeletionTimestamp.IsZero() {
+		return ctrl.Result{}, nil
+	}
+	seen, err := r.observe(ctx, &pool)
+	if err != nil || !seen.Backend.Known {
+		return ctrl.Result{}, err // an unknown Backend becomes known in a moment, and says so
+	}
+	rejected, err := r.apply(ctx, &seen)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	seen.Rejected = rejected
+	again := jitter(reapplyAfter)
+	if seen.Deployment == nil && rejected == "" {
+		again = cacheLag
+	}
+	return ctrl.Result{RequeueAfter: again}, r.writeStatus(ctx, &pool, planPoolStatus(seen))
+}
+
+func (r *WorkerPoolReconciler) observe(ctx context.Context, pool *v1alpha1.WorkerPool) (poolSeen, error) {
+	key := types.NamespacedName{Namespace: pool.Namespace, Name: backendName(pool.Spec.BackendRef)}
+	state, err := backendState(ctx, r.Client, r.Backends, key)
+	if err != nil {
+		return poolSeen{}, err
+	}
+	seen := poolSeen{Pool: pool, Backend: state, Now: r.Clock.Now()}
+	if conn := r.Backends.Ready(key); conn != nil {
+		seen.Workers = conn.Workers()
+	}
+	var deployment appsv1.Deployment
+	err = r.Get(ctx, types.NamespacedName{Namespace: pool.Namespace, Name: childName(pool.Name)}, &deployment)
+	switch {
+	case err == nil:
+		seen.Deployment = &deployment
+	case !apierrors.IsNotFound(err):
+		return poolSeen{}, fmt.Errorf("get Deployment of pool %s: %w", pool.Name, err)
+	}
+	var pods corev1.PodList
+	if err := r.List(ctx, &pods, client.InNamespace(pool.Namespace), client.MatchingLabels(poolSelector(pool))); err != nil {
+		return poolSeen{}, fmt.Errorf("list pods of pool %s: %w", pool.Name, err)
+	}
+	seen.Pods = pods.Items
+	return seen, nil
+}
+
+// apply writes the pool's objects unless they are as they should be. It returns
+// why the template is of no use, for the user. Before the Backend was ready once
+// it does nothing: pods would find no schema, or runs that nobody wants any more.
+func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejected string, err error) {
+	pool := seen.Pool
+	template, err := decodeTemplate(pool.Spec.Template.Raw)
+	if err != nil {
+		return err.Error(), nil
+	}
+	key := types.NamespacedName{Namespace: pool.Namespace, Name: backendName(pool.Spec.BackendRef)}
+	conn := r.Backends.ReadyOnce(key)
+	if conn == nil {
+		return "", nil
+	}
+	var backend v1alpha1.Backend
+	if err := r.Get(ctx, key, &backend); err != nil {
+		return "", client.IgnoreNotFound(err)
+	}
+	objects := poolObjects(poolInput{
+		Pool:        pool,
+		Template:    template,
+		Secret:      backend.Spec.Postgres.URLSecretRef,
+		Schema:      conn.Schema,
+		NamespaceID: conn.NamespaceID,
+		BackendHash: conn.Hash,
+	})
+	hash, err := objectsHash(objects)
+	if err != nil {
+		return "", err
+	}
+	if r.current(hash, seen) {
+		return "", nil
+	}
+	for _, object := range objects {
+		if err := r.Client.Apply(ctx, object, client.FieldOwner(v1alpha1.FieldManager), client.ForceOwnership); err != nil {
+			if text := rejection(err); text != "" {
+				return text, nil
+			}
+			return "", fmt.Errorf("apply objects of pool %s: %w", pool.Name, err)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.applied[client.ObjectKeyFromObject(pool)] = appliedPool{uid: pool.UID, hash: hash, at: seen.Now}
+	return "", nil
+}
+
+// current reports whether the pool's objects are as this hash says, as far as is known.
+func (r *WorkerPoolReconciler) current(hash string, seen *poolSeen) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := client.ObjectKeyFromObject(seen.Pool)
+	done := r.applied[key]
+	if done.uid != seen.Pool.UID || done.hash != hash || seen.Now.Sub(done.at) > reapplyAfter {
+		return false
+	}
+	if seen.Deployment == nil {
+		return seen.Now.Sub(done.at) < cacheLag // the cache may not have it yet
+	}
+	if done.generation == 0 {
+		done.generation = seen.Deployment.Generation
+		r.applied[key] = done
+	}
+	return done.generation == seen.Deployment.Generation
+}
+
+// rejection returns what the API server has against an object, in its own words,
+// when no repetition will help: the template must change.
+func rejection(err error) string {
+	if !apierrors.IsInvalid(err) && !apierrors.IsBadRequest(err) && !apierrors.IsRequestEntityTooLargeError(err) {
+		var status apierrors.APIStatus
+		if !errors.As(err, &status) || status.Status().Code != 500 || !strings.Contains(err.Error(), "failed to create typed patch object") {
+			return ""
+		}
+	}
+	return "the API server rejects what spec.template becomes: " + truncateText(err.Error(), 700)
+}
+
+func (r *WorkerPoolReconciler) writeStatus(ctx context.Context, pool *v1alpha1.WorkerPool, status v1alpha1.WorkerPoolStatus) error {
+	if equality.Semantic.DeepEqual(pool.Status, status) {
+		return nil
+	}
+	before := conditionReason(pool.Status.Conditions)
+	patch := client.MergeFrom(pool.DeepCopy())
+	pool.Status = status
+	if err := r.Status().Patch(ctx, pool, patch, client.FieldOwner(v1alpha1.FieldManager)); err != nil {
+		return client.IgnoreNotFound(fmt.Errorf("write status of WorkerPool %s: %w", pool.Name, err))
+	}
+	if after := conditionReason(status.Conditions); after != before {
+		switch after {
+		case v1alpha1.ReasonRollingOut, v1alpha1.ReasonBackendNotReady: // says nothing that the Deployment or Backend does not
+		default:
+			for _, c := range status.Conditions {
+				if c.Type == v1alpha1.ConditionReady {
+					r.Events.Eventf(pool, nil, eventType(after == v1alpha1.ReasonPodsReady), after, "Roll", "%s", c.Message)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// backendState returns what is known of a Backend that an object refers to.
+func backendState(ctx context.Context, reader client.Reader, backends *Backends, key types.NamespacedName) (BackendState, error) {
+	state := backends.State(key)
+	if state.Known {
+		return state, nil
+	}
+	var backend v1alpha1.Backend
+	switch err := reader.Get(ctx, key, &backend); {
+	case apierrors.IsNotFound(err):
+		return BackendState{Known: true, Reason: v1alpha1.ReasonBackendNotFound, Message: backendNotFound(key.Name)}, nil
+	case err != nil:
+		return BackendState{}, fmt.Errorf("get Backend %s: %w", key, err)
+	default:
+		return BackendState{}, nil
+	}
+}
+
+// poolsOf lists the pools that work for a Backend.
+func poolsOf(ctx context.Context, reader client.Reader, backend types.NamespacedName) ([]v1alpha1.WorkerPool, error) {
+	var pools v1alpha1.WorkerPoolList
+	if err := reader.List(ctx, &pools, client.InNamespace(backend.Namespace)); err != nil {
+		return nil, fmt.Errorf("list pools of Backend %s: %w", backend, err)
+	}
+	of := pools.Items[:0]
+	for _, p := range pools.Items {
+		if backendName(p.Spec.BackendRef) == backend.Name {
+			of = append(of, p)
+		}
+	}
+	return of, nil
+}

@@ -1,0 +1,250 @@
+package controller
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/utils/ptr"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// maxServed bounds the workflows in a pool's status.
+const maxServed = 256
+
+// poolSeen is what a pool's status is made from.
+type poolSeen struct {
+	Pool *v1alpha1.WorkerPool
+	// Backend is the state of the pool's Backend.
+	Backend BackendState
+	// Rejected is why the template cannot become a Deployment, for the user.
+	Rejected string
+	// Deployment is nil when there is none.
+	Deployment *appsv1.Deployment
+	Pods       []corev1.Pod
+	// Workers are the live workers of the Backend, of all pools.
+	Workers []store.Worker
+	Now     time.Time
+}
+
+// verdict is how a pool is doing: a condition reason, a sentence, and whether it
+// is as asked (ready) or gets no further by itself (stalled).
+type verdict struct {
+	ready, stalled  bool
+	reason, message string
+}
+
+// planPoolStatus returns the status of a pool.
+func planPoolStatus(seen poolSeen) v1alpha1.WorkerPoolStatus {
+	pool := seen.Pool
+	status := v1alpha1.WorkerPoolStatus{
+		ObservedGeneration: pool.Generation,
+		Replicas:           ptr.To[int32](0),
+		ReadyReplicas:      ptr.To[int32](0),
+		UpdatedReplicas:    ptr.To[int32](0),
+		Selector:           labels.SelectorFromSet(poolSelector(pool)).String(),
+		Workflows:          servedWorkflows(pool, seen.Workers),
+	}
+	if d := seen.Deployment; d != nil {
+		status.Replicas = ptr.To(d.Status.Replicas)
+		status.ReadyReplicas = ptr.To(d.Status.ReadyReplicas)
+		status.UpdatedReplicas = ptr.To(d.Status.UpdatedReplicas)
+	}
+	for _, c := range pool.Status.Conditions {
+		status.Conditions = append(status.Conditions, *c.DeepCopy())
+	}
+	v := judgePool(seen)
+	v.message = truncateText(v.message, 1024)
+	set := conditionSetter(&status.Conditions, pool.Generation, seen.Now)
+	set(v1alpha1.ConditionReady, v.ready, v.reason, v.message)
+	set.only(v1alpha1.ConditionReconciling, !v.ready && !v.stalled, v.reason, v.message)
+	set.only(v1alpha1.ConditionStalled, !v.ready && v.stalled, v.reason, v.message)
+	return status
+}
+
+// judgePool reports the first of these that applies: what the user has to change
+// in the pool, what has to change in the Backend, what is wrong with the pods,
+// how far the rollout is.
+func judgePool(seen poolSeen) verdict {
+	if seen.Rejected != "" {
+		return verdict{stalled: true, reason: v1alpha1.ReasonInvalidTemplate, message: seen.Rejected}
+	}
+	if !seen.Backend.Ready {
+		return verdict{reason: backendReason(seen.Backend), message: backendMessage(backendName(seen.Pool.Spec.BackendRef), seen.Backend)}
+	}
+	d := seen.Deployment
+	if d == nil {
+		return verdict{reason: v1alpha1.ReasonRollingOut, message: "the Deployment is being created"}
+	}
+	desired := ptr.Deref(seen.Pool.Spec.Replicas, 1)
+	current := d.Status.ObservedGeneration >= d.Generation && ptr.Deref(d.Spec.Replicas, 1) == desired
+	complete := current && d.Status.UpdatedReplicas == desired && d.Status.Replicas == desired && d.Status.AvailableReplicas == desired
+	if complete {
+		if desired == 0 {
+			return verdict{ready: true, reason: v1alpha1.ReasonPodsReady, message: "the pool is scaled to 0; its runs wait"}
+		}
+		return verdict{ready: true, reason: v1alpha1.ReasonPodsReady, message: fmt.Sprintf("%d of %d pods are ready", d.Status.ReadyReplicas, desired)}
+	}
+	timedOut := false
+	for _, c := range d.Status.Conditions {
+		if c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse {
+			timedOut = true // the Deployment's own progress deadline has passed
+		}
+	}
+	if v, ok := judgeDeployment(d); ok {
+		v.stalled = timedOut
+		return v
+	}
+	if v, ok := judgePods(seen.Pods); ok {
+		v.stalled = timedOut
+		return v
+	}
+	return verdict{
+		stalled: timedOut,
+		reason:  v1alpha1.ReasonRollingOut,
+		message: fmt.Sprintf("%d of %d pods are ready, %d are up to date", d.Status.ReadyReplicas, desired, d.Status.UpdatedReplicas),
+	}
+}
+
+// judgeDeployment finds pods that may not be created: by Pod Security, a quota, a webhook.
+func judgeDeployment(d *appsv1.Deployment) (verdict, bool) {
+	for _, c := range d.Status.Conditions {
+		if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
+			return verdict{reason: v1alpha1.ReasonPodsUnschedulable, message: "pods cannot be created: " + c.Message}, true
+		}
+	}
+	return verdict{}, false
+}
+
+// judgePods finds what keeps a pod from getting ready, in the newest pod that has trouble.
+func judgePods(pods []corev1.Pod) (verdict, bool) {
+	pods = slices.Clone(pods)
+	slices.SortFunc(pods, func(a, b corev1.Pod) int {
+		return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	})
+	for i := range pods {
+		if pods[i].DeletionTimestamp != nil {
+			continue
+		}
+		if v, ok := judgePod(&pods[i]); ok {
+			return v, true
+		}
+	}
+	return verdict{}, false
+}
+
+func judgePod(pod *corev1.Pod) (verdict, bool) {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
+			return verdict{reason: v1alpha1.ReasonPodsUnschedulable, message: fmt.Sprintf("pod %s fits on no node: %s", pod.Name, c.Message)}, true
+		}
+	}
+	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
+		for i := range statuses {
+			if v, ok := judgeContainer(pod.Name, &statuses[i]); ok {
+				return v, true
+			}
+		}
+	}
+	return verdict{}, false
+}
+
+func judgeContainer(pod string, c *corev1.ContainerStatus) (verdict, bool) {
+	if w := c.State.Waiting; w != nil {
+		switch w.Reason {
+		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
+			return verdict{reason: v1alpha1.ReasonImagePullFailed, message: fmt.Sprintf(
+				"pod %s cannot get image %q of container %s: %s: %s", pod, c.Image, c.Name, w.Reason, w.Message)}, true
+		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreStartHookError", "PostStartHookError":
+			return verdict{reason: v1alpha1.ReasonContainerNotStarting, message: fmt.Sprintf(
+				"pod %s cannot start container %s: %s: %s", pod, c.Name, w.Reason, w.Message)}, true
+		case "CrashLoopBackOff":
+			return verdict{reason: v1alpha1.ReasonCrashLooping, message: fmt.Sprintf(
+				"container %s of pod %s keeps ending (%d restarts)%s", c.Name, pod, c.RestartCount, lastWords(c.LastTerminationState.Terminated))}, true
+		}
+	}
+	if t := c.State.Terminated; t != nil && t.ExitCode != 0 {
+		return verdict{reason: v1alpha1.ReasonCrashLooping, message: fmt.Sprintf(
+			"container %s of pod %s has ended (%d restarts)%s", c.Name, pod, c.RestartCount, lastWords(t))}, true
+	}
+	return verdict{}, false
+}
+
+// lastWords is how a container ended: the end of its output when it left no message.
+func lastWords(t *corev1.ContainerStateTerminated) string {
+	if t == nil {
+		return ""
+	}
+	text := fmt.Sprintf(": exit code %d", t.ExitCode)
+	if t.Reason != "" && t.Reason != "Error" {
+		text += ", " + t.Reason
+	}
+	if message := strings.TrimSpace(t.Message); message != "" {
+		if len(message) > 400 { // what matters stands at the end
+			message = "…" + strings.ToValidUTF8(message[len(message)-400:], "")
+		}
+		text += ": " + message
+	}
+	return text
+}
+
+// servedWorkflows is what the pool's live workers reported, and what its spec
+// says of workers that report nothing.
+func servedWorkflows(pool *v1alpha1.WorkerPool, workers []store.Worker) []v1alpha1.ServedWorkflow {
+	served := slices.Clone(pool.Spec.Workflows)
+	for _, w := range workers {
+		if w.Pool != pool.Name {
+			continue
+		}
+		for _, d := range w.Workflows {
+			served = append(served, v1alpha1.ServedWorkflow{
+				Name:    truncateText(d.Name, 253),
+				Version: truncateText(ptr.Deref(d.Version, ""), 253),
+			})
+		}
+	}
+	slices.SortFunc(served, func(a, b v1alpha1.ServedWorkflow) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version))
+	})
+	served = slices.Compact(served)
+	if len(served) > maxServed {
+		served = served[:maxServed]
+	}
+	if len(served) == 0 {
+		return nil
+	}
+	return served
+}
+
+// backendReason is the reason of an object whose Backend cannot be used.
+func backendReason(state BackendState) string {
+	if state.Reason == v1alpha1.ReasonBackendNotFound {
+		return v1alpha1.ReasonBackendNotFound
+	}
+	return v1alpha1.ReasonBackendNotReady
+}
+
+func backendMessage(name string, state BackendState) string {
+	if state.Reason == v1alpha1.ReasonBackendNotFound {
+		return state.Message
+	}
+	return fmt.Sprintf("Backend %q is not ready (%s): %s", name, state.Reason, state.Message)
+}
+
+// notReadyReason returns why an object is not ready, or nothing.
+func notReadyReason(conditions []metav1.Condition) string {
+	for _, c := range conditions {
+		if c.Type == v1alpha1.ConditionReady && c.Status != metav1.ConditionTrue {
+			return c.Reason
+		}
+	}
+	return ""
+}

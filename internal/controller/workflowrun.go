@@ -1,0 +1,400 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/metrics"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/projection"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// Indexes of the WorkflowRun cache. Both hold only runs that have not ended, so
+// that their size follows live work.
+const (
+	indexOpenByBackend = "open.backend"
+	indexOpenByRunID   = "open.runID"
+)
+
+// runRequest is a WorkflowRun to look at or, with Deleted, one that is no more.
+type runRequest struct {
+	types.NamespacedName
+	// Deleted is the uid of the object that was deleted. It travels in the
+	// request, because nothing can be looked up any more.
+	Deleted types.UID
+	// Backend is the deleted object's Backend.
+	Backend string
+}
+
+// WorkflowRunReconciler mirrors runs into the database and carries out what
+// their specs ask for. Execution is none of its business.
+type WorkflowRunReconciler struct {
+	client.Client
+	Backends *Backends
+	Events   events.EventRecorder
+	Clock    clock.PassiveClock
+	// Cluster identifies the cluster in the context of runs.
+	Cluster string
+
+	status   *runStatusWriter
+	pods     *podNames
+	requests *runQueue
+}
+
+// runQueue lets others ask for a look at a run.
+type runQueue struct {
+	queue atomic.Pointer[workqueue.TypedRateLimitingInterface[runRequest]]
+}
+
+func (q *runQueue) add(key types.NamespacedName) {
+	if queue := q.queue.Load(); queue != nil {
+		(*queue).Add(runRequest{NamespacedName: key})
+	}
+}
+
+// +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowruns,verbs=get;list;watch;delete
+// +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowruns/status,verbs=patch
+
+// SetupWithManager registers the reconciler.
+func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options controller.TypedOptions[runRequest]) error {
+	options.MaxConcurrentReconciles = 16
+	options.ReconciliationTimeout = 30 * time.Second
+	return builder.TypedControllerManagedBy[runRequest](mgr).
+		Named("workflowrun").
+		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, runEvents())).
+		WatchesRawSource(source.TypedFunc[runRequest](func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[runRequest]) error {
+			r.requests.queue.Store(&queue)
+			r.Backends.Listen(func(key types.NamespacedName) { r.backendChanged(ctx, key, queue) })
+			return nil
+		})).
+		WithOptions(options).
+		WithLogConstructor(logFor(mgr, "workflowrun", func(req runRequest) []any {
+			return []any{"namespace", req.Namespace, "name", req.Name, "deleted", req.Deleted}
+		})).
+		Complete(r)
+}
+
+// runEvents picks the events that call for a look: a new object, a changed spec,
+// an end (for the ttl), a deletion. Progress reported by workers does not.
+func runEvents() handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
+	live := func(run *v1alpha1.WorkflowRun) runRequest {
+		return runRequest{NamespacedName: client.ObjectKeyFromObject(run)}
+	}
+	deleted := func(run *v1alpha1.WorkflowRun, queue workqueue.TypedRateLimitingInterface[runRequest]) {
+		if !run.Status.State.Terminal() {
+			queue.Add(runRequest{
+				NamespacedName: client.ObjectKeyFromObject(run),
+				Deleted:        run.UID,
+				Backend:        backendName(run.Spec.BackendRef),
+			})
+		}
+	}
+	return handler.TypedFuncs[*v1alpha1.WorkflowRun, runRequest]{
+		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*v1alpha1.WorkflowRun], queue workqueue.TypedRateLimitingInterface[runRequest]) {
+			queue.Add(live(e.Object))
+		},
+		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[*v1alpha1.WorkflowRun], queue workqueue.TypedRateLimitingInterface[runRequest]) {
+			before, after := e.ObjectOld, e.ObjectNew
+			if before.UID != after.UID { // deleted and created again while the watch was down
+				deleted(before, queue)
+			}
+			if before.UID != after.UID || before.Generation != after.Generation ||
+				before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
+				before.Status.State.Terminal() != after.Status.State.Terminal() {
+				queue.Add(live(after))
+			}
+		},
+		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*v1alpha1.WorkflowRun], queue workqueue.TypedRateLimitingInterface[runRequest]) {
+			deleted(e.Object, queue)
+		},
+	}
+}
+
+// backendChanged looks again at the runs that wait for their Backend: those not
+// mirrored yet, and those whose spec was changed meanwhile.
+func (r *WorkflowRunReconciler) backendChanged(ctx context.Context, key types.NamespacedName, queue workqueue.TypedRateLimitingInterface[runRequest]) {
+	var runs v1alpha1.WorkflowRunList
+	if err := r.List(ctx, &runs, client.InNamespace(key.Namespace), client.MatchingFields{indexOpenByBackend: key.Name},
+		client.UnsafeDisableDeepCopy); err != nil {
+		return // the manager is stopping: reads are from the cache
+	}
+	for i := range runs.Items {
+		run := &runs.Items[i]
+		if run.Status.RunID == "" || run.Status.ObservedGeneration != run.Generation {
+			queue.Add(runRequest{NamespacedName: client.ObjectKeyFromObject(run)})
+		}
+	}
+}
+
+// Reconcile carries out what one WorkflowRun asks for and reports it.
+func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (ctrl.Result, error) {
+	if req.Deleted != "" {
+		return ctrl.Result{}, r.cancelDeleted(ctx, req)
+	}
+	var run v1alpha1.WorkflowRun
+	if err := r.Get(ctx, req.NamespacedName, &run); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	seen, conn, err := r.observe(ctx, &run)
+	if err != nil {
+		return r.trouble(ctx, &seen, err)
+	}
+	// Each action is planned from what the one before has left: a run may be
+	// mirrored and then, as its spec already says so, canceled.
+	plan := planRun(seen)
+	var done []runAction
+	for plan.Action != runNothing && len(done) < 4 {
+		if err := r.carryOut(ctx, conn, &seen, plan); err != nil {
+			return r.trouble(ctx, &seen, err)
+		}
+		done = append(done, plan.Action)
+		if plan.Action == runDelete {
+			return ctrl.Result{}, nil
+		}
+		plan = planRun(seen)
+	}
+	if plan.Status != nil {
+		if err := r.report(ctx, conn, &seen, *plan.Status); err != nil {
+			return ctrl.Result{}, err
+		}
+		for _, action := range done {
+			r.event(&seen, action)
+		}
+	}
+	return ctrl.Result{RequeueAfter: plan.RequeueAfter}, nil
+}
+
+// observe gathers what a plan is made from. The row is read only when something
+// depends on it.
+func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.WorkflowRun) (runSeen, *Connection, error) {
+	seen := runSeen{Run: run, Cluster: r.Cluster, RunID: run.Status.RunID, Now: r.Clock.Now()}
+	if run.Status.State.Terminal() {
+		return seen, nil, nil
+	}
+	key := types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)}
+	conn := r.Backends.Ready(key)
+	if conn != nil {
+		seen.Backend = BackendState{Known: true, Ready: true}
+	} else {
+		state, err := backendState(ctx, r.Client, r.Backends, key)
+		if err != nil {
+			return seen, nil, err
+		}
+		state.Ready = false // it was not a moment ago; its listeners hear of the change
+		seen.Backend = state
+	}
+	if conn == nil || seen.RunID == "" {
+		return seen, conn, nil
+	}
+	return seen, conn, r.load(ctx, conn, &seen)
+}
+
+// load reads the run's row and steps.
+func (r *WorkflowRunReconciler) load(ctx context.Context, conn *Connection, seen *runSeen) error {
+	rows, err := conn.Store.GetRuns(ctx, []string{seen.RunID})
+	if err != nil {
+		return fmt.Errorf("read run %s: %w", seen.RunID, err)
+	}
+	seen.Row, seen.Steps = rows[seen.RunID], openworkflow.StepSummary{}
+	if seen.Row == nil || seen.Row.Attempts == 0 {
+		return nil
+	}
+	steps, err := conn.Store.StepSummaries(ctx, []string{seen.RunID}, projection.NewestSteps)
+	if err != nil {
+		return fmt.Errorf("read the steps of run %s: %w", seen.RunID, err)
+	}
+	seen.Steps = steps[seen.RunID]
+	seen.Worker = r.pods.holder(ctx, seen.Row)
+	return nil
+}
+
+// carryOut does what the plan says and reads what has become of the run.
+func (r *WorkflowRunReconciler) carryOut(ctx context.Context, conn *Connection, seen *runSeen, plan runPlan) error {
+	switch plan.Action {
+	case runMirror:
+		if err := r.mirror(ctx, conn, seen, plan.NewRun); err != nil {
+			return err
+		}
+		if seen.Refused != "" {
+			return nil
+		}
+	case runCancel:
+		if _, err := conn.Store.CancelRuns(ctx, []string{seen.RunID}); err != nil {
+			return fmt.Errorf("cancel run %s: %w", seen.RunID, err)
+		}
+		metrics.RunsCanceled.WithLabelValues("spec").Inc()
+		conn.Wake() // a parent may wait for it
+	case runSuspend:
+		if _, err := conn.Store.SuspendRuns(ctx, []string{seen.RunID}); err != nil {
+			return fmt.Errorf("suspend run %s: %w", seen.RunID, err)
+		}
+	case runResume:
+		if _, err := conn.Store.ResumeRuns(ctx, []string{seen.RunID}); err != nil {
+			return fmt.Errorf("resume run %s: %w", seen.RunID, err)
+		}
+		conn.Wake()
+	case runDelete:
+		err := r.Delete(ctx, seen.Run, client.Preconditions{UID: &seen.Run.UID})
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return fmt.Errorf("delete ended run: %w", err)
+		}
+		return nil
+	case runNothing:
+		return nil
+	}
+	return r.load(ctx, conn, seen)
+}
+
+// mirror inserts the run's row, or finds the one that is there.
+func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *Connection, seen *runSeen, row store.NewRun) error {
+	created, err := conn.Store.CreateRuns(ctx, []store.NewRun{row})
+	if err != nil {
+		return fmt.Errorf("create run: %w", err)
+	}
+	c := created[0]
+	outcome := "attached"
+	switch {
+	case c.Err != nil:
+		outcome = "rejected"
+		seen.Refused = "the run cannot be stored: " + c.Err.Error() + ": correct the input (no U+0000 in texts, no numbers beyond what Postgres holds) and create the run anew"
+	case c.Inserted:
+		outcome = "inserted"
+		conn.Wake()
+	}
+	metrics.RunsMirrored.WithLabelValues(outcome).Inc()
+	seen.RunID = c.RunID
+	return nil
+}
+
+// report writes the status, and cancels a run whose object has gone meanwhile:
+// its deletion may have been handled before its row was there.
+func (r *WorkflowRunReconciler) report(ctx context.Context, conn *Connection, seen *runSeen, status v1alpha1.WorkflowRunStatus) error {
+	status.ObservedGeneration = seen.Run.Generation
+	outcome, err := r.status.write(ctx, seen.Run, status)
+	if err == nil && outcome == statusStale && seen.Run.Status.ObservedGeneration != seen.Run.Generation {
+		outcome, err = r.status.observed(ctx, seen.Run)
+	}
+	if err != nil {
+		return err
+	}
+	if outcome == statusGone && conn != nil && seen.own() && !status.State.Terminal() {
+		return cancelGone(ctx, conn, []string{seen.RunID}, "deleted")
+	}
+	return nil
+}
+
+// cancelDeleted cancels the run of an object that was deleted. A run that only
+// attached to an earlier one's row has none of its own id, so that is left alone.
+// What cannot be done now is done by the sweep of orphans.
+func (r *WorkflowRunReconciler) cancelDeleted(ctx context.Context, req runRequest) error {
+	conn := r.Backends.Farewell(types.NamespacedName{Namespace: req.Namespace, Name: req.Backend})
+	if conn == nil {
+		return nil
+	}
+	if err := cancelGone(ctx, conn, []string{string(req.Deleted)}, "deleted"); err != nil {
+		r.Backends.Suspect(conn.Key)
+		if passes(err) {
+			return nil
+		}
+		return err
+	}
+	return nil
+}
+
+// cancelGone cancels runs whose objects are gone.
+func cancelGone(ctx context.Context, conn *Connection, ids []string, cause string) error {
+	canceled, err := conn.Store.CancelRuns(ctx, ids)
+	if err != nil {
+		return fmt.Errorf("cancel runs of deleted objects: %w", err)
+	}
+	for _, status := range canceled {
+		if status == openworkflow.RunCanceled {
+			metrics.RunsCanceled.WithLabelValues(cause).Inc()
+		}
+	}
+	conn.Wake()
+	return nil
+}
+
+// trouble handles an error on the way. A database that does not answer is no
+// error of this run: its Backend is checked, and says when to go on.
+func (r *WorkflowRunReconciler) trouble(ctx context.Context, seen *runSeen, err error) (ctrl.Result, error) {
+	if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return ctrl.Result{}, nil // the manager is stopping
+	}
+	run := seen.Run
+	r.Backends.Suspect(types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)})
+	if passes(err) {
+		return ctrl.Result{RequeueAfter: jitter(3 * time.Second)}, nil
+	}
+	if seen.RunID == "" && !run.Status.State.Terminal() {
+		// Not the run's fault, but it is what its user looks at.
+		state := BackendState{Known: true, Reason: v1alpha1.ReasonBackendNotReady, Message: err.Error()}
+		seen.Backend = state
+		status := waitingStatus(*seen, backendMessage(backendName(run.Spec.BackendRef), state))
+		if _, werr := r.status.write(ctx, run, status); werr != nil {
+			return ctrl.Result{}, errors.Join(err, werr)
+		}
+	}
+	return ctrl.Result{}, err
+}
+
+// passes reports whether an error means that the database does not answer now.
+func passes(err error) bool {
+	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// event tells of what was done, after the status shows it.
+func (r *WorkflowRunReconciler) event(seen *runSeen, action runAction) {
+	switch action {
+	case runMirror:
+		switch {
+		case seen.Refused != "": // told by the status
+		case seen.own():
+			r.Events.Eventf(seen.Run, nil, eventType(true), "Started", "Mirror", "Run %s was handed to Backend %s", seen.RunID, backendName(seen.Run.Spec.BackendRef))
+		default:
+			r.Events.Eventf(seen.Run, nil, eventType(true), "Attached", "Mirror", "Shows run %s, which was started earlier with idempotencyKey %q", seen.RunID, seen.Run.Spec.IdempotencyKey)
+		}
+	case runResume:
+		r.Events.Eventf(seen.Run, nil, eventType(true), "Resumed", "Resume", "Run goes on")
+	case runCancel, runSuspend, runDelete, runNothing: // told by the status
+	}
+}
+
+// indexOpenRuns adds the indexes of the WorkflowRun cache.
+func indexOpenRuns(ctx context.Context, indexer client.FieldIndexer) error {
+	for name, value := range map[string]func(*v1alpha1.WorkflowRun) string{
+		indexOpenByBackend: func(run *v1alpha1.WorkflowRun) string { return backendName(run.Spec.BackendRef) },
+		indexOpenByRunID:   func(run *v1alpha1.WorkflowRun) string { return run.Status.RunID },
+	} {
+		if err := indexer.IndexField(ctx, &v1alpha1.WorkflowRun{}, name, func(object client.Object) []string {
+			run, ok := object.(*v1alpha1.WorkflowRun)
+			if !ok || run.Status.State.Terminal() || value(run) == "" {
+				return nil
+			}
+			return []string{value(run)}
+		}); err != nil {
+			return fmt.Errorf("index WorkflowRuns by %s: %w", name, err)
+		}
+	}
+	return nil
+}
+

@@ -1,0 +1,254 @@
+package controller
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/projection"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// maxInput bounds spec.input.
+const maxInput = 1 << 20
+
+// runSeen is what is decided about a WorkflowRun from.
+type runSeen struct {
+	Run     *v1alpha1.WorkflowRun
+	Cluster string
+	Backend BackendState
+	// RunID is the id of the run's row, empty as long as there is none.
+	RunID string
+	// Row is nil when there is none, or when nobody looked because nothing
+	// depends on it.
+	Row   *openworkflow.Run
+	Steps openworkflow.StepSummary
+	// Worker is the name of the pod that holds the run, when it is known.
+	Worker string
+	// NoWorker says that nobody serves the run's workflow.
+	NoWorker string
+	// Refused is why the database cannot store the run.
+	Refused string
+	Now     time.Time
+}
+
+// own reports whether the row was made for this object, and not for an earlier
+// one with the same idempotency key.
+func (s *runSeen) own() bool { return s.RunID == string(s.Run.UID) }
+
+// runAction is the one thing to do next.
+type runAction string
+
+const (
+	// runNothing: what is left is to report.
+	runNothing runAction = ""
+	runMirror  runAction = "Mirror"
+	runCancel  runAction = "Cancel"
+	runSuspend runAction = "Suspend"
+	runResume  runAction = "Resume"
+	runDelete  runAction = "Delete"
+)
+
+// runPlan is what should happen to a WorkflowRun.
+type runPlan struct {
+	Action runAction
+	// NewRun is the row to insert.
+	NewRun store.NewRun
+	// Status is what to report, nil for nothing. A plan with an action has none:
+	// the action's outcome is planned for afresh.
+	Status *v1alpha1.WorkflowRunStatus
+	// RequeueAfter, when not zero, is when the next thing is due.
+	RequeueAfter time.Duration
+}
+
+// planRun decides about a WorkflowRun.
+func planRun(seen runSeen) runPlan {
+	run := seen.Run
+	switch {
+	case run.Status.State.Terminal():
+		return planEnded(seen)
+	case seen.Refused != "":
+		return report(rejectedStatus(seen, seen.Refused))
+	case seen.RunID == "":
+		return planNew(seen)
+	case !seen.Backend.Ready:
+		return runPlan{} // the run goes on when the database does; its status is the last that is known
+	case seen.Row == nil:
+		return report(missingStatus(seen))
+	case seen.Row.Status.Terminal():
+		return report(runStatus(seen))
+	}
+	wanted := ptr.Deref(run.Spec.Suspend, false)
+	switch {
+	case ptr.Deref(run.Spec.Cancel, false), seen.own() && !run.DeletionTimestamp.IsZero():
+		return runPlan{Action: runCancel}
+	case seen.own() && wanted && seen.Row.SuspendedAt == nil:
+		return runPlan{Action: runSuspend}
+	case seen.own() && !wanted && seen.Row.SuspendedAt != nil:
+		return runPlan{Action: runResume}
+	default:
+		return report(runStatus(seen))
+	}
+}
+
+// planNew decides about a run that has no row yet.
+func planNew(seen runSeen) runPlan {
+	run := seen.Run
+	if !run.DeletionTimestamp.IsZero() {
+		return runPlan{}
+	}
+	if input := run.Spec.Input; input != nil && len(input.Raw) > maxInput {
+		return report(rejectedStatus(seen, fmt.Sprintf(
+			"spec.input has %d bytes, the limit is %d: keep the data elsewhere and pass a reference to it", len(input.Raw), maxInput)))
+	}
+	switch {
+	case !seen.Backend.Known:
+		return runPlan{}
+	case !seen.Backend.Ready:
+		return report(waitingStatus(seen, backendMessage(backendName(run.Spec.BackendRef), seen.Backend)))
+	default:
+		return runPlan{Action: runMirror, NewRun: newRun(run, seen.Cluster)}
+	}
+}
+
+// planEnded deletes an ended run when its time has come. Nothing else can happen
+// to it any more, except that a change of its spec is taken note of.
+func planEnded(seen runSeen) runPlan {
+	run := seen.Run
+	plan := runPlan{}
+	if run.Status.ObservedGeneration != run.Generation {
+		plan = report(*run.Status.DeepCopy())
+		plan.Status.ObservedGeneration = run.Generation
+	}
+	ttl := run.Spec.TTLSecondsAfterFinished
+	if ttl == nil || !run.DeletionTimestamp.IsZero() {
+		return plan
+	}
+	ended := run.CreationTimestamp
+	if run.Status.FinishedAt != nil {
+		ended = *run.Status.FinishedAt
+	}
+	due := ended.Add(time.Duration(*ttl) * time.Second)
+	if !seen.Now.Before(due) {
+		return runPlan{Action: runDelete}
+	}
+	plan.RequeueAfter = due.Sub(seen.Now)
+	return plan
+}
+
+// newRun returns the row for an object. Its id is the object's uid, so that
+// inserting it again changes nothing.
+func newRun(run *v1alpha1.WorkflowRun, cluster string) store.NewRun {
+	spec := &run.Spec
+	n := store.NewRun{
+		ID:           string(run.UID),
+		WorkflowName: spec.WorkflowName,
+		// A run that was canceled before it began must not begin.
+		Suspended: ptr.Deref(spec.Suspend, false) || ptr.Deref(spec.Cancel, false),
+	}
+	if spec.Version != "" {
+		n.Version = &spec.Version
+	}
+	if spec.IdempotencyKey != "" {
+		n.IdempotencyKey = &spec.IdempotencyKey
+	}
+	if spec.Input != nil {
+		n.Input = spec.Input.Raw
+	}
+	if spec.AvailableAt != nil {
+		n.AvailableAt = &spec.AvailableAt.Time
+	}
+	switch {
+	case spec.DeadlineAt != nil:
+		n.DeadlineAt = &spec.DeadlineAt.Time
+	case spec.TimeoutSeconds != nil:
+		n.DeadlineAt = ptr.To(run.CreationTimestamp.Add(time.Duration(*spec.TimeoutSeconds) * time.Second))
+	}
+	context, err := json.Marshal(openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{
+		Cluster:   cluster,
+		Namespace: run.Namespace,
+		Name:      run.Name,
+		UID:       string(run.UID),
+	}})
+	if err != nil { // strings always marshal
+		panic(err)
+	}
+	n.Context = context
+	return n
+}
+
+func report(status v1alpha1.WorkflowRunStatus) runPlan {
+	return runPlan{Status: &status}
+}
+
+// runStatus is the projection of the row, and what only the manager knows.
+func runStatus(seen runSeen) v1alpha1.WorkflowRunStatus {
+	status := projection.Status(seen.Row, seen.Steps, seen.Worker)
+	if seen.NoWorker != "" {
+		status.Message = seen.NoWorker
+		status.Conditions = projection.Conditions(status.State, v1alpha1.ReasonNoWorker, seen.NoWorker, seen.Row.AvailableAt.Add(patience))
+	}
+	return keep(&seen.Run.Status, status)
+}
+
+// keep carries over from the old status what a projection may not know, and the
+// time of each condition's last transition.
+func keep(old *v1alpha1.WorkflowRunStatus, status v1alpha1.WorkflowRunStatus) v1alpha1.WorkflowRunStatus {
+	if status.Worker == "" {
+		status.Worker = old.Worker
+	}
+	if status.StartedAt == nil {
+		status.StartedAt = old.StartedAt
+	}
+	for i := range status.Conditions {
+		for j := range old.Conditions {
+			if n, o := &status.Conditions[i], &old.Conditions[j]; n.Type == o.Type && n.Status == o.Status {
+				n.LastTransitionTime = o.LastTransitionTime
+			}
+		}
+	}
+	return status
+}
+
+// waitingStatus is that of a run whose Backend cannot be used yet.
+func waitingStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
+	message = truncateText(message, 1000)
+	return keep(&seen.Run.Status, v1alpha1.WorkflowRunStatus{
+		State:      v1alpha1.RunPending,
+		Message:    message,
+		Conditions: projection.Conditions(v1alpha1.RunPending, backendReason(seen.Backend), message, seen.Now),
+	})
+}
+
+// rejectedStatus is that of a run that can never be stored, so it never began.
+func rejectedStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
+	message = truncateText(message, 1000)
+	return keep(&seen.Run.Status, v1alpha1.WorkflowRunStatus{
+		State:      v1alpha1.RunFailed,
+		FinishedAt: ptr.To(metav1.NewTime(seen.Now.UTC().Truncate(time.Second))),
+		Error:      &v1alpha1.RunError{Name: v1alpha1.ReasonInvalidInput, Message: message},
+		Message:    message,
+		Conditions: projection.Conditions(v1alpha1.RunFailed, v1alpha1.ReasonInvalidInput, message, seen.Now),
+	})
+}
+
+// missingStatus is that of a run whose row is gone. It is not final, as the
+// database may be the wrong one, and come back.
+func missingStatus(seen runSeen) v1alpha1.WorkflowRunStatus {
+	status := *seen.Run.Status.DeepCopy()
+	status.Message = fmt.Sprintf("run %s is no longer in the database of Backend %q; it is not started again, as its steps may have run: delete this object, or bring the row back",
+		seen.RunID, backendName(seen.Run.Spec.BackendRef))
+	conditions := projection.Conditions(v1alpha1.RunFailed, v1alpha1.ReasonRunMissing, status.Message, seen.Now)
+	status.Conditions = nil
+	for _, c := range conditions {
+		if c.Type != v1alpha1.ConditionFailed { // the run itself has not failed
+			status.Conditions = append(status.Conditions, c)
+		}
+	}
+	return keep(&seen.Run.Status, status)
+}
