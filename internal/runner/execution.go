@@ -323,7 +323,9 @@ func (e *execution) store(attempt openworkflow.StepAttempt, started time.Time, r
 
 // disowned ends the contexts of an execution that has lost its run.
 func (e *execution) disowned() outcome {
-	e.lost(durable.ErrLeaseLost) // no change when the heartbeat has told why before
+	if e.writeCtx.Err() == nil {
+		e.lost(e.runner.leases.whyLost(e.writeCtx, e.lease))
+	}
 	return outcome{kind: outcomeAbandoned, err: context.Cause(e.writeCtx)}
 }
 
@@ -366,7 +368,7 @@ func (e *execution) showWhenLong(attempt openworkflow.StepAttempt) *showing {
 			Elapsed: time.Since(*attempt.StartedAt),
 		}}, nil)
 		if errors.Is(err, store.ErrLeaseLost) {
-			e.lost(durable.ErrLeaseLost)
+			e.disowned()
 		}
 	})
 	return s

@@ -108,6 +108,17 @@ func (k *leaseKeeper) beat(ctx context.Context, timeout time.Duration) error {
 	return nil
 }
 
+// whyLost asks the row of a run that a write was refused for.
+func (k *leaseKeeper) whyLost(ctx context.Context, lease openworkflow.Lease) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	states, err := k.store.Heartbeat(ctx, []openworkflow.Lease{lease}, k.duration)
+	if err != nil || len(states) != 1 || states[0].Held {
+		return durable.ErrLeaseLost
+	}
+	return causeOf(states[0])
+}
+
 // causeOf says why a lease was lost, as far as the row tells.
 func causeOf(state store.LeaseState) error {
 	switch {

@@ -1,0 +1,173 @@
+#!/usr/bin/env bash
+# The main job, on a real cluster: applies twenty orders as WorkflowRuns, kills a
+# worker in the middle of its runs, and checks from the payment ledger and the mailbox
+# that every card was charged once and every email sent. Exits with 1 if not.
+#
+#   hack/demo.sh         on the development cluster, which it brings up if need be
+#   hack/demo.sh down    removes everything again
+#
+# With DEMO_CONTEXT=<kubectl context> it uses that cluster instead, and needs
+# DEMO_POSTGRES_URL (a database that pods and this machine reach) and the images in
+# DEMO_MANAGER_IMAGE and DEMO_CHECKOUT_IMAGE.
+. "$(dirname "$0")/devcluster/lib.sh"
+root=$(cd "$here/../.." && pwd)
+cd "$root"
+
+namespace=openworkflow-demo
+: "${DEMO_CONTEXT:=}"
+: "${DEMO_MANAGER_IMAGE:=localhost/manager:dev}"
+: "${DEMO_CHECKOUT_IMAGE:=localhost/checkout:dev}"
+
+if [ -n "$DEMO_CONTEXT" ]; then
+	k() { kubectl --context "$DEMO_CONTEXT" "$@"; }
+	sql() { psql -X -q "$DEMO_POSTGRES_URL" "$@"; }
+else
+	sql() { "$root/hack/postgres.sh" psql -q "$@"; }
+fi
+kn() { k -n "$namespace" "$@"; }
+step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+
+down() {
+	if [ -n "$DEMO_CONTEXT" ]; then
+		k delete namespace "$namespace" --ignore-not-found
+		k delete -k config/default --ignore-not-found
+	else
+		hack/postgres.sh stop || true
+		hack/devcluster/down.sh --wipe
+	fi
+}
+
+# deploy puts the images in place of those that the manifests name.
+deploy() {
+	local overlay
+	overlay=$(mktemp -d "$root/config/.demo-XXXXXX")
+	cat >"$overlay/kustomization.yaml" <<-YAML
+		resources: [../default]
+		images:
+		- name: ghcr.io/openworkflow-operator/manager
+		  newName: ${DEMO_MANAGER_IMAGE%:*}
+		  newTag: ${DEMO_MANAGER_IMAGE##*:}
+	YAML
+	k apply --server-side --force-conflicts -k "$overlay" >"$work/deploy.log" 2>&1 || { cat "$work/deploy.log" >&2; rm -rf "$overlay"; exit 1; }
+	rm -rf "$overlay"
+	k -n openworkflow-system rollout restart deployment/openworkflow-manager >/dev/null # the tag stays, the image may not
+	k -n openworkflow-system rollout status deployment/openworkflow-manager --timeout=120s
+}
+
+# in_the_middle prints the worker pod that has charged cards and is sending emails, and
+# is charging no card at this moment: the crash is to come between charge and email.
+in_the_middle() {
+	sql -At <<-SQL
+		SELECT l.pod
+		FROM checkout_ledger l
+		JOIN openworkflow.workflow_runs r ON r.id = l.run_id AND r.status = 'running' AND r.worker_id IS NOT NULL
+		JOIN openworkflow.step_attempts c ON c.workflow_run_id = r.id AND c.step_name = 'charge-card' AND c.status = 'completed'
+		WHERE NOT EXISTS (SELECT FROM checkout_mailbox m WHERE m.run_id = l.run_id)
+		AND r.namespace_id = '$namespace'
+		GROUP BY l.pod, split_part(r.worker_id, '.', 1)
+		HAVING count(*) = (
+			SELECT count(*) FROM openworkflow.workflow_runs w
+			WHERE w.namespace_id = '$namespace' AND w.status = 'running'
+			AND split_part(w.worker_id, '.', 1) = split_part(r.worker_id, '.', 1))
+		ORDER BY count(*) DESC LIMIT 1
+	SQL
+}
+
+# crash ends the process of a pod's container with SIGKILL.
+crash() {
+	local id
+	if [ -n "$DEMO_CONTEXT" ]; then
+		kn delete pod "$1" --force --grace-period=0 2>/dev/null
+		return
+	fi
+	id=$(kn get pod "$1" -o 'jsonpath={.status.containerStatuses[0].containerID}')
+	hack/devcluster/kill.sh "${id#containerd://}"
+}
+
+check() {
+	step "The oracle: payment ledger and mailbox"
+	sql <<-SQL
+		SELECT count(*) AS "orders", sum((charges = 1)::int) AS "charged once", sum((charges > 1)::int) AS "charged twice",
+		       sum((emails >= 1)::int) AS "email sent"
+		FROM (SELECT r.id,
+		             (SELECT count(*) FROM checkout_ledger l WHERE l.run_id = r.id) AS charges,
+		             (SELECT count(*) FROM checkout_mailbox m WHERE m.run_id = r.id) AS emails
+		      FROM openworkflow.workflow_runs r WHERE r.id = ANY (string_to_array('$ids', ','))) AS o
+	SQL
+	wrong=$(sql -At <<-SQL
+		SELECT count(*) FROM unnest(string_to_array('$ids', ',')) AS run (id)
+		WHERE (SELECT count(*) FROM checkout_ledger l WHERE l.run_id = run.id) <> 1
+		   OR (SELECT count(*) FROM checkout_mailbox m WHERE m.run_id = run.id) < 1
+	SQL
+	)
+	if [ "$wrong" != 0 ]; then die "$wrong orders were charged more or less than once, or got no email"; fi
+}
+
+if [ "${1:-}" = down ]; then
+	down
+	exit
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+if [ -z "$DEMO_CONTEXT" ]; then
+	step "A cluster, from Go modules and Debian packages (the first build takes minutes)"
+	hack/devcluster/up.sh
+	hack/postgres.sh start
+	step "Images of the manager and of examples/checkout"
+	make --no-print-directory images
+	DEMO_POSTGRES_URL=$(hack/postgres.sh url)
+else
+	: "${DEMO_POSTGRES_URL:?with DEMO_CONTEXT, give the URL of a database that pods and this machine reach}"
+fi
+
+step "The operator"
+deploy
+
+step "A Backend, and a WorkerPool of two pods"
+k create namespace "$namespace" --dry-run=client -o yaml | k apply -f - >/dev/null
+kn create secret generic openworkflow-postgres --from-literal=uri="$DEMO_POSTGRES_URL" --dry-run=client -o yaml | kn apply -f - >/dev/null
+kn delete workflowruns --all --wait >/dev/null # of an earlier demo
+kn apply -f config/samples/backend.yaml
+kn wait --for=condition=Ready backend/default --timeout=60s
+sed -e "s|image: .*/checkout:.*|image: $DEMO_CHECKOUT_IMAGE|" config/samples/workerpool.yaml |
+	kn apply -f -
+kn patch workerpool checkout --type merge -p "{\"spec\": {\"replicas\": 2, \"concurrency\": 5, \"template\": {\"metadata\": {\"annotations\": {\"demo\": \"$(date +%s)\"}}}}}" >/dev/null
+kn wait --for=condition=Ready workerpool/checkout --timeout=120s
+kn get backends,workerpools
+
+step "Twenty orders: kubectl apply -f config/samples/orders.yaml"
+kn apply -f config/samples/orders.yaml | tail -n 3
+ids=$(kn get workflowruns -o 'jsonpath={range .items[*]}{.metadata.uid},{end}')
+ids=${ids%,}
+
+victim=
+for ((i = 0; i < 300; i++)); do
+	victim=$(in_the_middle 2>/dev/null || true)
+	[ -z "$victim" ] || break
+	sleep 0.1
+done
+[ -n "$victim" ] || die "no worker was found between charge and email"
+kn get workflowruns
+step "SIGKILL of the worker in pod $victim, between charge and email"
+crash "$victim"
+before=$SECONDS
+kn wait --for=condition=Complete workflowruns --all --timeout=120s >/dev/null || {
+	kn get workflowruns -o wide
+	die "not every run has completed"
+}
+step "All runs are complete, $((SECONDS - before)) s after the crash"
+kn get workflowruns
+
+step "Runs that the crash interrupted: charged by one worker, email sent by its successor"
+sql <<-SQL
+	SELECT l.order_id AS "order", r.attempts AS "claims", l.pod AS "charged by", m.pod AS "email sent by",
+	       to_char(m.sent_at - l.charged_at, 'SS.MS') AS "seconds between"
+	FROM openworkflow.workflow_runs r
+	JOIN checkout_ledger l ON l.run_id = r.id
+	JOIN checkout_mailbox m ON m.run_id = r.id
+	WHERE r.id = ANY (string_to_array('$ids', ',')) AND r.attempts > 1
+	ORDER BY 1
+SQL
+check
+step "Every card was charged exactly once, every email was sent."
