@@ -73,7 +73,7 @@ func run(ctx context.Context, o options) error {
 	if o.metricsSecure {
 		metrics.FilterProvider = filters.WithAuthenticationAndAuthorization
 	}
-	grace := 20 * time.Second
+	grace := 8 * time.Second
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                        scheme,
 		Cache:                         caches,

@@ -88,10 +88,10 @@ func stripDeployment(in any) (any, error) {
 	return deployment, nil
 }
 
+// +kubebuilder:rbac:groups="",resources=namespaces,resourceNames=kube-system,verbs=get
+
 // ClusterID returns what identifies the cluster in the context of runs: the uid
 // of its kube-system namespace.
-//
-// +kubebuilder:rbac:groups="",resources=namespaces,resourceNames=kube-system,verbs=get
 func ClusterID(ctx context.Context, reader client.Reader) (string, error) {
 	var namespace corev1.Namespace
 	if err := reader.Get(ctx, types.NamespacedName{Name: "kube-system"}, &namespace); err != nil {

@@ -397,4 +397,3 @@ func indexOpenRuns(ctx context.Context, indexer client.FieldIndexer) error {
 	}
 	return nil
 }
-
