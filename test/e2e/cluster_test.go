@@ -227,3 +227,13 @@ func withDatabase(url, name string) string {
 	_, query, _ := strings.Cut(url[at:], "?")
 	return url[:at+1] + name + "?" + query
 }
+
+// refused runs kubectl, which has to fail, and returns what it prints.
+func (c *cluster) refused(args ...string) string {
+	c.Helper()
+	output, err := exec.CommandContext(c.Context(), kubectlPath(), append([]string{"-n", c.namespace}, args...)...).CombinedOutput()
+	if err == nil {
+		c.Fatalf("kubectl %s was not refused: %s", strings.Join(args, " "), output)
+	}
+	return string(output)
+}
