@@ -24,6 +24,10 @@ for thing in "$@"; do
 		;;
 	openssl) need openssl has openssl ;;
 	postgres) need postgresql bash -c 'ls /usr/lib/postgresql/*/bin/postgres' ;;
+	race) # cgo, for the race detector
+		need gcc has gcc
+		need libc6-dev test -e /usr/include/stdio.h
+		;;
 	shellcheck) need shellcheck has shellcheck ;;
 	*) echo "require.sh: unknown: $thing" >&2; exit 2 ;;
 	esac

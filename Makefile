@@ -1,0 +1,183 @@
+# "make help" lists what there is. Nothing needs to be installed first but Go, and on
+# Debian or Ubuntu what else is missing gets installed (as root) when it is needed.
+
+SHELL = /usr/bin/env bash
+.SHELLFLAGS = -eo pipefail -c
+.DEFAULT_GOAL = help
+
+# Image of the manager, in what "deploy", "build-installer" and "docker-build" make.
+IMG ?= ghcr.io/openworkflow-operator/manager:latest
+DOCKER ?= docker
+
+# The development cluster, its kubectl and the executables that envtest needs.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
+DEVCLUSTER_CACHE ?= $(CACHE)/devcluster
+DEVCLUSTER_NAME ?= dev
+DEVCLUSTER_STATE ?= $(DEVCLUSTER_CACHE)/clusters/$(DEVCLUSTER_NAME)
+DEVCLUSTER_KUBECONFIG := $(DEVCLUSTER_STATE)/admin.kubeconfig
+KUBECTL ?= $(DEVCLUSTER_CACHE)/bin/kubectl
+
+# Your own cluster when you have a kubeconfig, else the development cluster.
+KUBECONFIG ?= $(if $(wildcard $(HOME)/.kube/config),$(HOME)/.kube/config,$(DEVCLUSTER_KUBECONFIG))
+export KUBECONFIG DEVCLUSTER_CACHE DEVCLUSTER_NAME DEVCLUSTER_STATE
+
+# Tools are pinned in go.mod (controller-gen) and in the modules below hack/tools.
+CONTROLLER_GEN = go tool controller-gen
+LINT = "$$(hack/tool.sh lint)"
+
+##@ General
+
+.PHONY: help
+help: ## Show this list.
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
+		/^[a-z0-9-]+:.*## / {printf "  \033[36m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Development
+
+.PHONY: generate
+generate: ## Generate the deep copies of the custom resources.
+	$(CONTROLLER_GEN) object paths=./api/...
+
+.PHONY: manifests
+manifests: ## Generate the custom resource definitions and the manager's role.
+	$(CONTROLLER_GEN) crd paths=./api/... output:crd:dir=config/crd/bases
+	$(CONTROLLER_GEN) rbac:roleName=openworkflow-manager paths=./internal/controller/... output:rbac:dir=config/rbac
+
+.PHONY: fmt
+fmt: ## Format the code.
+	$(LINT) fmt
+
+.PHONY: vet
+vet: ## Run go vet.
+	go vet -tags e2e ./...
+
+.PHONY: lint
+lint: ## Run golangci-lint.
+	$(LINT) run
+
+.PHONY: lint-fix
+lint-fix: ## Run golangci-lint and let it fix what it can.
+	$(LINT) run --fix
+
+.PHONY: lint-api
+lint-api: ## Check the custom resources against the conventions of Kubernetes.
+	$(LINT) run -c .golangci-kal.yml ./api/...
+
+.PHONY: shellcheck
+shellcheck: ## Check the scripts.
+	hack/require.sh shellcheck
+	shellcheck hack/*.sh hack/devcluster/*.sh .ci/run
+
+.PHONY: vulncheck
+vulncheck: ## Look for known vulnerabilities, where their database can be reached.
+	hack/vulncheck.sh
+
+.PHONY: verify-generated
+verify-generated: ## Check that generated files and go.mod are current.
+	hack/verify-generated.sh
+	go mod tidy -diff
+
+.PHONY: verify
+verify: verify-generated vet lint lint-api shellcheck vulncheck ## Check everything that needs no test.
+	@echo "verified"
+
+##@ Test
+
+.PHONY: test
+test: envtest ## Run the tests: units, store on Postgres, controllers on an API server.
+	hack/require.sh postgres race
+	KUBEBUILDER_ASSETS=$(DEVCLUSTER_CACHE)/bin go test -race -timeout 15m $(TESTFLAGS) ./...
+
+.PHONY: test-e2e
+test-e2e: e2e-cluster ## Run the end-to-end tests on the development cluster.
+	$(E2E) -timeout 60m $(TESTFLAGS) ./test/e2e/...
+
+.PHONY: test-e2e-short
+test-e2e-short: e2e-cluster ## Run the short form of the end-to-end tests.
+	$(E2E) -short -timeout 10m $(TESTFLAGS) ./test/e2e/...
+
+E2E = KUBECONFIG=$(DEVCLUSTER_KUBECONFIG) KUBECTL=$(KUBECTL) go test -tags e2e -count=1 -v
+
+.PHONY: e2e-cluster
+e2e-cluster: cluster-up images
+	hack/postgres.sh start
+	$(MAKE) --no-print-directory deploy KUBECONFIG=$(DEVCLUSTER_KUBECONFIG) IMG=localhost/manager:dev
+
+.PHONY: envtest
+envtest:
+	hack/devcluster/build.sh control
+
+##@ Development cluster
+
+.PHONY: cluster-up
+cluster-up: ## Start a Kubernetes cluster on this machine (as root); builds it the first time.
+	hack/devcluster/up.sh
+
+.PHONY: cluster-down
+cluster-down: ## Stop the cluster and its Postgres, keeping their data.
+	hack/devcluster/down.sh
+
+.PHONY: cluster-wipe
+cluster-wipe: ## Stop the cluster and its Postgres, and forget all their data.
+	hack/devcluster/down.sh --wipe
+
+.PHONY: images
+images: ## Build the images of the manager and of the examples, and load them into the cluster.
+	hack/images.sh
+
+.PHONY: demo
+demo: ## Show the main job: twenty runs, a worker killed in the middle, every card charged once.
+	hack/demo.sh
+
+.PHONY: demo-down
+demo-down: ## Remove all that the demo started.
+	hack/demo.sh down
+
+##@ Build
+
+.PHONY: build
+build: ## Build the commands into bin/.
+	go build -trimpath -o bin/ ./cmd/...
+
+.PHONY: run
+run: ## Run the manager on this machine, against the current cluster.
+	go run ./cmd/manager
+
+.PHONY: docker-build
+docker-build: ## Build the manager's image with Docker; IMAGE_MAIN=./examples/checkout builds the example's.
+	$(DOCKER) build -t $(IMG) --build-arg MAIN=$(or $(IMAGE_MAIN),./cmd/manager) .
+
+.PHONY: build-installer
+build-installer: envtest overlay ## Write all that is to be installed, with IMG, to dist/install.yaml.
+	$(KUBECTL) kustomize dist/overlay >dist/install.yaml
+	@echo "dist/install.yaml installs $(IMG)"
+
+# config/default with IMG in place of the manager's image.
+.PHONY: overlay
+overlay:
+	@mkdir -p dist/overlay
+	@printf '%s\n' 'resources: [../../config/default]' 'images:' \
+		'- name: ghcr.io/openworkflow-operator/manager' \
+		'  newName: $(shell sed "s/:[^:/]*$$//" <<<"$(IMG)")' \
+		'  newTag: $(shell sed "s/.*://" <<<"$(IMG)")' >dist/overlay/kustomization.yaml
+
+##@ Deployment
+
+.PHONY: install
+install: envtest ## Install the custom resource definitions into the current cluster.
+	$(KUBECTL) apply --server-side -k config/crd
+
+.PHONY: uninstall
+uninstall: envtest ## Remove the custom resource definitions, and with them all their objects.
+	$(KUBECTL) delete --ignore-not-found -k config/crd
+
+.PHONY: deploy
+deploy: envtest overlay ## Deploy the operator, with IMG, to the current cluster.
+	$(KUBECTL) apply --server-side --force-conflicts -k dist/overlay
+	$(KUBECTL) -n openworkflow-system rollout restart deployment/openworkflow-manager # IMG may have changed behind its tag
+	$(KUBECTL) -n openworkflow-system rollout status deployment/openworkflow-manager --timeout=180s
+
+.PHONY: undeploy
+undeploy: envtest ## Remove the operator and the custom resource definitions.
+	$(KUBECTL) delete --ignore-not-found -k config/default

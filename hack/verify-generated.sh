@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Succeeds when all generated files are what "make generate manifests" makes of the
+# checkout as it is, committed or not.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fresh=$(mktemp -d)
+trap 'rm -rf "$fresh"' EXIT
+go tool controller-gen object paths=./api/... output:object:dir="$fresh/object"
+go tool controller-gen crd paths=./api/... output:crd:dir="$fresh/crd"
+go tool controller-gen rbac:roleName=openworkflow-manager paths=./internal/controller/... output:rbac:dir="$fresh/rbac"
+
+status=0
+diff -u api/v1alpha1/zz_generated.deepcopy.go "$fresh/object/zz_generated.deepcopy.go" || status=1
+diff -ur --exclude=kustomization.yaml config/crd/bases "$fresh/crd" || status=1
+diff -u config/rbac/role.yaml "$fresh/rbac/role.yaml" || status=1
+[ $status = 0 ] || echo 'generated files are not current: run "make generate manifests"' >&2
+
+for crd in config/crd/bases/*.yaml; do
+	# kubectl apply keeps a copy in an annotation, and those are limited to 256 KiB.
+	[ "$(wc -c <"$crd")" -lt 262144 ] || { echo "$crd is too large for kubectl apply" >&2; status=1; }
+done
+exit $status
