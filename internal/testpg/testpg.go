@@ -31,9 +31,13 @@ var database atomic.Int64
 
 // Main runs a package's tests and stops the shared server. Call it from
 // TestMain. A package without it leaves a data directory behind, which the next
-// run removes, but no server.
-func Main(m *testing.M) {
+// run removes, but no server. Stops are called after the tests, for what else
+// they share.
+func Main(m *testing.M, stops ...func()) {
 	code := m.Run()
+	for _, stop := range stops {
+		stop()
+	}
 	shared.Lock()
 	if shared.server != nil {
 		shared.server.remove()
