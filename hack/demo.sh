@@ -19,9 +19,12 @@ namespace=openworkflow-demo
 : "${DEMO_CHECKOUT_IMAGE:=localhost/checkout:dev}"
 
 if [ -n "$DEMO_CONTEXT" ]; then
+	kubectl="kubectl --context $DEMO_CONTEXT"
 	k() { kubectl --context "$DEMO_CONTEXT" "$@"; }
 	sql() { psql -X -q "$DEMO_POSTGRES_URL" "$@"; }
 else
+	kubectl=$BIN/kubectl
+	export KUBECONFIG=$KUBECONFIG_ADMIN
 	sql() { "$root/hack/postgres.sh" psql -q "$@"; }
 fi
 kn() { k -n "$namespace" "$@"; }
@@ -32,26 +35,8 @@ down() {
 		k delete namespace "$namespace" --ignore-not-found
 		k delete -k config/default --ignore-not-found
 	else
-		hack/postgres.sh stop || true
 		hack/devcluster/down.sh --wipe
 	fi
-}
-
-# deploy puts the images in place of those that the manifests name.
-deploy() {
-	local overlay
-	overlay=$(mktemp -d "$root/config/.demo-XXXXXX")
-	cat >"$overlay/kustomization.yaml" <<-YAML
-		resources: [../default]
-		images:
-		- name: ghcr.io/openworkflow-operator/manager
-		  newName: ${DEMO_MANAGER_IMAGE%:*}
-		  newTag: ${DEMO_MANAGER_IMAGE##*:}
-	YAML
-	k apply --server-side --force-conflicts -k "$overlay" >"$work/deploy.log" 2>&1 || { cat "$work/deploy.log" >&2; rm -rf "$overlay"; exit 1; }
-	rm -rf "$overlay"
-	k -n openworkflow-system rollout restart deployment/openworkflow-manager >/dev/null # the tag stays, the image may not
-	k -n openworkflow-system rollout status deployment/openworkflow-manager --timeout=120s
 }
 
 # in_the_middle prints the worker pod that has charged cards and is sending emails, and
@@ -122,7 +107,7 @@ else
 fi
 
 step "The operator"
-deploy
+make --no-print-directory deploy KUBECTL="$kubectl" IMG="$DEMO_MANAGER_IMAGE"
 
 step "A Backend, and a WorkerPool of two pods"
 k create namespace "$namespace" --dry-run=client -o yaml | k apply -f - >/dev/null
