@@ -43,18 +43,16 @@ down() {
 # is charging no card at this moment: the crash is to come between charge and email.
 in_the_middle() {
 	sql -At <<-SQL
-		SELECT l.pod
-		FROM checkout_ledger l
-		JOIN openworkflow.workflow_runs r ON r.id = l.run_id AND r.status = 'running' AND r.worker_id IS NOT NULL
-		JOIN openworkflow.step_attempts c ON c.workflow_run_id = r.id AND c.step_name = 'charge-card' AND c.status = 'completed'
-		WHERE NOT EXISTS (SELECT FROM checkout_mailbox m WHERE m.run_id = l.run_id)
-		AND r.namespace_id = '$namespace'
-		GROUP BY l.pod, split_part(r.worker_id, '.', 1)
-		HAVING count(*) = (
-			SELECT count(*) FROM openworkflow.workflow_runs w
-			WHERE w.namespace_id = '$namespace' AND w.status = 'running'
-			AND split_part(w.worker_id, '.', 1) = split_part(r.worker_id, '.', 1))
-		ORDER BY count(*) DESC LIMIT 1
+		WITH active AS (
+			SELECT split_part(r.worker_id, '.', 1) AS pod_uid, l.pod,
+			       EXISTS (SELECT FROM openworkflow.step_attempts a WHERE a.workflow_run_id = r.id
+			               AND a.step_name = 'charge-card' AND a.status = 'completed')
+			       AND l.charged_at < now() - interval '1.2 s' AS charged -- time for a status report
+			FROM openworkflow.workflow_runs r
+			LEFT JOIN checkout_ledger l ON l.run_id = r.id
+			WHERE r.namespace_id = '$namespace' AND r.status = 'running' AND r.worker_id IS NOT NULL
+		)
+		SELECT max(pod) FROM active GROUP BY pod_uid HAVING bool_and(charged) ORDER BY count(*) DESC LIMIT 1
 	SQL
 }
 
