@@ -310,8 +310,9 @@ type WorkflowRun struct {
 	// +required
 	Spec WorkflowRunSpec `json:"spec,omitzero"`
 
-	// status is how far the run is.
+	// status is how far the run is. It is never empty, so that a patch may add to it.
 	// +optional
+	// +default={"state": "Pending"}
 	Status WorkflowRunStatus `json:"status,omitzero"`
 }
 

@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -31,11 +30,13 @@ const (
 )
 
 // runStatusWriter is the one way in which the manager writes the status of runs:
-// a single blind merge patch that names the object's uid. The API server refuses
+// a single blind patch that tests the object's uid. The API server refuses
 // what is older than what it has, so there is nothing to read before and nothing
 // to retry after.
 type runStatusWriter struct {
 	client.Client
+	// live reads without a cache.
+	live   client.Reader
 	events events.EventRecorder
 }
 
@@ -62,9 +63,9 @@ func (w *runStatusWriter) write(ctx context.Context, run *v1alpha1.WorkflowRun, 
 // observed sets only observedGeneration. It follows a stale status, whose writer
 // was not the manager and did not see the spec.
 func (w *runStatusWriter) observed(ctx context.Context, run *v1alpha1.WorkflowRun) (written, error) {
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": run.UID},
-		"status":   map[string]any{"observedGeneration": run.Generation},
+	patch, err := json.Marshal([]map[string]any{
+		{"op": "test", "path": "/metadata/uid", "value": run.UID},
+		{"op": "add", "path": "/status/observedGeneration", "value": run.Generation},
 	})
 	if err != nil {
 		return "", err
@@ -77,14 +78,16 @@ func (w *runStatusWriter) send(ctx context.Context, run *v1alpha1.WorkflowRun, p
 	target := &metav1.PartialObjectMetadata{}
 	target.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("WorkflowRun"))
 	target.Namespace, target.Name = run.Namespace, run.Name
-	err := w.Status().Patch(ctx, target, client.RawPatch(types.MergePatchType, patch), client.FieldOwner(v1alpha1.FieldManager))
+	err := w.Status().Patch(ctx, target, client.RawPatch(projection.PatchContentType, patch), client.FieldOwner(v1alpha1.FieldManager))
 	outcome := statusWritten
 	switch {
 	case err == nil:
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+	case apierrors.IsNotFound(err):
 		outcome = statusGone
 	case isStale(err):
 		outcome = statusStale
+	case apierrors.IsInvalid(err) && w.replaced(ctx, run):
+		outcome = statusGone
 	default:
 		metrics.StatusWrites.WithLabelValues("error").Inc()
 		return "", fmt.Errorf("write status of WorkflowRun %s/%s: %w", run.Namespace, run.Name, err)
@@ -97,6 +100,15 @@ func (w *runStatusWriter) send(ctx context.Context, run *v1alpha1.WorkflowRun, p
 func isStale(err error) bool {
 	return apierrors.IsInvalid(err) &&
 		(strings.Contains(err.Error(), "status of an older revision") || strings.Contains(err.Error(), "the run has ended"))
+}
+
+// replaced reports whether the object's name belongs to another by now. The API
+// server does not say which operation of a patch has failed.
+func (w *runStatusWriter) replaced(ctx context.Context, run *v1alpha1.WorkflowRun) bool {
+	live := &metav1.PartialObjectMetadata{}
+	live.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("WorkflowRun"))
+	err := w.live.Get(ctx, client.ObjectKeyFromObject(run), live)
+	return apierrors.IsNotFound(err) || err == nil && live.UID != run.UID
 }
 
 // sameStatus reports whether writing b over a would change nothing but

@@ -145,7 +145,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 
 	backends := NewBackends()
 	recorder := mgr.GetEventRecorder("openworkflow-manager")
-	writer := &runStatusWriter{Client: mgr.GetClient(), events: recorder}
+	writer := &runStatusWriter{Client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder}
 	pods := &podNames{mgr.GetClient()}
 	requests := &runQueue{}
 	syncer := &Syncer{

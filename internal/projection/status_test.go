@@ -215,25 +215,29 @@ func TestPatchNamesTheObjectAndClearsWhatIsOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got struct {
-		Metadata map[string]string          `json:"metadata"`
-		Status   map[string]json.RawMessage `json:"status"`
-	}
+	var got []struct{ Op, Path, Value any }
 	if err := json.Unmarshal(patch, &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.Metadata["uid"] != "uid-1" || len(got.Metadata) != 1 {
-		t.Errorf("patch names metadata %v, want the uid and no resource version", got.Metadata)
+	if first := got[0]; first.Op != "test" || first.Path != "/metadata/uid" || first.Value != "uid-1" {
+		t.Errorf("patch begins with %v, want a test of the uid", first)
+	}
+	last := map[any]any{} // what is done last at each path
+	for _, operation := range got {
+		last[operation.Path] = operation.Op
 	}
 	for _, name := range []string{"error", "output", "finishedAt", "nextAt", "duration"} {
-		if string(got.Status[name]) != "null" {
-			t.Errorf("patch has %s = %s, want null: it may be left from an earlier attempt", name, got.Status[name])
+		if last["/status/"+name] != "remove" {
+			t.Errorf("patch leaves %s: it may be there from an earlier attempt", name)
 		}
 	}
 	for _, name := range []string{"startedAt", "observedGeneration"} {
-		if value, ok := got.Status[name]; ok {
-			t.Errorf("patch has %s = %s, want it left as the object has it", name, value)
+		if op, ok := last["/status/"+name]; ok {
+			t.Errorf("patch has %v of %s, want it left as the object has it", op, name)
 		}
+	}
+	if op, ok := last["/metadata/resourceVersion"]; ok {
+		t.Errorf("patch has %v of a resource version", op)
 	}
 }
 

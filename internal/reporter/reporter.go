@@ -216,7 +216,7 @@ func (r *Reporter) patch(ctx context.Context, object openworkflow.ObjectRef, sta
 	if err != nil {
 		return fmt.Errorf("make the status patch: %w", err)
 	}
-	request.Header.Set("Content-Type", "application/merge-patch+json")
+	request.Header.Set("Content-Type", projection.PatchContentType)
 	// The answer is not read: ask for the smallest there is.
 	request.Header.Set("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
 	response, err := r.client.Do(request)

@@ -1,0 +1,518 @@
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/projection"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+type run = v1alpha1.WorkflowRun
+
+// claim claims one due run as a worker of this pod would.
+func claim(t *testing.T, s *store.Store, podUID string) openworkflow.Run {
+	t.Helper()
+	var got openworkflow.Run
+	eventually(t, func() error {
+		runs, err := s.Claim(context.Background(), store.ClaimRequest{
+			Served:    []openworkflow.Definition{{Name: "checkout"}},
+			WorkerIDs: []string{podUID + ".process." + openworkflow.NewID()},
+			Lease:     time.Minute,
+		})
+		if err != nil {
+			return err
+		}
+		if len(runs) == 0 {
+			return fmt.Errorf("no run is due")
+		}
+		got = runs[0]
+		return nil
+	})
+	return got
+}
+
+// end applies one write to a claimed run.
+func end(t *testing.T, s *store.Store, claimed openworkflow.Run, write store.RunWrite) {
+	t.Helper()
+	write.Lease = openworkflow.Lease{RunID: claimed.ID, WorkerID: *claimed.WorkerID}
+	_, errs, err := s.Apply(context.Background(), nil, []store.RunWrite{write})
+	if err != nil || errs[0] != nil {
+		t.Fatalf("Apply: %v, %v", err, errs)
+	}
+}
+
+func TestRun_IsMirroredByItsUID(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	run := newTestRun("order", func(r *run) {
+		r.Spec.Version = "2"
+		r.Spec.Input = &apiextensionsv1.JSON{Raw: []byte(`{"total":42}`)}
+		r.Spec.TimeoutSeconds = ptr.To[int64](600)
+	})
+	w.create(run)
+
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	if run.Status.RunID != string(run.UID) || run.Status.ObservedGeneration != 1 {
+		t.Errorf("status has runID %q, observedGeneration %d", run.Status.RunID, run.Status.ObservedGeneration)
+	}
+	row := w.row(w.store(), run.UID)
+	if row == nil || row.WorkflowName != "checkout" || *row.Version != "2" || row.Status != openworkflow.RunPending {
+		t.Fatalf("row is %+v", row)
+	}
+	var input map[string]int
+	if err := json.Unmarshal(row.Input, &input); err != nil || input["total"] != 42 {
+		t.Errorf("input is %s", row.Input)
+	}
+	want := openworkflow.ObjectRef{Cluster: "test-cluster", Namespace: w.Namespace, Name: "order", UID: string(run.UID)}
+	if got := row.Object(); got == nil || *got != want {
+		t.Errorf("context names %+v, want %+v", got, want)
+	}
+	if d := row.DeadlineAt; d == nil || !d.Equal(run.CreationTimestamp.Add(10*time.Minute)) {
+		t.Errorf("deadline is %v, created at %v", d, run.CreationTimestamp)
+	}
+}
+
+func TestRun_AppliedTwiceChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	apply := func() *unstructured.Unstructured {
+		o := &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": v1alpha1.GroupVersion.String(), "kind": "WorkflowRun",
+			"metadata": map[string]any{"name": "order", "namespace": w.Namespace},
+			"spec":     map[string]any{"workflowName": "checkout", "input": map[string]any{"a": int64(1)}},
+		}}
+		if err := w.Apply(context.Background(), client.ApplyConfigurationFromUnstructured(o), client.FieldOwner("user")); err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	apply()
+	run := newTestRun("order")
+	run.Namespace = w.Namespace
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	version := run.ResourceVersion
+	if again := apply(); again.GetResourceVersion() != version {
+		t.Errorf("the second apply made resource version %s of %s", again.GetResourceVersion(), version)
+	}
+	if rows := openRuns(t, w.store()); len(rows) != 1 {
+		t.Errorf("%d runs, want 1", len(rows))
+	}
+}
+
+func openRuns(t *testing.T, s *store.Store) []store.ObjectRun {
+	t.Helper()
+	rows, err := s.OpenObjectRuns(context.Background(), "test-cluster", "", 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows
+}
+
+func TestRun_DefinitionIsImmutable(t *testing.T) {
+	w := newWorld(t)
+	at := metav1.NewTime(time.Now().Add(time.Hour).Truncate(time.Second))
+	run := newTestRun("order", func(r *run) {
+		r.Spec.Version = "1"
+		r.Spec.Input = &apiextensionsv1.JSON{Raw: []byte(`{"a":1}`)}
+		r.Spec.IdempotencyKey = "k"
+		r.Spec.AvailableAt = &at
+		r.Spec.DeadlineAt = &at
+		r.Spec.Cancel = ptr.To(true)
+	})
+	w.create(run)
+	const anew = "is immutable: delete the WorkflowRun and create another"
+	tests := map[string]struct {
+		spec string
+		want string
+	}{
+		"workflowName":           {`{"workflowName":"other"}`, anew},
+		"version":                {`{"version":"2"}`, "version " + anew},
+		"version removed":        {`{"version":null}`, "version " + anew},
+		"input":                  {`{"input":{"a":2}}`, "input " + anew},
+		"input removed":          {`{"input":null}`, "input " + anew},
+		"idempotencyKey":         {`{"idempotencyKey":"l"}`, "idempotencyKey " + anew},
+		"idempotencyKey removed": {`{"idempotencyKey":null}`, "idempotencyKey " + anew},
+		"availableAt":            {`{"availableAt":"2031-01-01T00:00:00Z"}`, "availableAt " + anew},
+		"availableAt removed":    {`{"availableAt":null}`, "availableAt " + anew},
+		"deadlineAt":             {`{"deadlineAt":"2031-01-01T00:00:00Z"}`, "deadlineAt " + anew},
+		"deadlineAt removed":     {`{"deadlineAt":null}`, "deadlineAt " + anew},
+		"timeoutSeconds added":   {`{"timeoutSeconds":5,"deadlineAt":null}`, "timeoutSeconds " + anew},
+		"two deadlines":          {`{"timeoutSeconds":5}`, "give deadlineAt or timeoutSeconds, not both"},
+		"backendRef":             {`{"backendRef":{"name":"other"}}`, anew},
+		"cancel taken back":      {`{"cancel":false}`, "cancel cannot be taken back"},
+		"cancel removed":         {`{"cancel":null}`, "cancel cannot be taken back"},
+	}
+	for name, test := range tests {
+		err := w.Patch(context.Background(), run.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec":`+test.spec+`}`)))
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error is %v, want %q", name, err, test.want)
+		}
+	}
+	ok := []byte(`{"spec":{"suspend":true,"ttlSecondsAfterFinished":5}}`)
+	if err := w.Patch(context.Background(), run, client.RawPatch(types.MergePatchType, ok)); err != nil {
+		t.Errorf("suspend and ttl may change: %v", err)
+	}
+}
+
+func TestRun_Cancel(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	run := newTestRun("order")
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	claimed := claim(t, w.store(), "pod")
+
+	modify(w, run, func(r *v1alpha1.WorkflowRun) { r.Spec.Cancel = ptr.To(true) })
+	w.awaitState(run, v1alpha1.RunCanceled, v1alpha1.ReasonCanceled)
+	if !meta.IsStatusConditionTrue(run.Status.Conditions, v1alpha1.ConditionReady) || meta.FindStatusCondition(run.Status.Conditions, v1alpha1.ConditionStalled) != nil {
+		t.Errorf("a canceled run is ready and not stalled: %+v", run.Status.Conditions)
+	}
+	if run.Status.ObservedGeneration != run.Generation {
+		t.Errorf("observedGeneration %d, generation %d", run.Status.ObservedGeneration, run.Generation)
+	}
+	if row := w.row(w.store(), types.UID(claimed.ID)); row.Status != openworkflow.RunCanceled {
+		t.Errorf("row is %s", row.Status)
+	}
+}
+
+func TestRun_CanceledBeforeItBeganNeverBegins(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	run := newTestRun("order", func(r *run) { r.Spec.Cancel = ptr.To(true) })
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunCanceled, v1alpha1.ReasonCanceled)
+	if row := w.row(w.store(), run.UID); row.Attempts != 0 || row.Status != openworkflow.RunCanceled {
+		t.Errorf("row is %+v", row)
+	}
+}
+
+func TestRun_SuspendAndResume(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	run := newTestRun("order", func(r *run) { r.Spec.Suspend = ptr.To(true) })
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonSuspended)
+	if c := run.Status.Conditions; meta.FindStatusCondition(c, v1alpha1.ConditionReconciling) != nil || meta.FindStatusCondition(c, v1alpha1.ConditionStalled) != nil {
+		t.Errorf("a suspended run neither reconciles nor stalls: %+v", c)
+	}
+	s := w.store()
+	request := store.ClaimRequest{Served: []openworkflow.Definition{{Name: "checkout"}}, WorkerIDs: []string{"a.b.1"}, Lease: time.Minute}
+	if runs, err := s.Claim(t.Context(), request); err != nil || len(runs) > 0 {
+		t.Fatalf("a suspended run was claimed: %v, %v", runs, err)
+	}
+
+	modify(w, run, func(r *v1alpha1.WorkflowRun) { r.Spec.Suspend = ptr.To(false) })
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	claimed := claim(t, s, "pod")
+	w.awaitState(run, v1alpha1.RunRunning, v1alpha1.ReasonRunning)
+
+	modify(w, run, func(r *v1alpha1.WorkflowRun) { r.Spec.Suspend = ptr.To(true) })
+	eventually(t, func() error {
+		if w.row(s, run.UID).SuspendedAt == nil {
+			return fmt.Errorf("not suspended")
+		}
+		return nil
+	})
+	end(t, s, claimed, store.RunWrite{Op: store.RunPark, At: time.Now()})
+	w.awaitRun(run, func(r *v1alpha1.WorkflowRun) error {
+		if conditionReason(r.Status.Conditions) != v1alpha1.ReasonSuspended {
+			return fmt.Errorf("status is %+v", r.Status)
+		}
+		return nil
+	})
+}
+
+func TestRun_TTLDeletesTheEndedObjectAndKeepsTheRow(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	run := newTestRun("order", func(r *run) { r.Spec.TTLSecondsAfterFinished = ptr.To[int32](0) })
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	s := w.store()
+	end(t, s, claim(t, s, "pod"), store.RunWrite{Op: store.RunComplete, Output: json.RawMessage(`1`)})
+	eventually(t, func() error {
+		if err := w.Get(context.Background(), client.ObjectKeyFromObject(run), run); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("still there: %v", err)
+		}
+		return nil
+	})
+	if row := w.row(s, run.UID); row == nil || row.Status != openworkflow.RunCompleted {
+		t.Errorf("row is %+v", row)
+	}
+}
+
+func TestRun_FailsAtItsDeadline(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	run := newTestRun("order", func(r *run) { r.Spec.TimeoutSeconds = ptr.To[int64](1) })
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunFailed, v1alpha1.ReasonDeadlineExceeded)
+	if !meta.IsStatusConditionTrue(run.Status.Conditions, v1alpha1.ConditionStalled) {
+		t.Errorf("a failed run is stalled: %+v", run.Status.Conditions)
+	}
+}
+
+func TestRun_ProgressOfWorkersThatReportNothing(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	run := newTestRun("order")
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	s := w.store()
+	claimed := claim(t, s, "pod")
+	w.awaitState(run, v1alpha1.RunRunning, v1alpha1.ReasonRunning)
+	end(t, s, claimed, store.RunWrite{Op: store.RunPark, At: time.Now().Add(time.Hour)})
+	w.awaitState(run, v1alpha1.RunWaiting, v1alpha1.ReasonWaiting)
+	if _, err := s.CancelRuns(t.Context(), []string{claimed.ID}); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitState(run, v1alpha1.RunCanceled, v1alpha1.ReasonCanceled)
+}
+
+func TestRun_DeletionInEachStateCancelsTheRow(t *testing.T) {
+	w := newWorld(t)
+	w.start(func(o *managerOptions) { o.Intervals.Orphan = time.Hour }) // by the watch alone
+	w.backend()
+	states := map[string]struct {
+		prepare func(*store.Store, openworkflow.Run)
+		want    openworkflow.RunStatus
+	}{
+		"pending": {nil, openworkflow.RunCanceled},
+		"running": {func(*store.Store, openworkflow.Run) {}, openworkflow.RunCanceled},
+		"waiting": {func(s *store.Store, r openworkflow.Run) {
+			end(t, s, r, store.RunWrite{Op: store.RunPark, At: time.Now().Add(time.Hour)})
+		}, openworkflow.RunCanceled},
+		"retrying": {func(s *store.Store, r openworkflow.Run) {
+			end(t, s, r, store.RunWrite{Op: store.RunRetry, At: time.Now().Add(time.Hour), Error: openworkflow.Error{Message: "no"}.Encode()})
+		}, openworkflow.RunCanceled},
+		"completed": {func(s *store.Store, r openworkflow.Run) { end(t, s, r, store.RunWrite{Op: store.RunComplete}) }, openworkflow.RunCompleted},
+		"failed": {func(s *store.Store, r openworkflow.Run) {
+			end(t, s, r, store.RunWrite{Op: store.RunFail, FinishedAt: time.Now(), Error: openworkflow.Error{Message: "no"}.Encode()})
+		}, openworkflow.RunFailed},
+	}
+	for name, state := range states {
+		run := newTestRun(name)
+		w.create(run)
+		w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+		s := w.store()
+		if state.prepare != nil {
+			state.prepare(s, claim(t, s, "pod"))
+		}
+		if err := w.Delete(t.Context(), run); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() error {
+			if row := w.row(s, run.UID); row.Status != state.want {
+				return fmt.Errorf("%s: row is %s, want %s", name, row.Status, state.want)
+			}
+			return nil
+		})
+	}
+}
+
+func TestRun_IdempotencyKeyAttaches(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	key := func(r *run) { r.Spec.IdempotencyKey = "order-1" }
+	first := newTestRun("first", key)
+	w.create(first)
+	w.awaitState(first, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	second := newTestRun("second", key)
+	w.create(second)
+	w.awaitState(second, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	if second.Status.RunID != string(first.UID) {
+		t.Fatalf("second shows run %s, want %s", second.Status.RunID, first.UID)
+	}
+
+	if err := w.Delete(t.Context(), second); err != nil {
+		t.Fatal(err)
+	}
+	s := w.store()
+	end(t, s, claim(t, s, "pod"), store.RunWrite{Op: store.RunComplete, Output: json.RawMessage(`{"paid":true}`)})
+	w.awaitState(first, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted)
+
+	// The object that started it is garbage-collected and applied again.
+	if err := w.Delete(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	again := newTestRun("first", key)
+	w.create(again)
+	w.awaitState(again, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted)
+	if again.UID == first.UID || again.Status.RunID != string(first.UID) || string(again.Status.Output.Raw) != `{"paid":true}` {
+		t.Errorf("status is %+v", again.Status)
+	}
+	if w.row(s, again.UID) != nil {
+		t.Error("a second run was started")
+	}
+}
+
+func TestRun_InvalidInputNeverStarts(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	tests := map[string]struct{ input, want string }{
+		"nul":   {`{"text":"a\u0000b"}`, "the run cannot be stored"},
+		"large": {`"` + strings.Repeat("x", maxInput) + `"`, "spec.input has 1048578 bytes, the limit is 1048576: keep the data elsewhere and pass a reference to it"},
+	}
+	for name, test := range tests {
+		run := newTestRun(name, func(r *v1alpha1.WorkflowRun) { r.Spec.Input = &apiextensionsv1.JSON{Raw: []byte(test.input)} })
+		w.create(run)
+		w.awaitState(run, v1alpha1.RunFailed, v1alpha1.ReasonInvalidInput)
+		if !strings.Contains(run.Status.Message, test.want) {
+			t.Errorf("%s: message is %q", name, run.Status.Message)
+		}
+		for _, kind := range []string{v1alpha1.ConditionFailed, v1alpha1.ConditionStalled} {
+			if !meta.IsStatusConditionTrue(run.Status.Conditions, kind) {
+				t.Errorf("%s: %s is not true: %+v", name, kind, run.Status.Conditions)
+			}
+		}
+		if w.row(w.store(), run.UID) != nil {
+			t.Errorf("%s: a row exists", name)
+		}
+	}
+}
+
+func TestRun_WaitsForItsBackend(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	run := newTestRun("order")
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonBackendNotFound)
+	if want := `Backend "default" does not exist in this namespace: create it, or name another in spec.backendRef`; run.Status.Message != want {
+		t.Errorf("message is %q, want %q", run.Status.Message, want)
+	}
+	w.create(newBackend())
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonBackendNotReady)
+	if !strings.Contains(run.Status.Message, `Backend "default" is not ready (SecretNotFound): Secret "db" does not exist`) {
+		t.Errorf("message is %q", run.Status.Message)
+	}
+	w.secret("db", w.URL)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+}
+
+func TestRun_WhoseRowIsGoneIsNotStartedAgain(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	run := newTestRun("order")
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	execute(t, w.URL, `DELETE FROM openworkflow.workflow_runs`)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonRunMissing)
+	if !meta.IsStatusConditionTrue(run.Status.Conditions, v1alpha1.ConditionStalled) || !strings.Contains(run.Status.Message, "is not started again") {
+		t.Errorf("status is %+v", run.Status)
+	}
+	modify(w, run, func(r *v1alpha1.WorkflowRun) { r.Spec.TTLSecondsAfterFinished = ptr.To[int32](9) })
+	w.awaitRun(run, func(r *v1alpha1.WorkflowRun) error {
+		if r.Status.ObservedGeneration != r.Generation {
+			return fmt.Errorf("not observed")
+		}
+		return nil
+	})
+	if w.row(w.store(), run.UID) != nil {
+		t.Error("the run was started again")
+	}
+}
+
+func TestRun_NoWorkerNamesThePools(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	run := newTestRun("order", func(r *v1alpha1.WorkflowRun) { r.Spec.WorkflowName, r.Spec.Version = "chekout", "7" })
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonNoWorker)
+	if want := `no worker serves workflow "chekout" version "7"; there is no WorkerPool for Backend "default" in this namespace`; run.Status.Message != want {
+		t.Errorf("message is %q, want %q", run.Status.Message, want)
+	}
+
+	pool := newPool("shop")
+	w.create(pool)
+	s := w.store()
+	announce := func(ds ...openworkflow.Definition) {
+		if err := s.SaveWorker(t.Context(), store.Worker{PodUID: "u", Process: "p", PodName: "n", Pool: "shop", Workflows: ds}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	announce(openworkflow.Definition{Name: "checkout"}, openworkflow.Definition{Name: "refund", Version: ptr.To("2")})
+	want := `no worker serves workflow "chekout" version "7"; pools: shop serves checkout, refund@2 (no pod is ready: RollingOut)`
+	w.awaitRun(run, func(r *v1alpha1.WorkflowRun) error {
+		if r.Status.Message != want {
+			return fmt.Errorf("message is %q, want %q", r.Status.Message, want)
+		}
+		return nil
+	})
+	eventually(t, func() error {
+		if got := fetch(w, pool).Status.Workflows; len(got) != 2 || got[1] != (v1alpha1.ServedWorkflow{Name: "refund", Version: "2"}) {
+			return fmt.Errorf("pool serves %v", got)
+		}
+		return nil
+	})
+
+	announce(openworkflow.Definition{Name: "chekout", Version: ptr.To("7")})
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+}
+
+func TestRun_StaleStatusIsRefusedAndDropped(t *testing.T) {
+	w := newWorld(t)
+	run := newTestRun("order")
+	w.create(run)
+	writer := &runStatusWriter{Client: w.Client, live: w.Client, events: discard{}}
+	at := time.Now().UTC()
+	row := &openworkflow.Run{ID: string(run.UID), Status: openworkflow.RunRunning, WorkerID: ptr.To("a.b.1"), Attempts: 2, StartedAt: &at, AvailableAt: &at, CreatedAt: at, UpdatedAt: at}
+	write := func(change func(*openworkflow.Run)) written {
+		t.Helper()
+		r := *row
+		change(&r)
+		outcome, err := writer.write(t.Context(), run, projection.Status(&r, openworkflow.StepSummary{}, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return outcome
+	}
+	if got := write(func(*openworkflow.Run) {}); got != statusWritten {
+		t.Fatalf("the first status is %s", got)
+	}
+	if got := write(func(r *openworkflow.Run) { r.Attempts = 1 }); got != statusStale {
+		t.Errorf("a status of an earlier claim is %s", got)
+	}
+	if got := write(func(r *openworkflow.Run) { r.Status = openworkflow.RunCompleted }); got != statusWritten {
+		t.Errorf("the end is %s", got)
+	}
+	if got := write(func(r *openworkflow.Run) { r.Status, r.Attempts = openworkflow.RunCanceled, 3 }); got != statusStale {
+		t.Errorf("another end is %s", got)
+	}
+	namesake := run.DeepCopy()
+	namesake.UID = "another"
+	row.Status, row.Attempts = openworkflow.RunCompleted, 9
+	if got, err := writer.write(t.Context(), namesake, projection.Status(row, openworkflow.StepSummary{}, "")); err != nil || got != statusGone {
+		t.Errorf("the status of a namesake is %s, %v", got, err)
+	}
+	if got := fetch(w, run).Status.State; got != v1alpha1.RunCompleted {
+		t.Errorf("state is %s", got)
+	}
+}
