@@ -1,0 +1,279 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// owned reads an object that belongs to a pool.
+func owned[T client.Object](w *world, pool string, o T) T {
+	w.t.Helper()
+	o.SetNamespace(w.Namespace)
+	o.SetName(childName(pool))
+	eventually(w.t, func() error { return w.Get(context.Background(), client.ObjectKeyFromObject(o), o) })
+	return o
+}
+
+func TestPool_OwnsWhatItNeeds(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	pool := newPool("shop", func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = ptr.To[int32](2) })
+	w.create(pool)
+	if message := w.awaitPool(pool, v1alpha1.ReasonBackendNotFound); !strings.Contains(message, `Backend "default" does not exist in this namespace`) {
+		t.Errorf("message is %q", message)
+	}
+	w.backend()
+	w.awaitPool(pool, v1alpha1.ReasonRollingOut)
+
+	deployment := owned(w, "shop", &appsv1.Deployment{})
+	objects := []client.Object{deployment, owned(w, "shop", &corev1.ServiceAccount{}), owned(w, "shop", &rbacv1.Role{}),
+		owned(w, "shop", &rbacv1.RoleBinding{}), owned(w, "shop", &policyv1.PodDisruptionBudget{})}
+	for _, o := range objects {
+		if owner := metav1.GetControllerOf(o); owner == nil || owner.UID != pool.UID {
+			t.Errorf("%T is owned by %+v", o, owner)
+		}
+		if o.GetLabels()[v1alpha1.LabelWorkerPool] != "shop" {
+			t.Errorf("%T has labels %v", o, o.GetLabels())
+		}
+	}
+	if *deployment.Spec.Replicas != 2 || deployment.Spec.Template.Annotations[v1alpha1.AnnotationBackendHash] == "" {
+		t.Errorf("Deployment is %+v", deployment.Spec)
+	}
+	if want := v1alpha1.LabelWorkerPool + "=shop"; fetch(w, pool).Status.Selector != want {
+		t.Errorf("selector is %q", pool.Status.Selector)
+	}
+
+	deployment.Status = appsv1.DeploymentStatus{ObservedGeneration: deployment.Generation, Replicas: 2, ReadyReplicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2}
+	if err := w.Status().Update(t.Context(), deployment); err != nil {
+		t.Fatal(err)
+	}
+	if message := w.awaitPool(pool, v1alpha1.ReasonPodsReady); message != "2 of 2 pods are ready" {
+		t.Errorf("message is %q", message)
+	}
+	if *pool.Status.ReadyReplicas != 2 || len(pool.Status.Conditions) != 1 {
+		t.Errorf("status is %+v", pool.Status)
+	}
+
+	// What others change is changed back.
+	modify(w, deployment, func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](7) })
+	eventually(t, func() error {
+		if n := *fetch(w, deployment).Spec.Replicas; n != 2 {
+			return fmt.Errorf("%d replicas", n)
+		}
+		return nil
+	})
+}
+
+func TestPool_NewDatabaseURLRollsThePods(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	b := w.backend()
+	w.create(newPool("shop"))
+	deployment := owned(w, "shop", &appsv1.Deployment{})
+	hash := deployment.Spec.Template.Annotations[v1alpha1.AnnotationBackendHash]
+
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "db", Namespace: w.Namespace}}
+	modify(w, secret, func(s *corev1.Secret) { s.Data["uri"] = []byte("postgres://127.0.0.1:1/none") })
+	w.awaitBackend(b, v1alpha1.ReasonUnreachable)
+	if got := fetch(w, deployment).Spec.Template.Annotations[v1alpha1.AnnotationBackendHash]; got != hash {
+		t.Error("pods roll towards a database that does not answer")
+	}
+	modify(w, secret, func(s *corev1.Secret) { s.Data["uri"] = []byte(w.URL + "&application_name=other") })
+	eventually(t, func() error {
+		if fetch(w, deployment).Spec.Template.Annotations[v1alpha1.AnnotationBackendHash] == hash {
+			return fmt.Errorf("the pods do not roll")
+		}
+		return nil
+	})
+}
+
+func TestPool_InvalidTemplate(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
+	tests := map[string]struct{ template, want string }{
+		"restartpolicy": {`{"spec":{"restartPolicy":"Never","containers":[{"name":"a","image":"b"}]}}`,
+			`spec.template.spec.restartPolicy is "Never", but workers run until they are stopped: remove it, or set it to Always`},
+		"unknown":     {`{"spec":{"containers":[{"name":"a","imgae":"b"}]}}`, `unknown field "spec.template.spec.containers[0].imgae": correct or remove it`},
+		"nocontainer": {`{"spec":{}}`, `spec.template.spec.containers is empty: give at least one container with a name and an image; the first is the worker`},
+		"noimage":     {`{"spec":{"containers":[{"name":"a"}]}}`, `spec.template.spec.containers[0].image is required: name the image of container "a"`},
+		"type":        {`{"spec":{"containers":"a"}}`, `spec.template is not a pod template: json: cannot unmarshal string`},
+		"rejected":    {`{"spec":{"containers":[{"name":"A_B","image":"b"}]}}`, `the API server rejects what spec.template becomes: `},
+	}
+	for name, test := range tests {
+		pool := newPool(name, func(p *v1alpha1.WorkerPool) { p.Spec.Template = runtime.RawExtension{Raw: []byte(test.template)} })
+		w.create(pool)
+		if message := w.awaitPool(pool, v1alpha1.ReasonInvalidTemplate); !strings.Contains(message, test.want) {
+			t.Errorf("%s: message is %q, want %q", name, message, test.want)
+		}
+		if !meta.IsStatusConditionTrue(pool.Status.Conditions, v1alpha1.ConditionStalled) {
+			t.Errorf("%s: conditions are %+v", name, pool.Status.Conditions)
+		}
+		modify(w, pool, func(p *v1alpha1.WorkerPool) { p.Spec.Template = newPool("x").Spec.Template })
+		w.awaitPool(pool, v1alpha1.ReasonRollingOut)
+	}
+}
+
+// podOf returns a pod as a Deployment of the pool would make it.
+func podOf(pool, name string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:        name,
+			Labels:      map[string]string{v1alpha1.LabelWorkerPool: pool, v1alpha1.LabelBackend: "default"},
+			Annotations: map[string]string{v1alpha1.AnnotationPoolName: pool},
+		},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "worker", Image: "example.test/checkout:1"}}},
+	}
+}
+
+func (w *world) podStatus(pod *corev1.Pod, status corev1.ContainerStatus) {
+	w.t.Helper()
+	status.Name, status.Image = "worker", "example.test/checkout:1"
+	fetch(w, pod)
+	pod.Status.Phase = corev1.PodRunning
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{status}
+	if err := w.Status().Update(context.Background(), pod); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestPool_ShowsWhatIsWrongWithItsPods(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	pool := newPool("shop")
+	w.create(pool)
+	w.awaitPool(pool, v1alpha1.ReasonRollingOut)
+	pod := podOf("shop", "shop-1")
+	w.create(pod)
+
+	w.podStatus(pod, corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "not found"}}})
+	if message := w.awaitPool(pool, v1alpha1.ReasonImagePullFailed); message != `pod shop-1 cannot get image "example.test/checkout:1" of container worker: ErrImagePull: not found` {
+		t.Errorf("message is %q", message)
+	}
+	w.podStatus(pod, corev1.ContainerStatus{
+		RestartCount:         3,
+		State:                corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+		LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 2, Reason: "Error", Message: "panic: no card\n"}},
+	})
+	if message := w.awaitPool(pool, v1alpha1.ReasonCrashLooping); message != "container worker of pod shop-1 keeps ending (3 restarts): exit code 2: panic: no card" {
+		t.Errorf("message is %q", message)
+	}
+
+	deployment := owned(w, "shop", &appsv1.Deployment{})
+	deployment.Status.Conditions = []appsv1.DeploymentCondition{
+		{Type: appsv1.DeploymentReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate", Message: `pods "x" is forbidden: violates PodSecurity "restricted:latest": hostNetwork`},
+		{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionFalse, Reason: "ProgressDeadlineExceeded"},
+	}
+	if err := w.Status().Update(t.Context(), deployment); err != nil {
+		t.Fatal(err)
+	}
+	if message := w.awaitPool(pool, v1alpha1.ReasonPodsUnschedulable); !strings.Contains(message, `pods cannot be created: pods "x" is forbidden: violates PodSecurity`) {
+		t.Errorf("message is %q", message)
+	}
+	if !meta.IsStatusConditionTrue(pool.Status.Conditions, v1alpha1.ConditionStalled) {
+		t.Errorf("conditions are %+v", pool.Status.Conditions)
+	}
+}
+
+func TestLeases_AreReleasedWhenTheWorkerEnds(t *testing.T) {
+	w := newWorld(t)
+	w.start(func(o *managerOptions) {
+		o.Intervals = Intervals{Deadline: time.Hour, Repair: time.Hour, Orphan: time.Hour}
+	})
+	w.backend()
+	ends := map[string]func(*corev1.Pod){
+		"terminated": func(p *corev1.Pod) {
+			w.podStatus(p, corev1.ContainerStatus{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, ContainerID: "c://1"}}})
+		},
+		"restarting": func(p *corev1.Pod) {
+			w.podStatus(p, corev1.ContainerStatus{RestartCount: 1,
+				State:                corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+				LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, ContainerID: "c://1"}}})
+		},
+		"failed": func(p *corev1.Pod) {
+			fetch(w, p).Status.Phase = corev1.PodFailed
+			if err := w.Status().Update(context.Background(), p); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"deleted": func(p *corev1.Pod) {
+			if err := w.Delete(context.Background(), p, client.GracePeriodSeconds(0)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	}
+	for name, kill := range ends {
+		run := newTestRun(name)
+		w.create(run)
+		w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+		s := w.store()
+		pod := podOf("shop", name)
+		w.create(pod)
+		w.podStatus(pod, corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
+		claimed := claim(t, s, string(pod.UID))
+		other := newTestRun(name + "-other")
+		w.create(other)
+		w.awaitState(other, v1alpha1.RunPending, v1alpha1.ReasonPending)
+		claim(t, s, "living")
+
+		begin := time.Now()
+		kill(pod)
+		eventually(t, func() error {
+			if row := w.row(s, run.UID); row.WorkerID != nil {
+				return fmt.Errorf("%s: still leased", name)
+			}
+			return nil
+		})
+		if d := time.Since(begin); d > time.Second {
+			t.Errorf("%s: released after %s", name, d)
+		}
+		if w.row(s, other.UID).WorkerID == nil {
+			t.Errorf("%s: the lease of another pod was released", name)
+		}
+		if again := claim(t, s, "living"); again.ID != claimed.ID {
+			t.Errorf("%s: claimed %s, want %s", name, again.ID, claimed.ID)
+		}
+	}
+}
+
+func TestLeases_OfWorkersThatDiedWhileTheManagerWasDown(t *testing.T) {
+	w := newWorld(t)
+	m := w.start()
+	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
+	run := newTestRun("order")
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	m.halt()
+	s := w.store()
+	claim(t, s, "gone")
+	if err := s.SaveWorker(t.Context(), store.Worker{PodUID: "gone", Process: "process", PodName: "shop-1", Pool: "shop",
+		Workflows: []openworkflow.Definition{{Name: "checkout"}}}); err != nil {
+		t.Fatal(err)
+	}
+	execute(t, w.URL, `UPDATE openworkflow.operator_workers SET seen_at = now() - interval '1 minute'`)
+	w.start()
+	eventually(t, func() error {
+		if row := w.row(s, run.UID); row.WorkerID != nil {
+			return fmt.Errorf("still leased")
+		}
+		return nil
+	})
+}

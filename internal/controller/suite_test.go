@@ -1,0 +1,454 @@
+package controller
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
+	"github.com/jackc/pgx/v5"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/yaml"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/testpg"
+)
+
+func TestMain(m *testing.M) {
+	ctrl.SetLogger(logr.Discard())
+	klog.SetLogger(logr.Discard())
+	testpg.Main(m, func() {
+		if cluster.env != nil {
+			_ = cluster.env.Stop()
+		}
+	})
+}
+
+// cluster is the API server that the tests share. Each test has a namespace, a
+// database and a manager of its own.
+var cluster struct {
+	once sync.Once
+	err  error
+	env  *envtest.Environment
+	// admin may do everything, manager what config/rbac/role.yaml says.
+	admin, manager *rest.Config
+	scheme         *runtime.Scheme
+}
+
+const repository = "../.."
+
+// startCluster starts the API server once. Its binaries are those of the
+// development cluster, unless KUBEBUILDER_ASSETS says otherwise.
+func startCluster() error {
+	assets := os.Getenv("KUBEBUILDER_ASSETS")
+	if assets == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return err
+		}
+		assets = filepath.Join(cache, "devcluster", "bin")
+	}
+	if _, err := os.Stat(filepath.Join(assets, "kube-apiserver")); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no kube-apiserver in %s: build it with hack/devcluster/build.sh control", assets)
+	}
+	scheme, err := NewScheme()
+	if err != nil {
+		return err
+	}
+	cluster.scheme = scheme
+	cluster.env = &envtest.Environment{
+		BinaryAssetsDirectory: assets,
+		CRDDirectoryPaths:     []string{filepath.Join(repository, "config/crd/bases")},
+		ErrorIfCRDPathMissing: true,
+	}
+	if cluster.admin, err = cluster.env.Start(); err != nil {
+		return err
+	}
+	cluster.admin.QPS, cluster.admin.Burst = -1, 0
+	admin, err := client.New(cluster.admin, client.Options{Scheme: scheme})
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	for _, file := range []string{"config/rbac/role.yaml", "config/policy/workflowrun_input.yaml"} {
+		if err := createAll(ctx, admin, filepath.Join(repository, file)); err != nil {
+			return err
+		}
+	}
+	user, err := cluster.env.AddUser(envtest.User{Name: "manager"}, &rest.Config{})
+	if err != nil {
+		return err
+	}
+	cluster.manager = user.Config()
+	cluster.manager.QPS, cluster.manager.Burst = -1, 0
+	return admin.Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "manager"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "openworkflow-manager"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: "manager"}},
+	})
+}
+
+func createAll(ctx context.Context, c client.Client, file string) error {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	for document := range strings.SplitSeq(string(content), "\n---") {
+		object := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal([]byte(document), object); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		if object.GetKind() == "" {
+			continue
+		}
+		if err := c.Create(ctx, object); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	return nil
+}
+
+// world is a test's own namespace and database.
+type world struct {
+	t *testing.T
+	client.Client
+	Namespace string
+	URL       string
+}
+
+// newWorld makes a namespace and a database. There is no manager yet.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	t.Parallel()
+	return newWorldAt(t, testpg.New(t))
+}
+
+func newWorldAt(t *testing.T, url string) *world {
+	t.Helper()
+	cluster.once.Do(func() { cluster.err = startCluster() })
+	if cluster.err != nil {
+		t.Fatalf("Start the API server: %v", cluster.err)
+	}
+	admin, err := client.New(cluster.admin, client.Options{Scheme: cluster.scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, Client: admin, URL: url, Namespace: "test-" + string(uuid.NewUUID())[:8]}
+	w.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.Namespace}})
+	return w
+}
+
+// manager is a running manager.
+type manager struct {
+	t    *testing.T
+	stop context.CancelFunc
+	done chan error
+	logs *logBuffer
+}
+
+// managerOptions are what a test changes of a manager.
+type managerOptions struct {
+	Options
+	newClient client.NewClientFunc
+}
+
+// start starts a manager that looks at this world only. It ends with the test.
+func (w *world) start(changes ...func(*managerOptions)) *manager {
+	w.t.Helper()
+	o := managerOptions{Options: Options{
+		Cluster:            "test-cluster",
+		SkipNameValidation: true,
+		Intervals:          Intervals{Deadline: 100 * time.Millisecond, Repair: 100 * time.Millisecond, Orphan: 200 * time.Millisecond},
+		Backend:            BackendOptions{CheckInterval: 500 * time.Millisecond},
+	}}
+	for _, change := range changes {
+		change(&o)
+	}
+	caches, err := CacheOptions(w.Namespace)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	logs := &logBuffer{}
+	mgr, err := ctrl.NewManager(cluster.manager, ctrl.Options{
+		Scheme:    cluster.scheme,
+		Cache:     caches,
+		Metrics:   metricsserver.Options{BindAddress: "0"},
+		Logger:    logs.logger(),
+		NewClient: o.newClient,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	if err := Setup(ctx, mgr, o.Options); err != nil {
+		w.t.Fatal(err)
+	}
+	m := &manager{t: w.t, stop: cancel, done: make(chan error, 1), logs: logs}
+	go func() { m.done <- mgr.Start(ctx) }()
+	w.t.Cleanup(func() {
+		m.halt()
+		if w.t.Failed() {
+			w.t.Logf("Log of the manager:\n%s", logs.String())
+		}
+	})
+	return m
+}
+
+// halt ends the manager and returns when it has ended.
+func (m *manager) halt() {
+	m.t.Helper()
+	m.stop()
+	select {
+	case err := <-m.done:
+		m.done <- err
+	case <-time.After(30 * time.Second):
+		m.t.Error("the manager did not end")
+	}
+}
+
+// logBuffer keeps a manager's log.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+	n  int
+}
+
+func (l *logBuffer) logger() logr.Logger {
+	return funcr.New(func(prefix, args string) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.n++
+		fmt.Fprintln(&l.b, time.Now().Format("15:04:05.000"), prefix, args)
+	}, funcr.Options{})
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *logBuffer) lines() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.n
+}
+
+// create creates objects, in the world's namespace when they have one.
+func (w *world) create(objects ...client.Object) {
+	w.t.Helper()
+	for _, o := range objects {
+		if namespaced, err := w.IsObjectNamespaced(o); err == nil && namespaced {
+			o.SetNamespace(w.Namespace)
+		}
+		if err := w.Create(context.Background(), o); err != nil {
+			w.t.Fatalf("Create %T %s: %v", o, o.GetName(), err)
+		}
+	}
+}
+
+// fetch reads an object anew.
+func fetch[T client.Object](w *world, o T) T {
+	w.t.Helper()
+	if err := w.Get(context.Background(), client.ObjectKeyFromObject(o), o); err != nil {
+		w.t.Fatalf("Get %T %s: %v", o, o.GetName(), err)
+	}
+	return o
+}
+
+// modify patches an object's spec or metadata.
+func modify[T client.Object](w *world, o T, change func(T)) {
+	w.t.Helper()
+	fetch(w, o)
+	before, ok := o.DeepCopyObject().(client.Object)
+	if !ok {
+		w.t.Fatal("not an object")
+	}
+	change(o)
+	if err := w.Patch(context.Background(), o, client.MergeFrom(before)); err != nil {
+		w.t.Fatalf("Patch %T %s: %v", o, o.GetName(), err)
+	}
+}
+
+// backend creates the Backend "default" and its Secret.
+func (w *world) backend() *v1alpha1.Backend {
+	w.t.Helper()
+	w.secret("db", w.URL)
+	b := newBackend()
+	w.create(b)
+	return b
+}
+
+func newBackend() *v1alpha1.Backend {
+	return &v1alpha1.Backend{
+		ObjectMeta: metav1.ObjectMeta{Name: "default"},
+		Spec:       v1alpha1.BackendSpec{Postgres: v1alpha1.PostgresBackend{URLSecretRef: v1alpha1.SecretKeyRef{Name: "db"}}},
+	}
+}
+
+func (w *world) secret(name, url string) *corev1.Secret {
+	w.t.Helper()
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: map[string]string{"uri": url}}
+	w.create(s)
+	return s
+}
+
+// run returns a WorkflowRun of this name, not created yet.
+func newTestRun(name string, changes ...func(*v1alpha1.WorkflowRun)) *v1alpha1.WorkflowRun {
+	run := &v1alpha1.WorkflowRun{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       v1alpha1.WorkflowRunSpec{WorkflowName: "checkout"},
+	}
+	for _, change := range changes {
+		change(run)
+	}
+	return run
+}
+
+// store opens the world's database as a worker would. It must have been migrated.
+func (w *world) store() *store.Store {
+	w.t.Helper()
+	s, err := store.Open(context.Background(), store.Options{URL: w.URL, NamespaceID: w.Namespace})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(s.Close)
+	return s
+}
+
+// row reads the row of a run's object, nil when there is none.
+func (w *world) row(s *store.Store, id types.UID) *openworkflow.Run {
+	w.t.Helper()
+	rows, err := s.GetRuns(context.Background(), []string{string(id)})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return rows[string(id)]
+}
+
+// eventually calls check until it returns no error.
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	eventuallyWithin(t, 20*time.Second, check)
+}
+
+func eventuallyWithin(t *testing.T, d time.Duration, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(d)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after %s: %v", d, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// awaitRun waits until a run's object is as the check wants it.
+func (w *world) awaitRun(run *v1alpha1.WorkflowRun, check func(*v1alpha1.WorkflowRun) error) {
+	w.t.Helper()
+	eventually(w.t, func() error {
+		if err := w.Get(context.Background(), client.ObjectKeyFromObject(run), run); err != nil {
+			return err
+		}
+		return check(run)
+	})
+}
+
+// awaitState waits for a state and the reason of the Ready condition.
+func (w *world) awaitState(run *v1alpha1.WorkflowRun, state v1alpha1.RunState, reason string) {
+	w.t.Helper()
+	w.awaitRun(run, func(run *v1alpha1.WorkflowRun) error {
+		if got := conditionReason(run.Status.Conditions); run.Status.State != state || got != reason {
+			return fmt.Errorf("run %s is %q (%s: %s), want %q (%s)", run.Name, run.Status.State, got, run.Status.Message, state, reason)
+		}
+		return nil
+	})
+}
+
+// awaitReady waits for the reason of an object's Ready condition and returns its message.
+func (w *world) awaitReady(o client.Object, conditions func() []metav1.Condition, reason string) string {
+	w.t.Helper()
+	message := ""
+	eventually(w.t, func() error {
+		if err := w.Get(context.Background(), client.ObjectKeyFromObject(o), o); err != nil {
+			return err
+		}
+		c := meta.FindStatusCondition(conditions(), v1alpha1.ConditionReady)
+		if c == nil || c.Reason != reason {
+			return fmt.Errorf("%T %s: Ready is %+v, want reason %s", o, o.GetName(), c, reason)
+		}
+		message = c.Message
+		return nil
+	})
+	return message
+}
+
+func (w *world) awaitBackend(b *v1alpha1.Backend, reason string) string {
+	w.t.Helper()
+	return w.awaitReady(b, func() []metav1.Condition { return b.Status.Conditions }, reason)
+}
+
+func (w *world) awaitPool(p *v1alpha1.WorkerPool, reason string) string {
+	w.t.Helper()
+	return w.awaitReady(p, func() []metav1.Condition { return p.Status.Conditions }, reason)
+}
+
+// newPool returns a WorkerPool with a template of the least that is valid.
+func newPool(name string, changes ...func(*v1alpha1.WorkerPool)) *v1alpha1.WorkerPool {
+	pool := &v1alpha1.WorkerPool{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: v1alpha1.WorkerPoolSpec{
+			Template: runtime.RawExtension{Raw: []byte(`{"spec":{"containers":[{"name":"worker","image":"example.test/checkout:1"}]}}`)},
+		},
+	}
+	for _, change := range changes {
+		change(pool)
+	}
+	return pool
+}
+
+// execute runs SQL on a connection of its own.
+func execute(t *testing.T, url, sql string) {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	if _, err := conn.Exec(context.Background(), sql); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// discard drops events.
+type discard struct{}
+
+func (discard) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) {}
