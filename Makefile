@@ -4,6 +4,7 @@
 SHELL = /usr/bin/env bash
 .SHELLFLAGS = -eo pipefail -c
 .DEFAULT_GOAL = help
+.NOTPARALLEL: # each step may use every core by itself
 
 # Image of the manager, in what "deploy", "build-installer" and "docker-build" make.
 IMG ?= ghcr.io/openworkflow-operator/manager:latest
