@@ -173,17 +173,17 @@ func halve[T any](items []T, apply func([]T) ([]error, error)) ([]error, error) 
 const lockSQL = `
 SELECT
 FROM {schema}.workflow_runs r
-WHERE r.namespace_id = $1 AND r.id = ANY (ARRAY(
-	SELECT unnest($2::text[])
+JOIN (
+	SELECT $1::text AS namespace_id, unnest($2::text[]) AS id
 	UNION
-	SELECT a.workflow_run_id
-	FROM {schema}.workflow_runs c
+	SELECT a.namespace_id, a.workflow_run_id
+	FROM (SELECT $1::text AS namespace_id, unnest($3::text[]) AS id) child
+	JOIN {schema}.workflow_runs c USING (namespace_id, id)
 	JOIN {schema}.step_attempts a
 		ON a.namespace_id = c.parent_step_attempt_namespace_id AND a.id = c.parent_step_attempt_id
-	WHERE c.namespace_id = $1 AND c.id = ANY ($3::text[])
-))
+) l ON r.namespace_id = l.namespace_id AND r.id = l.id
 ORDER BY r.id
-FOR NO KEY UPDATE`
+FOR NO KEY UPDATE OF r`
 
 func (s *Store) queueLocks(b *queued, steps []StepWrite, runs []RunWrite) {
 	ids := make([]string, 0, len(steps)+len(runs))
@@ -215,15 +215,16 @@ func endings(runs []RunWrite) []string {
 // written before, and the acknowledgement was lost. That needs no lease.
 const stepsSQL = `
 WITH write AS MATERIALIZED (
-	SELECT *
+	SELECT $1::text AS namespace_id, w.*
 	FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
 		$8::text[], $9::text[], $10::text[], $11::interval[]) WITH ORDINALITY
 		w (run_id, worker_id, id, step_name, kind, status, context, output, error, elapsed, n)
 ), held AS MATERIALIZED (
 	SELECT r.id, r.worker_id
 	FROM {schema}.workflow_runs r
-	JOIN (SELECT DISTINCT run_id, worker_id FROM write) w ON w.run_id = r.id AND w.worker_id = r.worker_id
-	WHERE r.namespace_id = $1 AND r.status = 'running'
+	JOIN (SELECT DISTINCT namespace_id, run_id, worker_id FROM write) w
+		ON w.namespace_id = r.namespace_id AND w.run_id = r.id AND w.worker_id = r.worker_id
+	WHERE r.status = 'running'
 	ORDER BY r.id
 	FOR NO KEY UPDATE OF r
 ), written AS (
@@ -231,7 +232,7 @@ WITH write AS MATERIALIZED (
 		namespace_id, id, workflow_run_id, step_name, kind, status, config, context, output, error,
 		started_at, finished_at, created_at, updated_at
 	)
-	SELECT $1, w.id, w.run_id, w.step_name, w.kind, w.status, '{}', w.context::jsonb,
+	SELECT w.namespace_id, w.id, w.run_id, w.step_name, w.kind, w.status, '{}', w.context::jsonb,
 		CASE WHEN w.status = 'completed' THEN w.output::jsonb END,
 		CASE WHEN w.status = 'failed' THEN w.error::jsonb END,
 		now() - w.elapsed,
@@ -251,13 +252,20 @@ WITH write AS MATERIALIZED (
 	RETURNING a.id
 )
 SELECT CASE
-	WHEN w.status = 'running' THEN h.id IS NOT NULL AND (d.id IS NOT NULL OR a.id IS NOT NULL)
-	ELSE d.id IS NOT NULL OR a.status IS NOT DISTINCT FROM w.status
+	WHEN d.id IS NOT NULL THEN true
+	ELSE coalesce((
+		SELECT CASE
+			WHEN a.workflow_run_id <> w.run_id THEN false
+			WHEN w.status = 'running' THEN h.id IS NOT NULL
+			ELSE a.status = w.status
+		END
+		FROM {schema}.step_attempts a
+		WHERE a.namespace_id = w.namespace_id AND a.id = w.id
+	), false)
 END
 FROM write w
 LEFT JOIN held h ON h.id = w.run_id AND h.worker_id = w.worker_id
 LEFT JOIN written d ON d.id = w.id AND h.id IS NOT NULL
-LEFT JOIN {schema}.step_attempts a ON a.namespace_id = $1 AND a.id = w.id AND a.workflow_run_id = w.run_id
 ORDER BY w.n`
 
 // queueSteps queues the writes and returns where their results will be. Several

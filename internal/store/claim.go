@@ -112,11 +112,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]openworkflow.Run, 
 		run, err := scanRun(row)
 		runs = append(runs, run)
 		return err
-	}, s.sql(claimTemplate),
-		// Planned for its arguments each time: a plan for any limit would gather
-		// and sort the backlog.
-		pgx.QueryExecModeCacheDescribe,
-		s.namespace, definitions, r.WorkerIDs, r.Lease, share)
+	}, s.sql(claimTemplate), s.namespace, definitions, r.WorkerIDs, r.Lease, share)
 	if err != nil {
 		return nil, Classify(err)
 	}

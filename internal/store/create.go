@@ -135,16 +135,20 @@ FROM (SELECT DISTINCT hashtextextended(scope, 0) AS lock FROM unnest($1::text[])
 // workflow_runs_workflow_name_idempotency_key_created_at_idx.
 const heldKeysSQL = `
 SELECT coalesce(
-	(SELECT r.id FROM {schema}.workflow_runs r WHERE r.namespace_id = $1 AND r.id = n.id),
+	(SELECT r.id FROM {schema}.workflow_runs r WHERE r.namespace_id = n.namespace_id AND r.id = n.id),
 	(
 		SELECT r.id
 		FROM {schema}.workflow_runs r
-		WHERE r.namespace_id = $1 AND r.workflow_name = n.workflow_name AND r.idempotency_key = n.idempotency_key
+		WHERE r.namespace_id = n.namespace_id AND r.workflow_name = n.workflow_name AND r.idempotency_key = n.idempotency_key
 		ORDER BY r.created_at, r.id
 		LIMIT 1
 	)
 )
-FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY n (id, workflow_name, idempotency_key, ordinal)
+FROM (
+	SELECT $1::text AS namespace_id, n.*
+	FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY n (id, workflow_name, idempotency_key, ordinal)
+	OFFSET 0 -- stays a table, see givenSQL
+) n
 ORDER BY n.ordinal`
 
 func (s *Store) createPlain(ctx context.Context, rows []newRow) error {

@@ -18,7 +18,7 @@ var ops = [...]string{
 // already, by the same worker id, is a success.
 const runsSQL = `
 WITH write AS MATERIALIZED (
-	SELECT *
+	SELECT $1::text AS namespace_id, w.*
 	FROM unnest($2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::timestamptz[]) WITH ORDINALITY
 		w (run_id, worker_id, op, at, output, error, finished_at, n)
 ), ended AS (
@@ -47,13 +47,20 @@ WITH write AS MATERIALIZED (
 		END,
 		updated_at = now()
 	FROM write w
-	WHERE r.namespace_id = $1 AND r.id = w.run_id AND r.status = 'running' AND r.worker_id = w.worker_id
+	WHERE r.namespace_id = w.namespace_id AND r.id = w.run_id AND r.status = 'running' AND r.worker_id = w.worker_id
 	RETURNING w.n
 )
-SELECT e.n IS NOT NULL OR coalesce(w.op = 'complete' AND r.status = 'completed' AND r.worker_id = w.worker_id, false)
+SELECT CASE
+	WHEN e.n IS NOT NULL THEN true
+	WHEN w.op = 'complete' THEN coalesce((
+		SELECT r.status = 'completed' AND r.worker_id = w.worker_id
+		FROM {schema}.workflow_runs r
+		WHERE r.namespace_id = w.namespace_id AND r.id = w.run_id
+	), false)
+	ELSE false
+END
 FROM write w
 LEFT JOIN ended e ON e.n = w.n
-LEFT JOIN {schema}.workflow_runs r ON r.namespace_id = $1 AND r.id = w.run_id
 ORDER BY w.n`
 
 // queueRuns queues the ends of leases and the wakes of parents, and returns
@@ -104,20 +111,22 @@ const notDue = `CASE
 
 // wakeParentsSQL makes due the parents that wait for the runs $2, which have
 // ended (R82). A statement after lockSQL and the ends, so that it sees a parent
-// that parked meanwhile. Primary keys.
+// that parked meanwhile. Primary keys; the status is in a CASE so that the planner
+// does not take the range of all runs that are due again instead.
 const wakeParentsSQL = `
 UPDATE {schema}.workflow_runs p
 SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
 	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
 	updated_at   = now()
-FROM {schema}.workflow_runs c
+FROM ` + givenSQL + ` child
+JOIN {schema}.workflow_runs c USING (namespace_id, id)
 JOIN {schema}.step_attempts a
 	ON a.namespace_id = c.parent_step_attempt_namespace_id AND a.id = c.parent_step_attempt_id
-WHERE c.namespace_id = $1 AND c.id = ANY ($2::text[]) AND c.status IN ('completed', 'failed', 'canceled')
+WHERE c.status IN ('completed', 'failed', 'canceled')
 	AND a.kind = 'workflow' AND a.status = 'running'
 	AND a.child_workflow_run_namespace_id = c.namespace_id AND a.child_workflow_run_id = c.id
 	AND p.namespace_id = a.namespace_id AND p.id = a.workflow_run_id
-	AND (p.status = 'sleeping' OR p.status = 'running' AND p.worker_id IS NULL)
+	AND CASE p.status WHEN 'sleeping' THEN true WHEN 'running' THEN p.worker_id IS NULL ELSE false END
 	AND ` + notDue
 
 // reconcileSQL makes due the parked runs among $2 for which a child's end or a
@@ -126,10 +135,10 @@ WHERE c.namespace_id = $1 AND c.id = ANY ($2::text[]) AND c.status IN ('complete
 // that they see active. Reads step_attempts_workflow_run_created_at_idx.
 const reconcileSQL = `
 WITH parked AS MATERIALIZED (
-	SELECT p.id
+	SELECT p.namespace_id, p.id
 	FROM {schema}.workflow_runs p
-	WHERE p.namespace_id = $1 AND p.id = ANY ($2::text[])
-		AND p.status = 'running' AND p.worker_id IS NULL
+	JOIN ` + givenSQL + ` given USING (namespace_id, id)
+	WHERE p.status = 'running' AND p.worker_id IS NULL
 		AND ` + notDue + `
 		AND EXISTS (
 			SELECT
@@ -157,7 +166,7 @@ SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
 	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
 	updated_at   = now()
 FROM parked
-WHERE p.namespace_id = $1 AND p.id = parked.id`
+WHERE p.namespace_id = parked.namespace_id AND p.id = parked.id`
 
 // reconcile follows up the parks among the writes, also those that report a lost
 // lease: they may have succeeded in a call whose acknowledgement was lost.

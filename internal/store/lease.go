@@ -26,20 +26,21 @@ type LeaseState struct {
 // their ids.
 const heartbeatSQL = `
 WITH lease AS MATERIALIZED (
-	SELECT l.run_id, l.worker_id, l.n
+	SELECT $1::text AS namespace_id, l.run_id, l.worker_id, l.n
 	FROM unnest($2::text[], $3::text[]) WITH ORDINALITY l (run_id, worker_id, n)
 ), held AS MATERIALIZED (
-	SELECT r.id, r.worker_id
+	SELECT r.namespace_id, r.id
 	FROM {schema}.workflow_runs r
-	JOIN (SELECT DISTINCT run_id, worker_id FROM lease) l ON l.run_id = r.id AND l.worker_id = r.worker_id
-	WHERE r.namespace_id = $1 AND r.status = 'running'
+	JOIN (SELECT DISTINCT namespace_id, run_id, worker_id FROM lease) l
+		ON l.namespace_id = r.namespace_id AND l.run_id = r.id AND l.worker_id = r.worker_id
+	WHERE r.status = 'running'
 	ORDER BY r.id
 	FOR NO KEY UPDATE OF r
 ), beat AS (
 	UPDATE {schema}.workflow_runs r
 	SET available_at = now() + $4::interval, updated_at = now()
 	FROM held h
-	WHERE r.namespace_id = $1 AND r.id = h.id
+	WHERE r.namespace_id = h.namespace_id AND r.id = h.id
 	RETURNING r.id, r.worker_id, r.suspended_at, r.deadline_at
 )
 SELECT b.id IS NOT NULL,
@@ -48,7 +49,7 @@ SELECT b.id IS NOT NULL,
 	coalesce(b.deadline_at, r.deadline_at)
 FROM lease l
 LEFT JOIN beat b ON b.id = l.run_id AND b.worker_id = l.worker_id
-LEFT JOIN {schema}.workflow_runs r ON r.namespace_id = $1 AND r.id = l.run_id
+LEFT JOIN {schema}.workflow_runs r ON r.namespace_id = l.namespace_id AND r.id = l.run_id
 ORDER BY l.n`
 
 // Heartbeat extends the leases that are still held to d from now and returns
@@ -79,7 +80,7 @@ func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d ti
 // uid is special. Runs are locked in the order of their ids.
 const releaseSQL = `
 WITH held AS MATERIALIZED (
-	SELECT r.id
+	SELECT r.namespace_id, r.id
 	FROM {schema}.workflow_runs r
 	WHERE r.namespace_id = $1 AND r.status = 'running' AND r.worker_id IS NOT NULL
 		AND r.worker_id ~>=~ ($2 || '.') AND r.worker_id ~<~ ($2 || '/')
@@ -93,7 +94,7 @@ SET worker_id    = NULL,
 	resume_at    = CASE WHEN r.suspended_at IS NULL THEN r.resume_at ELSE now() END,
 	updated_at   = now()
 FROM held h
-WHERE r.namespace_id = $1 AND r.id = h.id
+WHERE r.namespace_id = h.namespace_id AND r.id = h.id
 RETURNING r.id`
 
 // ReleaseLeases ends the leases held under a pod's uid, except, when it is not
@@ -108,12 +109,12 @@ func (s *Store) ReleaseLeases(ctx context.Context, podUID, exceptProcess string)
 // the suspension by Heartbeat. Primary key, locks in the order of ids.
 const suspendSQL = `
 WITH open AS MATERIALIZED (
-	SELECT r.id
+	SELECT r.namespace_id, r.id
 	FROM {schema}.workflow_runs r
-	WHERE r.namespace_id = $1 AND r.id = ANY ($2) AND r.suspended_at IS NULL
-		AND r.status IN ('pending', 'running', 'sleeping')
+	JOIN ` + givenSQL + ` given USING (namespace_id, id)
+	WHERE r.suspended_at IS NULL AND r.status IN ('pending', 'running', 'sleeping')
 	ORDER BY r.id
-	FOR NO KEY UPDATE
+	FOR NO KEY UPDATE OF r
 )
 UPDATE {schema}.workflow_runs r
 SET suspended_at = now(),
@@ -121,7 +122,7 @@ SET suspended_at = now(),
 	available_at = CASE WHEN r.worker_id IS NULL THEN NULL ELSE r.available_at END,
 	updated_at   = now()
 FROM open o
-WHERE r.namespace_id = $1 AND r.id = o.id
+WHERE r.namespace_id = o.namespace_id AND r.id = o.id
 RETURNING r.id`
 
 // SuspendRuns keeps open runs from being claimed, by workers of either language,
@@ -136,12 +137,12 @@ func (s *Store) SuspendRuns(ctx context.Context, ids []string) (int, error) {
 // client that woke the run meanwhile has set available_at.
 const resumeSQL = `
 WITH suspended AS MATERIALIZED (
-	SELECT r.id
+	SELECT r.namespace_id, r.id
 	FROM {schema}.workflow_runs r
-	WHERE r.namespace_id = $1 AND r.id = ANY ($2) AND r.suspended_at IS NOT NULL
-		AND r.status IN ('pending', 'running', 'sleeping')
+	JOIN ` + givenSQL + ` given USING (namespace_id, id)
+	WHERE r.suspended_at IS NOT NULL AND r.status IN ('pending', 'running', 'sleeping')
 	ORDER BY r.id
-	FOR NO KEY UPDATE
+	FOR NO KEY UPDATE OF r
 )
 UPDATE {schema}.workflow_runs r
 SET suspended_at = NULL,
@@ -152,7 +153,7 @@ SET suspended_at = NULL,
 	END,
 	updated_at   = now()
 FROM suspended o
-WHERE r.namespace_id = $1 AND r.id = o.id
+WHERE r.namespace_id = o.namespace_id AND r.id = o.id
 RETURNING r.id`
 
 // ResumeRuns undoes SuspendRuns: a run is due when it would have been. It

@@ -13,7 +13,7 @@ import (
 const getRunsSQL = `
 SELECT ` + runColumns + `
 FROM {schema}.workflow_runs r
-WHERE r.namespace_id = $1 AND r.id = ANY ($2)`
+JOIN ` + givenSQL + ` given USING (namespace_id, id)`
 
 // GetRuns returns the runs by id. Those that do not exist are absent.
 func (s *Store) GetRuns(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error) {
@@ -34,12 +34,13 @@ func (s *Store) GetRuns(ctx context.Context, ids []string) (map[string]*openwork
 
 // cancelSQL reads the primary key; lockSQL has locked the runs (R42, R125).
 const cancelSQL = `
-UPDATE {schema}.workflow_runs
+UPDATE {schema}.workflow_runs r
 SET status = 'canceled', worker_id = NULL, available_at = NULL, resume_at = NULL, finished_at = now(), updated_at = now()
-WHERE namespace_id = $1 AND id = ANY ($2) AND status IN ('pending', 'running', 'sleeping')`
+FROM ` + givenSQL + ` given
+WHERE r.namespace_id = given.namespace_id AND r.id = given.id AND r.status IN ('pending', 'running', 'sleeping')`
 
 const statusSQL = `
-SELECT id, status FROM {schema}.workflow_runs WHERE namespace_id = $1 AND id = ANY ($2)`
+SELECT r.id, r.status FROM {schema}.workflow_runs r JOIN ` + givenSQL + ` given USING (namespace_id, id)`
 
 // CancelRuns cancels the runs that are open and returns the status of each after
 // that: canceled, or the one with which it had ended before. Runs that do not
@@ -78,11 +79,13 @@ LIMIT $2`
 // failExpiredSQL reads the primary key; lockSQL has locked the runs, which may
 // have ended before that (R42, R44).
 const failExpiredSQL = `
-UPDATE {schema}.workflow_runs
+UPDATE {schema}.workflow_runs r
 SET status = 'failed', worker_id = NULL, available_at = NULL, resume_at = NULL, finished_at = now(), updated_at = now(),
 	error = jsonb_build_object('message', $3::text)
-WHERE namespace_id = $1 AND id = ANY ($2) AND deadline_at <= now() AND status IN ('pending', 'running', 'sleeping')
-RETURNING id`
+FROM ` + givenSQL + ` given
+WHERE r.namespace_id = given.namespace_id AND r.id = given.id
+	AND r.deadline_at <= now() AND r.status IN ('pending', 'running', 'sleeping')
+RETURNING r.id`
 
 // FailExpired fails up to limit open runs whose deadline has passed, those that
 // a worker is executing too, oldest deadline first, and returns their ids.

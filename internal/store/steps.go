@@ -12,7 +12,7 @@ import (
 const loadStepsSQL = `
 SELECT ` + stepColumns + `
 FROM {schema}.step_attempts a
-WHERE a.namespace_id = $1 AND a.workflow_run_id = ANY ($2)
+JOIN ` + givenSQL + ` run ON a.namespace_id = run.namespace_id AND a.workflow_run_id = run.id
 ORDER BY a.workflow_run_id, a.created_at, a.id`
 
 // LoadSteps returns all step attempts of the runs, oldest first (R71). A run
@@ -41,7 +41,7 @@ SELECT a.workflow_run_id,
 	count(*) FILTER (WHERE a.status = 'failed'),
 	count(DISTINCT a.step_name)
 FROM {schema}.step_attempts a
-WHERE a.namespace_id = $1 AND a.workflow_run_id = ANY ($2)
+JOIN ` + givenSQL + ` run ON a.namespace_id = run.namespace_id AND a.workflow_run_id = run.id
 GROUP BY a.workflow_run_id`
 
 // newestStepsSQL reads the end of step_attempts_workflow_run_created_at_idx,
@@ -49,11 +49,11 @@ GROUP BY a.workflow_run_id`
 const newestStepsSQL = `
 SELECT a.namespace_id, a.id, a.workflow_run_id, a.step_name, a.kind, a.status,
 	a.context, NULL::jsonb, a.error, a.child_workflow_run_id, a.started_at, a.finished_at, a.created_at, a.updated_at
-FROM unnest($2::text[]) run (id)
+FROM ` + givenSQL + ` run
 CROSS JOIN LATERAL (
 	SELECT *
 	FROM {schema}.step_attempts
-	WHERE namespace_id = $1 AND workflow_run_id = run.id
+	WHERE namespace_id = run.namespace_id AND workflow_run_id = run.id
 	ORDER BY created_at DESC, id DESC
 	LIMIT $3
 ) a
@@ -80,22 +80,9 @@ func (s *Store) StepSummaries(ctx context.Context, runIDs []string, newest int) 
 		sum.Newest = append(sum.Newest, a)
 		summaries[a.WorkflowRunID] = sum
 		return err
-	}, s.sql(newestStepsSQL), s.namespace, unique(runIDs), newest)
+	}, s.sql(newestStepsSQL), s.namespace, runIDs, newest)
 	if err := s.send(ctx, &b); err != nil {
 		return nil, Classify(err)
 	}
 	return summaries, nil
-}
-
-// unique returns ids without repetitions.
-func unique(ids []string) []string {
-	seen := make(map[string]struct{}, len(ids))
-	kept := make([]string, 0, len(ids))
-	for _, id := range ids {
-		if _, ok := seen[id]; !ok {
-			seen[id] = struct{}{}
-			kept = append(kept, id)
-		}
-	}
-	return kept
 }

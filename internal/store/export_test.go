@@ -1,0 +1,24 @@
+package store
+
+import "context"
+
+// Statements that tests explain.
+func (s *Store) ClaimSQL() string          { return s.sql(claimTemplate) }
+func (s *Store) ReleaseSQL() string        { return s.sql(releaseSQL) }
+func (s *Store) ExpiredSQL() string        { return s.sql(expiredSQL) }
+func (s *Store) OpenObjectRunsSQL() string { return s.sql(openObjectRunsSQL) }
+func (s *Store) StepsSQL() string          { return s.sql(stepsSQL) }
+func (s *Store) RunsSQL() string           { return s.sql(runsSQL) }
+func (s *Store) LockSQL() string           { return s.sql(lockSQL) }
+func (s *Store) HeartbeatSQL() string      { return s.sql(heartbeatSQL) }
+func (s *Store) LoadStepsSQL() string      { return s.sql(loadStepsSQL) }
+func (s *Store) NewestStepsSQL() string    { return s.sql(newestStepsSQL) }
+func (s *Store) WakeParentsSQL() string    { return s.sql(wakeParentsSQL) }
+func (s *Store) HeldKeysSQL() string       { return s.sql(heldKeysSQL) }
+
+// Plans counts the plans that a connection's prepared statements had.
+func (s *Store) Plans(ctx context.Context) (generic, custom int, err error) {
+	err = s.pool.QueryRow(ctx, `
+SELECT coalesce(sum(generic_plans), 0), coalesce(sum(custom_plans), 0) FROM pg_prepared_statements WHERE statement NOT LIKE '%pg_prepared_statements%'`).Scan(&generic, &custom)
+	return generic, custom, err
+}
