@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -237,25 +238,46 @@ func TestClaim_ConcurrentClaimersNeverShareARun_P2(t *testing.T) {
 	}
 }
 
-func TestClaim_LocksNothingItLeaves(t *testing.T) {
+func TestClaim_SkipsWhatAnotherHolds(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.backlog(1, 1)
-	// A claimer that took one of the two and has not committed.
+	f.backlog(2, 2)
 	tx, err := f.db.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
-	if _, err := tx.Exec(t.Context(),
-		`SELECT id FROM openworkflow.workflow_runs WHERE status = 'pending' FOR NO KEY UPDATE`); err != nil {
+	// A claimer that has not committed takes the first of each branch, and no more.
+	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{`["wf", null]`}, workerIDs(2), lease, 1); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // whoever's turn the odd slot is
-		runs := f.claim(1)
-		if len(runs) == 1 {
-			return
-		}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	runs, err := f.Claim(ctx, store.ClaimRequest{
+		Served: []openworkflow.Definition{{Name: "wf"}}, WorkerIDs: workerIDs(4), Lease: lease,
+	})
+	if err != nil {
+		t.Fatalf("Claim waited: %v", err)
 	}
-	t.Error("the run that nobody holds was not claimed")
+	if fresh, dueAgain := branches(runs); fresh != 1 || dueAgain != 1 {
+		t.Errorf("claimed %d new and %d due again, want what the other left", fresh, dueAgain)
+	}
+}
+
+func TestClaim_LocksOnlyWhatItTakes(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.backlog(1, 1)
+	tx, err := f.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(t.Context()) }()
+	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{`["wf", null]`}, workerIDs(1), lease, 1); err != nil {
+		t.Fatal(err)
+	}
+	if runs := f.claim(1); len(runs) != 1 {
+		t.Errorf("claimed %d, want the one that the other claimer left", len(runs))
+	}
 }

@@ -1,0 +1,71 @@
+package store_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+func TestWorkers(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	save := func(w store.Worker) {
+		t.Helper()
+		if err := f.SaveWorker(t.Context(), w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func(within time.Duration) []store.Worker {
+		t.Helper()
+		workers, err := f.Workers(t.Context(), within)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range workers {
+			if age := time.Since(workers[i].SeenAt); age > time.Minute || age < -time.Minute {
+				t.Errorf("seen %v ago", age)
+			}
+			workers[i].SeenAt = time.Time{}
+		}
+		return workers
+	}
+	one := store.Worker{PodUID: "u1", Process: "p1", PodName: "pod-1", Pool: "pool", Workflows: []openworkflow.Definition{
+		{Name: "wf"}, {Name: "wf", Version: ptr("2")}, {Name: "empty", Version: ptr("")},
+	}}
+	two := store.Worker{PodUID: "u2", Process: "p1", PodName: "pod-2", Pool: "pool"}
+	save(two)
+	save(one)
+	if diff := cmp.Diff([]store.Worker{one, two}, list(time.Minute)); diff != "" {
+		t.Errorf("workers differ (-want +got):\n%s", diff)
+	}
+
+	restarted := one
+	restarted.Process = "p2"
+	save(restarted)
+	save(restarted)
+	if diff := cmp.Diff([]store.Worker{restarted, two}, list(time.Minute)); diff != "" {
+		t.Errorf("workers after a restart differ (-want +got):\n%s", diff)
+	}
+
+	f.exec(`UPDATE openworkflow.operator_workers SET seen_at = now() - interval '2 minutes' WHERE pod_uid = 'u2'`)
+	if diff := cmp.Diff([]store.Worker{restarted}, list(time.Minute)); diff != "" {
+		t.Errorf("workers seen lately differ (-want +got):\n%s", diff)
+	}
+	for range 2 {
+		if err := f.RemoveWorker(t.Context(), "u1", "p2"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if workers := list(time.Minute); len(workers) != 0 {
+		t.Errorf("workers after removal: %v", workers)
+	}
+	f.exec(`UPDATE openworkflow.operator_workers SET seen_at = now() - interval '2 days'`)
+	save(one)
+	if n := f.value(`SELECT count(*) FROM openworkflow.operator_workers`); n != "1" {
+		t.Errorf("%s rows, want the forgotten one gone", n)
+	}
+}
