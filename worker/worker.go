@@ -115,7 +115,7 @@ func open(ctx context.Context, config Config) (*store.Store, error) {
 		case errors.Is(err, store.ErrInvalidURL):
 			return nil, err
 		case ctx.Err() != nil:
-			return nil, nil
+			return nil, nil //nolint:nilerr // the worker was told to stop; that is no failure
 		}
 		config.Logger.Warn("Could not open the database; trying again", "error", err, "in", delay.String())
 		select {

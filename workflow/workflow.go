@@ -96,7 +96,7 @@ type RetryPolicy struct {
 	MaximumAttempts int
 }
 
-// Unlimited, as MaximumAttempts, lets attempts go on until one succeeds.
+// Unlimited lets, as MaximumAttempts, attempts go on until one succeeds.
 const Unlimited = -1
 
 // Over returns the policy with base's values where this one has none.
@@ -182,8 +182,7 @@ func decodeInput[In any](input json.RawMessage) (In, error) {
 		return in, nil
 	}
 	failure := &InputError{msg: fmt.Sprintf("input does not decode into %T: %v", in, err)}
-	var mismatch *json.UnmarshalTypeError
-	if errors.As(err, &mismatch) {
+	if mismatch, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		failure.Field = mismatch.Field
 		what := "input"
 		if mismatch.Field != "" {

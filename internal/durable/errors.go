@@ -48,8 +48,7 @@ func EncodeError(err error) openworkflow.Error {
 		return openworkflow.Error{Name: failed.Name, Message: failed.Message, Stack: failed.stack}
 	}
 	payload := openworkflow.Error{Name: errorName(err), Message: err.Error()}
-	var panicked *PanicError
-	if errors.As(err, &panicked) {
+	if panicked, ok := errors.AsType[*PanicError](err); ok {
 		payload.Stack = panicked.Stack
 	}
 	return payload

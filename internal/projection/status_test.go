@@ -26,7 +26,8 @@ func row(change func(*openworkflow.Run)) *openworkflow.Run {
 	return run
 }
 
-func worker(id string) *string { return &id }
+//go:fix inline
+func worker(id string) *string { return new(id) }
 
 func TestStatusSaysWhereARunIs(t *testing.T) {
 	sleeping := openworkflow.StepSummary{Running: 1, Names: 1, Newest: []openworkflow.StepAttempt{
@@ -55,7 +56,7 @@ func TestStatusSaysWhereARunIs(t *testing.T) {
 		},
 		"claimed": {
 			run: row(func(r *openworkflow.Run) {
-				r.Status, r.Attempts, r.WorkerID = openworkflow.RunRunning, 1, worker("pod.p.1")
+				r.Status, r.Attempts, r.WorkerID = openworkflow.RunRunning, 1, new("pod.p.1")
 			}),
 			steps: charging,
 			state: v1alpha1.RunRunning, reason: v1alpha1.ReasonRunning,
@@ -94,7 +95,7 @@ func TestStatusSaysWhereARunIs(t *testing.T) {
 		},
 		"completed": {
 			run: row(func(r *openworkflow.Run) {
-				r.Status, r.Attempts, r.WorkerID = openworkflow.RunCompleted, 1, worker("pod.p.1")
+				r.Status, r.Attempts, r.WorkerID = openworkflow.RunCompleted, 1, new("pod.p.1")
 				r.AvailableAt, r.FinishedAt, r.StartedAt = nil, after(3*time.Second), after(time.Second)
 			}),
 			state: v1alpha1.RunCompleted, reason: v1alpha1.ReasonCompleted,
@@ -154,7 +155,7 @@ func TestP4RevisionGrowsAlongTheLifeOfARun(t *testing.T) {
 	}
 	active := func(claims int) *openworkflow.Run {
 		return row(func(r *openworkflow.Run) {
-			r.Status, r.Attempts, r.WorkerID = openworkflow.RunRunning, claims, worker("w")
+			r.Status, r.Attempts, r.WorkerID = openworkflow.RunRunning, claims, new("w")
 		})
 	}
 	life := []moment{
@@ -209,7 +210,7 @@ func TestStatusStaysBelow8KiB(t *testing.T) {
 func TestPatchNamesTheObjectAndClearsWhatIsOver(t *testing.T) {
 	t.Parallel()
 	run := row(func(r *openworkflow.Run) {
-		r.Status, r.Attempts, r.WorkerID = openworkflow.RunRunning, 1, worker("w")
+		r.Status, r.Attempts, r.WorkerID = openworkflow.RunRunning, 1, new("w")
 	})
 	patch, err := Patch("uid-1", Status(run, openworkflow.StepSummary{}, "pod-1"))
 	if err != nil {

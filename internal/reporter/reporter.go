@@ -223,7 +223,7 @@ func (r *Reporter) patch(ctx context.Context, object openworkflow.ObjectRef, sta
 	if err != nil {
 		return fmt.Errorf("patch the status of workflowrun %s/%s: %w", object.Namespace, object.Name, err)
 	}
-	defer response.Body.Close() //nolint:errcheck // only read from
+	defer response.Body.Close()
 	answer, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
 	_, _ = io.Copy(io.Discard, response.Body) // so that the connection is used again
 	switch response.StatusCode {

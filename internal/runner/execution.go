@@ -193,7 +193,7 @@ func (e *execution) RunStep(ctx context.Context, step durable.FunctionStep) (jso
 	if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
 		return nil, fmt.Errorf("step name %q cannot be stored: use valid UTF-8 without U+0000", name)
 	}
-	if output, err, known := e.recall(name, step.Retry); known {
+	if output, known, err := e.recall(name, step.Retry); known {
 		return output, err
 	}
 	e.checkpoint()
@@ -204,22 +204,22 @@ func (e *execution) RunStep(ctx context.Context, step durable.FunctionStep) (jso
 }
 
 // recall returns what is stored of a step: its output, or that it has failed for good.
-func (e *execution) recall(name string, policy openworkflow.RetryPolicy) (output json.RawMessage, err error, known bool) {
+func (e *execution) recall(name string, policy openworkflow.RetryPolicy) (output json.RawMessage, known bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if done, ok := e.history.completed[name]; ok && memoize {
-		return done.Output, nil, true
+		return done.Output, true, nil
 	}
 	failed, ok := e.history.failed[name]
 	if !ok {
-		return nil, nil, false
+		return nil, false, nil
 	}
 	payload := openworkflow.DecodeError(failed.Error)
 	usedUp := policy.MaximumAttempts > 0 && e.history.failures[name] >= policy.MaximumAttempts
 	if usedUp || payload.NonRetryable {
-		return nil, durable.NewStepError(name, payload), true
+		return nil, true, durable.NewStepError(name, payload)
 	}
-	return nil, nil, false
+	return nil, false, nil
 }
 
 func (e *execution) countAttempts() int {
@@ -238,7 +238,7 @@ func (e *execution) attempt(ctx context.Context, name string, step durable.Funct
 		StepName:      name,
 		Kind:          openworkflow.KindFunction,
 		Status:        openworkflow.StepRunning,
-		StartedAt:     pointer(started),
+		StartedAt:     new(started),
 		CreatedAt:     started,
 	}
 	e.begin(attempt)
@@ -314,7 +314,7 @@ func (e *execution) store(attempt openworkflow.StepAttempt, started time.Time, r
 	if err != nil {
 		return err
 	}
-	attempt.FinishedAt = pointer(time.Now())
+	attempt.FinishedAt = new(time.Now())
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.history.end(attempt)

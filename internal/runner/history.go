@@ -78,4 +78,5 @@ func (h *history) snapshot() openworkflow.StepSummary {
 	return s
 }
 
-func pointer(t time.Time) *time.Time { return &t }
+//go:fix inline
+func pointer(t time.Time) *time.Time { return new(t) }

@@ -256,18 +256,12 @@ func (r *Runner) announce(ctx context.Context) {
 	}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	for {
-		if retry(ctx, r.log, "Could not announce the worker", func() error {
-			return r.store.SaveWorker(ctx, worker)
-		}) != nil {
-			break
-		}
+	save := func() error { return r.store.SaveWorker(ctx, worker) }
+	for retry(ctx, r.log, "Could not announce the worker", save) == nil {
 		select {
 		case <-ctx.Done():
 		case <-ticker.C:
-			continue
 		}
-		break
 	}
 	farewell, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()

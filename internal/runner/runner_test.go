@@ -149,7 +149,7 @@ func TestP7WorkflowsThatMisbehaveFailWithAClearMessage(t *testing.T) {
 	once := step.Retry(workflow.RetryPolicy{MaximumAttempts: 1})
 	panics := workflow.Define("panics", func(context.Context, any) (any, error) { panic("out of cheese") })
 	stepPanics := workflow.Define("step-panics", func(ctx context.Context, _ any) (any, error) {
-		return step.Run(ctx, "boom", func(context.Context) (any, error) { var m map[string]int; m["x"] = 1; return nil, nil }, once)
+		return step.Run(ctx, "boom", func(context.Context) (any, error) { var none *order; return none.ID, nil }, once)
 	})
 	returnsError := workflow.Define("returns-error", func(context.Context, any) (any, error) { return nil, errors.New("no stock") })
 	unmarshalable := workflow.Define("unmarshalable", func(context.Context, any) (float64, error) { return math.NaN(), nil })
@@ -188,7 +188,7 @@ func TestP7WorkflowsThatMisbehaveFailWithAClearMessage(t *testing.T) {
 		message  string
 	}{
 		{panics, `null`, "PanicError", "panic: out of cheese"},
-		{stepPanics, `null`, "PanicError", "panic: assignment to entry in nil map"},
+		{stepPanics, `null`, "PanicError", "panic: runtime error: invalid memory address"},
 		{returnsError, `null`, "Error", "no stock"},
 		{unmarshalable, `null`, "UnsupportedValueError", `encode the output of workflow "unmarshalable": json: unsupported value: NaN`},
 		{stepUnmarshalable, `null`, "UnsupportedTypeError", "encode the result: json: unsupported type: chan int"},

@@ -91,8 +91,8 @@ func (c *cluster) pool(replicas int, mailLatency time.Duration) {
 	}
 	lines := strings.Split(string(sample), "\n")
 	for i, line := range lines {
-		if at := strings.Index(line, "image:"); at >= 0 && strings.Contains(line, "/checkout:") {
-			lines[i] = line[:at] + "image: localhost/checkout:dev"
+		if before, _, ok := strings.Cut(line, "image:"); ok && strings.Contains(line, "/checkout:") {
+			lines[i] = before + "image: localhost/checkout:dev"
 		}
 	}
 	c.applyText(strings.Join(lines, "\n"))
@@ -168,13 +168,6 @@ func (c *cluster) get(into any, args ...string) {
 	if err := json.Unmarshal([]byte(output), into); err != nil {
 		c.Fatalf("decode %v: %v", args, err)
 	}
-}
-
-// crash ends the process of a pod's worker with SIGKILL, from outside.
-func (c *cluster) crash(pod string) {
-	c.Helper()
-	id := c.kubectl("-n", c.namespace, "get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].containerID}")
-	c.script("hack/devcluster/kill.sh", strings.TrimPrefix(id, "containerd://"))
 }
 
 // eventually polls until ok, for at most the time given.
