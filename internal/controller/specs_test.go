@@ -1,0 +1,155 @@
+package controller
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/yaml"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares with a file below testdata, or writes it with -update.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, got, 0o644); err != nil { //nolint:gosec // to be read by all
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", file, diff)
+	}
+}
+
+func TestPoolObjects(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		template string
+		change   func(*v1alpha1.WorkerPool)
+	}{
+		"least": {template: `{"spec":{"containers":[{"name":"worker","image":"example.test/checkout:1"}]}}`},
+		"own-words": {
+			template: `{
+				"metadata": {"labels": {"team": "shop", "openworkflow.dev/worker-pool": "hijack"}, "annotations": {"note": "mine"}},
+				"spec": {
+					"restartPolicy": "Always", "serviceAccountName": "payments", "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 90,
+					"securityContext": {"runAsUser": 0, "seccompProfile": {"type": "Localhost", "localhostProfile": "p"}},
+					"initContainers": [{"name": "init", "image": "i"}],
+					"containers": [
+						{"name": "worker", "image": "w",
+						 "env": [{"name": "OPENWORKFLOW_POSTGRES_URL", "value": "postgres://pooler/db"}, {"name": "OPENWORKFLOW_CONCURRENCY", "value": "3"}],
+						 "readinessProbe": {"tcpSocket": {"port": 1}},
+						 "lifecycle": {"preStop": {"sleep": {"seconds": 1}}},
+						 "securityContext": {"capabilities": {"add": ["NET_BIND_SERVICE"]}, "readOnlyRootFilesystem": true}},
+						{"name": "sidecar", "image": "s", "securityContext": {"privileged": true}}
+					]}}`,
+			change: func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = ptr.To[int32](0) },
+		},
+		"no-health-port": {
+			template: `{"spec":{"containers":[{"name":"worker","image":"node"}]}}`,
+			change: func(p *v1alpha1.WorkerPool) {
+				p.Spec.HealthPort = ptr.To[int32](0)
+				p.Spec.Concurrency, p.Spec.LeaseDurationSeconds = ptr.To[int32](2), ptr.To[int32](60)
+				p.Spec.BackendRef.Name = strings.Repeat("long.", 20) + "end"
+				p.Name = strings.Repeat("pool.", 30) + "end"
+			},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			template, err := decodeTemplate([]byte(test.template))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pool := newPool("shop")
+			pool.Namespace, pool.UID = "orders", "pool-uid"
+			if test.change != nil {
+				test.change(pool)
+			}
+			before, _ := json.Marshal(template)
+			objects := poolObjects(poolInput{
+				Pool: pool, Template: template, Secret: v1alpha1.SecretKeyRef{Name: "db", Key: "uri"},
+				Schema: "openworkflow", NamespaceID: "orders", BackendHash: "0123456789",
+			})
+			if after, _ := json.Marshal(template); !bytes.Equal(before, after) {
+				t.Error("the template was changed")
+			}
+			golden(t, "pool-"+name+".yaml", documents(t, objects))
+		})
+	}
+}
+
+func documents(t *testing.T, objects []runtime.ApplyConfiguration) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	for i, o := range objects {
+		if i > 0 {
+			b.WriteString("---\n")
+		}
+		document, err := yaml.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Write(document)
+	}
+	return b.Bytes()
+}
+
+func TestNames(t *testing.T) {
+	t.Parallel()
+	seen := map[string]string{}
+	for _, name := range []string{"a", "shop", "shop.v2", "shop-v2", strings.Repeat("x", 200), strings.Repeat("x", 199) + "y", strings.Repeat("a.", 99) + "b"} {
+		child, label := childName(name), labelValue(name)
+		if errs := validation.IsDNS1123Label(child); len(errs) > 0 || len(child) > maxChildName {
+			t.Errorf("childName(%q) is %q: %v", name, child, errs)
+		}
+		if errs := validation.IsValidLabelValue(label); len(errs) > 0 {
+			t.Errorf("labelValue(%q) is %q: %v", name, label, errs)
+		}
+		for _, short := range []string{"child " + child, "label " + label} {
+			if other, ok := seen[short]; ok {
+				t.Errorf("%q and %q share the %s", name, other, short)
+			}
+			seen[short] = name
+		}
+	}
+}
+
+func TestBackendHash_IsShortAndChanges(t *testing.T) {
+	t.Parallel()
+	ref := v1alpha1.SecretKeyRef{Name: "db", Key: "uri"}
+	one := backendHash(storeOptions{URL: "postgres://a", Schema: "s", NamespaceID: "n"}, ref)
+	for what, other := range map[string]string{
+		"url":       backendHash(storeOptions{URL: "postgres://b", Schema: "s", NamespaceID: "n"}, ref),
+		"schema":    backendHash(storeOptions{URL: "postgres://a", Schema: "t", NamespaceID: "n"}, ref),
+		"namespace": backendHash(storeOptions{URL: "postgres://a", Schema: "s", NamespaceID: "m"}, ref),
+	} {
+		if other == one {
+			t.Errorf("the hash stays with another %s", what)
+		}
+	}
+	if len(one) != 10 {
+		t.Errorf("hash is %q", one)
+	}
+}
