@@ -46,7 +46,7 @@ type Config struct {
 //	OPENWORKFLOW_CONCURRENCY    Concurrency
 //	OPENWORKFLOW_LEASE_SECONDS  Lease, in seconds
 //	OPENWORKFLOW_GRACE_SECONDS  Grace, in seconds
-//	OPENWORKFLOW_HEALTH_PORT    HealthAddress: the port on all addresses in a pod, on loopback elsewhere
+//	OPENWORKFLOW_HEALTH_PORT    HealthAddress: the port on all addresses in a pod, on loopback elsewhere; 0: none
 //	OPENWORKFLOW_POOL           Pool
 //	POD_NAME, POD_NAMESPACE, POD_UID
 //
@@ -78,14 +78,22 @@ func ConfigFromEnv() (Config, error) {
 	if config.PostgresURL == "" {
 		problems = append(problems, errors.New("OPENWORKFLOW_POSTGRES_URL is not set: it is the URL of the database, postgres://user:password@host/database"))
 	}
-	if port := count("OPENWORKFLOW_HEALTH_PORT"); port > 0 {
-		host := "127.0.0.1"
-		if config.PodUID != "" {
-			host = ""
+	// A WorkerPool without health endpoints says so with port 0.
+	if os.Getenv("OPENWORKFLOW_HEALTH_PORT") != "0" {
+		if port := count("OPENWORKFLOW_HEALTH_PORT"); port > 0 {
+			config.HealthAddress = healthAddress(port, config.PodUID != "")
 		}
-		config.HealthAddress = net.JoinHostPort(host, strconv.Itoa(port))
 	}
 	return config, errors.Join(problems...)
+}
+
+// healthAddress is on all addresses of a pod, and on loopback elsewhere.
+func healthAddress(port int, inPod bool) string {
+	host := "127.0.0.1"
+	if inPod {
+		host = ""
+	}
+	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
 // positive reads a variable that is a positive whole number; 0 when it is not set.

@@ -30,6 +30,7 @@ const (
 	envSchema       = "OPENWORKFLOW_SCHEMA"
 	envConcurrency  = "OPENWORKFLOW_CONCURRENCY"
 	envLeaseSeconds = "OPENWORKFLOW_LEASE_SECONDS"
+	envGraceSeconds = "OPENWORKFLOW_GRACE_SECONDS"
 	envHealthPort   = "OPENWORKFLOW_HEALTH_PORT"
 	envPool         = "OPENWORKFLOW_POOL"
 	envPodName      = "POD_NAME"
@@ -44,6 +45,10 @@ const (
 	defaultLeaseSeconds = 10
 	defaultHealthPort   = 8081
 	defaultGraceSeconds = 30
+
+	// farewellSeconds of a pod's grace period are for handing back what its steps
+	// in flight have not ended, and for the last status reports.
+	farewellSeconds = 8
 )
 
 // poolInput is all that a pool's objects are made from.
@@ -195,7 +200,7 @@ func workerTemplate(in poolInput) *corev1ac.PodTemplateSpecApplyConfiguration {
 		restrictContainer(&spec.InitContainers[i])
 	}
 	worker := &spec.Containers[0]
-	addEnv(worker, in)
+	addEnv(worker, in, *spec.TerminationGracePeriodSeconds)
 	addHealth(worker, ptr.Deref(in.Pool.Spec.HealthPort, defaultHealthPort))
 	// The end of a crash's output, so that the pool's status can show it.
 	setDefault(&worker.TerminationMessagePolicy, corev1.TerminationMessageFallbackToLogsOnError)
@@ -203,7 +208,8 @@ func workerTemplate(in poolInput) *corev1ac.PodTemplateSpecApplyConfiguration {
 }
 
 // addEnv adds the worker's environment, except for what the template sets itself.
-func addEnv(worker *corev1ac.ContainerApplyConfiguration, in poolInput) {
+// Grace is the pod's, in seconds.
+func addEnv(worker *corev1ac.ContainerApplyConfiguration, in poolInput, grace int64) {
 	set := map[string]bool{}
 	for _, e := range worker.Env {
 		set[ptr.Deref(e.Name, "")] = true
@@ -226,6 +232,7 @@ func addEnv(worker *corev1ac.ContainerApplyConfiguration, in poolInput) {
 	value(envSchema, in.Schema)
 	value(envConcurrency, strconv.Itoa(int(ptr.Deref(spec.Concurrency, defaultConcurrency))))
 	value(envLeaseSeconds, strconv.Itoa(int(ptr.Deref(spec.LeaseDurationSeconds, defaultLeaseSeconds))))
+	value(envGraceSeconds, strconv.FormatInt(max(grace-farewellSeconds, 1), 10))
 	value(envHealthPort, strconv.Itoa(int(ptr.Deref(spec.HealthPort, defaultHealthPort))))
 	value(envPool, in.Pool.Name)
 	field(envPodName, "metadata.name")
