@@ -114,7 +114,7 @@ func (r *repairer) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, 
 	for i, o := range objects {
 		ids[i] = o.Status.RunID
 	}
-	rows, err := r.conn.Store.GetRuns(ctx, ids)
+	rows, err := r.conn.Store.RunStates(ctx, ids)
 	if err != nil {
 		return fmt.Errorf("read runs: %w", err)
 	}

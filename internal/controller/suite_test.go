@@ -225,6 +225,9 @@ func (m *manager) halt() {
 	select {
 	case err := <-m.done:
 		m.done <- err
+		if strings.Contains(m.logs.String(), "is forbidden: User") {
+			m.t.Errorf("the manager lacks a right:\n%s", m.logs)
+		}
 	case <-time.After(30 * time.Second):
 		m.t.Error("the manager did not end")
 	}

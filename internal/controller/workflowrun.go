@@ -209,7 +209,7 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 
 // load reads the run's row and steps.
 func (r *WorkflowRunReconciler) load(ctx context.Context, conn *Connection, seen *runSeen) error {
-	rows, err := conn.Store.GetRuns(ctx, []string{seen.RunID})
+	rows, err := conn.Store.RunStates(ctx, []string{seen.RunID})
 	if err != nil {
 		return fmt.Errorf("read run %s: %w", seen.RunID, err)
 	}
