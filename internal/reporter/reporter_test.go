@@ -1,0 +1,193 @@
+package reporter
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/projection"
+)
+
+// server is an API server that answers as the test says; the real one is asked in
+// the tests of the controllers and on the cluster.
+type server struct {
+	*httptest.Server
+	mu      sync.Mutex
+	answer  func(n int) int // to the n-th patch, from 1
+	paths   []string
+	states  []string
+	arrived chan struct{}
+}
+
+func newServer(t *testing.T, answer func(n int) int) *server {
+	t.Helper()
+	s := &server{answer: answer, arrived: make(chan struct{}, 100)}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var patch []struct {
+			Path  string `json:"path"`
+			Value any    `json:"value"`
+		}
+		body, err := io.ReadAll(r.Body)
+		if err == nil {
+			err = json.Unmarshal(body, &patch)
+		}
+		if err != nil || r.Method != http.MethodPatch || r.Header.Get("Content-Type") != projection.PatchContentType {
+			t.Errorf("got %s of %s (%v), want a status patch", r.Method, r.Header.Get("Content-Type"), err)
+		}
+		state := ""
+		for _, operation := range patch {
+			if operation.Path == "/status/state" {
+				state, _ = operation.Value.(string)
+			}
+		}
+		s.mu.Lock()
+		s.paths = append(s.paths, r.URL.Path)
+		s.states = append(s.states, state)
+		n := len(s.paths)
+		s.mu.Unlock()
+		w.WriteHeader(s.answer(n))
+		s.arrived <- struct{}{}
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// await waits for n more patches.
+func (s *server) await(t *testing.T, n int) {
+	t.Helper()
+	for range n {
+		select {
+		case <-s.arrived:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("gave up waiting for a report; got %v", s.states)
+		}
+	}
+}
+
+// start returns a running reporter and what stops it with a farewell.
+func start(t *testing.T, s *server) (r *Reporter, stop func()) {
+	t.Helper()
+	r, err := New(&rest.Config{Host: s.URL}, "shop", "pod-1", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var task sync.WaitGroup
+	task.Go(func() { r.Run(ctx, 5*time.Second) })
+	stop = sync.OnceFunc(func() {
+		cancel()
+		task.Wait()
+	})
+	t.Cleanup(stop)
+	return r, stop
+}
+
+func run(name string, status openworkflow.RunStatus) *openworkflow.Run {
+	now, id := time.Now(), "worker"
+	object, err := json.Marshal(openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{
+		Cluster: "c", Namespace: "shop", Name: name, UID: "uid-of-" + name,
+	}})
+	if err != nil {
+		panic(err)
+	}
+	r := &openworkflow.Run{ID: "uid-of-" + name, Status: status, Context: object, Attempts: 1, CreatedAt: now, UpdatedAt: now}
+	if status == openworkflow.RunRunning {
+		r.WorkerID = &id
+	}
+	return r
+}
+
+func ok(int) int { return http.StatusOK }
+
+func TestReportNamesTheObjectsStatus(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, ok)
+	r, _ := start(t, s)
+	r.Report(run("order-1", openworkflow.RunCompleted), openworkflow.StepSummary{})
+	s.await(t, 1)
+	if want := "/apis/openworkflow.dev/v1alpha1/namespaces/shop/workflowruns/order-1/status"; s.paths[0] != want {
+		t.Errorf("patched %s, want %s", s.paths[0], want)
+	}
+}
+
+func TestRunsWithoutAnObjectHereArePassedOver(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, ok)
+	r, stop := start(t, s)
+	elsewhere := run("order-1", openworkflow.RunCompleted)
+	elsewhere.Context = json.RawMessage(`{"kubernetes":{"cluster":"c","namespace":"other","name":"order-1","uid":"u"}}`)
+	fromTypeScript := run("order-2", openworkflow.RunCompleted)
+	fromTypeScript.Context = json.RawMessage(`{"traceContext":{}}`)
+	r.Report(elsewhere, openworkflow.StepSummary{})
+	r.Report(fromTypeScript, openworkflow.StepSummary{})
+	stop()
+	if len(s.paths) != 0 {
+		t.Errorf("patched %v", s.paths)
+	}
+}
+
+func TestP4RefusedReportsAreDropped(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity} {
+		s := newServer(t, func(int) int { return status })
+		r, stop := start(t, s)
+		r.Report(run("order-1", openworkflow.RunRunning), openworkflow.StepSummary{})
+		s.await(t, 1)
+		stop()
+		if len(s.paths) != 1 {
+			t.Errorf("a report that was answered with %d was sent %d times", status, len(s.paths))
+		}
+	}
+}
+
+func TestReportIsRetriedAndTheNewestWins(t *testing.T) {
+	t.Parallel()
+	reported := make(chan struct{})
+	s := newServer(t, func(n int) int {
+		if n == 1 {
+			<-reported
+			return http.StatusServiceUnavailable
+		}
+		return http.StatusOK
+	})
+	r, stop := start(t, s)
+	r.Report(run("order-1", openworkflow.RunRunning), openworkflow.StepSummary{})
+	for { // until the first report is under way
+		s.mu.Lock()
+		n := len(s.paths)
+		s.mu.Unlock()
+		if n == 1 {
+			break
+		}
+		<-time.After(time.Millisecond)
+	}
+	r.Report(run("order-1", openworkflow.RunCompleted), openworkflow.StepSummary{})
+	close(reported)
+	s.await(t, 2)
+	stop()
+	if last := s.states[len(s.states)-1]; last != "Completed" || len(s.states) != 2 {
+		t.Errorf("reports were %v, want the newest after the one that failed, and no other", s.states)
+	}
+}
+
+func TestFarewellSendsWhatIsInTheQueue(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, ok)
+	r, stop := start(t, s)
+	for range 50 {
+		r.Report(run(openworkflow.NewID(), openworkflow.RunCompleted), openworkflow.StepSummary{})
+	}
+	stop()
+	if len(s.paths) != 50 {
+		t.Errorf("%d of 50 reports were sent before the reporter had ended", len(s.paths))
+	}
+}
