@@ -49,18 +49,18 @@ func TestClaim_R42_KeepsStartAndError(t *testing.T) {
 func TestClaim_R61_OnlyWhatIsServed(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	v1 := f.create(1, func(r *store.NewRun) { r.Version = ptr("1") })[0]
+	v1 := f.create(1, func(r *store.NewRun) { r.Version = new("1") })[0]
 	plain := f.create(1)[0]
-	empty := f.create(1, func(r *store.NewRun) { r.Version = ptr("") })[0]
+	empty := f.create(1, func(r *store.NewRun) { r.Version = new("") })[0]
 	f.create(1, func(r *store.NewRun) { r.WorkflowName = "other" })
 
 	for name, c := range map[string]struct {
 		served []openworkflow.Definition
 		want   []string
 	}{
-		"another version": {[]openworkflow.Definition{{Name: "wf", Version: ptr("2")}}, nil},
-		"the version":     {[]openworkflow.Definition{{Name: "wf", Version: ptr("1")}}, []string{v1}},
-		"an empty one":    {[]openworkflow.Definition{{Name: "wf", Version: ptr("")}}, []string{empty}},
+		"another version": {[]openworkflow.Definition{{Name: "wf", Version: new("2")}}, nil},
+		"the version":     {[]openworkflow.Definition{{Name: "wf", Version: new("1")}}, []string{v1}},
+		"an empty one":    {[]openworkflow.Definition{{Name: "wf", Version: new("")}}, []string{empty}},
 		"none":            {[]openworkflow.Definition{{Name: "wf"}, {Name: `x"y`}}, []string{plain}},
 	} {
 		var got []string
@@ -76,12 +76,12 @@ func TestClaim_R61_OnlyWhatIsServed(t *testing.T) {
 func TestClaim_R43_LeavesWhatIsNotDue(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.create(1, func(r *store.NewRun) { r.AvailableAt = ptr(time.Now().Add(time.Hour)) })
-	f.create(1, func(r *store.NewRun) { r.DeadlineAt = ptr(time.Now().Add(-time.Hour)) })
+	f.create(1, func(r *store.NewRun) { r.AvailableAt = new(time.Now().Add(time.Hour)) })
+	f.create(1, func(r *store.NewRun) { r.DeadlineAt = new(time.Now().Add(-time.Hour)) })
 	f.create(1, func(r *store.NewRun) { r.Suspended = true })
 	never := f.create(1)[0]
 	f.exec(`UPDATE openworkflow.workflow_runs SET available_at = NULL WHERE id = $1`, never)
-	due := f.create(1, func(r *store.NewRun) { r.DeadlineAt = ptr(time.Now().Add(time.Hour)) })[0]
+	due := f.create(1, func(r *store.NewRun) { r.DeadlineAt = new(time.Now().Add(time.Hour)) })[0]
 
 	if runs := f.claim(10); len(runs) != 1 || runs[0].ID != due {
 		t.Errorf("claimed %+v, want only %s", runs, due)
@@ -131,8 +131,8 @@ func TestClaim_TheLongestDueComesFirst(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	now := time.Now()
-	late := f.create(1, func(r *store.NewRun) { r.AvailableAt = ptr(now.Add(-time.Minute)) })[0]
-	early := f.create(1, func(r *store.NewRun) { r.AvailableAt = ptr(now.Add(-time.Hour)) })[0]
+	late := f.create(1, func(r *store.NewRun) { r.AvailableAt = new(now.Add(-time.Minute)) })[0]
+	early := f.create(1, func(r *store.NewRun) { r.AvailableAt = new(now.Add(-time.Hour)) })[0]
 	if runs := f.claim(1); len(runs) != 1 || runs[0].ID != early {
 		t.Errorf("claimed %+v first, want %s", runs, early)
 	}

@@ -19,9 +19,9 @@ func TestCreateRuns_R50(t *testing.T) {
 	at := time.Date(2020, 1, 2, 3, 4, 5, 678_900_000, time.UTC)
 	plain := f.create(1)[0]
 	full := f.create(1, func(r *store.NewRun) {
-		r.Version, r.IdempotencyKey = ptr("2"), ptr("key")
+		r.Version, r.IdempotencyKey = new("2"), new("key")
 		r.Input, r.Context = json.RawMessage(`[1e21, "☃"]`), json.RawMessage(`{"kubernetes":{"uid":"u"}}`)
-		r.AvailableAt, r.DeadlineAt = &at, ptr(at.Add(time.Hour))
+		r.AvailableAt, r.DeadlineAt = &at, new(at.Add(time.Hour))
 	})[0]
 
 	for expression, want := range map[string]string{
@@ -66,7 +66,7 @@ func TestCreateRuns_R51_AKeyAttachesToTheRunThatHoldsIt(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	keyed := func(id, workflow, key string) store.NewRun {
-		return store.NewRun{ID: id, WorkflowName: workflow, IdempotencyKey: &key, Version: ptr(id)}
+		return store.NewRun{ID: id, WorkflowName: workflow, IdempotencyKey: &key, Version: new(id)}
 	}
 	first, err := f.CreateRuns(t.Context(), []store.NewRun{
 		keyed("a", "wf", "k"), keyed("b", "wf", "k"), keyed("c", "other", "k"), keyed("d", "wf", `k"`), {ID: "e", WorkflowName: "wf"},
@@ -143,7 +143,7 @@ func TestCreateRuns_R52_WaitsForAnOpenWorkflowClientWithTheKey(t *testing.T) {
 	}
 	done := make(chan []store.Created, 1)
 	go func() {
-		created, err := f.CreateRuns(t.Context(), []store.NewRun{{WorkflowName: "wf", IdempotencyKey: ptr("<é>")}})
+		created, err := f.CreateRuns(t.Context(), []store.NewRun{{WorkflowName: "wf", IdempotencyKey: new("<é>")}})
 		if err != nil {
 			t.Errorf("CreateRuns: %v", err)
 		}
@@ -170,8 +170,8 @@ func TestCreateRuns_P7_ABadRunHasItsOwnError(t *testing.T) {
 		{ID: "a", WorkflowName: "wf", Input: json.RawMessage(`"\u0000"`)},
 		{ID: "b", WorkflowName: "wf"},
 		{ID: "c", WorkflowName: random(100_000)},
-		{ID: "d", WorkflowName: "wf", IdempotencyKey: ptr("\x00")},
-		{ID: "e", WorkflowName: "wf", IdempotencyKey: ptr("k")},
+		{ID: "d", WorkflowName: "wf", IdempotencyKey: new("\x00")},
+		{ID: "e", WorkflowName: "wf", IdempotencyKey: new("k")},
 	}
 	created, err := f.CreateRuns(t.Context(), runs)
 	if err != nil {

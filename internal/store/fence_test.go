@@ -10,7 +10,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// loss is a way to lose a lease.
+// losses are the ways to lose a lease.
 var losses = map[string]func(f *fixture, l openworkflow.Lease){
 	"claimed by another": func(f *fixture, l openworkflow.Lease) { f.steal(l.RunID) },
 	"canceled": func(f *fixture, l openworkflow.Lease) {
@@ -24,7 +24,7 @@ var losses = map[string]func(f *fixture, l openworkflow.Lease){
 			f.t.Fatal(err)
 		}
 	},
-	"released with its pod": func(f *fixture, l openworkflow.Lease) {
+	"released with its pod": func(f *fixture, _ openworkflow.Lease) {
 		if _, err := f.ReleaseLeases(f.t.Context(), "pod", ""); err != nil {
 			f.t.Fatal(err)
 		}

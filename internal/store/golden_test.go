@@ -52,7 +52,7 @@ func (r row) optional(column string) *string {
 	if r.isNull(column) {
 		return nil
 	}
-	return ptr(r.text(column))
+	return new(r.text(column))
 }
 
 func goldens(t *testing.T) []golden {
@@ -126,10 +126,10 @@ func (f *fixture) replay(run row, steps []row) (id string) {
 		Input: run["input"], Context: run["context"],
 	}
 	if key := run.optional("idempotency_key"); key != nil {
-		n.IdempotencyKey = ptr(*key + id) // the stages of a file share a database
+		n.IdempotencyKey = new(*key + id) // the stages of a file share a database
 	}
 	if !run.isNull("deadline_at") {
-		n.DeadlineAt = ptr(time.Now().Add(time.Hour))
+		n.DeadlineAt = new(time.Now().Add(time.Hour))
 	}
 	var claims int
 	_ = json.Unmarshal(run["attempts"], &claims)

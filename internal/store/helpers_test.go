@@ -217,8 +217,6 @@ func ending(l openworkflow.Lease, op store.RunOp) store.RunWrite {
 	}
 }
 
-func ptr[T any](v T) *T { return &v }
-
 var ops = map[string]store.RunOp{
 	"park": store.RunPark, "complete": store.RunComplete, "fail": store.RunFail, "retry": store.RunRetry, "release": store.RunRelease,
 }

@@ -16,7 +16,7 @@ import (
 func TestCancelRuns_R125(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	pending := f.create(1, func(r *store.NewRun) { r.AvailableAt = ptr(time.Now().Add(time.Hour)) })[0]
+	pending := f.create(1, func(r *store.NewRun) { r.AvailableAt = new(time.Now().Add(time.Hour)) })[0]
 	active, parked, done, sleeping := f.start(), f.start(), f.start(), f.start()
 	running := step(active, "a", running, "")
 	f.must([]store.StepWrite{running}, []store.RunWrite{ending(parked, store.RunPark), ending(done, store.RunComplete)})
@@ -54,7 +54,7 @@ func TestFailExpired_R44(t *testing.T) {
 	for _, id := range []string{pending, active.RunID, parked.RunID, suspended, done.RunID} {
 		expire(id)
 	}
-	later := f.create(1, func(r *store.NewRun) { r.DeadlineAt = ptr(time.Now().Add(time.Hour)) })[0]
+	later := f.create(1, func(r *store.NewRun) { r.DeadlineAt = new(time.Now().Add(time.Hour)) })[0]
 
 	var got []string
 	for {

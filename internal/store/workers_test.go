@@ -34,7 +34,7 @@ func TestWorkers(t *testing.T) {
 		return workers
 	}
 	one := store.Worker{PodUID: "u1", Process: "p1", PodName: "pod-1", Pool: "pool", Workflows: []openworkflow.Definition{
-		{Name: "wf"}, {Name: "wf", Version: ptr("2")}, {Name: "empty", Version: ptr("")},
+		{Name: "wf"}, {Name: "wf", Version: new("2")}, {Name: "empty", Version: new("")},
 	}}
 	two := store.Worker{PodUID: "u2", Process: "p1", PodName: "pod-2", Pool: "pool"}
 	save(two)

@@ -133,7 +133,7 @@ func sharedURL(t testing.TB) string {
 // test's context has ended.
 func run(t testing.TB, url, sql string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) //nolint:usetesting // runs in cleanups
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
