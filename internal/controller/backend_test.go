@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/utils/ptr"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/testpg"
@@ -93,7 +92,7 @@ func TestBackend_SaysHowToFixIt(t *testing.T) {
 		},
 		"not migrated": {
 			url:     w.URL,
-			change:  func(b *v1alpha1.Backend) { b.Spec.Migrate, b.Spec.Schema = ptr.To(false), "fresh" },
+			change:  func(b *v1alpha1.Backend) { b.Spec.Migrate, b.Spec.Schema = new(false), "fresh" },
 			reason:  v1alpha1.ReasonSchemaMissing,
 			stalled: true,
 			message: []string{`the schema "fresh" is missing or outdated and spec.migrate is false; set it to true, or migrate by hand`},

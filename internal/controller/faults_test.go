@@ -10,7 +10,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -141,8 +140,8 @@ func TestManager_KilledBetweenAnyTwoWrites(t *testing.T) {
 					t.Fatal("the manager never gets by with 20 writes")
 				}
 				plain := newTestRun(fmt.Sprintf("plain-%d", n))
-				canceled := newTestRun(fmt.Sprintf("canceled-%d", n), func(r *run) { r.Spec.Cancel = ptr.To(true) })
-				suspended := newTestRun(fmt.Sprintf("suspended-%d", n), func(r *run) { r.Spec.Suspend = ptr.To(true) })
+				canceled := newTestRun(fmt.Sprintf("canceled-%d", n), func(r *run) { r.Spec.Cancel = new(true) })
+				suspended := newTestRun(fmt.Sprintf("suspended-%d", n), func(r *run) { r.Spec.Suspend = new(true) })
 				w.create(plain, canceled, suspended)
 
 				k := newKiller(n, before)

@@ -8,7 +8,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -37,8 +36,8 @@ func TestPlanRun(t *testing.T) {
 		r.Status.State, r.Status.FinishedAt, r.Status.ObservedGeneration = v1alpha1.RunFailed, &metav1.Time{Time: noon.Add(-time.Minute)}, 1
 	}
 	deleting := func(r *run) { r.DeletionTimestamp = &metav1.Time{Time: noon} }
-	cancel := func(r *run) { r.Spec.Cancel = ptr.To(true) }
-	suspend := func(r *run) { r.Spec.Suspend = ptr.To(true) }
+	cancel := func(r *run) { r.Spec.Cancel = new(true) }
+	suspend := func(r *run) { r.Spec.Suspend = new(true) }
 	suspended := func(r *openworkflow.Run) { r.SuspendedAt, r.AvailableAt = &noon, nil }
 	canceled := func(r *openworkflow.Run) { r.Status = openworkflow.RunCanceled }
 	ttl := func(seconds int32) func(*run) {
@@ -95,7 +94,7 @@ func TestPlanRun(t *testing.T) {
 
 func TestRunStatus_KeepsTransitionTimes(t *testing.T) {
 	t.Parallel()
-	row := &openworkflow.Run{ID: "uid", Status: openworkflow.RunRunning, WorkerID: ptr.To("a.b.1"), Attempts: 1, StartedAt: &noon, CreatedAt: noon, UpdatedAt: noon}
+	row := &openworkflow.Run{ID: "uid", Status: openworkflow.RunRunning, WorkerID: new("a.b.1"), Attempts: 1, StartedAt: &noon, CreatedAt: noon, UpdatedAt: noon}
 	object := newTestRun("order")
 	object.Status = runStatus(runSeen{Run: object, Row: row, Worker: "pod-1"})
 	row.UpdatedAt = noon.Add(time.Minute) // a heartbeat
@@ -109,7 +108,7 @@ func TestNoWorker(t *testing.T) {
 	t.Parallel()
 	pool := func(name string, change func(*v1alpha1.WorkerPool)) v1alpha1.WorkerPool {
 		p := newPool(name)
-		p.Status.ReadyReplicas = ptr.To[int32](1)
+		p.Status.ReadyReplicas = new(int32(1))
 		if change != nil {
 			change(p)
 		}
@@ -118,7 +117,7 @@ func TestNoWorker(t *testing.T) {
 	worker := func(pool string, workflows ...openworkflow.Definition) store.Worker {
 		return store.Worker{Pool: pool, Workflows: workflows}
 	}
-	v2 := ptr.To("2")
+	v2 := new("2")
 	serves := func(ready int32) v1alpha1.WorkerPool {
 		return pool("ts", func(p *v1alpha1.WorkerPool) {
 			p.Spec.Workflows, p.Status.ReadyReplicas = []v1alpha1.ServedWorkflow{{Name: "x", Version: "2"}}, &ready
@@ -139,11 +138,11 @@ func TestNoWorker(t *testing.T) {
 		"declared and ready":    {v2, time.Hour, []v1alpha1.WorkerPool{serves(1)}, nil, ""},
 		"declared, but no pods": {v2, time.Hour, []v1alpha1.WorkerPool{serves(0)}, nil, `no worker serves workflow "x" version "2"; pools: ts serves x@2 (no pod is ready)`},
 		"scaled to 0": {nil, time.Hour, []v1alpha1.WorkerPool{pool("a", func(p *v1alpha1.WorkerPool) {
-			p.Spec.Replicas, p.Status.ReadyReplicas = ptr.To[int32](0), nil
+			p.Spec.Replicas, p.Status.ReadyReplicas = new(int32(0)), nil
 		})}, nil, `no worker serves workflow "x"; pools: a serves nothing (scaled to 0)`},
 	}
 	for name, test := range tests {
-		row := &openworkflow.Run{WorkflowName: "x", Version: test.version, Status: openworkflow.RunPending, AvailableAt: ptr.To(noon.Add(-test.due))}
+		row := &openworkflow.Run{WorkflowName: "x", Version: test.version, Status: openworkflow.RunPending, AvailableAt: new(noon.Add(-test.due))}
 		if got := newFleet("default", test.pools, test.workers).noWorker(row, noon); got != test.want {
 			t.Errorf("%s: %q, want %q", name, got, test.want)
 		}
@@ -156,7 +155,7 @@ func TestJudgePool(t *testing.T) {
 	deployment := func(updated, total, available int32) *appsv1.Deployment {
 		return &appsv1.Deployment{
 			ObjectMeta: metav1.ObjectMeta{Generation: 2},
-			Spec:       appsv1.DeploymentSpec{Replicas: ptr.To[int32](2)},
+			Spec:       appsv1.DeploymentSpec{Replicas: new(int32(2))},
 			Status: appsv1.DeploymentStatus{ObservedGeneration: 2, UpdatedReplicas: updated, Replicas: total,
 				AvailableReplicas: available, ReadyReplicas: available},
 		}
@@ -186,7 +185,7 @@ func TestJudgePool(t *testing.T) {
 		"just creating":    {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{waiting("ContainerCreating", "")}}, verdict{reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 2 are up to date"}},
 	}
 	for name, test := range tests {
-		test.seen.Pool = newPool("shop", func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = ptr.To[int32](2) })
+		test.seen.Pool = newPool("shop", func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = new(int32(2)) })
 		if diff := cmp.Diff(test.want, judgePool(test.seen), cmp.AllowUnexported(verdict{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}

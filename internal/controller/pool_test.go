@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -34,7 +33,7 @@ func owned[T client.Object](w *world, pool string, o T) T {
 func TestPool_OwnsWhatItNeeds(t *testing.T) {
 	w := newWorld(t)
 	w.start()
-	pool := newPool("shop", func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = ptr.To[int32](2) })
+	pool := newPool("shop", func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = new(int32(2)) })
 	w.create(pool)
 	if message := w.awaitPool(pool, v1alpha1.ReasonBackendNotFound); !strings.Contains(message, `Backend "default" does not exist in this namespace`) {
 		t.Errorf("message is %q", message)
@@ -72,7 +71,7 @@ func TestPool_OwnsWhatItNeeds(t *testing.T) {
 	}
 
 	// What others change is changed back.
-	modify(w, deployment, func(d *appsv1.Deployment) { d.Spec.Replicas = ptr.To[int32](7) })
+	modify(w, deployment, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(7)) })
 	eventually(t, func() error {
 		if n := *fetch(w, deployment).Spec.Replicas; n != 2 {
 			return fmt.Errorf("%d replicas", n)

@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -63,13 +62,13 @@ func TestPoolObjects(t *testing.T) {
 						 "securityContext": {"capabilities": {"add": ["NET_BIND_SERVICE"]}, "readOnlyRootFilesystem": true}},
 						{"name": "sidecar", "image": "s", "securityContext": {"privileged": true}}
 					]}}`,
-			change: func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = ptr.To[int32](0) },
+			change: func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = new(int32(0)) },
 		},
 		"no-health-port": {
 			template: `{"spec":{"containers":[{"name":"worker","image":"node"}]}}`,
 			change: func(p *v1alpha1.WorkerPool) {
-				p.Spec.HealthPort = ptr.To[int32](0)
-				p.Spec.Concurrency, p.Spec.LeaseDurationSeconds = ptr.To[int32](2), ptr.To[int32](60)
+				p.Spec.HealthPort = new(int32(0))
+				p.Spec.Concurrency, p.Spec.LeaseDurationSeconds = new(int32(2)), new(int32(60))
 				p.Spec.BackendRef.Name = strings.Repeat("long.", 20) + "end"
 				p.Name = strings.Repeat("pool.", 30) + "end"
 			},

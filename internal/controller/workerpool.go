@@ -188,7 +188,7 @@ func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejec
 		return "", nil
 	}
 	for _, object := range objects {
-		if err := r.Client.Apply(ctx, object, client.FieldOwner(v1alpha1.FieldManager), client.ForceOwnership); err != nil {
+		if err := r.Apply(ctx, object, client.FieldOwner(v1alpha1.FieldManager), client.ForceOwnership); err != nil {
 			if text := rejection(err); text != "" {
 				return text, nil
 			}

@@ -47,16 +47,16 @@ func planPoolStatus(seen poolSeen) v1alpha1.WorkerPoolStatus {
 	pool := seen.Pool
 	status := v1alpha1.WorkerPoolStatus{
 		ObservedGeneration: pool.Generation,
-		Replicas:           ptr.To[int32](0),
-		ReadyReplicas:      ptr.To[int32](0),
-		UpdatedReplicas:    ptr.To[int32](0),
+		Replicas:           new(int32(0)),
+		ReadyReplicas:      new(int32(0)),
+		UpdatedReplicas:    new(int32(0)),
 		Selector:           labels.SelectorFromSet(poolSelector(pool)).String(),
 		Workflows:          servedWorkflows(pool, seen.Workers),
 	}
 	if d := seen.Deployment; d != nil {
-		status.Replicas = ptr.To(d.Status.Replicas)
-		status.ReadyReplicas = ptr.To(d.Status.ReadyReplicas)
-		status.UpdatedReplicas = ptr.To(d.Status.UpdatedReplicas)
+		status.Replicas = new(d.Status.Replicas)
+		status.ReadyReplicas = new(d.Status.ReadyReplicas)
+		status.UpdatedReplicas = new(d.Status.UpdatedReplicas)
 	}
 	for _, c := range pool.Status.Conditions {
 		status.Conditions = append(status.Conditions, *c.DeepCopy())

@@ -167,7 +167,7 @@ func newRun(run *v1alpha1.WorkflowRun, cluster string) store.NewRun {
 	case spec.DeadlineAt != nil:
 		n.DeadlineAt = &spec.DeadlineAt.Time
 	case spec.TimeoutSeconds != nil:
-		n.DeadlineAt = ptr.To(run.CreationTimestamp.Add(time.Duration(*spec.TimeoutSeconds) * time.Second))
+		n.DeadlineAt = new(run.CreationTimestamp.Add(time.Duration(*spec.TimeoutSeconds) * time.Second))
 	}
 	context, err := json.Marshal(openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{
 		Cluster:   cluster,
@@ -230,7 +230,7 @@ func rejectedStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
 	message = truncateText(message, 1000)
 	return keep(&seen.Run.Status, v1alpha1.WorkflowRunStatus{
 		State:      v1alpha1.RunFailed,
-		FinishedAt: ptr.To(metav1.NewTime(seen.Now.UTC().Truncate(time.Second))),
+		FinishedAt: new(metav1.NewTime(seen.Now.UTC().Truncate(time.Second))),
 		Error:      &v1alpha1.RunError{Name: v1alpha1.ReasonInvalidInput, Message: message},
 		Message:    message,
 		Conditions: projection.Conditions(v1alpha1.RunFailed, v1alpha1.ReasonInvalidInput, message, seen.Now),

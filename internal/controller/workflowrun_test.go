@@ -15,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -65,7 +64,7 @@ func TestRun_IsMirroredByItsUID(t *testing.T) {
 	run := newTestRun("order", func(r *run) {
 		r.Spec.Version = "2"
 		r.Spec.Input = &apiextensionsv1.JSON{Raw: []byte(`{"total":42}`)}
-		r.Spec.TimeoutSeconds = ptr.To[int64](600)
+		r.Spec.TimeoutSeconds = new(int64(600))
 	})
 	w.create(run)
 
@@ -148,7 +147,7 @@ func TestRun_DefinitionIsImmutable(t *testing.T) {
 		r.Spec.IdempotencyKey = "k"
 		r.Spec.AvailableAt = &at
 		r.Spec.DeadlineAt = &at
-		r.Spec.Cancel = ptr.To(true)
+		r.Spec.Cancel = new(true)
 	})
 	w.create(run)
 	const anew = "is immutable: delete the WorkflowRun and create another"
@@ -194,7 +193,7 @@ func TestRun_Cancel(t *testing.T) {
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
 	claimed := claim(t, w.store(), "pod")
 
-	modify(w, run, func(r *v1alpha1.WorkflowRun) { r.Spec.Cancel = ptr.To(true) })
+	modify(w, run, func(r *v1alpha1.WorkflowRun) { r.Spec.Cancel = new(true) })
 	w.awaitState(run, v1alpha1.RunCanceled, v1alpha1.ReasonCanceled)
 	if !meta.IsStatusConditionTrue(run.Status.Conditions, v1alpha1.ConditionReady) || meta.FindStatusCondition(run.Status.Conditions, v1alpha1.ConditionStalled) != nil {
 		t.Errorf("a canceled run is ready and not stalled: %+v", run.Status.Conditions)
@@ -211,7 +210,7 @@ func TestRun_CanceledBeforeItBeganNeverBegins(t *testing.T) {
 	w := newWorld(t)
 	w.start()
 	w.backend()
-	run := newTestRun("order", func(r *run) { r.Spec.Cancel = ptr.To(true) })
+	run := newTestRun("order", func(r *run) { r.Spec.Cancel = new(true) })
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunCanceled, v1alpha1.ReasonCanceled)
 	if row := w.row(w.store(), run.UID); row.Attempts != 0 || row.Status != openworkflow.RunCanceled {
@@ -223,7 +222,7 @@ func TestRun_SuspendAndResume(t *testing.T) {
 	w := newWorld(t)
 	w.start()
 	w.backend()
-	run := newTestRun("order", func(r *run) { r.Spec.Suspend = ptr.To(true) })
+	run := newTestRun("order", func(r *run) { r.Spec.Suspend = new(true) })
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonSuspended)
 	if c := run.Status.Conditions; meta.FindStatusCondition(c, v1alpha1.ConditionReconciling) != nil || meta.FindStatusCondition(c, v1alpha1.ConditionStalled) != nil {
@@ -235,12 +234,12 @@ func TestRun_SuspendAndResume(t *testing.T) {
 		t.Fatalf("a suspended run was claimed: %v, %v", runs, err)
 	}
 
-	modify(w, run, func(r *v1alpha1.WorkflowRun) { r.Spec.Suspend = ptr.To(false) })
+	modify(w, run, func(r *v1alpha1.WorkflowRun) { r.Spec.Suspend = new(false) })
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
 	claimed := claim(t, s, "pod")
 	w.awaitState(run, v1alpha1.RunRunning, v1alpha1.ReasonRunning)
 
-	modify(w, run, func(r *v1alpha1.WorkflowRun) { r.Spec.Suspend = ptr.To(true) })
+	modify(w, run, func(r *v1alpha1.WorkflowRun) { r.Spec.Suspend = new(true) })
 	eventually(t, func() error {
 		if w.row(s, run.UID).SuspendedAt == nil {
 			return fmt.Errorf("not suspended")
@@ -260,14 +259,14 @@ func TestRun_TTLDeletesTheEndedObjectAndKeepsTheRow(t *testing.T) {
 	w := newWorld(t)
 	w.start()
 	w.backend()
-	run := newTestRun("order", func(r *run) { r.Spec.TTLSecondsAfterFinished = ptr.To[int32](0) })
+	run := newTestRun("order", func(r *run) { r.Spec.TTLSecondsAfterFinished = new(int32(0)) })
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
 	s := w.store()
 	end(t, s, claim(t, s, "pod"), store.RunWrite{Op: store.RunComplete, Output: json.RawMessage(`1`)})
 	eventually(t, func() error {
 		if err := w.Get(context.Background(), client.ObjectKeyFromObject(run), run); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("still there: %v", err)
+			return fmt.Errorf("still there: %t", err == nil)
 		}
 		return nil
 	})
@@ -280,7 +279,7 @@ func TestRun_FailsAtItsDeadline(t *testing.T) {
 	w := newWorld(t)
 	w.start()
 	w.backend()
-	run := newTestRun("order", func(r *run) { r.Spec.TimeoutSeconds = ptr.To[int64](1) })
+	run := newTestRun("order", func(r *run) { r.Spec.TimeoutSeconds = new(int64(1)) })
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunFailed, v1alpha1.ReasonDeadlineExceeded)
 	if !meta.IsStatusConditionTrue(run.Status.Conditions, v1alpha1.ConditionStalled) {
@@ -440,7 +439,7 @@ func TestRun_WhoseRowIsGoneIsNotStartedAgain(t *testing.T) {
 	if !meta.IsStatusConditionTrue(run.Status.Conditions, v1alpha1.ConditionStalled) || !strings.Contains(run.Status.Message, "is not started again") {
 		t.Errorf("status is %+v", run.Status)
 	}
-	modify(w, run, func(r *v1alpha1.WorkflowRun) { r.Spec.TTLSecondsAfterFinished = ptr.To[int32](9) })
+	modify(w, run, func(r *v1alpha1.WorkflowRun) { r.Spec.TTLSecondsAfterFinished = new(int32(9)) })
 	w.awaitRun(run, func(r *v1alpha1.WorkflowRun) error {
 		if r.Status.ObservedGeneration != r.Generation {
 			return fmt.Errorf("not observed")
@@ -471,7 +470,7 @@ func TestRun_NoWorkerNamesThePools(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	announce(openworkflow.Definition{Name: "checkout"}, openworkflow.Definition{Name: "refund", Version: ptr.To("2")})
+	announce(openworkflow.Definition{Name: "checkout"}, openworkflow.Definition{Name: "refund", Version: new("2")})
 	want := `no worker serves workflow "chekout" version "7"; pools: shop serves checkout, refund@2 (no pod is ready: RollingOut)`
 	w.awaitRun(run, func(r *v1alpha1.WorkflowRun) error {
 		if r.Status.Message != want {
@@ -486,7 +485,7 @@ func TestRun_NoWorkerNamesThePools(t *testing.T) {
 		return nil
 	})
 
-	announce(openworkflow.Definition{Name: "chekout", Version: ptr.To("7")})
+	announce(openworkflow.Definition{Name: "chekout", Version: new("7")})
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
 }
 
@@ -496,7 +495,7 @@ func TestRun_StaleStatusIsRefusedAndDropped(t *testing.T) {
 	w.create(run)
 	writer := &runStatusWriter{Client: w.Client, live: w.Client, events: discard{}}
 	at := time.Now().UTC()
-	row := &openworkflow.Run{ID: string(run.UID), Status: openworkflow.RunRunning, WorkerID: ptr.To("a.b.1"), Attempts: 2, StartedAt: &at, AvailableAt: &at, CreatedAt: at, UpdatedAt: at}
+	row := &openworkflow.Run{ID: string(run.UID), Status: openworkflow.RunRunning, WorkerID: new("a.b.1"), Attempts: 2, StartedAt: &at, AvailableAt: &at, CreatedAt: at, UpdatedAt: at}
 	write := func(change func(*openworkflow.Run)) written {
 		t.Helper()
 		r := *row
