@@ -40,6 +40,7 @@ type execution struct {
 	history   *history
 	suspended bool
 	outcome   *outcome
+	settled   chan struct{} // closed when there is an outcome
 }
 
 // outcome is how an execution ended; the zero value of the members that do not
@@ -75,6 +76,9 @@ func newExecution(r *Runner, run *openworkflow.Run) *execution {
 		run:    run,
 		log:    r.log.With("run", run.ID, "workflow", run.WorkflowName),
 		names:  openworkflow.NewNames(),
+
+		history: newHistory(nil),
+		settled: make(chan struct{}),
 	}
 	e.writeCtx, e.endWrites = context.WithCancelCause(r.writeCtx)
 	ctx, end := context.WithCancelCause(r.passCtx)
@@ -105,9 +109,15 @@ func (e *execution) Info() durable.RunInfo {
 	return info
 }
 
+// leaveTimeout is how long the workflow's goroutine may take to end once the
+// execution has.
+const leaveTimeout = 10 * time.Second
+
 // execute calls the workflow's function and returns how that ended. The function
 // has its own goroutine, which verbs may end at any call; what it defers has run
-// when execute returns.
+// when execute returns. A goroutine that does not end, because it waits for another
+// one that a verb was wrongly called on and has ended, is left behind: it can write
+// nothing, and must not keep the run.
 func (e *execution) execute(definition durable.Definition) outcome {
 	if e.run.DeadlineAt != nil {
 		ctx, cancel := context.WithDeadlineCause(e.ctx, *e.run.DeadlineAt, durable.ErrDeadlineExceeded)
@@ -122,7 +132,15 @@ func (e *execution) execute(definition durable.Definition) outcome {
 		})
 		e.settle(outcome{kind: outcomeReturned, output: output, err: err})
 	}()
-	<-done
+	select {
+	case <-done:
+	case <-e.settled:
+		select {
+		case <-done:
+		case <-time.After(leaveTimeout):
+			e.log.Error("The workflow's goroutine does not end; were steps called on other goroutines, or does a deferred function block?")
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.outcome == nil { // somebody else's Goexit
@@ -147,6 +165,7 @@ func (e *execution) settle(o outcome) {
 	defer e.mu.Unlock()
 	if e.outcome == nil {
 		e.outcome = &o
+		close(e.settled)
 	}
 }
 

@@ -474,3 +474,25 @@ func TestResultsTravelAsJSONAlsoAtTheFirstExecution(t *testing.T) {
 		t.Errorf("output is %s: a result must be the same at first and at later executions", got)
 	}
 }
+
+// P3: a workflow that calls a step on a goroutine of its own, and waits for it in
+// vain, does not keep its run for ever.
+func TestP3WorkflowThatWaitsInVainLosesItsRun(t *testing.T) {
+	b := newBench(t)
+	w := workflow.Define("vain", func(ctx context.Context, _ any) (string, error) {
+		results := make(chan string)
+		go func() {
+			out, _ := step.Run(ctx, "elsewhere", func(context.Context) (string, error) {
+				return "", errors.New("not yet")
+			}, step.Retry(workflow.RetryPolicy{InitialInterval: time.Millisecond, MaximumAttempts: 2}))
+			results <- out
+		}()
+		return <-results, nil // the goroutine above ends when its step is put off
+	})
+	b.work(runner.Options{Concurrency: 1}, w)
+	id := b.start(w, `null`)
+	b.await(id, "put off", func(r *openworkflow.Run) bool { return r.Attempts == 1 && r.WorkerID == nil })
+	if got := b.completed(id); got != `""` {
+		t.Errorf("output is %s", got)
+	}
+}
