@@ -26,9 +26,6 @@ func row(change func(*openworkflow.Run)) *openworkflow.Run {
 	return run
 }
 
-//go:fix inline
-func worker(id string) *string { return new(id) }
-
 func TestStatusSaysWhereARunIs(t *testing.T) {
 	sleeping := openworkflow.StepSummary{Running: 1, Names: 1, Newest: []openworkflow.StepAttempt{
 		{ID: "a", StepName: "nap", Kind: openworkflow.KindSleep, Status: openworkflow.StepRunning},
