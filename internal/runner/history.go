@@ -1,8 +1,6 @@
 package runner
 
 import (
-	"time"
-
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
 )
@@ -79,4 +77,3 @@ func (h *history) snapshot() openworkflow.StepSummary {
 }
 
 //go:fix inline
-func pointer(t time.Time) *time.Time { return new(t) }
