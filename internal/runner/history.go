@@ -75,5 +75,3 @@ func (h *history) snapshot() openworkflow.StepSummary {
 	s.Newest = append([]openworkflow.StepAttempt(nil), s.Newest...)
 	return s
 }
-
-//go:fix inline
