@@ -98,6 +98,10 @@ test-e2e: e2e-cluster ## Run the end-to-end tests on the development cluster.
 test-e2e-short: e2e-cluster ## Run the short form of the end-to-end tests.
 	$(E2E) -short -timeout 10m $(TESTFLAGS) ./test/e2e/...
 
+.PHONY: recovery
+recovery: e2e-cluster ## Measure the time from a worker's death to its successor's first write, 20 times.
+	$(E2E) -timeout 20m -run TestRecoveryTakesLessThanASecond ./test/e2e/...
+
 E2E = KUBECONFIG=$(DEVCLUSTER_KUBECONFIG) KUBECTL=$(KUBECTL) go test -tags e2e -count=1 -v
 
 .PHONY: e2e-cluster

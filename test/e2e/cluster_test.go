@@ -63,10 +63,16 @@ func newCluster(t *testing.T) *cluster {
 		_ = exec.Command(filepath.Join(root, "hack/postgres.sh"), "psql", "-q", "-c",      //nolint:noctx // likewise
 			"DROP DATABASE IF EXISTS "+database+" WITH (FORCE)").Run()
 	})
-	c.kubectl("-n", name, "create", "secret", "generic", "openworkflow-postgres", "--from-literal=uri="+c.url)
-	c.kubectl("-n", name, "apply", "-f", filepath.Join(root, "config/samples/backend.yaml"))
-	c.kubectl("-n", name, "wait", "--for=condition=Ready", "backend/default", "--timeout=60s")
+	c.backend()
 	return c
+}
+
+// backend applies the sample's Backend, with this database, and waits for it.
+func (c *cluster) backend() {
+	c.Helper()
+	c.kubectl("-n", c.namespace, "create", "secret", "generic", "openworkflow-postgres", "--from-literal=uri="+c.url)
+	c.kubectl("-n", c.namespace, "apply", "-f", filepath.Join(root, "config/samples/backend.yaml"))
+	c.kubectl("-n", c.namespace, "wait", "--for=condition=Ready", "backend/default", "--timeout=60s")
 }
 
 // explainFailure logs what a person would look at.

@@ -5,6 +5,7 @@ package e2e
 import (
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,6 +38,64 @@ func TestP6APIServerRestartsUnderLoad(t *testing.T) {
 	c.allComplete(2 * time.Minute)
 	c.checkLedger(load)
 	c.checkLogs(since)
+}
+
+// P5, P6: the manager is killed under load, in the middle of mirroring, and comes back.
+func TestP6ManagerIsKilledUnderLoad(t *testing.T) {
+	c := newCluster(t)
+	c.pool(2, 500*time.Millisecond)
+	since := time.Now()
+	c.orders("load", load/2)
+	c.awaitCompleted(load / 8)
+	container := c.kubectl("-n", "openworkflow-system", "get", "pods", "-l", "app.kubernetes.io/name=openworkflow",
+		"-o", "jsonpath={.items[0].status.containerStatuses[0].containerID}")
+	c.orders("more", load/2)
+	c.script("hack/devcluster/kill.sh", strings.TrimPrefix(container, "containerd://"))
+	c.kubectl("-n", "openworkflow-system", "rollout", "status", "deployment/openworkflow-manager", "--timeout=60s")
+	c.allComplete(2 * time.Minute)
+	c.checkLedger(load)
+	c.checkLogs(since)
+}
+
+// P5: a namespace that is deleted while the manager is down is gone at once, for there
+// are no finalizers; when it comes back with the same database, what it left behind is
+// canceled before a worker could go on with it.
+func TestNamespaceDeletedWhileTheManagerIsDown(t *testing.T) {
+	c := newCluster(t)
+	c.pool(1, time.Hour)
+	c.orders("left", 2)
+	for _, run := range c.runs() {
+		c.awaitCharged(string(run.UID))
+	}
+	restore := c.stopManager()
+	defer restore()
+	c.kubectl("delete", "namespace", c.namespace, "--timeout=90s")
+	restore()
+	c.kubectl("create", "namespace", c.namespace)
+	c.backend()
+	c.pool(1, 0)
+	var open int
+	if err := c.database.QueryRow(t.Context(), `
+		SELECT count(*) FROM openworkflow.workflow_runs WHERE status <> 'canceled'`).Scan(&open); err != nil || open != 0 {
+		t.Errorf("%d runs of the deleted namespace are not canceled (%v)", open, err)
+	}
+	var emails int
+	if err := c.database.QueryRow(t.Context(), `SELECT count(*) FROM checkout_mailbox`).Scan(&emails); err != nil || emails != 0 {
+		t.Errorf("%d emails were sent for runs of the deleted namespace (%v)", emails, err)
+	}
+}
+
+// stopManager scales the manager to nothing, and returns what brings it back.
+func (c *cluster) stopManager() (restore func()) {
+	c.Helper()
+	c.kubectl("-n", "openworkflow-system", "scale", "deployment/openworkflow-manager", "--replicas=0")
+	c.eventually(time.Minute, "the manager to be gone", func() bool {
+		return c.kubectl("-n", "openworkflow-system", "get", "pods", "-o", "name") == ""
+	})
+	return sync.OnceFunc(func() {
+		c.kubectl("-n", "openworkflow-system", "scale", "deployment/openworkflow-manager", "--replicas=1")
+		c.kubectl("-n", "openworkflow-system", "rollout", "status", "deployment/openworkflow-manager", "--timeout=60s")
+	})
 }
 
 // awaitCompleted waits until n runs have completed, in the database.

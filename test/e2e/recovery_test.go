@@ -57,19 +57,8 @@ func TestRecoveryTakesLessThanASecond(t *testing.T) {
 func TestLeaseRecoversWithoutTheManager(t *testing.T) {
 	c := newCluster(t)
 	c.pool(2, 4*time.Second)
-	c.kubectl("-n", "openworkflow-system", "scale", "deployment/openworkflow-manager", "--replicas=0")
-	restored := false
-	restore := func() {
-		if !restored {
-			c.kubectl("-n", "openworkflow-system", "scale", "deployment/openworkflow-manager", "--replicas=1")
-			c.kubectl("-n", "openworkflow-system", "rollout", "status", "deployment/openworkflow-manager", "--timeout=60s")
-			restored = true
-		}
-	}
+	restore := c.stopManager()
 	defer restore()
-	c.eventually(time.Minute, "the manager to be gone", func() bool {
-		return c.kubectl("-n", "openworkflow-system", "get", "pods", "-o", "name") == ""
-	})
 	// With the manager away nobody mirrors objects: the row is written as it would.
 	const id = "00000000-0000-4000-8000-000000000001"
 	if _, err := c.database.Exec(t.Context(), `
