@@ -1,6 +1,6 @@
 // Package reporter writes the status of WorkflowRuns from within a worker pod. It
 // is the runner's Reporter: it turns rows into status with package projection and
-// sends one blind merge patch each, with no read before it.
+// sends one blind JSON patch each, with no read before it.
 //
 // A report is a courtesy: when it fails for good, or the pod dies before it is
 // sent, the manager repairs the object from the rows.
