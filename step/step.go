@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -69,12 +70,9 @@ func NonRetryable(err error) error {
 // [*Error], at this and at every later execution.
 func Run[T any](ctx context.Context, name string, fn func(ctx context.Context) (T, error), options ...Option) (T, error) {
 	var result T
-	execution := durable.ExecutionFrom(ctx)
-	if execution == nil {
-		return result, fmt.Errorf("step %q: %w", name, ErrNoWorkflow)
-	}
-	if outer, inside := durable.StepFrom(ctx); inside {
-		return result, fmt.Errorf("step %q inside step %q: %w", name, outer, ErrNested)
+	execution, err := executionOf(ctx, name)
+	if err != nil {
+		return result, err
 	}
 	call := durable.FunctionStep{
 		Name:  name,
@@ -105,4 +103,37 @@ func Run[T any](ctx context.Context, name string, fn func(ctx context.Context) (
 		return result, fmt.Errorf("decode the stored result of step %q into %T: %w", name, result, err)
 	}
 	return result, nil
+}
+
+// Sleep lets the run wait for d, from the first execution of this call on. The run
+// is parked: it holds no worker, and goes on after any restart of anything. A
+// duration of zero or less gives way once.
+func Sleep(ctx context.Context, name string, d time.Duration) error {
+	return sleep(ctx, name, func(now time.Time) time.Time { return now.Add(d) })
+}
+
+// SleepUntil lets the run wait until t, as Sleep does.
+func SleepUntil(ctx context.Context, name string, t time.Time) error {
+	return sleep(ctx, name, func(time.Time) time.Time { return t })
+}
+
+func sleep(ctx context.Context, name string, wake func(now time.Time) time.Time) error {
+	execution, err := executionOf(ctx, name)
+	if err != nil {
+		return err
+	}
+	return execution.Sleep(name, wake)
+}
+
+// executionOf returns the execution of the workflow whose context a verb was called
+// with.
+func executionOf(ctx context.Context, name string) (durable.Execution, error) {
+	execution := durable.ExecutionFrom(ctx)
+	if execution == nil {
+		return nil, fmt.Errorf("step %q: %w", name, ErrNoWorkflow)
+	}
+	if outer, inside := durable.StepFrom(ctx); inside {
+		return nil, fmt.Errorf("step %q inside step %q: %w", name, outer, ErrNested)
+	}
+	return execution, nil
 }

@@ -76,7 +76,7 @@ type WorkflowRunSpec struct {
 	Suspend *bool `json:"suspend,omitempty"`
 
 	// ttlSecondsAfterFinished deletes the object this many seconds after its run
-	// has ended. Empty keeps it. The rows in the database stay.
+	// has ended, or after its own creation when that is later. Empty keeps it. The rows in the database stay.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
@@ -310,9 +310,10 @@ type WorkflowRun struct {
 	// +required
 	Spec WorkflowRunSpec `json:"spec,omitzero"`
 
-	// status is how far the run is. It is never empty, so that a patch may add to it.
+	// status is how far the run is. It is never empty, so that a patch may add to it
+	// and that nobody takes a run for done which the manager has not seen.
 	// +optional
-	// +default={"state": "Pending"}
+	// +default={"state": "Pending", "conditions": [{"type": "Ready", "status": "Unknown", "reason": "Pending", "message": "not seen by the manager yet", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
 	Status WorkflowRunStatus `json:"status,omitzero"`
 }
 

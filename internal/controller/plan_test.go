@@ -71,6 +71,7 @@ func TestPlanRun(t *testing.T) {
 		"an ended run stays":                              {[]func(*run){ended}, ready, nil, "", want{}},
 		"an ended run takes note of its spec":             {[]func(*run){ended, func(r *run) { r.Generation = 2 }}, ready, nil, "", want{reason: "none"}},
 		"ttl in the future":                               {[]func(*run){ended, ttl(90)}, ready, nil, "", want{requeue: 30 * time.Second}},
+		"ttl counts from the object, for a run of long ago": {[]func(*run){ended, ttl(60), func(r *run) { r.CreationTimestamp = metav1.Time{Time: noon.Add(-time.Second)} }}, ready, nil, "", want{requeue: 59 * time.Second}},
 		"ttl is over":                                     {[]func(*run){ended, ttl(60)}, ready, nil, "", want{action: runDelete}},
 	}
 	for name, test := range tests {

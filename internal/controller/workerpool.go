@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -279,6 +280,8 @@ func poolsOf(ctx context.Context, reader client.Reader, backend types.Namespaced
 	if err := reader.List(ctx, &pools, client.InNamespace(backend.Namespace)); err != nil {
 		return nil, fmt.Errorf("list pools of Backend %s: %w", backend, err)
 	}
+	// The cache has no order, and messages are made from this list.
+	slices.SortFunc(pools.Items, func(a, b v1alpha1.WorkerPool) int { return strings.Compare(a.Name, b.Name) })
 	of := pools.Items[:0]
 	for _, p := range pools.Items {
 		if backendName(p.Spec.BackendRef) == backend.Name {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -274,7 +275,7 @@ func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *Connection, se
 	switch {
 	case c.Err != nil:
 		outcome = "rejected"
-		seen.Refused = "the run cannot be stored: " + c.Err.Error() + ": correct the input (no U+0000 in texts, no numbers beyond what Postgres holds) and create the run anew"
+		seen.Refused = "the run cannot be stored: " + strings.TrimPrefix(c.Err.Error(), store.ErrInvalidJSON.Error()+": ") + ": correct the input (no U+0000 in texts, no numbers beyond what Postgres holds) and create the run anew"
 	case c.Inserted:
 		outcome = "inserted"
 		conn.Wake()

@@ -129,11 +129,13 @@ func planEnded(seen runSeen) runPlan {
 	if ttl == nil || !run.DeletionTimestamp.IsZero() {
 		return plan
 	}
-	ended := run.CreationTimestamp
-	if run.Status.FinishedAt != nil {
-		ended = *run.Status.FinishedAt
+	// An object that attached to a run of long ago shows it for its whole ttl: to
+	// delete it at once would make whoever applied it create it again, for ever.
+	since := run.CreationTimestamp
+	if finished := run.Status.FinishedAt; finished != nil && since.Before(finished) {
+		since = *finished
 	}
-	due := ended.Add(time.Duration(*ttl) * time.Second)
+	due := since.Add(time.Duration(*ttl) * time.Second)
 	if !seen.Now.Before(due) {
 		return runPlan{Action: runDelete}
 	}

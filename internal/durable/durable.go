@@ -48,6 +48,9 @@ type Execution interface {
 	// RunStep returns the stored output of the step, or calls it and stores the
 	// output before it returns. A step that has failed for good returns a *StepError.
 	RunStep(ctx context.Context, step FunctionStep) (json.RawMessage, error)
+	// Sleep returns once the time has come that wake named at the first execution of
+	// this call, given the time then. The run is parked meanwhile.
+	Sleep(name string, wake func(now time.Time) time.Time) error
 }
 
 // StepError is the failure of a step that has no attempts left, as it was stored.

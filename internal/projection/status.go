@@ -165,7 +165,10 @@ func waitMessage(run *openworkflow.Run, steps openworkflow.StepSummary) string {
 	}
 	switch step.Kind {
 	case openworkflow.KindSleep:
-		return fmt.Sprintf("sleeping in step %q%s", step.StepName, at(run.AvailableAt))
+		if run.AvailableAt != nil {
+			return fmt.Sprintf("sleeping in step %q until %s", step.StepName, run.AvailableAt.UTC().Format(time.RFC3339))
+		}
+		return fmt.Sprintf("sleeping in step %q", step.StepName)
 	case openworkflow.KindWorkflow:
 		return fmt.Sprintf("waiting for the child run of step %q", step.StepName)
 	case openworkflow.KindSignalWait:

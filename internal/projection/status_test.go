@@ -65,7 +65,7 @@ func TestStatusSaysWhereARunIs(t *testing.T) {
 			}),
 			steps: sleeping,
 			state: v1alpha1.RunWaiting, reason: v1alpha1.ReasonWaiting,
-			message: `sleeping in step "nap" at 2026-01-02T04:04:05Z`, truths: "Reconciling",
+			message: `sleeping in step "nap" until 2026-01-02T04:04:05Z`, truths: "Reconciling",
 		},
 		"handed back by a worker that stops": {
 			run: row(func(r *openworkflow.Run) {

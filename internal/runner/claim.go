@@ -19,9 +19,14 @@ func (r *Runner) wake() {
 	}
 }
 
-// wakeAt makes the claim loop look when a run that this worker has put off is due.
+// wakeAt makes the claim loop look when a run that this worker has put off is due, if
+// that is soon. For what is due later, the poll is prompt enough, and no timer is held
+// for as long as a run may sleep.
 func (r *Runner) wakeAt(at time.Time) {
-	time.AfterFunc(max(time.Until(at), 0), r.wake)
+	const soon = time.Minute
+	if wait := time.Until(at); wait < soon {
+		time.AfterFunc(max(wait, 0), r.wake)
+	}
 }
 
 // claimLoop claims due runs whenever a slot is free and there may be some: after

@@ -24,7 +24,11 @@ type execution struct {
 	runner *Runner
 	lease  openworkflow.Lease
 	run    *openworkflow.Run // as this pass claimed it; constant
-	log    *slog.Logger
+	// ahead is how far the server's clock is ahead of this one. Sleeps go by the
+	// server's, as claims do (R180): by a clock that is behind, a run that is due
+	// would not be, and would be claimed and parked over and over.
+	ahead time.Duration
+	log   *slog.Logger
 
 	// ctx is the workflow's. It ends with the lease, the deadline or the worker.
 	ctx context.Context
@@ -49,7 +53,7 @@ type outcome struct {
 	kind   outcomeKind
 	output json.RawMessage
 	err    error
-	// at and payload are of a run that was put off.
+	// at and payload are of a run that was put off; at also of one that waits.
 	at      time.Time
 	payload json.RawMessage
 }
@@ -61,6 +65,8 @@ const (
 	outcomeReturned outcomeKind = iota
 	// outcomePutOff: a step failed and is retried later; that is written already.
 	outcomePutOff
+	// outcomeParked: the run waits until at, or until something wakes it.
+	outcomeParked
 	// outcomeHandBack: the run goes on elsewhere, now.
 	outcomeHandBack
 	// outcomeSuspended: the run goes on when it is resumed.
@@ -74,6 +80,7 @@ func newExecution(r *Runner, run *openworkflow.Run) *execution {
 		runner: r,
 		lease:  openworkflow.Lease{RunID: run.ID, WorkerID: *run.WorkerID},
 		run:    run,
+		ahead:  time.Until(run.UpdatedAt),
 		log:    r.log.With("run", run.ID, "workflow", run.WorkflowName),
 		names:  openworkflow.NewNames(),
 
@@ -208,18 +215,52 @@ func (e *execution) interrupted() outcome {
 
 // RunStep implements durable.Execution (R91, R92).
 func (e *execution) RunStep(ctx context.Context, step durable.FunctionStep) (json.RawMessage, error) {
-	name := e.names.Resolve(step.Name)
-	if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
-		return nil, fmt.Errorf("step name %q cannot be stored: use valid UTF-8 without U+0000", name)
+	name, err := e.resolve(step.Name)
+	if err != nil {
+		return nil, err
 	}
 	if output, known, err := e.recall(name, step.Retry); known {
 		return output, err
 	}
 	e.checkpoint()
+	e.checkLimit()
+	return e.attempt(ctx, name, step)
+}
+
+// resolve gives a call its durable name (R89).
+func (e *execution) resolve(base string) (string, error) {
+	name := e.names.Resolve(base)
+	if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
+		return "", fmt.Errorf("step name %q cannot be stored: use valid UTF-8 without U+0000", name)
+	}
+	return name, nil
+}
+
+// checkLimit leaves when the run may have no further step attempt (R110).
+func (e *execution) checkLimit() {
 	if n := e.countAttempts(); n >= stepLimit {
 		e.leave(outcome{kind: outcomeReturned, err: &stepLimitError{count: n}})
 	}
-	return e.attempt(ctx, name, step)
+}
+
+// newAttempt returns an attempt that begins now, and takes it into the history.
+func (e *execution) newAttempt(name string, kind openworkflow.StepKind, context json.RawMessage) openworkflow.StepAttempt {
+	now := time.Now()
+	attempt := openworkflow.StepAttempt{
+		NamespaceID:   e.run.NamespaceID,
+		ID:            openworkflow.NewID(),
+		WorkflowRunID: e.run.ID,
+		StepName:      name,
+		Kind:          kind,
+		Status:        openworkflow.StepRunning,
+		Context:       context,
+		StartedAt:     &now,
+		CreatedAt:     now,
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.history.begin(attempt)
+	return attempt
 }
 
 // recall returns what is stored of a step: its output, or that it has failed for good.
@@ -249,18 +290,8 @@ func (e *execution) countAttempts() int {
 
 // attempt executes a step once and stores how that ended.
 func (e *execution) attempt(ctx context.Context, name string, step durable.FunctionStep) (json.RawMessage, error) {
-	started := time.Now()
-	attempt := openworkflow.StepAttempt{
-		NamespaceID:   e.run.NamespaceID,
-		ID:            openworkflow.NewID(),
-		WorkflowRunID: e.run.ID,
-		StepName:      name,
-		Kind:          openworkflow.KindFunction,
-		Status:        openworkflow.StepRunning,
-		StartedAt:     new(started),
-		CreatedAt:     started,
-	}
-	e.begin(attempt)
+	attempt := e.newAttempt(name, openworkflow.KindFunction, nil)
+	started := *attempt.StartedAt
 	shown := e.showWhenLong(attempt)
 	output, err := e.protect(func() (json.RawMessage, error) {
 		return step.Call(durable.InsideStep(ctx, name))
@@ -346,12 +377,6 @@ func (e *execution) disowned() outcome {
 		e.lost(e.runner.leases.whyLost(e.writeCtx, e.lease))
 	}
 	return outcome{kind: outcomeAbandoned, err: context.Cause(e.writeCtx)}
-}
-
-func (e *execution) begin(attempt openworkflow.StepAttempt) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.history.begin(attempt)
 }
 
 func (e *execution) snapshot() openworkflow.StepSummary {

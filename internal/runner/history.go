@@ -1,6 +1,8 @@
 package runner
 
 import (
+	"time"
+
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
 )
@@ -15,8 +17,10 @@ type history struct {
 	failures  map[string]int
 	failed    map[string]openworkflow.StepAttempt
 	names     map[string]struct{}
-	attempts  int
-	summary   openworkflow.StepSummary
+	// waiting are the attempts that wait for something other than a function.
+	waiting  map[string]openworkflow.StepAttempt
+	attempts int
+	summary  openworkflow.StepSummary
 }
 
 func newHistory(attempts []openworkflow.StepAttempt) *history {
@@ -25,6 +29,7 @@ func newHistory(attempts []openworkflow.StepAttempt) *history {
 		failures:  map[string]int{},
 		failed:    map[string]openworkflow.StepAttempt{},
 		names:     map[string]struct{}{},
+		waiting:   map[string]openworkflow.StepAttempt{},
 	}
 	for _, a := range attempts {
 		h.begin(a)
@@ -42,6 +47,11 @@ func (h *history) begin(a openworkflow.StepAttempt) {
 	h.names[a.StepName] = struct{}{}
 	h.summary.Names = len(h.names)
 	h.summary.Running++
+	switch a.Kind {
+	case openworkflow.KindSleep, openworkflow.KindWorkflow, openworkflow.KindSignalWait:
+		h.waiting[a.StepName] = a
+	case openworkflow.KindFunction, openworkflow.KindSignalSend:
+	}
 	if len(h.summary.Newest) == projection.NewestSteps {
 		h.summary.Newest = h.summary.Newest[1:]
 	}
@@ -51,6 +61,7 @@ func (h *history) begin(a openworkflow.StepAttempt) {
 // end takes in the outcome of an attempt that begin was told of.
 func (h *history) end(a openworkflow.StepAttempt) {
 	h.summary.Running--
+	delete(h.waiting, a.StepName)
 	switch a.Status {
 	case openworkflow.StepCompleted, openworkflow.StepSucceeded:
 		h.summary.Completed++
@@ -67,6 +78,21 @@ func (h *history) end(a openworkflow.StepAttempt) {
 			h.summary.Newest[i] = a
 		}
 	}
+}
+
+// wakeAt returns when the first of the waiting attempts is due (R81).
+func (h *history) wakeAt() time.Time {
+	var first time.Time
+	for _, a := range h.waiting {
+		at, ok := waitEnd(a)
+		if !ok {
+			at = a.CreatedAt.AddDate(1, 0, 0)
+		}
+		if first.IsZero() || at.Before(first) {
+			first = at
+		}
+	}
+	return first
 }
 
 // snapshot returns a summary that later events do not change.

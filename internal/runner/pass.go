@@ -30,6 +30,10 @@ func (r *Runner) pass(run *openworkflow.Run) {
 		r.conclude(e, outcome{kind: outcomeAbandoned, err: err})
 		return
 	}
+	if err := e.endElapsedSleeps(); err != nil {
+		r.conclude(e, outcome{kind: outcomeAbandoned, err: err})
+		return
+	}
 	stopProgress := e.reportProgress()
 	ended := e.begunTooOften()
 	if ended == nil {
@@ -79,6 +83,11 @@ func (r *Runner) conclude(e *execution, o outcome) {
 	case outcomePutOff: // written with the step's failure
 		e.reportRetry(o.at, o.payload)
 		r.wakeAt(o.at)
+	case outcomeParked:
+		if e.conclusion(store.RunWrite{Op: store.RunPark, At: o.at}) {
+			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt = nil, &o.at })
+			r.wakeAt(o.at.Add(-e.ahead))
+		}
 	case outcomeHandBack:
 		if e.conclusion(store.RunWrite{Op: store.RunRelease}) {
 			now := time.Now()
