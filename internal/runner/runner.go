@@ -8,7 +8,9 @@
 //	lease.go      heartbeats, and what they find out (lost, canceled, suspended)
 //	flush.go      group commit: the one way to write to the database
 //	pass.go       one execution of one run, and how it ends
-//	execution.go  what a workflow's calls do (package durable's Execution)
+//	execution.go  the workflow's goroutine: how it begins and how it may end
+//	function.go   function steps (package durable's Execution)
+//	wait.go       sleeps
 //	history.go    what is known of a run's steps
 //	report.go     status reports to whoever shows the run
 //

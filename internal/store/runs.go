@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,8 +16,21 @@ SELECT ` + runColumns + `
 FROM {schema}.workflow_runs r
 JOIN ` + givenSQL + ` given USING (namespace_id, id)`
 
+// runStatesSQL reads the primary key, and never a TOASTed input.
+var runStatesSQL = strings.Replace(getRunsSQL, "r.input", "NULL::jsonb", 1)
+
 // GetRuns returns the runs by id. Those that do not exist are absent.
 func (s *Store) GetRuns(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error) {
+	return s.runsByID(ctx, getRunsSQL, ids)
+}
+
+// RunStates is GetRuns without the inputs, for who looks at many runs again and
+// again: an input may be a megabyte.
+func (s *Store) RunStates(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error) {
+	return s.runsByID(ctx, runStatesSQL, ids)
+}
+
+func (s *Store) runsByID(ctx context.Context, sql string, ids []string) (map[string]*openworkflow.Run, error) {
 	runs := make(map[string]*openworkflow.Run, len(ids))
 	if len(ids) == 0 {
 		return runs, nil
@@ -25,7 +39,7 @@ func (s *Store) GetRuns(ctx context.Context, ids []string) (map[string]*openwork
 		run, err := scanRun(row)
 		runs[run.ID] = &run
 		return err
-	}, s.sql(getRunsSQL), s.namespace, ids)
+	}, s.sql(sql), s.namespace, ids)
 	if err != nil {
 		return nil, Classify(err)
 	}
