@@ -66,13 +66,13 @@ func TestPlanRun(t *testing.T) {
 		"suspend":              {[]func(*run){mirrored, suspend}, ready, pending(), "", want{action: runSuspend}},
 		"suspend is done once": {[]func(*run){mirrored, suspend}, ready, pending(suspended), "", want{reason: v1alpha1.ReasonSuspended}},
 		"resume":               {[]func(*run){mirrored}, ready, pending(suspended), "", want{action: runResume}},
-		"an attached run does not resume another's":       {[]func(*run){mirrored, func(r *run) { r.UID = "other" }}, ready, pending(suspended), "", want{reason: v1alpha1.ReasonSuspended}},
-		"an attached run that is deleted cancels nothing": {[]func(*run){mirrored, deleting, func(r *run) { r.UID = "other" }}, ready, pending(), "", want{reason: v1alpha1.ReasonPending}},
-		"an ended run stays":                              {[]func(*run){ended}, ready, nil, "", want{}},
-		"an ended run takes note of its spec":             {[]func(*run){ended, func(r *run) { r.Generation = 2 }}, ready, nil, "", want{reason: "none"}},
-		"ttl in the future":                               {[]func(*run){ended, ttl(90)}, ready, nil, "", want{requeue: 30 * time.Second}},
+		"an attached run does not resume another's":         {[]func(*run){mirrored, func(r *run) { r.UID = "other" }}, ready, pending(suspended), "", want{reason: v1alpha1.ReasonSuspended}},
+		"an attached run that is deleted cancels nothing":   {[]func(*run){mirrored, deleting, func(r *run) { r.UID = "other" }}, ready, pending(), "", want{reason: v1alpha1.ReasonPending}},
+		"an ended run stays":                                {[]func(*run){ended}, ready, nil, "", want{}},
+		"an ended run takes note of its spec":               {[]func(*run){ended, func(r *run) { r.Generation = 2 }}, ready, nil, "", want{reason: "none"}},
+		"ttl in the future":                                 {[]func(*run){ended, ttl(90)}, ready, nil, "", want{requeue: 30 * time.Second}},
 		"ttl counts from the object, for a run of long ago": {[]func(*run){ended, ttl(60), func(r *run) { r.CreationTimestamp = metav1.Time{Time: noon.Add(-time.Second)} }}, ready, nil, "", want{requeue: 59 * time.Second}},
-		"ttl is over":                                     {[]func(*run){ended, ttl(60)}, ready, nil, "", want{action: runDelete}},
+		"ttl is over": {[]func(*run){ended, ttl(60)}, ready, nil, "", want{action: runDelete}},
 	}
 	for name, test := range tests {
 		object := newTestRun("order", test.run...)
