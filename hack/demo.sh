@@ -113,9 +113,11 @@ kn create secret generic openworkflow-postgres --from-literal=uri="$DEMO_POSTGRE
 kn delete workflowruns --all --wait >/dev/null # of an earlier demo
 kn apply -f config/samples/backend.yaml
 kn wait --for=condition=Ready backend/default --timeout=60s
+# The annotation makes pods of an image that is new behind its old tag.
 sed -e "s|image: .*/checkout:.*|image: $DEMO_CHECKOUT_IMAGE|" config/samples/workerpool.yaml |
+	k patch --local -f - --type merge -o yaml -p "{\"spec\": {\"replicas\": 2, \"concurrency\": 5,
+		\"template\": {\"metadata\": {\"annotations\": {\"demo\": \"$(date +%s)\"}}}}}" |
 	kn apply -f -
-kn patch workerpool checkout --type merge -p "{\"spec\": {\"replicas\": 2, \"concurrency\": 5, \"template\": {\"metadata\": {\"annotations\": {\"demo\": \"$(date +%s)\"}}}}}" >/dev/null
 kn wait --for=condition=Ready workerpool/checkout --timeout=120s
 kn get backends,workerpools
 
