@@ -114,7 +114,7 @@ type Backend struct {
 
 	// status is what the manager last saw of the database.
 	// +optional
-	// +default={"conditions": [{"type": "Ready", "status": "Unknown", "reason": "Pending", "message": "not seen by the manager yet", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
+	// +default={"conditions": [{"type": "Ready", "status": "Unknown", "reason": "NotObserved", "message": "not seen by the manager yet", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
 	Status BackendStatus `json:"status,omitzero"`
 }
 

@@ -23,6 +23,10 @@ const (
 	ConditionFailed = "Failed"
 )
 
+// ReasonNotObserved: the manager has not seen the object yet. It comes with Ready=Unknown,
+// on every kind, from the API server.
+const ReasonNotObserved = "NotObserved"
+
 // Reasons of a WorkflowRun's conditions.
 const (
 	// ReasonPending: the run waits for a worker to claim it.

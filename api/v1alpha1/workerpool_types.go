@@ -162,7 +162,7 @@ type WorkerPool struct {
 
 	// status is what the manager last saw of the pool.
 	// +optional
-	// +default={"conditions": [{"type": "Ready", "status": "Unknown", "reason": "Pending", "message": "not seen by the manager yet", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
+	// +default={"conditions": [{"type": "Ready", "status": "Unknown", "reason": "NotObserved", "message": "not seen by the manager yet", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
 	Status WorkerPoolStatus `json:"status,omitzero"`
 }
 

@@ -313,7 +313,7 @@ type WorkflowRun struct {
 	// status is how far the run is. It is never empty, so that a patch may add to it
 	// and that nobody takes a run for done which the manager has not seen.
 	// +optional
-	// +default={"state": "Pending", "conditions": [{"type": "Ready", "status": "Unknown", "reason": "Pending", "message": "not seen by the manager yet", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
+	// +default={"state": "Pending", "conditions": [{"type": "Ready", "status": "Unknown", "reason": "NotObserved", "message": "not seen by the manager yet", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
 	Status WorkflowRunStatus `json:"status,omitzero"`
 }
 

@@ -175,15 +175,16 @@ func TestJudgePool(t *testing.T) {
 		seen poolSeen
 		want verdict
 	}{
-		"template first":   {poolSeen{Rejected: "no"}, verdict{stalled: true, reason: v1alpha1.ReasonInvalidTemplate, message: "no"}},
-		"then the Backend": {poolSeen{Backend: BackendState{Known: true, Reason: "Unreachable", Message: "gone"}, Deployment: deployment(2, 2, 2)}, verdict{reason: v1alpha1.ReasonBackendNotReady, message: `Backend "default" is not ready (Unreachable): gone`}},
-		"no Deployment":    {poolSeen{Backend: ready}, verdict{reason: v1alpha1.ReasonRollingOut, message: "the Deployment is being created"}},
-		"complete":         {poolSeen{Backend: ready, Deployment: deployment(2, 2, 2)}, verdict{ready: true, reason: v1alpha1.ReasonPodsReady, message: "2 of 2 pods are ready"}},
-		"old pods left":    {poolSeen{Backend: ready, Deployment: deployment(2, 3, 3)}, verdict{reason: v1alpha1.ReasonRollingOut, message: "3 of 2 pods are ready, 2 are up to date"}},
-		"timed out":        {poolSeen{Backend: ready, Deployment: stuck}, verdict{stalled: true, reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 1 are up to date"}},
-		"unschedulable":    {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{unschedulable}}, verdict{reason: v1alpha1.ReasonPodsUnschedulable, message: "pod p fits on no node: 0/1 nodes: Insufficient cpu"}},
-		"not starting":     {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{waiting("CreateContainerConfigError", "no key")}}, verdict{reason: v1alpha1.ReasonContainerNotStarting, message: "pod p cannot start container worker: CreateContainerConfigError: no key"}},
-		"just creating":    {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{waiting("ContainerCreating", "")}}, verdict{reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 2 are up to date"}},
+		"template first":                      {poolSeen{Rejected: "no"}, verdict{stalled: true, reason: v1alpha1.ReasonInvalidTemplate, message: "no"}},
+		"then the Backend":                    {poolSeen{Backend: BackendState{Known: true, Reason: "Unreachable", Message: "gone"}, Deployment: deployment(2, 2, 2)}, verdict{reason: v1alpha1.ReasonBackendNotReady, message: `Backend "default" is not ready (Unreachable): gone`}},
+		"no Deployment":                       {poolSeen{Backend: ready}, verdict{reason: v1alpha1.ReasonRollingOut, message: "the Deployment is being created"}},
+		"complete":                            {poolSeen{Backend: ready, Deployment: deployment(2, 2, 2)}, verdict{ready: true, reason: v1alpha1.ReasonPodsReady, message: "2 of 2 pods are ready"}},
+		"what was complete before the change": {poolSeen{Backend: ready, Deployment: deployment(2, 2, 2), Applied: 3}, verdict{reason: v1alpha1.ReasonRollingOut, message: "2 of 2 pods are ready, 2 are up to date"}},
+		"old pods left":                       {poolSeen{Backend: ready, Deployment: deployment(2, 3, 3)}, verdict{reason: v1alpha1.ReasonRollingOut, message: "3 of 2 pods are ready, 2 are up to date"}},
+		"timed out":                           {poolSeen{Backend: ready, Deployment: stuck}, verdict{stalled: true, reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 1 are up to date"}},
+		"unschedulable":                       {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{unschedulable}}, verdict{reason: v1alpha1.ReasonPodsUnschedulable, message: "pod p fits on no node: 0/1 nodes: Insufficient cpu"}},
+		"not starting":                        {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{waiting("CreateContainerConfigError", "no key")}}, verdict{reason: v1alpha1.ReasonContainerNotStarting, message: "pod p cannot start container worker: CreateContainerConfigError: no key"}},
+		"just creating":                       {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{waiting("ContainerCreating", "")}}, verdict{reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 2 are up to date"}},
 	}
 	for name, test := range tests {
 		test.seen.Pool = newPool("shop", func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = new(int32(2)) })

@@ -13,10 +13,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	appsv1ac "k8s.io/client-go/applyconfigurations/apps/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -54,8 +57,8 @@ type appliedPool struct {
 	uid  types.UID
 	hash string
 	at   time.Time
-	// generation of the Deployment as it was first seen afterwards; 0 until then.
-	// Another one later means that somebody else changed it.
+	// generation of the Deployment as the API server answered. An older one means
+	// that the cache lags behind, a newer one that somebody else has changed it.
 	generation int64
 }
 
@@ -196,10 +199,22 @@ func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejec
 			return "", fmt.Errorf("apply objects of pool %s: %w", pool.Name, err)
 		}
 	}
+	seen.Applied = deploymentGeneration(objects)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.applied[client.ObjectKeyFromObject(pool)] = appliedPool{uid: pool.UID, hash: hash, at: seen.Now}
+	r.applied[client.ObjectKeyFromObject(pool)] = appliedPool{uid: pool.UID, hash: hash, at: seen.Now, generation: seen.Applied}
 	return "", nil
+}
+
+// deploymentGeneration returns the generation that the API server gave the Deployment
+// among these objects when it was applied.
+func deploymentGeneration(objects []runtime.ApplyConfiguration) int64 {
+	for _, object := range objects {
+		if d, ok := object.(*appsv1ac.DeploymentApplyConfiguration); ok && d.ObjectMetaApplyConfiguration != nil {
+			return ptr.Deref(d.Generation, 0)
+		}
+	}
+	return 0
 }
 
 // current reports whether the pool's objects are as this hash says, as far as is known.
@@ -214,11 +229,9 @@ func (r *WorkerPoolReconciler) current(hash string, seen *poolSeen) bool {
 	if seen.Deployment == nil {
 		return seen.Now.Sub(done.at) < cacheLag // the cache may not have it yet
 	}
-	if done.generation == 0 {
-		done.generation = seen.Deployment.Generation
-		r.applied[key] = done
-	}
-	return done.generation == seen.Deployment.Generation
+	seen.Applied = done.generation
+	return seen.Deployment.Generation == done.generation ||
+		seen.Deployment.Generation < done.generation && seen.Now.Sub(done.at) < cacheLag
 }
 
 // rejection returns what the API server has against an object, in its own words,

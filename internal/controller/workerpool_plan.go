@@ -29,7 +29,10 @@ type poolSeen struct {
 	Rejected string
 	// Deployment is nil when there is none.
 	Deployment *appsv1.Deployment
-	Pods       []corev1.Pod
+	// Applied is the Deployment's generation as it was last applied. An older one in
+	// Deployment says nothing about the pool's spec.
+	Applied int64
+	Pods    []corev1.Pod
 	// Workers are the live workers of the Backend, of all pools.
 	Workers []store.Worker
 	Now     time.Time
@@ -85,7 +88,7 @@ func judgePool(seen poolSeen) verdict {
 		return verdict{reason: v1alpha1.ReasonRollingOut, message: "the Deployment is being created"}
 	}
 	desired := ptr.Deref(seen.Pool.Spec.Replicas, 1)
-	current := d.Status.ObservedGeneration >= d.Generation && ptr.Deref(d.Spec.Replicas, 1) == desired
+	current := d.Generation >= seen.Applied && d.Status.ObservedGeneration >= d.Generation && ptr.Deref(d.Spec.Replicas, 1) == desired
 	complete := current && d.Status.UpdatedReplicas == desired && d.Status.Replicas == desired && d.Status.AvailableReplicas == desired
 	if complete {
 		if desired == 0 {

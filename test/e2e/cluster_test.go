@@ -101,12 +101,11 @@ func (c *cluster) pool(replicas int, mailLatency time.Duration) {
 			lines[i] = before + "image: localhost/checkout:dev"
 		}
 	}
-	c.applyText(strings.Join(lines, "\n"))
-	c.kubectl("-n", c.namespace, "patch", "workerpool", "checkout", "--type=json", "-p", fmt.Sprintf(`[
+	c.applyText(c.run(strings.Join(lines, "\n"), kubectlPath(), "patch", "--local", "-f", "-", "-o", "yaml", "--type=json", "-p", fmt.Sprintf(`[
 		{"op": "add", "path": "/spec/replicas", "value": %d},
 		{"op": "add", "path": "/spec/concurrency", "value": 5},
 		{"op": "add", "path": "/spec/template/spec/containers/0/env", "value": [{"name": "CHECKOUT_MAIL_LATENCY", "value": "%s"}]}
-	]`, replicas, mailLatency))
+	]`, replicas, mailLatency)))
 	c.kubectl("-n", c.namespace, "wait", "--for=condition=Ready", "workerpool/checkout", "--timeout=120s")
 }
 
