@@ -23,8 +23,8 @@ const (
 	ConditionFailed = "Failed"
 )
 
-// ReasonNotObserved: the manager has not seen the object yet. It comes with Ready=Unknown,
-// on every kind, from the API server.
+// ReasonNotObserved is the reason of Ready=Unknown, with which the API server creates
+// every object, until the manager has seen it.
 const ReasonNotObserved = "NotObserved"
 
 // Reasons of a WorkflowRun's conditions.
