@@ -113,6 +113,11 @@ e2e-cluster: cluster-up images
 envtest:
 	hack/devcluster/build.sh control
 
+# Our own kubectl is built; one that was given in KUBECTL is there.
+.PHONY: kubectl
+kubectl:
+	@$(if $(filter $(DEVCLUSTER_CACHE)/bin/kubectl,$(KUBECTL)),hack/devcluster/build.sh control)
+
 ##@ Development cluster
 
 .PHONY: cluster-up
@@ -154,7 +159,7 @@ docker-build: ## Build the manager's image with Docker; IMAGE_MAIN=./examples/ch
 	$(DOCKER) build -t $(IMG) --build-arg MAIN=$(or $(IMAGE_MAIN),./cmd/manager) .
 
 .PHONY: build-installer
-build-installer: envtest overlay ## Write all that is to be installed, with IMG, to dist/install.yaml.
+build-installer: kubectl overlay ## Write all that is to be installed, with IMG, to dist/install.yaml.
 	$(KUBECTL) kustomize dist/overlay >dist/install.yaml
 	@echo "dist/install.yaml installs $(IMG)"
 
@@ -170,19 +175,19 @@ overlay:
 ##@ Deployment
 
 .PHONY: install
-install: envtest ## Install the custom resource definitions into the current cluster.
+install: kubectl ## Install the custom resource definitions into the current cluster.
 	$(KUBECTL) apply --server-side -k config/crd
 
 .PHONY: uninstall
-uninstall: envtest ## Remove the custom resource definitions, and with them all their objects.
+uninstall: kubectl ## Remove the custom resource definitions, and with them all their objects.
 	$(KUBECTL) delete --ignore-not-found -k config/crd
 
 .PHONY: deploy
-deploy: envtest overlay ## Deploy the operator, with IMG, to the current cluster.
+deploy: kubectl overlay ## Deploy the operator, with IMG, to the current cluster.
 	$(KUBECTL) apply --server-side --force-conflicts -k dist/overlay
 	$(KUBECTL) -n openworkflow-system rollout restart deployment/openworkflow-manager # IMG may have changed behind its tag
 	$(KUBECTL) -n openworkflow-system rollout status deployment/openworkflow-manager --timeout=180s
 
 .PHONY: undeploy
-undeploy: envtest ## Remove the operator and the custom resource definitions.
+undeploy: kubectl ## Remove the operator and the custom resource definitions.
 	$(KUBECTL) delete --ignore-not-found -k config/default
