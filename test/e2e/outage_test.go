@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os/exec"
 	"strings"
 	"sync"
@@ -57,6 +58,41 @@ func TestP6ManagerIsKilledUnderLoad(t *testing.T) {
 	c.checkLogs(since)
 }
 
+// P5: with two managers, the one that leads is killed under load, and the other takes over.
+func TestP5ManagerFailsOver(t *testing.T) {
+	c := newCluster(t)
+	c.pool(2, 500*time.Millisecond)
+	c.scaleManager(2)
+	defer c.scaleManager(1)
+	c.orders("before", load/2)
+	c.awaitCompleted(load / 8)
+	leader := c.leader()
+	c.orders("after", load/2)
+	c.kubectl("-n", "openworkflow-system", "delete", "pod", leader, "--force", "--grace-period=0")
+	c.allComplete(2 * time.Minute)
+	c.checkLedger(load)
+	c.orders("later", 2) // the new leader does all of a manager's work
+	c.allComplete(time.Minute)
+	c.checkLedger(load + 2)
+	if now := c.leader(); now == leader {
+		t.Errorf("%s still leads", now)
+	}
+}
+
+// leader returns the name of the manager's pod that leads.
+func (c *cluster) leader() string {
+	c.Helper()
+	identity := c.kubectl("-n", "openworkflow-system", "get", "leases", "-o", "jsonpath={.items[0].spec.holderIdentity}")
+	name, _, _ := strings.Cut(identity, "_")
+	return name
+}
+
+func (c *cluster) scaleManager(replicas int) {
+	c.Helper()
+	c.kubectl("-n", "openworkflow-system", "scale", "deployment/openworkflow-manager", fmt.Sprintf("--replicas=%d", replicas))
+	c.kubectl("-n", "openworkflow-system", "rollout", "status", "deployment/openworkflow-manager", "--timeout=60s")
+}
+
 // P5: a namespace that is deleted while the manager is down is gone at once, for there
 // are no finalizers; when it comes back with the same database, what it left behind is
 // canceled before a worker could go on with it.
@@ -88,14 +124,11 @@ func TestNamespaceDeletedWhileTheManagerIsDown(t *testing.T) {
 // stopManager scales the manager to nothing, and returns what brings it back.
 func (c *cluster) stopManager() (restore func()) {
 	c.Helper()
-	c.kubectl("-n", "openworkflow-system", "scale", "deployment/openworkflow-manager", "--replicas=0")
+	c.scaleManager(0)
 	c.eventually(time.Minute, "the manager to be gone", func() bool {
 		return c.kubectl("-n", "openworkflow-system", "get", "pods", "-o", "name") == ""
 	})
-	return sync.OnceFunc(func() {
-		c.kubectl("-n", "openworkflow-system", "scale", "deployment/openworkflow-manager", "--replicas=1")
-		c.kubectl("-n", "openworkflow-system", "rollout", "status", "deployment/openworkflow-manager", "--timeout=60s")
-	})
+	return sync.OnceFunc(func() { c.scaleManager(1) })
 }
 
 // awaitCompleted waits until n runs have completed, in the database.
