@@ -20,14 +20,23 @@ import (
 
 type storeOptions = store.Options
 
-// watchedStore calls back at a point in the connecting of a Backend.
+// watchedStore calls back at points in the connecting of a Backend.
 type watchedStore struct {
 	Store
-	onVersion func()
+	onMigrate, onVersion func()
+}
+
+func (s *watchedStore) Migrate(ctx context.Context) error {
+	if s.onMigrate != nil {
+		s.onMigrate()
+	}
+	return s.Store.Migrate(ctx)
 }
 
 func (s *watchedStore) ServerVersion(ctx context.Context) (string, error) {
-	s.onVersion()
+	if s.onVersion != nil {
+		s.onVersion()
+	}
 	return s.Store.ServerVersion(ctx)
 }
 

@@ -362,6 +362,8 @@ func eventually(t *testing.T, check func() error) {
 func eventuallyWithin(t *testing.T, d time.Duration, check func() error) {
 	t.Helper()
 	deadline := time.Now().Add(d)
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
 	for {
 		err := check()
 		if err == nil {
@@ -370,7 +372,7 @@ func eventuallyWithin(t *testing.T, d time.Duration, check func() error) {
 		if time.Now().After(deadline) {
 			t.Fatalf("after %s: %v", d, err)
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-ticker.C
 	}
 }
 

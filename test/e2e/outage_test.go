@@ -18,58 +18,52 @@ const load = 60
 // P6: Postgres crashes under load and comes back.
 func TestP6PostgresRestartsUnderLoad(t *testing.T) {
 	c := newCluster(t)
-	c.pool(2, 500*time.Millisecond)
-	since := time.Now()
-	c.orders("load", load)
-	c.awaitCompleted(load / 4)
-	c.script("hack/postgres.sh", "restart", "immediate")
-	c.allComplete(2 * time.Minute)
+	c.strikeUnderLoad(func() { c.script("hack/postgres.sh", "restart", "immediate") })
 	c.checkCrashOfTheDatabase(load)
-	c.checkLogs(since)
 }
 
 // P6: the API server is killed under load and comes back.
 func TestP6APIServerRestartsUnderLoad(t *testing.T) {
 	c := newCluster(t)
-	c.pool(2, 500*time.Millisecond)
-	since := time.Now()
-	c.orders("load", load)
-	c.awaitCompleted(load / 4)
-	c.script("hack/devcluster/restart.sh", "apiserver")
-	c.allComplete(2 * time.Minute)
+	c.strikeUnderLoad(func() { c.script("hack/devcluster/restart.sh", "apiserver") })
 	c.checkLedger(load)
-	c.checkLogs(since)
 }
 
 // P5, P6: the manager is killed under load, in the middle of mirroring, and comes back.
 func TestP6ManagerIsKilledUnderLoad(t *testing.T) {
 	c := newCluster(t)
+	c.strikeUnderLoad(func() {
+		container := c.kubectl("-n", "openworkflow-system", "get", "pods", "-l", "app.kubernetes.io/name=openworkflow",
+			"-o", "jsonpath={.items[0].status.containerStatuses[0].containerID}")
+		c.script("hack/devcluster/kill.sh", strings.TrimPrefix(container, "containerd://"))
+		c.kubectl("-n", "openworkflow-system", "rollout", "status", "deployment/openworkflow-manager", "--timeout=60s")
+	})
+	c.checkLedger(load)
+}
+
+// strikeUnderLoad applies orders, strikes when some of them have completed and the
+// last have just been applied, and waits until all of them have completed.
+func (c *cluster) strikeUnderLoad(strike func()) {
+	c.Helper()
 	c.pool(2, 500*time.Millisecond)
 	since := time.Now()
-	c.orders("load", load/2)
+	c.orders("before", load/2)
 	c.awaitCompleted(load / 8)
-	container := c.kubectl("-n", "openworkflow-system", "get", "pods", "-l", "app.kubernetes.io/name=openworkflow",
-		"-o", "jsonpath={.items[0].status.containerStatuses[0].containerID}")
-	c.orders("more", load/2)
-	c.script("hack/devcluster/kill.sh", strings.TrimPrefix(container, "containerd://"))
-	c.kubectl("-n", "openworkflow-system", "rollout", "status", "deployment/openworkflow-manager", "--timeout=60s")
+	c.orders("after", load/2)
+	strike()
 	c.allComplete(2 * time.Minute)
-	c.checkLedger(load)
 	c.checkLogs(since)
 }
 
 // P5: with two managers, the one that leads is killed under load, and the other takes over.
 func TestP5ManagerFailsOver(t *testing.T) {
 	c := newCluster(t)
-	c.pool(2, 500*time.Millisecond)
 	c.scaleManager(2)
 	defer c.scaleManager(1)
-	c.orders("before", load/2)
-	c.awaitCompleted(load / 8)
 	leader := c.leader()
-	c.orders("after", load/2)
-	c.kubectl("-n", "openworkflow-system", "delete", "pod", leader, "--force", "--grace-period=0")
-	c.allComplete(2 * time.Minute)
+	c.strikeUnderLoad(func() {
+		c.kubectl("-n", "openworkflow-system", "delete", "pod", leader, "--force", "--grace-period=0")
+	})
 	c.checkLedger(load)
 	c.orders("later", 2) // the new leader does all of a manager's work
 	c.allComplete(time.Minute)
