@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,10 +19,13 @@ type NewRun struct {
 	// Version nil is the unversioned workflow.
 	Version *string
 	// IdempotencyKey, when not nil, attaches to the run that already holds the
-	// key for this workflow, however old, instead of creating one.
+	// key for this workflow instead of creating one.
 	IdempotencyKey *string
-	Input          json.RawMessage
-	Context        json.RawMessage
+	// KeyWindow is how old a run may be and still hold the key: 24 hours for
+	// OpenWorkflow's clients (R51). 0 means however old.
+	KeyWindow time.Duration
+	Input     json.RawMessage
+	Context   json.RawMessage
 	// AvailableAt nil means now.
 	AvailableAt *time.Time
 	DeadlineAt  *time.Time
@@ -46,7 +50,57 @@ type Created struct {
 // notifies.
 func (s *Store) CreateRuns(ctx context.Context, runs []NewRun) ([]Created, error) {
 	created := make([]Created, len(runs))
-	var plain, keyed []newRow
+	plain, keyed := newRows(runs, created)
+	for _, part := range []struct {
+		rows   []newRow
+		create func(context.Context, sender, []newRow) error
+	}{{plain, s.createPlain}, {keyed, s.createKeyed}} {
+		errs, err := halve(part.rows, func(rows []newRow) ([]error, error) {
+			return make([]error, len(rows)), part.create(ctx, s.pool, rows)
+		})
+		if err != nil {
+			return nil, Classify(err)
+		}
+		for i, err := range errs {
+			part.rows[i].result.Err = err
+		}
+	}
+	return created, nil
+}
+
+// errIsolation: a transaction that reads from one snapshot does not see the holder
+// of a key that was committed after its beginning.
+var errIsolation = errors.New("idempotency keys need a transaction of isolation level read committed")
+
+// CreateRunsIn is CreateRuns as a part of the caller's transaction on the same
+// database: the runs exist once it commits, and the caller notifies after that. The
+// locks of idempotency keys are held until then. A run that cannot be stored is the
+// error of the call and, as with any failed statement, of the transaction.
+func (s *Store) CreateRunsIn(ctx context.Context, tx pgx.Tx, runs []NewRun) ([]Created, error) {
+	created := make([]Created, len(runs))
+	plain, keyed := newRows(runs, created)
+	if len(keyed) > 0 {
+		var isolation string
+		if err := tx.QueryRow(ctx, `SHOW transaction_isolation`).Scan(&isolation); err != nil {
+			return nil, Classify(err)
+		}
+		if isolation != "read committed" {
+			return nil, errIsolation
+		}
+		if err := s.createKeyed(ctx, tx, keyed); err != nil {
+			return nil, Classify(err)
+		}
+	}
+	if len(plain) > 0 {
+		if err := s.createPlain(ctx, tx, plain); err != nil {
+			return nil, Classify(err)
+		}
+	}
+	return created, nil
+}
+
+// newRows divides runs into those without and those with an idempotency key.
+func newRows(runs []NewRun, created []Created) (plain, keyed []newRow) {
 	for i, r := range runs {
 		row := newRow{NewRun: r, result: &created[i]}
 		if row.ID == "" {
@@ -59,21 +113,7 @@ func (s *Store) CreateRuns(ctx context.Context, runs []NewRun) ([]Created, error
 			keyed = append(keyed, row)
 		}
 	}
-	for _, part := range []struct {
-		rows   []newRow
-		create func(context.Context, []newRow) error
-	}{{plain, s.createPlain}, {keyed, s.createKeyed}} {
-		errs, err := halve(part.rows, func(rows []newRow) ([]error, error) {
-			return make([]error, len(rows)), part.create(ctx, rows)
-		})
-		if err != nil {
-			return nil, Classify(err)
-		}
-		for i, err := range errs {
-			part.rows[i].result.Err = err
-		}
-	}
-	return created, nil
+	return plain, keyed
 }
 
 // newRow is a NewRun and where its result goes.
@@ -95,8 +135,8 @@ SELECT $1, n.id, n.workflow_name, n.version, 'pending', n.idempotency_key, '{}',
 	CASE WHEN n.suspended THEN now() END,
 	n.deadline_at, date_trunc('milliseconds', now()), now()
 FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-	$8::timestamptz[], $9::timestamptz[], $10::bool[]) WITH ORDINALITY
-	n (id, workflow_name, version, idempotency_key, context, input, available_at, deadline_at, suspended, ordinal)
+	$8::timestamptz[], $9::timestamptz[], $10::bool[], $11::interval[]) WITH ORDINALITY
+	n (id, workflow_name, version, idempotency_key, context, input, available_at, deadline_at, suspended, key_window, ordinal)
 `
 
 // insertPlainSQL: a conflict means that the run exists. Primary key.
@@ -113,6 +153,7 @@ WHERE NOT EXISTS (
 	SELECT
 	FROM {schema}.workflow_runs r
 	WHERE r.namespace_id = $1 AND r.workflow_name = n.workflow_name AND r.idempotency_key = n.idempotency_key
+		AND (n.key_window IS NULL OR r.created_at >= now() - n.key_window)
 )
 AND NOT EXISTS (
 	SELECT
@@ -140,21 +181,28 @@ SELECT coalesce(
 		SELECT r.id
 		FROM {schema}.workflow_runs r
 		WHERE r.namespace_id = n.namespace_id AND r.workflow_name = n.workflow_name AND r.idempotency_key = n.idempotency_key
+			AND (n.key_window IS NULL OR r.created_at >= now() - n.key_window)
 		ORDER BY r.created_at, r.id
 		LIMIT 1
 	)
 )
 FROM (
 	SELECT $1::text AS namespace_id, n.*
-	FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY n (id, workflow_name, idempotency_key, ordinal)
+	FROM unnest($2::text[], $3::text[], $4::text[], $5::interval[]) WITH ORDINALITY
+		n (id, workflow_name, idempotency_key, key_window, ordinal)
 	OFFSET 0 -- stays a table, see givenSQL
 ) n
 ORDER BY n.ordinal`
 
-func (s *Store) createPlain(ctx context.Context, rows []newRow) error {
+// sender is a pool, or a transaction.
+type sender interface {
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
+func (s *Store) createPlain(ctx context.Context, to sender, rows []newRow) error {
 	var b queued
 	inserted := s.queueInsert(&b, insertPlainSQL, rows)
-	if err := s.send(ctx, &b); err != nil {
+	if err := to.SendBatch(ctx, &b.Batch).Close(); err != nil {
 		return err
 	}
 	markInserted(rows, inserted)
@@ -163,11 +211,13 @@ func (s *Store) createPlain(ctx context.Context, rows []newRow) error {
 
 // createKeyed locks the keys first, in a statement of its own, so that the next
 // one sees what their former holders committed.
-func (s *Store) createKeyed(ctx context.Context, rows []newRow) error {
+func (s *Store) createKeyed(ctx context.Context, to sender, rows []newRow) error {
 	var ids, names, keys, scopes, holders []string
+	var windows []*time.Duration
 	for _, r := range rows {
 		ids, names, keys = append(ids, r.ID), append(names, r.WorkflowName), append(keys, *r.IdempotencyKey)
 		scopes = append(scopes, openworkflow.IdempotencyScope(s.namespace, r.WorkflowName, *r.IdempotencyKey))
+		windows = append(windows, window(r.KeyWindow))
 	}
 	var b queued
 	b.Queue(s.sql(lockKeysSQL), scopes)
@@ -177,8 +227,8 @@ func (s *Store) createKeyed(ctx context.Context, rows []newRow) error {
 		err := row.Scan(&holder)
 		holders = append(holders, holder)
 		return err
-	}, s.sql(heldKeysSQL), s.namespace, ids, names, keys)
-	if err := s.send(ctx, &b); err != nil {
+	}, s.sql(heldKeysSQL), s.namespace, ids, names, keys, windows)
+	if err := to.SendBatch(ctx, &b.Batch).Close(); err != nil {
 		return err
 	}
 	for i, r := range rows {
@@ -195,12 +245,13 @@ func (s *Store) queueInsert(b *queued, sql string, rows []newRow) map[string]boo
 	var versions, keys, contexts, inputs []*string
 	var available, deadlines []*time.Time
 	var suspended []bool
+	var windows []*time.Duration
 	for _, r := range rows {
 		ids, names = append(ids, r.ID), append(names, r.WorkflowName)
 		versions, keys = append(versions, r.Version), append(keys, r.IdempotencyKey)
 		contexts, inputs = append(contexts, text(r.Context)), append(inputs, text(r.Input))
 		available, deadlines = append(available, milliseconds(r.AvailableAt)), append(deadlines, milliseconds(r.DeadlineAt))
-		suspended = append(suspended, r.Suspended)
+		suspended, windows = append(suspended, r.Suspended), append(windows, window(r.KeyWindow))
 	}
 	inserted := make(map[string]bool, len(rows))
 	b.collect(func(row pgx.CollectableRow) error {
@@ -208,7 +259,7 @@ func (s *Store) queueInsert(b *queued, sql string, rows []newRow) map[string]boo
 		err := row.Scan(&id)
 		inserted[id] = true
 		return err
-	}, s.sql(sql), s.namespace, ids, names, versions, keys, contexts, inputs, available, deadlines, suspended)
+	}, s.sql(sql), s.namespace, ids, names, versions, keys, contexts, inputs, available, deadlines, suspended, windows)
 	return inserted
 }
 
@@ -220,4 +271,12 @@ func markInserted(rows []newRow, inserted map[string]bool) {
 			delete(inserted, r.ID)
 		}
 	}
+}
+
+// window returns a key's window as a statement's argument: nil for none.
+func window(d time.Duration) *time.Duration {
+	if d == 0 {
+		return nil
+	}
+	return &d
 }

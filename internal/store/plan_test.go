@@ -159,13 +159,13 @@ func (f *fixture) expectIndexes() {
 		"expired":    {f.ExpiredSQL(), []any{"default", 10}, "operator_runs_deadline_idx"},
 		"objects":    {f.OpenObjectRunsSQL(), []any{"default", "c", "parked-2", 10}, "operator_runs_object_idx"},
 		"steps":      {f.StepsSQL(), []any{"default", ids, ws, ids, names, kinds, statuses, nulls, nulls, nulls, make([]time.Duration, 3)}, "workflow_runs_pkey|operator_runs_lease_idx"},
-		"runs":       {f.RunsSQL(), []any{"default", ids, ws, []string{"park", "fail", "complete"}, times, nulls, nulls, times}, "workflow_runs_pkey"},
+		"runs":       {f.RunsSQL(), []any{"default", ids, ws, []string{"park", "fail", "complete"}, times, nulls, nulls, times, make([]bool, 3)}, "workflow_runs_pkey"},
 		"lock":       {f.LockSQL(), []any{"default", ids, ids}, "workflow_runs_pkey"},
 		"heartbeat":  {f.HeartbeatSQL(), []any{"default", ids, ws, lease}, "workflow_runs_pkey|operator_runs_lease_idx"},
 		"load steps": {f.LoadStepsSQL(), []any{"default", ids}, "step_attempts_workflow_run"},
 		"newest":     {f.NewestStepsSQL(), []any{"default", ids, 3}, "step_attempts_workflow_run"},
 		"wake":       {f.WakeParentsSQL(), []any{"default", ids}, "workflow_runs_pkey"},
-		"keys":       {f.HeldKeysSQL(), []any{"default", ids, names, names}, "workflow_runs_workflow_name_idempotency_key_created_at_idx"},
+		"keys":       {f.HeldKeysSQL(), []any{"default", ids, names, names, make([]*time.Duration, 3)}, "workflow_runs_workflow_name_idempotency_key_created_at_idx"},
 	} {
 		plan := f.explain(c.sql, c.args...)
 		if strings.Contains(plan, "Seq Scan on workflow_runs") || strings.Contains(plan, "Seq Scan on step_attempts") ||
