@@ -76,6 +76,9 @@ type Run struct {
 	UpdatedAt           time.Time
 	// SuspendedAt is a column of ours: not nil while the run may not be claimed.
 	SuspendedAt *time.Time
+	// Failures is a column of ours: how often the workflow itself has failed. What
+	// else ends an execution, such as a sleep or the retry of a step, is not counted.
+	Failures int
 }
 
 // Parked reports whether the run has begun but nobody executes it (R40).

@@ -52,6 +52,9 @@ type RunWrite struct {
 	// FinishedAt is when the run failed, by the caller's clock (R7). Zero means
 	// now by the server's.
 	FinishedAt time.Time
+	// Failure says that the workflow itself has failed: a RunRetry or RunFail with
+	// it is counted in the run's Failures.
+	Failure bool
 }
 
 // Apply writes step attempts, then ends leases, in one transaction and one round

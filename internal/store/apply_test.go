@@ -200,6 +200,36 @@ func TestApply_ZeroInstantsMeanNow(t *testing.T) {
 	}
 }
 
+func TestApply_R97_CountsFailuresOfTheWorkflowOnly(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	l := f.start()
+	for i, c := range []struct {
+		op      store.RunOp
+		failure bool
+		want    int
+	}{
+		{store.RunPark, true, 0},
+		{store.RunRetry, false, 0},
+		{store.RunRetry, true, 1},
+		{store.RunRelease, true, 1},
+		{store.RunRetry, true, 2},
+		{store.RunFail, true, 3},
+	} {
+		f.must(nil, []store.RunWrite{{Lease: l, Op: c.op, Failure: c.failure}})
+		runs, err := f.GetRuns(t.Context(), []string{l.RunID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := runs[l.RunID].Failures; got != c.want {
+			t.Errorf("write %d: %d failures, want %d", i, got, c.want)
+		}
+		if c.op != store.RunFail {
+			l = f.steal(l.RunID)
+		}
+	}
+}
+
 func TestApply_R20_NullIsSQLNull(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -19,8 +19,9 @@ var ops = [...]string{
 const runsSQL = `
 WITH write AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.*
-	FROM unnest($2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::timestamptz[]) WITH ORDINALITY
-		w (run_id, worker_id, op, at, output, error, finished_at, n)
+	FROM unnest($2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::timestamptz[],
+		$9::bool[]) WITH ORDINALITY
+		w (run_id, worker_id, op, at, output, error, finished_at, failure, n)
 ), ended AS (
 	UPDATE {schema}.workflow_runs r
 	SET status = CASE w.op
@@ -45,6 +46,7 @@ WITH write AS MATERIALIZED (
 			WHEN w.op IN ('fail', 'retry') THEN w.error::jsonb
 			ELSE r.error
 		END,
+		failures = CASE WHEN w.failure AND w.op IN ('fail', 'retry') THEN coalesce(r.failures, 0) + 1 ELSE r.failures END,
 		updated_at = now()
 	FROM write w
 	WHERE r.namespace_id = w.namespace_id AND r.id = w.run_id AND r.status = 'running' AND r.worker_id = w.worker_id
@@ -71,6 +73,7 @@ func (s *Store) queueRuns(b *queued, runs []RunWrite) []error {
 	var runIDs, workerIDs, names []string
 	var at, finished []*time.Time
 	var outputs, errs []*string
+	var failures []bool
 	var sent []int
 	for i, w := range runs {
 		if first[w.Lease] {
@@ -86,6 +89,7 @@ func (s *Store) queueRuns(b *queued, runs []RunWrite) []error {
 		}
 		at, finished = append(at, due), append(finished, milliseconds(&w.FinishedAt))
 		outputs, errs = append(outputs, text(w.Output)), append(errs, text(w.Error))
+		failures = append(failures, w.Failure)
 	}
 	row := 0
 	b.collect(func(r pgx.CollectableRow) error {
@@ -96,7 +100,7 @@ func (s *Store) queueRuns(b *queued, runs []RunWrite) []error {
 		}
 		row++
 		return err
-	}, s.sql(runsSQL), s.namespace, runIDs, workerIDs, names, at, outputs, errs, finished)
+	}, s.sql(runsSQL), s.namespace, runIDs, workerIDs, names, at, outputs, errs, finished, failures)
 	if ended := endings(runs); len(ended) > 0 {
 		b.Queue(s.sql(wakeParentsSQL), s.namespace, ended)
 	}

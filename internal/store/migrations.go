@@ -170,4 +170,26 @@ CREATE TABLE IF NOT EXISTS {schema}.operator_workers (
 	seen_at      timestamptz NOT NULL,
 	PRIMARY KEY (namespace_id, pod_uid, process)
 )`,
+
+	// 6: how often a run's workflow itself has failed, NULL for never. OpenWorkflow
+	// has only its attempts, which count sleeps and takeovers too (R97).
+	`
+ALTER TABLE {schema}.workflow_runs
+	ADD COLUMN IF NOT EXISTS failures integer`,
+
+	// 7: the attempts that wait for a child or a signal, for Sweep. Its size
+	// follows those that wait.
+	`
+CREATE INDEX IF NOT EXISTS operator_attempts_waiting_idx
+	ON {schema}.step_attempts (namespace_id, id)
+	WHERE status = 'running' AND kind IN ('workflow', 'signal-wait')`,
+
+	// 8: when Sweep had its last turn, and how far it came.
+	`
+CREATE TABLE IF NOT EXISTS {schema}.operator_sweeps (
+	namespace_id text        NOT NULL,
+	swept_at     timestamptz NOT NULL,
+	after_id     text        NOT NULL,
+	PRIMARY KEY (namespace_id)
+)`,
 }

@@ -19,6 +19,9 @@ import (
 var additions = []string{
 	"column operator_migrations.1 version bigint not null",
 	"column operator_migrations.2 applied_at timestamp with time zone not null default now()",
+	"column operator_sweeps.1 namespace_id text not null",
+	"column operator_sweeps.2 swept_at timestamp with time zone not null",
+	"column operator_sweeps.3 after_id text not null",
 	"column operator_workers.1 namespace_id text not null",
 	"column operator_workers.2 pod_uid text not null",
 	"column operator_workers.3 process text not null",
@@ -28,8 +31,12 @@ var additions = []string{
 	"column operator_workers.7 seen_at timestamp with time zone not null",
 	"column workflow_runs.22 suspended_at timestamp with time zone",
 	"column workflow_runs.23 resume_at timestamp with time zone",
+	"column workflow_runs.24 failures integer",
 	"constraint operator_migrations.operator_migrations_pkey PRIMARY KEY (version) valid",
+	"constraint operator_sweeps.operator_sweeps_pkey PRIMARY KEY (namespace_id) valid",
 	"constraint operator_workers.operator_workers_pkey PRIMARY KEY (namespace_id, pod_uid, process) valid",
+	"index CREATE INDEX operator_attempts_waiting_idx ON openworkflow.step_attempts USING btree (namespace_id, id) " +
+		"WHERE ((status = 'running'::text) AND (kind = ANY (ARRAY['workflow'::text, 'signal-wait'::text])))",
 	"index CREATE INDEX operator_runs_deadline_idx ON openworkflow.workflow_runs USING btree (namespace_id, deadline_at) " +
 		"WHERE ((deadline_at IS NOT NULL) AND (status = ANY (ARRAY['pending'::text, 'running'::text, 'sleeping'::text])))",
 	"index CREATE INDEX operator_runs_due_again_idx ON openworkflow.workflow_runs USING btree (namespace_id, available_at, created_at) " +
@@ -43,8 +50,10 @@ var additions = []string{
 	"index CREATE INDEX operator_runs_pending_idx ON openworkflow.workflow_runs USING btree (namespace_id, available_at, created_at) " +
 		"WHERE (status = 'pending'::text)",
 	"index CREATE UNIQUE INDEX operator_migrations_pkey ON openworkflow.operator_migrations USING btree (version)",
+	"index CREATE UNIQUE INDEX operator_sweeps_pkey ON openworkflow.operator_sweeps USING btree (namespace_id)",
 	"index CREATE UNIQUE INDEX operator_workers_pkey ON openworkflow.operator_workers USING btree (namespace_id, pod_uid, process)",
 	"relation operator_migrations r",
+	"relation operator_sweeps r",
 	"relation operator_workers r",
 }
 
