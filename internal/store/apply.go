@@ -21,6 +21,12 @@ type StepWrite struct {
 	// Elapsed is how long ago the attempt started: its started_at is the server's
 	// now less Elapsed when this write inserts the row.
 	Elapsed time.Duration
+	// Child, not nil, is a run to create in the same transaction for an attempt of
+	// kind workflow, and to link with it in both directions (R98c). Its ID is
+	// required; WorkflowName, Version, Input and Context are used. It is due now. An
+	// attempt that has a child keeps it, and one that exists without gets the run that
+	// was created for it, if there is one.
+	Child *NewRun
 }
 
 // RunOp is what a RunWrite does with a leased run (R42).
@@ -63,6 +69,9 @@ type RunWrite struct {
 // values (ErrInvalidJSON, ErrTooLarge). When a step write has such a fault, a
 // run write for the same lease is not carried out and has the same result.
 //
+// A child is created and linked together with its attempt, or neither is. The caller
+// notifies.
+//
 // Ends of runs wake the parents that wait for them in the same transaction
 // (R82); the caller notifies. A run that parks although what it waits for has
 // come is made due (R83).
@@ -93,11 +102,18 @@ func (s *Store) applyOnce(ctx context.Context, steps []StepWrite, runs []RunWrit
 		return nil, nil, nil
 	}
 	var b queued
-	if len(runs) > 0 {
+	children := s.childrenOf(steps)
+	if len(runs) > 0 || len(children) > 0 {
 		s.queueLocks(&b, steps, runs)
+	}
+	if len(children) > 0 {
+		s.queueChildKeys(&b, children)
 	}
 	if len(steps) > 0 {
 		stepErrs = s.queueSteps(&b, steps)
+	}
+	if len(children) > 0 {
+		s.queueChildren(&b, children)
 	}
 	if len(runs) > 0 {
 		runErrs = s.queueRuns(&b, runs)
