@@ -163,19 +163,32 @@ func waitMessage(run *openworkflow.Run, steps openworkflow.StepSummary) string {
 	if step == nil {
 		return "waiting" + at(run.AvailableAt)
 	}
+	message := fmt.Sprintf("waiting in step %q", step.StepName)
 	switch step.Kind {
 	case openworkflow.KindSleep:
-		if run.AvailableAt != nil {
-			return fmt.Sprintf("sleeping in step %q until %s", step.StepName, run.AvailableAt.UTC().Format(time.RFC3339))
+		message = fmt.Sprintf("sleeping in step %q", step.StepName)
+		if run.AvailableAt != nil && steps.Running == 1 {
+			message += " until " + run.AvailableAt.UTC().Format(time.RFC3339)
 		}
-		return fmt.Sprintf("sleeping in step %q", step.StepName)
 	case openworkflow.KindWorkflow:
-		return fmt.Sprintf("waiting for the child run of step %q", step.StepName)
+		message = fmt.Sprintf("waiting for the child run of step %q", step.StepName)
 	case openworkflow.KindSignalWait:
-		return fmt.Sprintf("waiting for the signal of step %q", step.StepName)
+		message = fmt.Sprintf("waiting for %s in step %q", signalOf(step), step.StepName)
 	case openworkflow.KindFunction, openworkflow.KindSignalSend:
 	}
-	return fmt.Sprintf("waiting in step %q", step.StepName)
+	if steps.Running > 1 {
+		message += fmt.Sprintf(", and %d more", steps.Running-1)
+	}
+	return message
+}
+
+// signalOf names the signal that an attempt waits for (R25).
+func signalOf(step *openworkflow.StepAttempt) string {
+	var context struct{ Signal *string }
+	if json.Unmarshal(step.Context, &context) != nil || context.Signal == nil {
+		return "a signal"
+	}
+	return fmt.Sprintf("signal %q", *context.Signal)
 }
 
 func at(t *time.Time) string {

@@ -67,6 +67,20 @@ func TestStatusSaysWhereARunIs(t *testing.T) {
 			state: v1alpha1.RunWaiting, reason: v1alpha1.ReasonWaiting,
 			message: `sleeping in step "nap" until 2026-01-02T04:04:05Z`, truths: "Reconciling",
 		},
+		"waiting for a signal, and for something else": {
+			run: row(func(r *openworkflow.Run) {
+				r.Status, r.Attempts, r.AvailableAt = openworkflow.RunRunning, 1, after(time.Hour)
+			}),
+			steps: openworkflow.StepSummary{Running: 2, Names: 2, Newest: []openworkflow.StepAttempt{
+				{StepName: "label", Kind: openworkflow.KindWorkflow, Status: openworkflow.StepRunning},
+				{
+					StepName: "approval", Kind: openworkflow.KindSignalWait, Status: openworkflow.StepRunning,
+					Context: json.RawMessage(`{"kind":"signal-wait","signal":"approval:1001","timeoutAt":"2027-01-02T03:04:05.000Z"}`),
+				},
+			}},
+			state: v1alpha1.RunWaiting, reason: v1alpha1.ReasonWaiting,
+			message: `waiting for signal "approval:1001" in step "approval", and 1 more`, truths: "Reconciling",
+		},
 		"handed back by a worker that stops": {
 			run: row(func(r *openworkflow.Run) {
 				r.Status, r.Attempts, r.AvailableAt = openworkflow.RunRunning, 1, after(0)
