@@ -16,6 +16,13 @@ func (s *Store) NewestStepsSQL() string    { return s.sql(newestStepsSQL) }
 func (s *Store) WakeParentsSQL() string    { return s.sql(wakeParentsSQL) }
 func (s *Store) HeldKeysSQL() string       { return s.sql(heldKeysSQL) }
 
+// Of lists: the page after a cursor.
+func (s *Store) ListRunsSQL() string   { return s.sql(newestFirst.fill(listRunsSQL)) }
+func (s *Store) ListRunsOfSQL() string { return s.sql(newestFirst.fill(listRunsOfSQL)) }
+func (s *Store) ListStepsSQL() string  { return s.sql(oldestFirst.fill(listStepsSQL)) }
+func (s *Store) ChildrenSQL() string   { return s.sql(childrenSQL) }
+func (s *Store) OutcomesSQL() string   { return s.sql(outcomesSQL) }
+
 // Plans counts the plans that a connection's prepared statements had.
 func (s *Store) Plans(ctx context.Context) (generic, custom int, err error) {
 	err = s.pool.QueryRow(ctx, `

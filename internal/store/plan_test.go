@@ -165,6 +165,8 @@ func (f *fixture) expectIndexes() {
 		"load steps": {f.LoadStepsSQL(), []any{"default", ids}, "step_attempts_workflow_run"},
 		"newest":     {f.NewestStepsSQL(), []any{"default", ids, 3}, "step_attempts_workflow_run"},
 		"wake":       {f.WakeParentsSQL(), []any{"default", ids}, "workflow_runs_pkey"},
+		"children":   {f.ChildrenSQL(), []any{"default", ids}, "step_attempts_workflow_run"},
+		"outcomes":   {f.OutcomesSQL(), []any{"default", ids}, "workflow_runs_pkey"},
 		"keys":       {f.HeldKeysSQL(), []any{"default", ids, names, names, make([]*time.Duration, 3)}, "workflow_runs_workflow_name_idempotency_key_created_at_idx"},
 	} {
 		plan := f.explain(c.sql, c.args...)

@@ -1,0 +1,54 @@
+package openworkflow
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Cursor is a place in a list: that of the item with this instant of creation and
+// this id. Its text is OpenWorkflow's, so a list begun there goes on here (R131).
+type Cursor struct {
+	CreatedAt time.Time
+	ID        string
+}
+
+// ErrInvalidCursor is the error of a text that is no cursor's.
+var ErrInvalidCursor = errors.New("invalid cursor")
+
+// String returns the cursor's text.
+func (c Cursor) String() string {
+	var b strings.Builder
+	b.WriteString(`{"createdAt":`)
+	appendJavaScriptString(&b, FormatTime(c.CreatedAt))
+	b.WriteString(`,"id":`)
+	appendJavaScriptString(&b, c.ID)
+	b.WriteByte('}')
+	return base64.StdEncoding.EncodeToString([]byte(b.String()))
+}
+
+// ParseCursor reads a cursor's text.
+func ParseCursor(text string) (Cursor, error) {
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return Cursor{}, fmt.Errorf("%w: %w", ErrInvalidCursor, err)
+	}
+	var members struct {
+		CreatedAt *string `json:"createdAt"`
+		ID        *string `json:"id"`
+	}
+	if err := json.Unmarshal(raw, &members); err != nil {
+		return Cursor{}, fmt.Errorf("%w: %w", ErrInvalidCursor, err)
+	}
+	if members.CreatedAt == nil || members.ID == nil {
+		return Cursor{}, fmt.Errorf("%w: it has no createdAt or no id", ErrInvalidCursor)
+	}
+	at, err := ParseTime(*members.CreatedAt)
+	if err != nil {
+		return Cursor{}, fmt.Errorf("%w: %w", ErrInvalidCursor, err)
+	}
+	return Cursor{CreatedAt: at, ID: *members.ID}, nil
+}
