@@ -18,29 +18,53 @@ const (
 	listenSilence = 15 * time.Second
 )
 
-// channelName derives the notification channel of a namespace. It is hashed
-// because a channel's name has at most 63 bytes.
-func channelName(schema, namespace string) string {
-	sum := sha256.Sum256([]byte(schema + "\x00" + namespace))
-	return "openworkflow_" + hex.EncodeToString(sum[:16])
+// The notification channels of a namespace: what they hint at.
+const (
+	channelDue  = ""
+	channelEnds = "_ends"
+)
+
+// channelName derives the name of a channel. The namespace is hashed because a
+// channel's name has at most 63 bytes.
+func (s *Store) channelName(channel string) string {
+	sum := sha256.Sum256([]byte(s.schema + "\x00" + s.namespace))
+	return "openworkflow_" + hex.EncodeToString(sum[:16]) + channel
 }
 
 // Notify hints to all listeners of the namespace that a run may be due. It is a
 // statement of its own: in a transaction that writes data it would take a lock
 // across commits. Losing it loses nothing but time.
 func (s *Store) Notify(ctx context.Context) error {
-	_, err := s.pool.Exec(ctx, `SELECT pg_notify($1, '')`, s.channel)
+	return s.notify(ctx, channelDue)
+}
+
+// NotifyEnds is Notify for who awaits results: a run may have ended.
+func (s *Store) NotifyEnds(ctx context.Context) error {
+	return s.notify(ctx, channelEnds)
+}
+
+func (s *Store) notify(ctx context.Context, channel string) error {
+	_, err := s.pool.Exec(ctx, `SELECT pg_notify($1, '')`, s.channelName(channel))
 	return Classify(err)
 }
 
-// Listen calls wake for each notification, and after each connect, because
+// Listen calls wake for each Notify, and after each connect, because
 // notifications sent while nobody listened are lost. It holds a connection of
 // its own, reconnects by itself with a growing delay, and returns ctx.Err() when
 // ctx ends. Wake is called from Listen's goroutine and must not block.
 func (s *Store) Listen(ctx context.Context, wake func()) error {
+	return s.listen(ctx, channelDue, wake)
+}
+
+// ListenEnds is Listen for NotifyEnds.
+func (s *Store) ListenEnds(ctx context.Context, wake func()) error {
+	return s.listen(ctx, channelEnds, wake)
+}
+
+func (s *Store) listen(ctx context.Context, channel string, wake func()) error {
 	delay := listenBackoff
 	for ctx.Err() == nil {
-		if connected := s.listenOnce(ctx, wake); connected {
+		if connected := s.listenOnce(ctx, channel, wake); connected {
 			delay = listenBackoff
 		}
 		select {
@@ -53,13 +77,13 @@ func (s *Store) Listen(ctx context.Context, wake func()) error {
 }
 
 // listenOnce listens until the connection breaks, and reports whether it stood.
-func (s *Store) listenOnce(ctx context.Context, wake func()) (connected bool) {
+func (s *Store) listenOnce(ctx context.Context, channel string, wake func()) (connected bool) {
 	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
 	if err != nil {
 		return false
 	}
 	defer closeConn(ctx, conn)
-	if _, err := conn.Exec(ctx, `LISTEN `+pgx.Identifier{s.channel}.Sanitize()); err != nil {
+	if _, err := conn.Exec(ctx, `LISTEN `+pgx.Identifier{s.channelName(channel)}.Sanitize()); err != nil {
 		return false
 	}
 	for {

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -148,10 +149,12 @@ func TestStore_P6_SurvivesARestartOfPostgres(t *testing.T) {
 }
 
 // listen starts a listener that ends with the test.
-func (f *fixture) listen() <-chan struct{} {
+func (f *fixture) listen() <-chan struct{} { return listen(f.t.Context(), f.Listen) }
+
+func listen(ctx context.Context, with func(context.Context, func()) error) <-chan struct{} {
 	wakes := make(chan struct{}, 100)
 	go func() {
-		_ = f.Listen(f.t.Context(), func() { wakes <- struct{}{} })
+		_ = with(ctx, func() { wakes <- struct{}{} })
 	}()
 	return wakes
 }
@@ -187,5 +190,25 @@ func TestListen_HearsItsNamespaceOnly(t *testing.T) {
 	await(t, toB, "by its own notification")
 	if len(toA) != 0 || len(toB) != 0 {
 		t.Errorf("%d and %d wakes too many", len(toA), len(toB))
+	}
+}
+
+func TestListenEnds_HearsOfEndsOnly(t *testing.T) {
+	t.Parallel()
+	f := setupEmpty(t)
+	due, ends := f.listen(), listen(t.Context(), f.ListenEnds)
+	await(t, due, "after connecting")
+	await(t, ends, "after connecting")
+
+	if err := f.NotifyEnds(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, ends, "by a hint at ends")
+	if err := f.Notify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, due, "by a hint at due runs")
+	if len(due) != 0 || len(ends) != 0 {
+		t.Errorf("%d and %d wakes too many", len(due), len(ends))
 	}
 }

@@ -37,7 +37,7 @@ type Options struct {
 	// ApplicationName shows in pg_stat_activity. Empty keeps what the URL says.
 	ApplicationName string
 	// MaxConns bounds the pool. 0 keeps what the URL says, or pgx's default. The
-	// connection of Listen is not counted.
+	// connections of Listen and ListenEnds are not counted.
 	MaxConns int32
 }
 
@@ -48,7 +48,6 @@ type Store struct {
 	pool      *pgxpool.Pool
 	schema    string
 	namespace string
-	channel   string
 
 	// statements caches templates with the schema's name filled in.
 	statements sync.Map
@@ -75,7 +74,6 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, fmt.Errorf("%w: schema name %q: want letters, digits and underscores, not beginning with a digit, at most 63",
 			ErrInvalidURL, s.schema)
 	}
-	s.channel = channelName(s.schema, s.namespace)
 
 	config, err := parse(o)
 	if err != nil {

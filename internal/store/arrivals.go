@@ -1,0 +1,59 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+)
+
+// Arrival is what a step attempt waited for.
+type Arrival struct {
+	// Child is the run that has ended, of which ID, Status, Output, Error and
+	// FinishedAt are set; nil for a signal.
+	Child *openworkflow.Run
+	// Data is a signal's payload, nil for none.
+	Data json.RawMessage
+}
+
+// arrivalsSQL reads primary keys and workflow_signals_step_attempt_idx.
+const arrivalsSQL = `
+SELECT a.id, c.id, coalesce(c.status, ''), c.output, c.error, c.finished_at, d.data
+FROM ` + givenSQL + ` given
+JOIN {schema}.step_attempts a USING (namespace_id, id)
+LEFT JOIN {schema}.workflow_runs c
+	ON a.kind = 'workflow' AND c.namespace_id = a.child_workflow_run_namespace_id AND c.id = a.child_workflow_run_id
+LEFT JOIN {schema}.workflow_signals d
+	ON a.kind = 'signal-wait' AND d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
+WHERE a.status = 'running'
+	AND (c.status IN ('completed', 'succeeded', 'failed', 'canceled') OR d.id IS NOT NULL)`
+
+// Arrivals returns what the given attempts wait for, of those for which it has come:
+// the child has ended (R98d), a signal was delivered (R99c). Attempts that do not wait,
+// or wait on, are absent.
+func (s *Store) Arrivals(ctx context.Context, attemptIDs []string) (map[string]Arrival, error) {
+	arrivals := make(map[string]Arrival, len(attemptIDs))
+	if len(attemptIDs) == 0 {
+		return arrivals, nil
+	}
+	err := s.each(ctx, func(row pgx.CollectableRow) error {
+		var id string
+		var childID *string
+		var child openworkflow.Run
+		var arrival Arrival
+		err := row.Scan(&id, &childID, &child.Status, (*column)(&child.Output), (*column)(&child.Error), &child.FinishedAt,
+			(*column)(&arrival.Data))
+		if childID != nil {
+			child.ID = *childID
+			arrival.Child = &child
+		}
+		arrivals[id] = arrival
+		return err
+	}, s.sql(arrivalsSQL), s.namespace, attemptIDs)
+	if err != nil {
+		return nil, Classify(err)
+	}
+	return arrivals, nil
+}

@@ -1,0 +1,94 @@
+package store_test
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// waitStep begins a step that waits for a signal.
+func waitStep(l openworkflow.Lease, signal string) store.StepWrite {
+	w := step(l, signal, running, "")
+	w.Attempt.Kind = openworkflow.KindSignalWait
+	w.Attempt.Context = json.RawMessage(`{"kind":"signal-wait","signal":"` + signal + `","timeoutAt":"2100-01-01T00:00:00.000Z"}`)
+	return w
+}
+
+func (f *fixture) arrivals(ids ...string) map[string]store.Arrival {
+	f.t.Helper()
+	arrivals, err := f.Arrivals(f.t.Context(), ids)
+	if err != nil {
+		f.t.Fatalf("Arrivals: %v", err)
+	}
+	return arrivals
+}
+
+func TestArrivals_R98d_Children(t *testing.T) {
+	t.Parallel()
+	for status, arrived := range map[string]bool{
+		"pending": false, "running": false, "sleeping": false,
+		"completed": true, "succeeded": true, "failed": true, "canceled": true,
+	} {
+		t.Run(status, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			l := f.start()
+			w := childStep(l, "a")
+			f.must([]store.StepWrite{w}, nil)
+			f.exec(`UPDATE openworkflow.workflow_runs SET status = $2, output = '[1]', error = '{"message":"no"}', finished_at = now() WHERE id = $1`,
+				w.Child.ID, status)
+			runs, err := f.GetRuns(t.Context(), []string{w.Child.ID})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[string]store.Arrival{}
+			if arrived {
+				child := runs[w.Child.ID]
+				want[w.Attempt.ID] = store.Arrival{Child: &openworkflow.Run{
+					ID: child.ID, Status: child.Status, Output: child.Output, Error: child.Error, FinishedAt: child.FinishedAt,
+				}}
+			}
+			if diff := cmp.Diff(want, f.arrivals(w.Attempt.ID, "nobody")); diff != "" {
+				t.Errorf("arrivals (-want +got):\n%s", diff)
+			}
+			end := step(l, "a", completed, `1`)
+			end.Attempt.ID = w.Attempt.ID
+			f.must([]store.StepWrite{end}, nil)
+			if got := f.arrivals(w.Attempt.ID); len(got) != 0 {
+				t.Errorf("an attempt that has ended waits for %v", got)
+			}
+		})
+	}
+}
+
+func TestArrivals_R99c_Signals(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	l := f.start()
+	with, without, none := waitStep(l, "with"), waitStep(l, "without"), waitStep(l, "none")
+	function := step(l, "f", running, "")
+	f.must([]store.StepWrite{with, without, none, function}, nil)
+	ids := []string{with.Attempt.ID, without.Attempt.ID, none.Attempt.ID, function.Attempt.ID}
+	if got := f.arrivals(ids...); len(got) != 0 {
+		t.Errorf("arrived before they were sent: %v", got)
+	}
+
+	f.send(store.Signal{Name: "with", Data: json.RawMessage(`{"a": 1}`)}, store.Signal{Name: "without"})
+
+	want := map[string]store.Arrival{with.Attempt.ID: {Data: json.RawMessage(`{"a": 1}`)}, without.Attempt.ID: {}}
+	if diff := cmp.Diff(want, f.arrivals(ids...)); diff != "" {
+		t.Errorf("arrivals (-want +got):\n%s", diff)
+	}
+}
+
+func TestArrivals_NothingIsNothing(t *testing.T) {
+	t.Parallel()
+	f := setupEmpty(t) // not even a schema
+	if got := f.arrivals(); len(got) != 0 {
+		t.Errorf("arrivals %v", got)
+	}
+}

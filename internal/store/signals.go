@@ -1,0 +1,254 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Signal is a message to all step attempts that wait for its name.
+type Signal struct {
+	Name string
+	// Data is the payload, nil or null for none (R20).
+	Data json.RawMessage
+	// IdempotencyKey, when not nil, makes a repeated send return the recipients of the
+	// first that had any, and deliver nothing. It counts for this name, for ever (R105).
+	IdempotencyKey *string
+}
+
+// signalsTable is the signals of a statement, $2 to $4, in their order.
+const signalsTable = `(
+	SELECT $1::text AS namespace_id, s.*
+	FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY s (name, key, data, n)
+)`
+
+// waitingFor is what makes an attempt a receiver of the signal s. An attempt has one
+// delivery, ever (R105). Reads step_attempts_signal_wait_idx.
+const waitingFor = `a.namespace_id = s.namespace_id AND a.context ->> 'signal' = s.name
+	AND a.kind = 'signal-wait' AND a.status = 'running'
+	AND NOT EXISTS (
+		SELECT
+		FROM {schema}.workflow_signals d
+		WHERE d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
+	)`
+
+// lockReceiversSQL locks the runs that wait for the signals, and the run $5 that
+// sends one, in the order of their ids. The runs that execute are locked too: one that
+// is parking at this moment is then either seen parked, or sees the delivery (R83).
+const lockReceiversSQL = `
+WITH signal AS MATERIALIZED ` + signalsTable + `
+SELECT
+FROM {schema}.workflow_runs r
+JOIN (
+	SELECT $1::text AS namespace_id, $5::text AS id
+	UNION
+	SELECT a.namespace_id, a.workflow_run_id
+	FROM signal s
+	JOIN {schema}.step_attempts a ON ` + waitingFor + `
+) l ON r.namespace_id = l.namespace_id AND r.id = l.id
+ORDER BY r.id
+FOR NO KEY UPDATE OF r`
+
+// deliverSQL delivers the signals, and returns the recipients of each (R104). Of
+// signals of one name the first is delivered, as it leaves nobody to the next.
+//
+// lockReceiversSQL has locked the receivers, so none of them stops waiting. Nothing
+// here waits for a lock: a run that began to wait since is taken if nobody holds it,
+// and of two senders, one of whom is OpenWorkflow's, which lock attempts before runs,
+// the one who has locked an attempt delivers to it.
+const deliverSQL = `
+WITH signal AS MATERIALIZED (
+	SELECT s.namespace_id, s.name, s.key, s.data::jsonb AS data, s.n
+	FROM ` + signalsTable + ` s
+	{fence}
+), earlier AS MATERIALIZED (
+	SELECT DISTINCT s.n, d.workflow_run_id
+	FROM signal s
+	JOIN {schema}.workflow_signals d
+		ON d.namespace_id = s.namespace_id AND d.signal = s.name AND d.sender_idempotency_key = s.key
+), sent AS MATERIALIZED (
+	SELECT DISTINCT ON (s.name) s.*
+	FROM signal s
+	WHERE s.n NOT IN (SELECT e.n FROM earlier e)
+	ORDER BY s.name, s.n
+), receiver AS MATERIALIZED (
+	SELECT s.n, s.name, s.key, s.data, a.namespace_id, a.id, a.workflow_run_id
+	FROM sent s
+	JOIN {schema}.step_attempts a ON ` + waitingFor + `
+	JOIN {schema}.workflow_runs r ON r.namespace_id = a.namespace_id AND r.id = a.workflow_run_id
+	FOR NO KEY UPDATE OF r, a SKIP LOCKED
+), delivered AS (
+	INSERT INTO {schema}.workflow_signals (
+		namespace_id, id, signal, data, sender_idempotency_key, workflow_run_id, step_attempt_id, created_at
+	)
+	SELECT r.namespace_id, gen_random_uuid()::text, r.name, r.data, r.key, r.workflow_run_id, r.id, now()
+	FROM receiver r
+	ON CONFLICT (namespace_id, step_attempt_id) DO NOTHING
+	RETURNING step_attempt_id
+)
+SELECT e.n, e.workflow_run_id FROM earlier e
+UNION
+SELECT r.n, r.workflow_run_id FROM receiver r JOIN delivered d ON d.step_attempt_id = r.id
+ORDER BY 1, 2`
+
+// The fences of deliverSQL: of a signal that a step sends, the run must be held, and
+// the step not have sent it.
+var (
+	deliverAnySQL  = strings.ReplaceAll(deliverSQL, "{fence}", "")
+	deliverStepSQL = strings.ReplaceAll(deliverSQL, "{fence}", `WHERE EXISTS (
+		SELECT
+		FROM {schema}.workflow_runs r
+		WHERE r.namespace_id = $1 AND r.id = $5 AND r.worker_id = $6 AND r.status = 'running'
+	) AND NOT EXISTS (
+		SELECT
+		FROM {schema}.step_attempts a
+		WHERE a.namespace_id = $1 AND a.id = $7 AND a.status <> 'running'
+	)`)
+)
+
+// wakeReceiversSQL makes due the runs to which this transaction has delivered,
+// unless they execute (R42, R107). A statement after deliverSQL, so that it sees the
+// runs as their locks keep them.
+const wakeReceiversSQL = `
+UPDATE {schema}.workflow_runs p
+SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
+	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
+	updated_at   = now()
+FROM (
+	SELECT DISTINCT a.namespace_id, a.workflow_run_id AS id
+	FROM (SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS name) s
+	JOIN {schema}.step_attempts a ON a.namespace_id = s.namespace_id AND a.context ->> 'signal' = s.name
+	JOIN {schema}.workflow_signals d ON d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
+	WHERE a.kind = 'signal-wait' AND a.status = 'running' AND d.created_at = now()
+) receiver
+WHERE p.namespace_id = receiver.namespace_id AND p.id = receiver.id
+	AND CASE WHEN p.status IN ('pending', 'running', 'sleeping') THEN p.worker_id IS NULL ELSE false END
+	AND ` + notDue
+
+// SendSignals delivers each signal to the step attempts that wait for its name at
+// this moment, in one transaction, and returns for each the runs that received it. A
+// signal for which nobody waits is not kept (R104). The order of signals counts: of two
+// with one name the first is delivered. The caller notifies.
+//
+// Attempts of runs that have ended are receivers as long as they are running (R106). A
+// payload that cannot be stored is an error of the call, which then delivers nothing.
+func (s *Store) SendSignals(ctx context.Context, signals []Signal) (runIDs [][]string, err error) {
+	runIDs = make([][]string, len(signals))
+	if len(signals) == 0 {
+		return runIDs, nil
+	}
+	// A key that comes twice is sent once.
+	type sender struct{ name, key string }
+	var sent []Signal
+	of := make([]int, len(signals)) // index in signals → index in sent
+	keyed := map[sender]int{}
+	for i, signal := range signals {
+		of[i] = len(sent)
+		if signal.IdempotencyKey != nil {
+			by := sender{signal.Name, *signal.IdempotencyKey}
+			if first, ok := keyed[by]; ok {
+				of[i] = first
+				continue
+			}
+			keyed[by] = of[i]
+		}
+		sent = append(sent, signal)
+	}
+
+	names, keys, data := signalColumns(sent)
+	recipients := make([][]string, len(sent))
+	var b queued
+	b.Queue(s.sql(lockReceiversSQL), s.namespace, names, keys, data, nil)
+	b.collect(func(row pgx.CollectableRow) error {
+		var n int
+		var id string
+		err := row.Scan(&n, &id)
+		recipients[n-1] = append(recipients[n-1], id)
+		return err
+	}, s.sql(deliverAnySQL), s.namespace, names, keys, data)
+	b.Queue(s.sql(wakeReceiversSQL), s.namespace, names)
+	if err := s.send(ctx, &b); err != nil {
+		return nil, Classify(err)
+	}
+	for i := range signals {
+		runIDs[i] = recipients[of[i]]
+	}
+	return runIDs, nil
+}
+
+// signalColumns are the arguments $2 to $4 of the statements.
+func signalColumns(signals []Signal) (names []string, keys, data []*string) {
+	for _, signal := range signals {
+		names, keys, data = append(names, signal.Name), append(keys, signal.IdempotencyKey), append(data, text(signal.Data))
+	}
+	return names, keys, data
+}
+
+// writeSendSQL ends the attempt that sends a signal, under the lease of its run,
+// which lockReceiversSQL has locked (R46). The output lists the recipients of the
+// signal's key (R26). It returns the output that the row has: this one or, of a write
+// that is repeated, that of the first. Primary keys and workflow_signals_idempotency_idx.
+const writeSendSQL = `
+WITH written AS (
+	INSERT INTO {schema}.step_attempts AS a (
+		namespace_id, id, workflow_run_id, step_name, kind, status, config, output, started_at, finished_at, created_at, updated_at
+	)
+	SELECT r.namespace_id, $4::text, r.id, $5::text, 'signal-send', 'completed', '{}',
+		jsonb_build_object('workflowRunIds', ARRAY(
+			SELECT DISTINCT d.workflow_run_id
+			FROM {schema}.workflow_signals d
+			WHERE d.namespace_id = r.namespace_id AND d.signal = $7 AND d.sender_idempotency_key = $8
+			ORDER BY d.workflow_run_id
+		)),
+		now() - $6::interval, now(), date_trunc('milliseconds', now()), now()
+	FROM {schema}.workflow_runs r
+	WHERE r.namespace_id = $1 AND r.id = $2 AND r.worker_id = $3 AND r.status = 'running'
+	ON CONFLICT (namespace_id, id) DO UPDATE
+	SET status      = excluded.status,
+		output      = excluded.output,
+		finished_at = excluded.finished_at,
+		updated_at  = excluded.updated_at
+	WHERE a.workflow_run_id = excluded.workflow_run_id AND a.status = 'running'
+	RETURNING a.output
+)
+SELECT output FROM written
+UNION ALL
+SELECT a.output
+FROM {schema}.step_attempts a
+WHERE a.namespace_id = $1 AND a.id = $4 AND a.workflow_run_id = $2 AND a.status = 'completed'`
+
+// SendSignal delivers the signal that a step sends (R99a), and writes the step's
+// attempt as completed in the same transaction, under the lease of its run. It returns
+// the runs that received it. Of the step's Attempt the ID and StepName are used. The
+// signal's key is the step's own when it has none. The caller notifies.
+//
+// Repeating the call delivers nothing more, and returns what the first one did. It
+// returns ErrLeaseLost, and has delivered nothing, when the lease is not held.
+func (s *Store) SendSignal(ctx context.Context, step StepWrite, signal Signal) (runIDs []string, err error) {
+	if signal.IdempotencyKey == nil {
+		signal.IdempotencyKey = new("__signal:" + step.RunID + ":" + step.Attempt.StepName)
+	}
+	names, keys, data := signalColumns([]Signal{signal})
+	var output struct {
+		WorkflowRunIDs []string `json:"workflowRunIds"`
+	}
+	held := false
+	var b queued
+	b.Queue(s.sql(lockReceiversSQL), s.namespace, names, keys, data, step.RunID)
+	b.Queue(s.sql(deliverStepSQL), s.namespace, names, keys, data, step.RunID, step.WorkerID, step.Attempt.ID)
+	b.Queue(s.sql(wakeReceiversSQL), s.namespace, names)
+	b.collect(func(row pgx.CollectableRow) error {
+		held = true
+		return row.Scan(&output)
+	}, s.sql(writeSendSQL), s.namespace, step.RunID, step.WorkerID, step.Attempt.ID, step.Attempt.StepName, max(0, step.Elapsed),
+		signal.Name, signal.IdempotencyKey)
+	if err := s.send(ctx, &b); err != nil {
+		return nil, Classify(err)
+	}
+	if !held {
+		return nil, ErrLeaseLost
+	}
+	return output.WorkflowRunIDs, nil
+}
