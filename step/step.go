@@ -2,13 +2,23 @@
 // is stored under its name; when the workflow is executed again, a call that has
 // completed returns its stored result and does nothing.
 //
+//	Run             calls a function
+//	Sleep           waits, for a while or until an instant (SleepUntil)
+//	RunWorkflow     starts a child run and waits for its end
+//	WaitForSignal   waits for a signal, which SendSignal or package client sends
+//	SendSignal      sends one
+//	Go…             begin any of these without waiting: they return a Future
+//	Select, Map     wait for the first of several; call a function for each of many
+//
 // Names must come in the same order at every execution of a run. A name that is
 // used again, in a loop for example, gets a number: "page", "page:1", "page:2" (R89).
 //
-// The verbs are called with the context of the workflow, on its goroutine. When
-// the execution cannot go on here (a step is to be retried later, the run was
-// canceled, the worker is shutting down) the call does not return: the goroutine
-// ends, deferred functions run, and the run is continued another time.
+// The verbs, and the methods of futures, are called with the context of the workflow,
+// on its goroutine: futures are the way to do several things at a time. When the
+// execution cannot go on here (everything waits, a step is to be retried later, the run
+// was canceled, the worker is shutting down) the call does not return: the goroutine
+// ends, deferred functions run, and the run is continued another time. A run that only
+// waits holds no worker.
 package step
 
 import (
@@ -20,12 +30,11 @@ import (
 
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
-	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// Error is the failure of a step that has no attempts left. It carries what was
-// stored of the function's error (its type's name and its text), so that it is
-// the same at every execution of the run; errors.As finds it.
+// Error is the failure of a step that has no attempts left, of a child run, or of a
+// wait. It carries what was stored (the name of the error's type and its text), so that
+// it is the same at every execution of the run; errors.As finds it.
 type Error = durable.StepError
 
 // Errors of a verb that is called where it cannot work.
@@ -35,15 +44,6 @@ var (
 	// ErrNested means that the context is that of a step's function: steps do not nest.
 	ErrNested = errors.New("steps do not nest: use the workflow's context, outside other steps")
 )
-
-// Option changes how a step is run.
-type Option func(*durable.FunctionStep)
-
-// Retry sets how often and when the step is tried again after a failure. The
-// default is 10 attempts, 1 s to 100 s apart.
-func Retry(policy workflow.RetryPolicy) Option {
-	return func(s *durable.FunctionStep) { s.Retry = policy.ForStep() }
-}
 
 // NonRetryable marks an error that no retry can mend: a step that returns it, or
 // an error that wraps it, fails at once, and so does a workflow.
@@ -69,11 +69,27 @@ func NonRetryable(err error) error {
 // and Run does not return meanwhile. Once the attempts are used up, Run returns an
 // [*Error], at this and at every later execution.
 func Run[T any](ctx context.Context, name string, fn func(ctx context.Context) (T, error), options ...Option) (T, error) {
-	var result T
+	var none T
 	execution, err := executionOf(ctx, name)
 	if err != nil {
-		return result, err
+		return none, err
 	}
+	output, err := execution.Run(ctx, function(name, fn, options))
+	if err != nil {
+		return none, err
+	}
+	return decode[T](name, output)
+}
+
+// Go begins Run without waiting for its result: fn is called on a goroutine of its
+// own, at once, while the workflow goes on. A workflow that returns while fn is running
+// ends once fn has returned; retries are not waited for, so await what matters.
+func Go[T any](ctx context.Context, name string, fn func(ctx context.Context) (T, error), options ...Option) *Future[T] {
+	return start(ctx, name, function(name, fn, options), decode[T])
+}
+
+// function makes a step of a call of Run or Go.
+func function[T any](name string, fn func(ctx context.Context) (T, error), options []Option) durable.FunctionStep {
 	call := durable.FunctionStep{
 		Name:  name,
 		Retry: openworkflow.DefaultStepPolicy,
@@ -90,39 +106,57 @@ func Run[T any](ctx context.Context, name string, fn func(ctx context.Context) (
 		},
 	}
 	for _, option := range options {
-		option(&call)
+		option.function(&call)
 	}
-	output, err := execution.RunStep(ctx, call)
-	if err != nil {
-		return result, err
-	}
-	if len(output) == 0 {
-		return result, nil
-	}
-	if err := json.Unmarshal(output, &result); err != nil {
-		return result, fmt.Errorf("decode the stored result of step %q into %T: %w", name, result, err)
-	}
-	return result, nil
+	return call
 }
 
 // Sleep lets the run wait for d, from the first execution of this call on. The run
 // is parked: it holds no worker, and goes on after any restart of anything. A
-// duration of zero or less gives way once.
+// duration of zero or less has passed at once.
 func Sleep(ctx context.Context, name string, d time.Duration) error {
-	return sleep(ctx, name, func(now time.Time) time.Time { return now.Add(d) })
+	_, err := GoSleep(ctx, name, d).Await()
+	return err
 }
 
 // SleepUntil lets the run wait until t, as Sleep does.
 func SleepUntil(ctx context.Context, name string, t time.Time) error {
+	_, err := GoSleepUntil(ctx, name, t).Await()
+	return err
+}
+
+// GoSleep begins Sleep without waiting: a timer, to select from beside other futures.
+func GoSleep(ctx context.Context, name string, d time.Duration) *Future[struct{}] {
+	return sleep(ctx, name, after(d))
+}
+
+// GoSleepUntil begins SleepUntil without waiting.
+func GoSleepUntil(ctx context.Context, name string, t time.Time) *Future[struct{}] {
 	return sleep(ctx, name, func(time.Time) time.Time { return t })
 }
 
-func sleep(ctx context.Context, name string, wake func(now time.Time) time.Time) error {
-	execution, err := executionOf(ctx, name)
-	if err != nil {
-		return err
+func sleep(ctx context.Context, name string, until func(now time.Time) time.Time) *Future[struct{}] {
+	return start(ctx, name, durable.SleepStep{Name: name, Until: until},
+		func(string, json.RawMessage) (struct{}, error) { return struct{}{}, nil })
+}
+
+func after(d time.Duration) func(now time.Time) time.Time {
+	return func(now time.Time) time.Time { return now.Add(d) }
+}
+
+// aYear is the default timeout of those who wait for others (R34).
+func aYear(now time.Time) time.Time { return now.AddDate(1, 0, 0) }
+
+// decode decodes the stored output of a step.
+func decode[T any](name string, output json.RawMessage) (T, error) {
+	var result T
+	if len(output) == 0 {
+		return result, nil
 	}
-	return execution.Sleep(name, wake)
+	if err := json.Unmarshal(output, &result); err != nil {
+		return result, NonRetryable(fmt.Errorf("decode the stored result of step %q into %T: %w", name, result, err))
+	}
+	return result, nil
 }
 
 // executionOf returns the execution of the workflow whose context a verb was called

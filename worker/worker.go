@@ -25,6 +25,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/reporter"
 	"github.com/openworkflow-operator/operator/internal/runner"
 	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/tracing/otlp"
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
@@ -65,6 +66,18 @@ func Run(ctx context.Context, config Config, workflows ...workflow.Definition) e
 	}
 	defer health.close()
 
+	tracer, stopTraces, err := otlp.FromEnv(ctx, "openworkflow-worker")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if err := stopTraces(ctx); err != nil {
+			config.Logger.Warn("Could not send the last traces", "error", err)
+		}
+	}()
+
 	database, err := open(ctx, config)
 	if database == nil {
 		return err
@@ -89,6 +102,7 @@ func Run(ctx context.Context, config Config, workflows ...workflow.Definition) e
 		Pool:        config.Pool,
 		Reporter:    report,
 		Logger:      config.Logger,
+		Tracer:      tracer,
 	})
 	if err != nil {
 		return err

@@ -130,6 +130,30 @@ func Retry(policy RetryPolicy) Option {
 	return func(d *durable.Definition) { d.Retry = policy.over(openworkflow.DefaultWorkflowPolicy) }
 }
 
+// StepLimit sets the number of step attempts, retries included, that a run may
+// have: a loop that never ends is stopped by it. Default: 1000. A run that is to have
+// more is better cut into children.
+func StepLimit(n int) Option {
+	return func(d *durable.Definition) { d.StepLimit = n }
+}
+
+// Declare describes a workflow that is implemented elsewhere, in another program or
+// another language, so that it can be started as a child or by package client. No
+// worker takes it. Declare panics when the name is empty.
+func Declare[In, Out any](name string, options ...Option) *Workflow[In, Out] {
+	if name == "" {
+		panic("workflow.Declare: the name is empty")
+	}
+	definition := durable.Definition{
+		Definition: openworkflow.Definition{Name: name},
+		Retry:      openworkflow.DefaultWorkflowPolicy,
+	}
+	for _, option := range options {
+		option(&definition)
+	}
+	return &Workflow[In, Out]{definition: definition}
+}
+
 // Define makes a workflow of a function. The input of a run is decoded from JSON
 // into In, what the function returns is encoded from Out; both as encoding/json
 // does. A run whose input does not decode fails at once, with an error that names
@@ -138,29 +162,23 @@ func Define[In, Out any](name string, fn func(ctx context.Context, in In) (Out, 
 	if name == "" {
 		panic("workflow.Define: the name is empty")
 	}
-	definition := durable.Definition{
-		Definition: openworkflow.Definition{Name: name},
-		Retry:      openworkflow.DefaultWorkflowPolicy,
-		Execute: func(ctx context.Context, input json.RawMessage) (json.RawMessage, error) {
-			in, err := decodeInput[In](input)
-			if err != nil {
-				return nil, err
-			}
-			out, err := fn(ctx, in)
-			if err != nil {
-				return nil, err
-			}
-			encoded, err := json.Marshal(out)
-			if err != nil {
-				return nil, fmt.Errorf("encode the output of workflow %q: %w", name, err)
-			}
-			return encoded, nil
-		},
+	w := Declare[In, Out](name, options...)
+	w.definition.Execute = func(ctx context.Context, input json.RawMessage) (json.RawMessage, error) {
+		in, err := decodeInput[In](input)
+		if err != nil {
+			return nil, err
+		}
+		out, err := fn(ctx, in)
+		if err != nil {
+			return nil, err
+		}
+		encoded, err := json.Marshal(out)
+		if err != nil {
+			return nil, fmt.Errorf("encode the output of workflow %q: %w", name, err)
+		}
+		return encoded, nil
 	}
-	for _, option := range options {
-		option(&definition)
-	}
-	return &Workflow[In, Out]{definition: definition}
+	return w
 }
 
 // InputError is the failure of a run whose input is not what its workflow takes.

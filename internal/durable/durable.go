@@ -10,13 +10,21 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
+// DefaultStepLimit is the number of step attempts that a run may have unless its
+// workflow says otherwise (R110).
+const DefaultStepLimit = 1000
+
 // Definition is a workflow as an executor sees it: its identity, its retry
 // policy, and its function with JSON in place of the author's types.
 type Definition struct {
 	openworkflow.Definition
 	Retry openworkflow.RetryPolicy
+	// StepLimit is the number of step attempts that a run may have; zero means
+	// DefaultStepLimit.
+	StepLimit int
 	// Execute decodes the input, calls the workflow's function and encodes what
-	// it returns. Nil input and output stand for null.
+	// it returns. Nil input and output stand for null. Execute is nil for a workflow
+	// that is only declared here and implemented elsewhere.
 	Execute func(ctx context.Context, input json.RawMessage) (json.RawMessage, error)
 }
 
@@ -29,28 +37,85 @@ type RunInfo struct {
 	CreatedAt    time.Time
 }
 
-// FunctionStep is a call of step.Run.
+// Step is what a workflow does durably: one of the types below.
+type Step interface{ step() }
+
+// FunctionStep calls a function and stores its output.
 type FunctionStep struct {
 	Name  string
 	Retry openworkflow.RetryPolicy
+	// MaxDuration bounds one call of the function; zero means no bound.
+	MaxDuration time.Duration
 	// Call runs the author's function and encodes its result; nil stands for null.
 	Call func(ctx context.Context) (json.RawMessage, error)
 }
 
+// SleepStep waits for an instant. Its output is null.
+type SleepStep struct {
+	Name string
+	// Until names the instant, given the time at the first execution of the step.
+	Until func(now time.Time) time.Time
+}
+
+// WorkflowStep starts a child run and waits for its end. Its output is the child's.
+type WorkflowStep struct {
+	Name     string
+	Workflow openworkflow.Definition
+	Input    json.RawMessage
+	// Timeout names the instant until which it waits, as SleepStep.Until does.
+	Timeout func(now time.Time) time.Time
+}
+
+// SignalWaitStep waits for a signal. Its output is {"data": …}, and null once the
+// timeout has passed (R26).
+type SignalWaitStep struct {
+	Name   string
+	Signal string
+	// Timeout names the instant until which it waits, as SleepStep.Until does.
+	Timeout func(now time.Time) time.Time
+}
+
+func (FunctionStep) step()   {}
+func (SleepStep) step()      {}
+func (WorkflowStep) step()   {}
+func (SignalWaitStep) step() {}
+
+// SignalSend is a signal that a workflow sends to all runs that wait for it.
+type SignalSend struct {
+	Name   string
+	Signal string
+	Data   json.RawMessage
+}
+
 // Execution is one execution of a workflow's function, from its beginning. Its
-// methods are called on the goroutine of the workflow. A method that finds that
-// the execution is over (the run is to be retried later, was canceled, or now
-// belongs to another worker) does not return: it ends the goroutine with
-// runtime.Goexit, so that an author's code cannot mistake that for a result.
+// methods, and those of the futures that it returns, are called on the goroutine of
+// the workflow. A method that finds that the execution is over (everything waits, the
+// run was canceled, or now belongs to another worker) does not return: it ends the
+// goroutine with runtime.Goexit, so that an author's code cannot mistake that for a
+// result.
 type Execution interface {
 	// Info returns what the workflow may know about its run.
 	Info() RunInfo
-	// RunStep returns the stored output of the step, or calls it and stores the
-	// output before it returns. A step that has failed for good returns a *StepError.
-	RunStep(ctx context.Context, step FunctionStep) (json.RawMessage, error)
-	// Sleep returns once the time has come that wake named at the first execution of
-	// this call, given the time then. The run is parked meanwhile.
-	Sleep(name string, wake func(now time.Time) time.Time) error
+	// Run is Start and Await in one, for a function: it is called on this goroutine.
+	Run(ctx context.Context, step FunctionStep) (json.RawMessage, error)
+	// Start gives the step its durable name and begins it. It returns an error when
+	// the step cannot be begun, whatever the execution.
+	Start(ctx context.Context, step Step) (Future, error)
+	// SendSignal returns the ids of the runs that the signal was delivered to.
+	SendSignal(send SignalSend) ([]string, error)
+	// Select waits until one of the futures has resolved, and returns its index,
+	// which is stored under the name: later executions return the same one.
+	Select(name string, futures []Future) (int, error)
+	// AwaitAny waits until one of the futures has resolved, and returns the index of
+	// one that has. Later executions may return another one.
+	AwaitAny(futures []Future) int
+}
+
+// Future is a step that was begun.
+type Future interface {
+	// Await returns the step's stored output. A step that has failed for good returns
+	// a *StepError.
+	Await() (json.RawMessage, error)
 }
 
 // StepError is the failure of a step that has no attempts left, as it was stored.

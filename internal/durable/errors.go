@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"time"
 
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
@@ -72,3 +73,21 @@ func errorName(err error) string {
 	}
 	return "Error"
 }
+
+// MaxDurationError is the failure of a step whose function has returned an error after
+// it had run for as long as it may.
+type MaxDurationError struct {
+	Limit time.Duration
+	// Err is what the function returned; nil while it is running.
+	Err error
+}
+
+func (e *MaxDurationError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("the step has exceeded its maximum duration of %v", e.Limit)
+	}
+	return fmt.Sprintf("the step has exceeded its maximum duration of %v: %v", e.Limit, e.Err)
+}
+
+// Unwrap returns what the function returned.
+func (e *MaxDurationError) Unwrap() error { return e.Err }

@@ -10,12 +10,14 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
 // execution is one execution of a workflow's function by one claim: what the
@@ -31,20 +33,34 @@ type execution struct {
 	log   *slog.Logger
 
 	// ctx is the workflow's. It ends with the lease, the deadline or the worker.
-	ctx context.Context
-	end context.CancelCauseFunc
+	ctx  context.Context
+	end  context.CancelCauseFunc
+	span tracing.Span
 	// writeCtx ends with the lease alone, so that a result that arrives with the
 	// deadline is still stored.
 	writeCtx  context.Context
 	endWrites context.CancelCauseFunc
 
 	names *openworkflow.Names // the workflow's goroutine only
+	busy  atomic.Bool         // a verb is under way on the workflow's goroutine
 
-	mu        sync.Mutex
-	history   *history
+	mu      sync.Mutex
+	history *history
+	// calls are the steps that were begun and have not resolved, in order.
+	calls []*call
+	// executing counts the functions under way on goroutines of their own.
+	executing int
+	branches  sync.WaitGroup
+	// arrived is what has come for waiting attempts, by attempt id.
+	arrived   map[string]store.Arrival
 	suspended bool
 	outcome   *outcome
 	settled   chan struct{} // closed when there is an outcome
+	// changed holds a token when something has happened that the workflow's goroutine
+	// may be waiting for.
+	changed chan struct{}
+
+	unwritten unwritten
 }
 
 // outcome is how an execution ended; the zero value of the members that do not
@@ -53,7 +69,8 @@ type outcome struct {
 	kind   outcomeKind
 	output json.RawMessage
 	err    error
-	// at and payload are of a run that was put off; at also of one that waits.
+	// at is when a run that waits or was put off is due; payload is the error of the
+	// step that put it off.
 	at      time.Time
 	payload json.RawMessage
 }
@@ -63,7 +80,7 @@ type outcomeKind int
 const (
 	// outcomeReturned: the function returned output or err.
 	outcomeReturned outcomeKind = iota
-	// outcomePutOff: a step failed and is retried later; that is written already.
+	// outcomePutOff: a step failed and is retried later, and nothing else is waited for.
 	outcomePutOff
 	// outcomeParked: the run waits until at, or until something wakes it.
 	outcomeParked
@@ -85,11 +102,14 @@ func newExecution(r *Runner, run *openworkflow.Run) *execution {
 		names:  openworkflow.NewNames(),
 
 		history: newHistory(nil),
+		arrived: map[string]store.Arrival{},
 		settled: make(chan struct{}),
+		changed: make(chan struct{}, 1),
 	}
 	e.writeCtx, e.endWrites = context.WithCancelCause(r.writeCtx)
 	ctx, end := context.WithCancelCause(r.passCtx)
 	e.end = end
+	ctx, e.span = r.options.Tracer.StartPass(ctx, run)
 	e.ctx = durable.WithExecution(ctx, e)
 	return e
 }
@@ -105,6 +125,7 @@ func (e *execution) suspend() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.suspended = true
+	e.change()
 }
 
 // Info implements durable.Execution.
@@ -121,13 +142,13 @@ func (e *execution) Info() durable.RunInfo {
 const leaveTimeout = 10 * time.Second
 
 // execute calls the workflow's function and returns how that ended. The function
-// has its own goroutine, which verbs may end at any call; what it defers has run
-// when execute returns. A goroutine that does not end, because it waits for another
-// one that a verb was wrongly called on and has ended, is left behind: it can write
-// nothing, and must not keep the run.
+// has its own goroutine, which verbs may end at any call; what it defers has run when
+// execute returns, and so have the steps in flight: none of their results is lost to
+// the way in which the others ended. A goroutine that does not end, because a deferred
+// function blocks, is left behind: it can write nothing, and must not keep the run.
 func (e *execution) execute(definition durable.Definition) outcome {
 	if e.run.DeadlineAt != nil {
-		ctx, cancel := context.WithDeadlineCause(e.ctx, *e.run.DeadlineAt, durable.ErrDeadlineExceeded)
+		ctx, cancel := context.WithDeadlineCause(e.ctx, e.run.DeadlineAt.Add(-e.ahead), durable.ErrDeadlineExceeded)
 		defer cancel()
 		e.ctx = ctx
 	}
@@ -145,16 +166,18 @@ func (e *execution) execute(definition durable.Definition) outcome {
 		select {
 		case <-done:
 		case <-time.After(leaveTimeout):
-			e.log.Error("The workflow's goroutine does not end; were steps called on other goroutines, or does a deferred function block?")
+			e.log.Error("The workflow's goroutine does not end; does a deferred function block?")
 		}
 	}
+	// Without an outcome, somebody else ended the goroutine.
+	e.settle(outcome{kind: outcomeReturned, err: errGoexit})
+	e.branches.Wait()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.outcome == nil { // somebody else's Goexit
-		return outcome{kind: outcomeReturned, err: errors.New("the workflow's goroutine was ended with runtime.Goexit")}
-	}
 	return *e.outcome
 }
+
+var errGoexit = errors.New("the goroutine of a workflow or a step was ended with runtime.Goexit")
 
 // protect turns a panic of f into an error.
 func (e *execution) protect(f func() (json.RawMessage, error)) (output json.RawMessage, err error) {
@@ -170,17 +193,50 @@ func (e *execution) protect(f func() (json.RawMessage, error)) (output json.RawM
 func (e *execution) settle(o outcome) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.settleLocked(o)
+}
+
+func (e *execution) settleLocked(o outcome) {
 	if e.outcome == nil {
 		e.outcome = &o
 		close(e.settled)
 	}
 }
 
-// leave ends the workflow's goroutine with this outcome (decision 9).
+// leave ends the execution with this outcome, and the goroutine: the workflow's, or
+// that of a step, whose workflow finds out when it waits next (decision 9).
 func (e *execution) leave(o outcome) {
 	e.settle(o)
 	runtime.Goexit()
 }
+
+// change tells the workflow's goroutine, should it be waiting, to look again.
+func (e *execution) change() {
+	select {
+	case e.changed <- struct{}{}:
+	default:
+	}
+}
+
+// over reports whether the execution has an outcome.
+func (e *execution) over() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.outcome != nil
+}
+
+// enter and exit are around each verb. Two at a time mean that a workflow does
+// something that cannot be replayed, as the order of its calls would be chance.
+func (e *execution) enter() {
+	if !e.busy.CompareAndSwap(false, true) {
+		e.leave(outcome{kind: outcomeReturned, err: &durable.NonRetryableError{Err: errConcurrentVerbs}})
+	}
+}
+
+func (e *execution) exit() { e.busy.Store(false) }
+
+var errConcurrentVerbs = errors.New("a step was called inside another step, or on a goroutine that is not the workflow's: " +
+	"call steps one after the other, and step.Go for those that are to run in parallel")
 
 // checkpoint is passed before anything new is done for the run: it leaves when the
 // execution has to end here.
@@ -192,7 +248,7 @@ func (e *execution) checkpoint() {
 	suspended, settled := e.suspended, e.outcome != nil
 	e.mu.Unlock()
 	switch {
-	case settled: // a call on another goroutine has ended the execution
+	case settled: // another goroutine has ended the execution
 		runtime.Goexit()
 	case suspended:
 		e.leave(outcome{kind: outcomeSuspended})
@@ -222,16 +278,13 @@ func (e *execution) resolve(base string) (string, error) {
 	return name, nil
 }
 
-// checkLimit leaves when the run may have no further step attempt (R110).
-func (e *execution) checkLimit() {
-	if n := e.countAttempts(); n >= stepLimit {
-		e.leave(outcome{kind: outcomeReturned, err: &stepLimitError{count: n}})
-	}
-}
+// now is the time by the server's clock.
+func (e *execution) now() time.Time { return time.Now().Add(e.ahead) }
 
-// newAttempt returns an attempt that begins now, and takes it into the history.
+// newAttempt returns an attempt that begins now, and takes it into the history. It
+// leaves when the run may have no further one (R110).
 func (e *execution) newAttempt(name string, kind openworkflow.StepKind, context json.RawMessage) openworkflow.StepAttempt {
-	now := time.Now()
+	now := e.now()
 	attempt := openworkflow.StepAttempt{
 		NamespaceID:   e.run.NamespaceID,
 		ID:            openworkflow.NewID(),
@@ -244,45 +297,27 @@ func (e *execution) newAttempt(name string, kind openworkflow.StepKind, context 
 		CreatedAt:     now,
 	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.history.begin(attempt)
+	n, limit := e.history.attempts, e.stepLimit()
+	if n < limit {
+		e.history.begin(attempt)
+	}
+	e.mu.Unlock()
+	if n >= limit {
+		e.leave(outcome{kind: outcomeReturned, err: &stepLimitError{limit: limit, count: n}})
+	}
 	return attempt
 }
 
-func (e *execution) countAttempts() int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.history.attempts
+// stepLimit is the number of step attempts that the run may have (R110).
+func (e *execution) stepLimit() int {
+	if limit := e.definition().StepLimit; limit > 0 {
+		return limit
+	}
+	return durable.DefaultStepLimit
 }
 
-// store makes the outcome of an attempt durable, and with it what happens to the
-// run. It leaves when the run is no longer this worker's; the error it returns is
-// that of a value that cannot be stored.
-func (e *execution) store(attempt openworkflow.StepAttempt, started time.Time, run *store.RunWrite) error {
-	err := e.runner.flusher.submit(e.writeCtx, []store.StepWrite{{
-		Lease:   e.lease,
-		Attempt: attempt,
-		Elapsed: time.Since(started),
-	}}, run)
-	if errors.Is(err, store.ErrLeaseLost) || e.writeCtx.Err() != nil {
-		e.leave(e.disowned())
-	}
-	if err != nil {
-		return err
-	}
-	attempt.FinishedAt = new(time.Now())
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.history.end(attempt)
-	return nil
-}
-
-// disowned ends the contexts of an execution that has lost its run.
-func (e *execution) disowned() outcome {
-	if e.writeCtx.Err() == nil {
-		e.lost(e.runner.leases.whyLost(e.writeCtx, e.lease))
-	}
-	return outcome{kind: outcomeAbandoned, err: context.Cause(e.writeCtx)}
+func (e *execution) definition() durable.Definition {
+	return e.runner.definitions[keyOf(e.run.WorkflowName, e.run.Version)]
 }
 
 func (e *execution) snapshot() openworkflow.StepSummary {
@@ -292,8 +327,8 @@ func (e *execution) snapshot() openworkflow.StepSummary {
 }
 
 // stepLimitError ends a run that has too many step attempts (R110).
-type stepLimitError struct{ count int }
+type stepLimitError struct{ limit, count int }
 
 func (e *stepLimitError) Error() string {
-	return fmt.Sprintf("Exceeded the step limit of %d attempts (current count: %d)", stepLimit, e.count)
+	return fmt.Sprintf("Exceeded the step limit of %d attempts (current count: %d)", e.limit, e.count)
 }

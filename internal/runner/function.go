@@ -5,15 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// RunStep implements durable.Execution (R91, R92).
-func (e *execution) RunStep(ctx context.Context, step durable.FunctionStep) (json.RawMessage, error) {
+// Run implements durable.Execution (R91, R92). The function is called on the
+// workflow's goroutine.
+func (e *execution) Run(ctx context.Context, step durable.FunctionStep) (json.RawMessage, error) {
+	e.enter()
+	defer e.exit()
 	name, err := e.resolve(step.Name)
 	if err != nil {
 		return nil, err
@@ -21,9 +26,170 @@ func (e *execution) RunStep(ctx context.Context, step durable.FunctionStep) (jso
 	if output, known, err := e.recall(name, step.Retry); known {
 		return output, err
 	}
+	again, failure := e.retryLater(name, step.Retry)
+	for {
+		if !again.IsZero() {
+			e.awaitRetry(name, again, failure)
+		}
+		e.checkpoint()
+		e.secure()
+		attempt := e.newAttempt(name, openworkflow.KindFunction, nil)
+		if output, err, final := e.attempt(ctx, attempt, step); final {
+			return output, err
+		}
+		again, failure = e.retryTime(name, step.Retry)
+	}
+}
+
+// awaitRetry blocks the workflow's goroutine until a failed step is due again.
+func (e *execution) awaitRetry(name string, at time.Time, failure json.RawMessage) {
+	c := &call{e: e, name: name, wait: &wait{until: at, failure: failure}}
+	e.mu.Lock()
+	e.calls = append(e.calls, c)
+	e.mu.Unlock()
+	e.await(func() bool {
+		if e.now().Before(at) {
+			return false
+		}
+		c.resolve(nil, nil)
+		return true
+	})
+}
+
+// startFunction begins a function step on a goroutine of its own.
+func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep) (*call, error) {
+	name, err := e.resolve(step.Name)
+	if err != nil {
+		return nil, err
+	}
+	c := &call{e: e, name: name}
+	if output, known, err := e.recall(name, step.Retry); known {
+		c.resolve(output, err)
+		return c, nil
+	}
 	e.checkpoint()
-	e.checkLimit()
-	return e.attempt(ctx, name, step)
+	e.secure()
+	var first *openworkflow.StepAttempt
+	again, failure := e.retryLater(name, step.Retry)
+	if again.IsZero() {
+		first = new(e.newAttempt(name, openworkflow.KindFunction, nil))
+	} else {
+		c.wait = &wait{until: again, failure: failure}
+	}
+	e.mu.Lock()
+	over := e.outcome != nil
+	if !over {
+		e.calls = append(e.calls, c)
+		e.branches.Add(1)
+		if first != nil {
+			e.executing++
+		}
+	}
+	e.mu.Unlock()
+	if over {
+		runtime.Goexit()
+	}
+	go e.branch(ctx, c, step, first)
+	return c, nil
+}
+
+// branch executes a function step on a goroutine of its own: at once when the first
+// attempt is given, else when the step is due again; and again after failures, as long
+// as the execution lasts.
+func (e *execution) branch(ctx context.Context, c *call, step durable.FunctionStep, first *openworkflow.StepAttempt) {
+	executing := first != nil
+	defer e.branches.Done()
+	defer func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if executing {
+			e.executing--
+			if !c.resolved { // the author's function has ended the goroutine
+				e.settleLocked(outcome{kind: outcomeReturned, err: errGoexit})
+			}
+		}
+		e.change()
+	}()
+	attempt := first
+	for {
+		if attempt == nil {
+			if executing = e.due(c); !executing {
+				return
+			}
+			e.checkpoint()
+			e.secure()
+			attempt = new(e.newAttempt(c.name, openworkflow.KindFunction, nil))
+		}
+		output, err, final := e.attempt(ctx, *attempt, step)
+		again, failure := e.retryTime(c.name, step.Retry)
+		e.mu.Lock()
+		e.executing--
+		executing = false
+		if final {
+			c.resolve(output, err)
+		} else {
+			c.wait = &wait{until: again, failure: failure}
+		}
+		e.mu.Unlock()
+		if final {
+			return
+		}
+		e.change()
+		attempt = nil
+	}
+}
+
+// due waits until a failed step of a branch is due again, and reports whether the
+// execution has lasted until then. The branch then counts as executing.
+func (e *execution) due(c *call) bool {
+	e.mu.Lock()
+	until := c.wait.until
+	e.mu.Unlock()
+	timer := time.NewTimer(until.Sub(e.now()))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-e.settled:
+		return false
+	case <-e.ctx.Done():
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.outcome != nil {
+		return false
+	}
+	c.wait = nil
+	e.executing++
+	return true
+}
+
+// retryTime returns when a step that has failed is due again, and its error; zero when
+// it has not failed.
+func (e *execution) retryTime(name string, policy openworkflow.RetryPolicy) (at time.Time, failure json.RawMessage) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	failed, ok := e.history.failed[name]
+	if !ok || failed.FinishedAt == nil {
+		return time.Time{}, nil
+	}
+	at = failed.FinishedAt.Add(policy.Delay(e.history.failures[name])).Truncate(time.Millisecond)
+	return at, failed.Error
+}
+
+// retrySlack is how much earlier than planned a later execution may try a step again.
+// The time of its failure in the database and the time until which its run was put off
+// differ a little, and a run that is due must not be put off anew for that.
+const retrySlack = 100 * time.Millisecond
+
+// retryLater is retryTime for a failure of an earlier execution; zero when the step is
+// due now.
+func (e *execution) retryLater(name string, policy openworkflow.RetryPolicy) (at time.Time, failure json.RawMessage) {
+	at, failure = e.retryTime(name, policy)
+	if !at.Add(-retrySlack).After(e.now()) {
+		return time.Time{}, nil
+	}
+	return at, failure
 }
 
 // recall returns what is stored of a step: its output, or that it has failed for good.
@@ -45,59 +211,95 @@ func (e *execution) recall(name string, policy openworkflow.RetryPolicy) (output
 	return nil, false, nil
 }
 
-// attempt executes a step once and stores how that ended.
-func (e *execution) attempt(ctx context.Context, name string, step durable.FunctionStep) (json.RawMessage, error) {
-	attempt := e.newAttempt(name, openworkflow.KindFunction, nil)
-	started := *attempt.StartedAt
+// attempt calls the function once and stores how that ended. When it is not final, the
+// step has failed and is to be tried again.
+func (e *execution) attempt(
+	ctx context.Context, attempt openworkflow.StepAttempt, step durable.FunctionStep,
+) (output json.RawMessage, err error, final bool) { //nolint:revive // the error is the step's result
 	shown := e.showWhenLong(attempt)
-	output, err := e.protect(func() (json.RawMessage, error) {
-		return step.Call(durable.InsideStep(ctx, name))
-	})
+	output, err = e.callTraced(ctx, attempt.StepName, step)
 	shown.stop()
 
 	if err == nil {
 		attempt.Status, attempt.Output = openworkflow.StepCompleted, output
-		err = e.store(attempt, started, nil)
+		err = e.submit(append(e.unwritten.takeNotes(), e.stepWrite(attempt)), nil)
 		if err == nil {
-			return output, nil
+			e.ended(attempt)
+			return output, nil, true
 		}
 		attempt.Output = nil // it cannot be stored: the step has failed (R23, R92)
 	}
 	if cause := context.Cause(e.ctx); cause != nil && !errors.Is(cause, durable.ErrDeadlineExceeded) {
 		e.leave(e.interrupted()) // the function was interrupted; that is not its failure
 	}
-	return nil, e.fail(attempt, started, step.Retry, err)
+	err, final = e.fail(attempt, step.Retry, err)
+	return nil, err, final
 }
 
-// fail stores a failed attempt. It returns the step's error when there is no
-// further attempt; otherwise it puts the run off and leaves (R77, R100).
-func (e *execution) fail(attempt openworkflow.StepAttempt, started time.Time, policy openworkflow.RetryPolicy, err error) error {
-	now := time.Now()
+// callTraced is call within a span of its own.
+func (e *execution) callTraced(ctx context.Context, name string, step durable.FunctionStep) (json.RawMessage, error) {
+	ctx, span := e.runner.options.Tracer.StartStep(ctx, e.run, tracing.Step{
+		Name:    name,
+		Kind:    openworkflow.KindFunction,
+		Attempt: e.failures(name) + 1,
+	})
+	output, err := e.call(ctx, name, step)
+	if err != nil {
+		span.End(tracing.Failed, err)
+	} else {
+		span.End(tracing.Completed, nil)
+	}
+	return output, err
+}
+
+// call calls the function of a step, for as long as it may take.
+func (e *execution) call(ctx context.Context, name string, step durable.FunctionStep) (json.RawMessage, error) {
+	ctx = durable.InsideStep(ctx, name)
+	if step.MaxDuration <= 0 {
+		return e.protect(func() (json.RawMessage, error) { return step.Call(ctx) })
+	}
+	exceeded := &durable.MaxDurationError{Limit: step.MaxDuration}
+	ctx, cancel := context.WithTimeoutCause(ctx, step.MaxDuration, exceeded)
+	defer cancel()
+	output, err := e.protect(func() (json.RawMessage, error) { return step.Call(ctx) })
+	if err != nil && context.Cause(ctx) == error(exceeded) {
+		return nil, &durable.MaxDurationError{Limit: step.MaxDuration, Err: err}
+	}
+	return output, err
+}
+
+// fail takes up a failed attempt. A failure that is final is durable when fail returns
+// the step's error. One that is not travels with whatever comes next, which in the
+// simplest case puts off the run (R77, R100).
+func (e *execution) fail(
+	attempt openworkflow.StepAttempt, policy openworkflow.RetryPolicy, err error,
+) (failure error, final bool) { //nolint:revive // the error is the step's result
+	now := e.now()
 	payload := durable.EncodeError(err)
 	decision := openworkflow.Decide(policy, e.failures(attempt.StepName)+1, e.run.DeadlineAt, payload.Encode(), now)
 	attempt.Status = openworkflow.StepFailed
 
 	if decision.Retry && !durable.IsNonRetryable(err) {
 		attempt.Error = payload.Encode()
-		retry := &store.RunWrite{Lease: e.lease, Op: store.RunRetry, At: decision.At, Error: payload.Encode()}
-		if err := e.store(attempt, started, retry); err != nil {
-			e.leave(outcome{kind: outcomeReturned, err: fmt.Errorf("store the failure of step %q: %w", attempt.StepName, err)})
-		}
+		e.mu.Lock()
+		e.decideLocked(attempt)
+		e.mu.Unlock()
 		e.log.Info("Step failed; it is retried", "step", attempt.StepName, "error", payload.Message, "at", decision.At)
-		e.leave(outcome{kind: outcomePutOff, at: decision.At, payload: payload.Encode()})
+		return nil, false
 	}
 
 	// Whether this was the last attempt may depend on the error or the deadline,
 	// which a later execution cannot see: it is written down.
 	payload.NonRetryable = policy.MaximumAttempts == 0 || e.failures(attempt.StepName)+1 < policy.MaximumAttempts
 	attempt.Error = payload.Encode()
-	if err := e.store(attempt, started, nil); err != nil {
+	if err := e.submit([]store.StepWrite{e.stepWrite(attempt)}, nil); err != nil {
 		e.leave(outcome{kind: outcomeReturned, err: fmt.Errorf("store the failure of step %q: %w", attempt.StepName, err)})
 	}
+	e.ended(attempt)
 	if e.run.DeadlineAt != nil && !now.Before(*e.run.DeadlineAt) {
 		e.leave(outcome{kind: outcomeReturned, err: durable.ErrDeadlineExceeded})
 	}
-	return durable.NewStepError(attempt.StepName, payload)
+	return durable.NewStepError(attempt.StepName, payload), true
 }
 
 func (e *execution) failures(name string) int {
@@ -120,11 +322,7 @@ func (e *execution) showWhenLong(attempt openworkflow.StepAttempt) *showing {
 	s := &showing{done: make(chan struct{})}
 	s.timer = time.AfterFunc(showDelay, func() {
 		defer close(s.done)
-		err := e.runner.flusher.submit(e.writeCtx, []store.StepWrite{{
-			Lease:   e.lease,
-			Attempt: attempt,
-			Elapsed: time.Since(*attempt.StartedAt),
-		}}, nil)
+		err := e.runner.flusher.submit(e.writeCtx, []store.StepWrite{e.stepWrite(attempt)}, nil)
 		if errors.Is(err, store.ErrLeaseLost) {
 			e.disowned()
 		}

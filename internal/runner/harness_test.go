@@ -52,14 +52,10 @@ func (b *bench) work(options runner.Options, workflows ...workflow.Definition) (
 
 func (b *bench) workOn(s runner.Store, options runner.Options, workflows ...workflow.Definition) (r *runner.Runner, stop func()) {
 	b.Helper()
-	definitions := make([]durable.Definition, len(workflows))
-	for i, w := range workflows {
-		definitions[i] = w.Durable()
-	}
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.NewTextHandler(b.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	r, err := runner.New(s, definitions, options)
+	r, err := runner.New(s, definitions(workflows...), options)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -76,6 +72,14 @@ func (b *bench) workOn(s runner.Store, options runner.Options, workflows ...work
 	})
 	b.Cleanup(stop)
 	return r, stop
+}
+
+func definitions(workflows ...workflow.Definition) []durable.Definition {
+	definitions := make([]durable.Definition, len(workflows))
+	for i, w := range workflows {
+		definitions[i] = w.Durable()
+	}
+	return definitions
 }
 
 // start creates a run and returns its id.

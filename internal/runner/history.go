@@ -1,14 +1,9 @@
 package runner
 
 import (
-	"time"
-
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
 )
-
-// stepLimit is the number of step attempts that a run may have (R110).
-const stepLimit = 1000
 
 // history is what is known of a run's step attempts, by step name alone (R71). It
 // belongs to one execution.
@@ -17,8 +12,10 @@ type history struct {
 	failures  map[string]int
 	failed    map[string]openworkflow.StepAttempt
 	names     map[string]struct{}
-	// waiting are the attempts that wait for something other than a function.
-	waiting  map[string]openworkflow.StepAttempt
+	// waiting are the running attempts that wait for something other than a function.
+	waiting map[string]openworkflow.StepAttempt
+	// sending are the running attempts to send a signal.
+	sending  map[string]openworkflow.StepAttempt
 	attempts int
 	summary  openworkflow.StepSummary
 }
@@ -30,6 +27,7 @@ func newHistory(attempts []openworkflow.StepAttempt) *history {
 		failed:    map[string]openworkflow.StepAttempt{},
 		names:     map[string]struct{}{},
 		waiting:   map[string]openworkflow.StepAttempt{},
+		sending:   map[string]openworkflow.StepAttempt{},
 	}
 	for _, a := range attempts {
 		h.begin(a)
@@ -50,7 +48,9 @@ func (h *history) begin(a openworkflow.StepAttempt) {
 	switch a.Kind {
 	case openworkflow.KindSleep, openworkflow.KindWorkflow, openworkflow.KindSignalWait:
 		h.waiting[a.StepName] = a
-	case openworkflow.KindFunction, openworkflow.KindSignalSend:
+	case openworkflow.KindSignalSend:
+		h.sending[a.StepName] = a
+	case openworkflow.KindFunction:
 	}
 	if len(h.summary.Newest) == projection.NewestSteps {
 		h.summary.Newest = h.summary.Newest[1:]
@@ -62,6 +62,7 @@ func (h *history) begin(a openworkflow.StepAttempt) {
 func (h *history) end(a openworkflow.StepAttempt) {
 	h.summary.Running--
 	delete(h.waiting, a.StepName)
+	delete(h.sending, a.StepName)
 	switch a.Status {
 	case openworkflow.StepCompleted, openworkflow.StepSucceeded:
 		h.summary.Completed++
@@ -80,19 +81,15 @@ func (h *history) end(a openworkflow.StepAttempt) {
 	}
 }
 
-// wakeAt returns when the first of the waiting attempts is due (R81).
-func (h *history) wakeAt() time.Time {
-	var first time.Time
+// awaited returns the attempts that wait for a child or a signal.
+func (h *history) awaited() []string {
+	var ids []string
 	for _, a := range h.waiting {
-		at, ok := waitEnd(a)
-		if !ok {
-			at = a.CreatedAt.AddDate(1, 0, 0)
-		}
-		if first.IsZero() || at.Before(first) {
-			first = at
+		if a.Kind != openworkflow.KindSleep {
+			ids = append(ids, a.ID)
 		}
 	}
-	return first
+	return ids
 }
 
 // snapshot returns a summary that later events do not change.

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
 // pass executes a claimed run once, from loading its history to its final write.
@@ -17,6 +19,7 @@ func (r *Runner) pass(run *openworkflow.Run) {
 	r.leases.add(e.lease, e)
 	defer func() {
 		r.leases.remove(e.lease)
+		r.arrivals.forget(e)
 		e.lost(durable.ErrLeaseLost) // nothing that is left behind may go on
 	}()
 
@@ -30,10 +33,7 @@ func (r *Runner) pass(run *openworkflow.Run) {
 		r.conclude(e, outcome{kind: outcomeAbandoned, err: err})
 		return
 	}
-	if err := e.endElapsedSleeps(); err != nil {
-		r.conclude(e, outcome{kind: outcomeAbandoned, err: err})
-		return
-	}
+	e.endElapsedSleeps()
 	stopProgress := e.reportProgress()
 	ended := e.begunTooOften()
 	if ended == nil {
@@ -44,33 +44,43 @@ func (r *Runner) pass(run *openworkflow.Run) {
 	r.conclude(e, *ended)
 }
 
-// loadHistory reads the run's step attempts; a first claim has none (decision 5).
+// loadHistory reads the run's step attempts, and what has come for those that wait; a
+// first claim has none (decision 5).
 func (e *execution) loadHistory() error {
-	var attempts []openworkflow.StepAttempt
-	if e.run.Attempts > 1 {
-		err := retry(e.writeCtx, e.log, "Could not load the history of a run", func() error {
-			loaded, err := e.runner.store.LoadSteps(e.writeCtx, []string{e.run.ID})
-			attempts = loaded[e.run.ID]
-			return err
-		})
+	if e.run.Attempts <= 1 {
+		return nil
+	}
+	var history *history
+	var arrived map[string]store.Arrival
+	err := retry(e.writeCtx, e.log, "Could not load the history of a run", func() error {
+		loaded, err := e.runner.store.LoadSteps(e.writeCtx, []string{e.run.ID})
 		if err != nil {
-			return context.Cause(e.writeCtx)
+			return err
 		}
+		history = newHistory(loaded[e.run.ID])
+		if ids := history.awaited(); len(ids) > 0 {
+			arrived, err = e.runner.store.Arrivals(e.writeCtx, ids)
+		}
+		return err
+	})
+	if err != nil {
+		return context.Cause(e.writeCtx)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.history = newHistory(attempts)
-	if e.run.Attempts > 1 {
-		e.log.Info("Resumed a run", "attempts", e.run.Attempts, "completedSteps", e.history.summary.Completed)
-	}
+	e.history = history
+	maps.Copy(e.arrived, arrived)
+	e.log.Info("Resumed a run", "attempts", e.run.Attempts, "completedSteps", history.summary.Completed)
 	return nil
 }
 
 // begunTooOften fails a run whose history is above the step limit before any of its
 // code runs (R110).
 func (e *execution) begunTooOften() *outcome {
-	if n := e.countAttempts(); n > stepLimit {
-		return &outcome{kind: outcomeReturned, err: &stepLimitError{count: n}}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n, limit := e.history.attempts, e.stepLimit(); n > limit {
+		return &outcome{kind: outcomeReturned, err: &stepLimitError{limit: limit, count: n}}
 	}
 	return nil
 }
@@ -80,30 +90,40 @@ func (r *Runner) conclude(e *execution, o outcome) {
 	switch o.kind {
 	case outcomeReturned:
 		r.concludeReturn(e, o)
-	case outcomePutOff: // written with the step's failure
-		e.reportRetry(o.at, o.payload)
-		r.wakeAt(o.at)
+	case outcomePutOff:
+		if e.conclusion(store.RunWrite{Op: store.RunRetry, At: o.at, Error: o.payload}) {
+			e.reportRetry(o.at, o.payload)
+			r.wakeAt(o.at.Add(-e.ahead))
+			e.span.End(tracing.Retrying, nil)
+		}
 	case outcomeParked:
 		if e.conclusion(store.RunWrite{Op: store.RunPark, At: o.at}) {
 			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt = nil, &o.at })
 			r.wakeAt(o.at.Add(-e.ahead))
+			e.span.End(tracing.Suspended, nil)
 		}
 	case outcomeHandBack:
 		if e.conclusion(store.RunWrite{Op: store.RunRelease}) {
 			now := time.Now()
 			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt, run.UpdatedAt = nil, &now, now })
-			if err := r.store.Notify(e.writeCtx); err != nil {
-				e.log.Debug("Could not notify other workers", "error", err)
-			}
+			r.due.hint()
+			e.span.End(tracing.Suspended, nil)
 		}
 	case outcomeSuspended:
 		now := time.Now()
 		if e.conclusion(store.RunWrite{Op: store.RunPark, At: now}) {
 			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt, run.SuspendedAt = nil, nil, &now })
+			e.span.End(tracing.Suspended, nil)
 		}
 	case outcomeAbandoned:
-		e.log.Info("Left a run that is no longer this worker's", "cause", o.err)
+		e.abandoned(o.err)
 	}
+}
+
+// abandoned is the end of a pass whose run is no longer this worker's.
+func (e *execution) abandoned(cause error) {
+	e.log.Info("Left a run that is no longer this worker's", "cause", cause)
+	e.span.End(tracing.Stale, cause)
 }
 
 // concludeReturn ends the run as its function did: completed, to be retried, or failed.
@@ -117,10 +137,12 @@ func (r *Runner) concludeReturn(e *execution, o outcome) {
 				run.Status, run.Output, run.Error = openworkflow.RunCompleted, o.output, nil
 				run.AvailableAt, run.FinishedAt = nil, &now
 			})
+			e.hintEnd()
+			e.span.End(tracing.Completed, nil)
 			return
 		}
-		if e.writeCtx.Err() != nil || errors.Is(stored, store.ErrLeaseLost) {
-			e.log.Info("Left a run that is no longer this worker's", "cause", context.Cause(e.writeCtx))
+		if e.gone(stored) {
+			e.abandoned(context.Cause(e.writeCtx))
 			return
 		}
 		err = stored // the output cannot be stored (R23, R79)
@@ -128,27 +150,41 @@ func (r *Runner) concludeReturn(e *execution, o outcome) {
 
 	decision := e.decide(err)
 	if decision.Retry {
-		if e.conclusion(store.RunWrite{Op: store.RunRetry, At: decision.At, Error: decision.Error}) {
+		if e.conclusion(store.RunWrite{Op: store.RunRetry, At: decision.At, Error: decision.Error, Failure: true}) {
 			e.reportRetry(decision.At, decision.Error)
-			r.wakeAt(decision.At)
+			r.wakeAt(decision.At.Add(-e.ahead))
+			e.span.End(tracing.Retrying, err)
 		}
 		return
 	}
-	now := time.Now()
-	if e.conclusion(store.RunWrite{Op: store.RunFail, Error: decision.Error, FinishedAt: now}) {
+	now := e.now()
+	if e.conclusion(store.RunWrite{Op: store.RunFail, Error: decision.Error, FinishedAt: now, Failure: true}) {
 		e.log.Info("Run failed", "error", openworkflow.DecodeError(decision.Error).Message)
 		e.report(func(run *openworkflow.Run) {
 			run.Status, run.Error = openworkflow.RunFailed, decision.Error
 			run.WorkerID, run.AvailableAt, run.FinishedAt = nil, nil, &now
 		})
+		e.hintEnd()
+		e.span.End(tracing.Failed, err)
+	}
+}
+
+// hintEnd tells those who may wait for the run that it has ended.
+func (e *execution) hintEnd() {
+	e.runner.ends.hint()
+	if e.run.ParentStepAttemptID != nil {
+		e.runner.due.hint() // the parent may be another worker's to go on with
+		e.runner.arrivals.kick()
 	}
 }
 
 // decide says what an error of the workflow's function means for its run. A failed
 // step has used up its own retries, wrapped or not, and the workflow's policy does
-// not start them anew (R77).
+// not start them anew (R77). The policy's attempts are the workflow's own failures, not
+// claims (R97).
 func (e *execution) decide(err error) openworkflow.Decision {
-	policy := e.runner.definitions[keyOf(e.run.WorkflowName, e.run.Version)].Retry
+	policy := e.definition().Retry
+	payload := durable.EncodeError(err).Encode()
 	var failedStep *durable.StepError
 	var limit *stepLimitError
 	switch {
@@ -156,11 +192,11 @@ func (e *execution) decide(err error) openworkflow.Decision {
 		return openworkflow.Decision{Error: openworkflow.Error{Message: openworkflow.DeadlineMessage}.Encode()}
 	case errors.As(err, &limit):
 		policy.MaximumAttempts = 1
-		return openworkflow.Decide(policy, e.run.Attempts, e.run.DeadlineAt, limit.encode(), time.Now())
+		payload = limit.encode()
 	case errors.As(err, &failedStep), durable.IsNonRetryable(err):
 		policy.MaximumAttempts = 1
 	}
-	return openworkflow.Decide(policy, e.run.Attempts, e.run.DeadlineAt, durable.EncodeError(err).Encode(), time.Now())
+	return openworkflow.Decide(policy, e.run.Failures+1, e.run.DeadlineAt, payload, e.now())
 }
 
 func (e *stepLimitError) encode() json.RawMessage {
@@ -168,7 +204,7 @@ func (e *stepLimitError) encode() json.RawMessage {
 		"name":      openworkflow.StepLimitName,
 		"message":   e.Error(),
 		"code":      "STEP_LIMIT_EXCEEDED",
-		"limit":     stepLimit,
+		"limit":     e.limit,
 		"stepCount": e.count,
 	})
 	if err != nil { // numbers and texts always marshal
@@ -177,22 +213,37 @@ func (e *stepLimitError) encode() json.RawMessage {
 	return payload
 }
 
-// write writes the end of the pass.
+// write writes the end of the pass, and with it what has not been written yet.
 func (e *execution) write(w store.RunWrite) error {
 	w.Lease = e.lease
-	return e.runner.flusher.submit(e.writeCtx, nil, &w)
+	steps := e.unwritten.take()
+	err := e.runner.flusher.submit(e.writeCtx, steps, &w)
+	if err != nil && len(steps) > 0 && !e.gone(err) {
+		return unstorable(steps, err)
+	}
+	return err
+}
+
+// gone reports whether an error of a write means that the run is no longer this
+// worker's; else it is that of a value that cannot be stored.
+func (e *execution) gone(err error) bool {
+	return e.writeCtx.Err() != nil || errors.Is(err, store.ErrLeaseLost)
 }
 
 // conclusion writes the end of the pass and reports whether it was this pass' to write.
+// A run with steps that cannot be stored fails.
 func (e *execution) conclusion(w store.RunWrite) bool {
 	err := e.write(w)
 	switch {
 	case err == nil:
 		return true
-	case e.writeCtx.Err() != nil || errors.Is(err, store.ErrLeaseLost):
-		e.log.Info("Left a run that is no longer this worker's", "cause", err)
-	default:
+	case e.gone(err):
+		e.abandoned(err)
+	case w.Op == store.RunFail:
 		e.log.Error("Could not end a run; it goes on when its lease ends", "error", err)
+		e.span.End(tracing.Stale, err)
+	default:
+		e.runner.concludeReturn(e, outcome{kind: outcomeReturned, err: err})
 	}
 	return false
 }

@@ -9,9 +9,16 @@
 //	flush.go      group commit: the one way to write to the database
 //	pass.go       one execution of one run, and how it ends
 //	execution.go  the workflow's goroutine: how it begins and how it may end
-//	function.go   function steps (package durable's Execution)
-//	wait.go       sleeps
+//	call.go       steps that were begun (package durable's Future), and when a run parks
+//	function.go   function steps
+//	wait.go       what waiting steps have in common; sleeps, waits for signals
+//	child.go      child runs
+//	signal.go     signals that a workflow sends
+//	unwritten.go  attempts that travel with the next write
 //	history.go    what is known of a run's steps
+//	arrivals.go   what comes for executions that go on with something else
+//	hint.go       notifications
+//	sweep.go      healing, when nobody else does it
 //	report.go     status reports to whoever shows the run
 //
 // The package knows no SQL and no Kubernetes; package store is the authority on
@@ -33,6 +40,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
 // Store is what the runner needs of a database. Package store implements it.
@@ -45,7 +53,11 @@ type Store interface {
 	SaveWorker(ctx context.Context, worker store.Worker) error
 	RemoveWorker(ctx context.Context, podUID, process string) error
 	Notify(ctx context.Context) error
+	NotifyEnds(ctx context.Context) error
 	Listen(ctx context.Context, wake func()) error
+	Arrivals(ctx context.Context, attemptIDs []string) (map[string]store.Arrival, error)
+	SendSignal(ctx context.Context, step store.StepWrite, signal store.Signal) (runIDs []string, err error)
+	Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error)
 }
 
 // Options configure a Runner. The zero value of each member does the usual thing.
@@ -67,6 +79,8 @@ type Options struct {
 	Reporter Reporter
 	// Logger gets one line per noteworthy event. Default: slog.Default().
 	Logger *slog.Logger
+	// Tracer gets a span per pass and step. Nil is one that is off.
+	Tracer *tracing.Tracer
 }
 
 // Runner executes the runs of a set of workflows. Make one with New, then call Run once.
@@ -81,8 +95,11 @@ type Runner struct {
 	process string
 	claims  atomic.Int64
 
-	flusher *flusher
-	leases  *leaseKeeper
+	flusher  *flusher
+	leases   *leaseKeeper
+	arrivals *arrivals
+	due      *hinter // runs have become due
+	ends     *hinter // runs have ended
 
 	// passCtx is the parent of every pass; it ends when the grace period is over.
 	passCtx   context.Context
@@ -148,6 +165,9 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 	}
 	r.log = options.Logger.With("worker", options.PodUID+"."+r.process)
 	for _, d := range definitions {
+		if d.Execute == nil {
+			return nil, fmt.Errorf("workflow %q is only declared here: a worker needs its function (workflow.Define)", d.Name)
+		}
 		key := keyOf(d.Name, d.Version)
 		if _, twice := r.definitions[key]; twice {
 			if d.Version != nil {
@@ -165,6 +185,9 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 	r.writeCtx, r.endWrites = context.WithCancelCause(context.Background())
 	r.flusher = newFlusher(s, r.log)
 	r.leases = newLeaseKeeper(s, options.Lease, r.log)
+	r.arrivals = newArrivals(r)
+	r.due = newHinter(s.Notify)
+	r.ends = newHinter(s.NotifyEnds)
 	return r, nil
 }
 
@@ -198,6 +221,12 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 		tasks.Go(func() { r.flusher.run(background) })
 	}
 	tasks.Go(func() { r.leases.run(background) })
+	tasks.Go(func() { r.arrivals.run(background) })
+	for _, h := range []*hinter{r.due, r.ends} {
+		tasks.Go(func() {
+			h.run(background, func(err error) { r.log.Debug("Could not notify", "error", err) })
+		})
+	}
 	stopDrain := context.AfterFunc(ctx, r.Drain)
 	defer stopDrain()
 
@@ -212,8 +241,13 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 	})
 	if r.releaseEarlierLife(started) {
 		tasks.Go(func() { r.announce(started) })
+		tasks.Go(func() { r.sweep(started) })
 		tasks.Go(func() {
-			if err := r.store.Listen(started, r.wake); err != nil && started.Err() == nil {
+			woken := func() {
+				r.wake()
+				r.arrivals.kick()
+			}
+			if err := r.store.Listen(started, woken); err != nil && started.Err() == nil {
 				r.log.Error("Stopped listening for notifications; polling goes on", "error", err)
 			}
 		})
@@ -238,9 +272,7 @@ func (r *Runner) releaseEarlierLife(ctx context.Context) bool {
 	}
 	if len(released) > 0 {
 		r.log.Info("Released the runs of this pod's earlier life", "runs", len(released))
-		if err := r.store.Notify(ctx); err != nil {
-			r.log.Debug("Could not notify other workers", "error", err)
-		}
+		r.due.hint()
 	}
 	return true
 }
@@ -322,9 +354,7 @@ func (r *Runner) handBack(ctx context.Context, leases []openworkflow.Lease) int 
 			handed++
 		}
 	}
-	if err := r.store.Notify(ctx); err != nil {
-		r.log.Debug("Could not notify other workers", "error", err)
-	}
+	r.due.hint()
 	return handed
 }
 

@@ -484,7 +484,7 @@ func TestP3WorkflowThatWaitsInVainLosesItsRun(t *testing.T) {
 		go func() {
 			out, _ := step.Run(ctx, "elsewhere", func(context.Context) (string, error) {
 				return "", errors.New("not yet")
-			}, step.Retry(workflow.RetryPolicy{InitialInterval: time.Millisecond, MaximumAttempts: 2}))
+			}, step.Retry(workflow.RetryPolicy{InitialInterval: 500 * time.Millisecond, MaximumAttempts: 2}))
 			results <- out
 		}()
 		return <-results, nil // the goroutine above ends when its step is put off

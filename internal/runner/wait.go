@@ -3,141 +3,208 @@ package runner
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
+	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
-	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// sleepContext is the context column of a sleep (R25).
-type sleepContext struct {
-	Kind     openworkflow.StepKind `json:"kind"`
-	ResumeAt string                `json:"resumeAt"`
+// waitContext is the context column of an attempt that waits (R25).
+type waitContext struct {
+	Kind      openworkflow.StepKind `json:"kind"`
+	Signal    *string               `json:"signal,omitempty"`
+	ResumeAt  string                `json:"resumeAt,omitempty"`
+	TimeoutAt string                `json:"timeoutAt,omitempty"`
 }
 
-// now is the time by the server's clock.
-func (e *execution) now() time.Time { return time.Now().Add(e.ahead) }
+// startSleep begins a sleep (R98a). It is never armed anew: the row that the first
+// execution wrote decides.
+func (e *execution) startSleep(step durable.SleepStep) (*call, error) {
+	c, waiting, err := e.beginWait(step.Name, openworkflow.KindSleep)
+	if c == nil || c.resolved || waiting {
+		return c, err
+	}
+	c.waitFor(e.newWait(c.name, waitContext{
+		Kind:     openworkflow.KindSleep,
+		ResumeAt: openworkflow.FormatTime(step.Until(e.now())),
+	}))
+	return c, nil
+}
 
-// Sleep implements durable.Execution (R98a). A sleep is never armed anew: the row
-// that the first execution wrote decides.
-func (e *execution) Sleep(base string, wake func(now time.Time) time.Time) error {
-	name, err := e.resolve(base)
-	if err != nil {
-		return err
+// startSignalWait begins to wait for a signal (R99b). Two waits of one run for the same
+// signal at the same time are refused, as nobody could say which of them gets it.
+func (e *execution) startSignalWait(step durable.SignalWaitStep) (*call, error) {
+	if !storableText(step.Signal) {
+		return nil, fmt.Errorf("signal name %q cannot be stored: use valid UTF-8 without U+0000", step.Signal)
 	}
-	if e.done(name) {
-		return nil
+	c, waiting, err := e.beginWait(step.Name, openworkflow.KindSignalWait)
+	if c == nil || c.resolved || waiting {
+		return c, err
 	}
-	e.checkpoint()
-	if !e.waiting(name) {
-		e.checkLimit()
-		if err := e.beginSleep(name, wake(e.now())); err != nil {
-			if e.writeCtx.Err() != nil {
-				e.leave(outcome{kind: outcomeAbandoned, err: err})
-			}
-			return fmt.Errorf("begin sleep %q: %w", name, err)
+	if other, ok := e.waitsForSignal(step.Signal); ok {
+		return nil, &durable.NonRetryableError{
+			Err: fmt.Errorf("Signal %q is already being waited on by step %q", step.Signal, other), //nolint:staticcheck,revive // R99b
 		}
 	}
-	e.park()
-	return nil
+	c.waitFor(e.newWait(c.name, waitContext{
+		Kind:      openworkflow.KindSignalWait,
+		Signal:    &step.Signal,
+		TimeoutAt: openworkflow.FormatTime(step.Timeout(e.now())),
+	}))
+	return c, nil
 }
 
-// beginSleep writes the row of a sleep.
-func (e *execution) beginSleep(name string, until time.Time) error {
-	encoded, err := json.Marshal(sleepContext{Kind: openworkflow.KindSleep, ResumeAt: openworkflow.FormatTime(until)})
-	if err != nil {
-		return err
+// waitsForSignal returns the step of this run that waits for a signal.
+func (e *execution) waitsForSignal(signal string) (step string, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for name, a := range e.history.waiting {
+		var c waitContext
+		if a.Kind == openworkflow.KindSignalWait && json.Unmarshal(a.Context, &c) == nil && c.Signal != nil && *c.Signal == signal {
+			return name, true
+		}
 	}
-	return e.record(e.newAttempt(name, openworkflow.KindSleep, encoded))
+	return "", false
 }
 
-// done reports whether the step of a name has completed, whatever its kind (R74).
-func (e *execution) done(name string) bool {
+// beginWait gives a step that waits its name, and resolves it from the history.
+// Otherwise it reports whether an earlier execution has begun to wait; then the call
+// goes on with that.
+func (e *execution) beginWait(base string, kind openworkflow.StepKind) (c *call, waiting bool, err error) {
+	name, err := e.resolve(base)
+	if err != nil {
+		return nil, false, err
+	}
+	c = &call{e: e, name: name}
+	if output, known, err := e.recall(name, onePolicy); known {
+		c.resolve(output, err)
+		return c, false, nil
+	}
+	e.checkpoint()
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	_, ok := e.history.completed[name]
-	return ok
-}
-
-// waiting reports whether the step of a name has begun to wait.
-func (e *execution) waiting(name string) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	_, ok := e.history.waiting[name]
-	return ok
-}
-
-// park leaves until the first of what the run waits for (R81).
-func (e *execution) park() {
-	e.mu.Lock()
-	at := e.history.wakeAt()
+	attempt, waiting := e.history.waiting[name]
 	e.mu.Unlock()
-	e.leave(outcome{kind: outcomeParked, at: at})
+	if !waiting || attempt.Kind != kind {
+		return c, false, nil
+	}
+	c.waitFor(attempt)
+	return c, true, nil
+}
+
+// onePolicy is that of the steps that wait: a failure is final.
+var onePolicy = openworkflow.RetryPolicy{MaximumAttempts: 1}
+
+// newWait returns an attempt that waits, and takes it up.
+func (e *execution) newWait(name string, c waitContext) openworkflow.StepAttempt {
+	attempt := e.newAttempt(name, c.Kind, encodeContext(c))
+	e.unwritten.decide(e.stepWrite(attempt))
+	step := tracing.Step{Name: name, Kind: c.Kind}
+	if c.Kind == openworkflow.KindSleep {
+		step.ResumeAt = waitEnd(attempt)
+	} else {
+		step.TimeoutAt, step.Signal = waitEnd(attempt), *c.Signal
+	}
+	e.traceWait(e.ctx, step)
+	return attempt
+}
+
+// traceWait leaves a span for a step that begins to wait.
+func (e *execution) traceWait(ctx context.Context, step tracing.Step) {
+	_, span := e.runner.options.Tracer.StartStep(ctx, e.run, step)
+	span.End(tracing.Suspended, nil)
+}
+
+func encodeContext(c waitContext) json.RawMessage {
+	encoded, err := json.Marshal(c)
+	if err != nil { // texts always marshal
+		panic(err)
+	}
+	return encoded
+}
+
+// waitFor makes an attempt what the call waits for.
+func (c *call) waitFor(attempt openworkflow.StepAttempt) {
+	c.e.mu.Lock()
+	defer c.e.mu.Unlock()
+	c.wait = &wait{until: waitEnd(attempt), attempt: &attempt}
+	c.e.calls = append(c.e.calls, c)
+	if attempt.Kind != openworkflow.KindSleep {
+		c.e.runner.arrivals.watch(c.e)
+	}
+}
+
+// resolveWait resolves a call whose wait is over.
+func (e *execution) resolveWait(c *call, a openworkflow.StepAttempt, now time.Time) {
+	arrival, arrived := e.arrived[a.ID]
+	expired := !c.wait.until.After(now)
+	a.Status = openworkflow.StepCompleted
+	switch {
+	case a.Kind == openworkflow.KindSleep && expired: // R72
+		e.noteLocked(a)
+		c.resolve(nil, nil)
+	case a.Kind == openworkflow.KindWorkflow && arrived && inTime(arrival.Child, c.wait.until, expired):
+		e.resolveChild(c, a, arrival.Child)
+	case a.Kind == openworkflow.KindWorkflow && expired:
+		e.failWait(c, a, openworkflow.Error{Name: "Error", Message: "Timed out waiting for child workflow to complete"})
+	case a.Kind == openworkflow.KindSignalWait && arrived: // also after the timeout (R99c)
+		a.Output = envelope(arrival.Data)
+		e.noteLocked(a)
+		c.resolve(a.Output, nil)
+	case a.Kind == openworkflow.KindSignalWait && expired:
+		e.decideLocked(a)
+		c.resolve(nil, nil)
+	}
+}
+
+// failWait makes the attempt of a call fail for good.
+func (e *execution) failWait(c *call, a openworkflow.StepAttempt, failure openworkflow.Error) {
+	a.Status, a.Error = openworkflow.StepFailed, failure.Encode()
+	e.decideLocked(a)
+	c.resolve(nil, durable.NewStepError(c.name, failure))
+}
+
+// envelope is the output of a wait to which a signal was delivered (R26).
+func envelope(data json.RawMessage) json.RawMessage {
+	if data == nil {
+		return json.RawMessage(`{"data":null}`)
+	}
+	return append(append(json.RawMessage(`{"data":`), data...), '}')
+}
+
+// waitEnd returns when an attempt stops waiting by itself, by the server's clock: when
+// its sleep is over, or its timeout. A sleep that does not say so is over (R72); the
+// others then wait for a year (R81).
+func waitEnd(attempt openworkflow.StepAttempt) time.Time {
+	var c waitContext
+	text := ""
+	if json.Unmarshal(attempt.Context, &c) == nil && c.Kind == attempt.Kind {
+		text = c.TimeoutAt + c.ResumeAt
+	}
+	if at, err := openworkflow.ParseTime(text); err == nil {
+		return at
+	}
+	if attempt.Kind == openworkflow.KindSleep {
+		return time.Time{}
+	}
+	return attempt.CreatedAt.AddDate(1, 0, 0)
 }
 
 // endElapsedSleeps completes the sleeps whose time has come, before any code of the
 // workflow runs (R72).
-func (e *execution) endElapsedSleeps() error {
-	e.mu.Lock()
-	var elapsed []openworkflow.StepAttempt
-	for _, attempt := range e.history.waiting {
-		if attempt.Kind != openworkflow.KindSleep {
-			continue
-		}
-		if until, ok := waitEnd(attempt); !ok || !until.After(e.now()) {
-			attempt.Status = openworkflow.StepCompleted
-			elapsed = append(elapsed, attempt)
-		}
-	}
-	e.mu.Unlock()
-	return e.record(elapsed...)
-}
-
-// record makes attempts durable, and takes those that have ended into the history. It
-// returns why the run is no longer this worker's, or the error of a value that cannot
-// be stored.
-func (e *execution) record(attempts ...openworkflow.StepAttempt) error {
-	if len(attempts) == 0 {
-		return nil
-	}
-	writes := make([]store.StepWrite, len(attempts))
-	for i, attempt := range attempts {
-		writes[i] = store.StepWrite{Lease: e.lease, Attempt: attempt}
-	}
-	if err := e.runner.flusher.submit(e.writeCtx, writes, nil); err != nil {
-		if errors.Is(err, store.ErrLeaseLost) || e.writeCtx.Err() != nil {
-			e.disowned()
-			return context.Cause(e.writeCtx)
-		}
-		return err
-	}
+func (e *execution) endElapsedSleeps() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, attempt := range attempts {
-		if attempt.Status != openworkflow.StepRunning {
-			attempt.FinishedAt = new(time.Now())
-			e.history.end(attempt)
+	now := e.now()
+	for _, a := range e.history.waiting {
+		if a.Kind == openworkflow.KindSleep && !waitEnd(a).After(now) {
+			a.Status = openworkflow.StepCompleted
+			e.noteLocked(a)
 		}
 	}
-	return nil
 }
 
-// waitEnd returns when an attempt stops waiting by itself: when its sleep is over, or
-// its timeout. A context that does not say so counts as none (R72, R81).
-func waitEnd(attempt openworkflow.StepAttempt) (time.Time, bool) {
-	var end struct {
-		ResumeAt  string `json:"resumeAt"`
-		TimeoutAt string `json:"timeoutAt"`
-	}
-	if json.Unmarshal(attempt.Context, &end) != nil {
-		return time.Time{}, false
-	}
-	text := end.TimeoutAt
-	if attempt.Kind == openworkflow.KindSleep {
-		text = end.ResumeAt
-	}
-	at, err := openworkflow.ParseTime(text)
-	return at, err == nil
-}
+func storableText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }

@@ -1,0 +1,303 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/durable"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// call is a step that the workflow has begun in this execution. It implements
+// durable.Future. Its members are guarded by the execution's mutex.
+type call struct {
+	e    *execution
+	name string
+
+	resolved bool
+	output   json.RawMessage
+	err      error
+	// wait is what the call waits for; nil while its function is executing.
+	wait *wait
+}
+
+// wait is what keeps a call from resolving: a retry that is not due, or an attempt of
+// a kind that waits for something outside.
+type wait struct {
+	// until is when it ends by itself, by the server's clock.
+	until time.Time
+	// attempt is the one that waits; nil for a retry.
+	attempt *openworkflow.StepAttempt
+	// failure is what a retry has to make good.
+	failure json.RawMessage
+}
+
+func (c *call) resolve(output json.RawMessage, err error) {
+	c.resolved, c.output, c.err, c.wait = true, output, err, nil
+}
+
+// Start implements durable.Execution.
+func (e *execution) Start(ctx context.Context, step durable.Step) (durable.Future, error) {
+	e.enter()
+	defer e.exit()
+	switch step := step.(type) {
+	case durable.FunctionStep:
+		return started(e.startFunction(ctx, step))
+	case durable.SleepStep:
+		return started(e.startSleep(step))
+	case durable.WorkflowStep:
+		return started(e.startWorkflow(step))
+	case durable.SignalWaitStep:
+		return started(e.startSignalWait(step))
+	default:
+		return nil, fmt.Errorf("unknown kind of step %T", step)
+	}
+}
+
+// started keeps a nil call from becoming a future that is not nil.
+func started(c *call, err error) (durable.Future, error) {
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Await implements durable.Future.
+func (c *call) Await() (json.RawMessage, error) {
+	c.e.enter()
+	defer c.e.exit()
+	c.e.await(func() bool { return c.resolved })
+	return c.output, c.err
+}
+
+// AwaitAny implements durable.Execution.
+func (e *execution) AwaitAny(futures []durable.Future) int {
+	e.enter()
+	defer e.exit()
+	return e.awaitAny(futures)
+}
+
+func (e *execution) awaitAny(futures []durable.Future) int {
+	first := -1
+	e.await(func() bool {
+		for i, f := range futures {
+			if f.(*call).resolved {
+				first = i
+				return true
+			}
+		}
+		return false
+	})
+	return first
+}
+
+// Select implements durable.Execution. The choice is stored as the output of a
+// function step.
+func (e *execution) Select(base string, futures []durable.Future) (int, error) {
+	e.enter()
+	defer e.exit()
+	name, err := e.resolve(base)
+	if err != nil {
+		return 0, err
+	}
+	if len(futures) == 0 {
+		return 0, &durable.NonRetryableError{Err: fmt.Errorf("select %q: there is nothing to wait for", name)}
+	}
+	if stored, known, err := e.recall(name, openworkflow.DefaultStepPolicy); known {
+		var index int
+		if err == nil {
+			err = json.Unmarshal(stored, &index)
+		}
+		if err == nil && (index < 0 || index >= len(futures)) {
+			err = fmt.Errorf("select %q: an earlier execution chose number %d of %d futures", name, index, len(futures))
+		}
+		return index, err
+	}
+	index := e.awaitAny(futures)
+	attempt := e.newAttempt(name, openworkflow.KindFunction, nil)
+	attempt.Status = openworkflow.StepCompleted
+	attempt.Output = json.RawMessage(fmt.Sprint(index))
+	e.unwritten.decide(e.stepWrite(attempt))
+	e.ended(attempt)
+	return index, nil
+}
+
+// await blocks the workflow's goroutine until ready, which is called with the mutex
+// held, says so. Every wait that is due resolves meanwhile, each by itself, whether it
+// is the one that is waited for or not. When all wait and no function is executing,
+// there is nothing left to do here: the run is parked, and await does not return.
+func (e *execution) await(ready func() bool) {
+	for {
+		e.mu.Lock()
+		if ready() {
+			e.mu.Unlock()
+			return
+		}
+		e.mu.Unlock()
+		e.checkpoint()
+
+		e.mu.Lock()
+		e.resolveDue()
+		switch {
+		case ready():
+			e.mu.Unlock()
+			return
+		case e.executing == 0:
+			e.park()
+			e.mu.Unlock()
+			runtime.Goexit()
+		}
+		next := e.nextDue()
+		e.mu.Unlock()
+
+		// What has been begun is shown, and can be delivered to, while functions take
+		// their time.
+		e.flushUnwritten()
+		e.waitForChange(next)
+	}
+}
+
+// waitForChange returns when something has happened, or at next by the server's clock.
+func (e *execution) waitForChange(next time.Time) {
+	var due <-chan time.Time
+	if !next.IsZero() {
+		timer := time.NewTimer(next.Sub(e.now()))
+		defer timer.Stop()
+		due = timer.C
+	}
+	select {
+	case <-e.changed:
+	case <-due:
+	case <-e.settled:
+	case <-e.ctx.Done():
+	}
+}
+
+// nextDue returns when the first of the calls stops waiting by itself; zero when
+// none does.
+func (e *execution) nextDue() time.Time {
+	var first time.Time
+	for _, c := range e.calls {
+		if !c.resolved && c.wait != nil {
+			first = earlier(first, c.wait.until)
+		}
+	}
+	return first
+}
+
+// earlier returns the earlier of two instants, of which the first may be zero.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// resolveDue resolves the calls whose wait is over, and forgets those that have
+// resolved.
+func (e *execution) resolveDue() {
+	now := e.now()
+	unresolved := e.calls[:0]
+	for _, c := range e.calls {
+		if !c.resolved && c.wait != nil && c.wait.attempt != nil {
+			e.resolveWait(c, *c.wait.attempt, now)
+		}
+		if !c.resolved {
+			unresolved = append(unresolved, c)
+		}
+	}
+	clear(e.calls[len(unresolved):])
+	e.calls = unresolved
+}
+
+// park settles that the run waits, until the first of what it waits for is due (R81):
+// as a run that is pending again when that is a retry and there is nothing else to be
+// woken by (R77), parked otherwise.
+func (e *execution) park() {
+	e.closeOrphans()
+	o := outcome{kind: outcomePutOff}
+	for _, c := range e.calls {
+		switch {
+		case c.resolved || c.wait == nil:
+		case o.at.IsZero() || c.wait.until.Before(o.at):
+			o.at, o.payload = c.wait.until, c.wait.failure
+		}
+	}
+	if len(e.history.waiting) > 0 {
+		o.kind = outcomeParked
+		now := e.now()
+		for _, a := range e.history.waiting {
+			if end := waitEnd(a); end.After(now) {
+				o.at = earlier(o.at, end)
+			}
+		}
+	}
+	e.settleLocked(o)
+}
+
+// closeOrphans completes waiting attempts for which something has come and that this
+// execution did not ask for, because the workflow's code has changed. They would
+// wake the run again and again.
+func (e *execution) closeOrphans() {
+	asked := map[string]bool{}
+	for _, c := range e.calls {
+		if c.wait != nil && c.wait.attempt != nil {
+			asked[c.wait.attempt.ID] = true
+		}
+	}
+	for _, a := range e.history.waiting {
+		arrival, arrived := e.arrived[a.ID]
+		if !arrived || asked[a.ID] {
+			continue
+		}
+		a.Status = openworkflow.StepCompleted
+		if arrival.Child != nil {
+			a.Output = arrival.Child.Output
+		} else {
+			a.Output = envelope(arrival.Data)
+		}
+		e.noteLocked(a)
+	}
+}
+
+// decideLocked takes up the outcome of a waiting attempt that another execution could
+// see otherwise; noteLocked one that the database implies.
+func (e *execution) decideLocked(a openworkflow.StepAttempt) {
+	e.unwritten.decide(e.stepWrite(a))
+	a.FinishedAt = new(e.now())
+	e.history.end(a)
+}
+
+func (e *execution) noteLocked(a openworkflow.StepAttempt) {
+	e.unwritten.note(e.stepWrite(a))
+	a.FinishedAt = new(e.now())
+	e.history.end(a)
+}
+
+// arrive takes in what has come for an attempt that waits.
+func (e *execution) arrive(attemptID string, arrival store.Arrival) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.arrived[attemptID] = arrival
+	e.change()
+}
+
+// awaited returns the attempts of calls that wait for a child or a signal.
+func (e *execution) awaited() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var ids []string
+	for _, c := range e.calls {
+		if c.resolved || c.wait == nil || c.wait.attempt == nil || c.wait.attempt.Kind == openworkflow.KindSleep {
+			continue
+		}
+		if _, arrived := e.arrived[c.wait.attempt.ID]; !arrived {
+			ids = append(ids, c.wait.attempt.ID)
+		}
+	}
+	return ids
+}

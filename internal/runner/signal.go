@@ -1,0 +1,100 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/openworkflow-operator/operator/internal/durable"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// recipients is the output of a signal that was sent (R26).
+type recipients struct {
+	WorkflowRunIDs []string `json:"workflowRunIds"`
+}
+
+// SendSignal implements durable.Execution (R99a). Delivery and the attempt are one
+// transaction, fenced as every write.
+func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
+	e.enter()
+	defer e.exit()
+	name, err := e.resolve(send.Name)
+	if err != nil {
+		return nil, err
+	}
+	if !storableText(send.Signal) {
+		return nil, fmt.Errorf("signal name %q cannot be stored: use valid UTF-8 without U+0000", send.Signal)
+	}
+	if output, known, err := e.recall(name, onePolicy); known {
+		var sent recipients
+		if err == nil {
+			err = json.Unmarshal(output, &sent)
+		}
+		return sent.WorkflowRunIDs, err
+	}
+	e.checkpoint()
+	e.secure()
+	attempt, begun := e.sending(name)
+	if !begun {
+		attempt = e.newAttempt(name, openworkflow.KindSignalSend, nil)
+	}
+	attempt.Status = openworkflow.StepCompleted
+	_, span := e.runner.options.Tracer.StartSignalSend(e.ctx, e.run.NamespaceID, send.Signal)
+	sent, err := e.deliver(attempt, store.Signal{
+		Name:           send.Signal,
+		Data:           send.Data,
+		IdempotencyKey: new("__signal:" + e.run.ID + ":" + name),
+	})
+	span.SetRecipients(len(sent))
+	span.End("", err)
+	if err != nil {
+		failure := durable.EncodeError(err)
+		attempt.Status, attempt.Error = openworkflow.StepFailed, failure.Encode()
+		e.mu.Lock()
+		e.decideLocked(attempt)
+		e.mu.Unlock()
+		return nil, durable.NewStepError(name, failure)
+	}
+	attempt.Output, err = json.Marshal(recipients{WorkflowRunIDs: sent})
+	if err != nil { // texts always marshal
+		return nil, err
+	}
+	e.ended(attempt)
+	return sent, nil
+}
+
+// deliver sends a signal for an attempt, and waits out trouble with the database. The
+// error it returns is that of a payload that cannot be stored.
+func (e *execution) deliver(attempt openworkflow.StepAttempt, signal store.Signal) (sent []string, fault error) {
+	lost := false
+	err := retry(e.writeCtx, e.log, "Could not send a signal", func() (err error) {
+		sent, err = e.runner.store.SendSignal(e.writeCtx, e.stepWrite(attempt), signal)
+		switch {
+		case errors.Is(err, store.ErrLeaseLost):
+			lost = true
+			return nil
+		case errors.Is(err, store.ErrInvalidJSON), errors.Is(err, store.ErrTooLarge):
+			fault = err
+			return nil
+		}
+		return err
+	})
+	if lost || err != nil {
+		e.leave(e.disowned())
+	}
+	if len(sent) > 0 {
+		e.runner.due.hint()
+		e.runner.wake()
+	}
+	return sent, fault
+}
+
+// sending returns the attempt that an earlier execution has left behind while it sent.
+func (e *execution) sending(name string) (openworkflow.StepAttempt, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	attempt, ok := e.history.sending[name]
+	return attempt, ok
+}

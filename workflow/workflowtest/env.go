@@ -1,0 +1,381 @@
+package workflowtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/durable"
+	"github.com/openworkflow-operator/operator/internal/faults"
+	"github.com/openworkflow-operator/operator/internal/memstore"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/runner"
+	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/workflow"
+)
+
+// TB is what the package needs of a test. A [*testing.T] is one.
+type TB interface {
+	Helper()
+	Cleanup(func())
+	Logf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// Env is a worker, and a store in memory with a clock of its own. Make one with New
+// for each test.
+type Env struct {
+	t      TB
+	store  *memstore.Store
+	faults *faults.Store
+	begun  time.Time
+
+	// drive is held by the goroutine that lets time pass.
+	drive sync.Mutex
+
+	mu       sync.Mutex
+	closed   bool
+	mocks    map[string]func(ctx context.Context) (json.RawMessage, error)
+	failures map[string][]error
+	crashes  map[crash]int
+	strike   func(faults.Write) faults.Strike
+	signals  []*injection
+	started  []string
+}
+
+// crash is a step at whose completion a worker dies.
+type crash struct {
+	step   string
+	strike faults.Strike
+}
+
+// injection is a signal that the test sends.
+type injection struct {
+	store.Signal
+	at time.Time // zero: when it is waited for
+}
+
+// The worker looks for cancellations every third of this; leases last longer than any
+// test, so that a machine that is busy takes nothing from it.
+const (
+	beat     = 3 * time.Second
+	lease    = 24 * time.Hour
+	parallel = 100
+)
+
+// New returns an environment that serves the workflows. To fake a child workflow,
+// give it another definition of the same name and version. The environment ends with
+// the test.
+func New(t TB, workflows ...workflow.Definition) *Env {
+	t.Helper()
+	env, stop := newEnv(t, nil, workflows)
+	t.Cleanup(stop)
+	return env
+}
+
+func newEnv(t TB, strike func(faults.Write) faults.Strike, workflows []workflow.Definition) (env *Env, stop func()) {
+	t.Helper()
+	env = &Env{
+		t:        t,
+		mocks:    map[string]func(context.Context) (json.RawMessage, error){},
+		failures: map[string][]error{},
+		crashes:  map[crash]int{},
+		strike:   strike,
+	}
+	var served []openworkflow.Definition
+	definitions := make([]durable.Definition, len(workflows))
+	for i, w := range workflows {
+		definitions[i] = w.Durable()
+		served = append(served, definitions[i].Definition)
+	}
+	env.store = memstore.New(served...)
+	env.begun = env.store.Now()
+	env.faults = faults.New(longLeases{env.store}, env.judge)
+	for i, d := range definitions {
+		definitions[i] = env.faults.Intercept(d, env.call)
+	}
+	r, err := runner.New(env.faults, definitions, runner.Options{
+		Concurrency: parallel,
+		Lease:       beat,
+		Logger:      slog.New(slog.NewTextHandler(logWriter{env}, nil)),
+	})
+	if err != nil {
+		t.Fatalf("workflowtest: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var task sync.WaitGroup
+	task.Go(func() {
+		if err := r.Run(ctx, 0); err != nil {
+			env.errorf("workflowtest: the worker stopped: %v", err)
+		}
+	})
+	return env, func() {
+		cancel()
+		task.Wait()
+		env.mu.Lock()
+		defer env.mu.Unlock()
+		env.closed = true
+	}
+}
+
+// longLeases is a store whose leases outlast every test.
+type longLeases struct{ *memstore.Store }
+
+func (s longLeases) Claim(ctx context.Context, request store.ClaimRequest) ([]openworkflow.Run, error) {
+	request.Lease = lease
+	return s.Store.Claim(ctx, request)
+}
+
+func (s longLeases) Heartbeat(ctx context.Context, leases []openworkflow.Lease, _ time.Duration) ([]store.LeaseState, error) {
+	return s.Store.Heartbeat(ctx, leases, lease)
+}
+
+// logWriter writes the worker's log into the test's, until the test has ended.
+type logWriter struct{ env *Env }
+
+func (w logWriter) Write(line []byte) (int, error) {
+	w.env.mu.Lock()
+	defer w.env.mu.Unlock()
+	if !w.env.closed {
+		w.env.t.Logf("%s", strings.TrimSuffix(string(line), "\n"))
+	}
+	return len(line), nil
+}
+
+// errorf fails the test, unless it has ended.
+func (env *Env) errorf(format string, args ...any) {
+	env.t.Helper()
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	if !env.closed {
+		env.t.Errorf(format, args...)
+	}
+}
+
+// Now returns the time in the environment. Sleeps and timeouts let it jump.
+func (env *Env) Now() time.Time { return env.store.Now() }
+
+// Signal sends a signal once a run waits for it and nothing else can go on. It reaches
+// all runs that wait for it then. Several signals of one name are sent one after the
+// other, to one wait each.
+func (env *Env) Signal(signal string, data any) {
+	env.t.Helper()
+	env.inject(time.Time{}, signal, data)
+}
+
+// SignalAfter sends a signal when the environment's time has advanced by d since New. A
+// signal that nobody waits for then is lost, as it would be in production.
+func (env *Env) SignalAfter(d time.Duration, signal string, data any) {
+	env.t.Helper()
+	env.inject(env.begun.Add(d), signal, data)
+}
+
+func (env *Env) inject(at time.Time, signal string, data any) {
+	env.t.Helper()
+	encoded, err := json.Marshal(data)
+	if err != nil {
+		env.t.Fatalf("workflowtest: encode the data of signal %q: %v", signal, err)
+	}
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	env.signals = append(env.signals, &injection{Signal: store.Signal{Name: signal, Data: encoded}, at: at})
+}
+
+// MockStep calls fn instead of the function of each step with this durable name, in
+// all workflows of the environment.
+func MockStep[T any](env *Env, name string, fn func(ctx context.Context) (T, error)) {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	env.mocks[name] = func(ctx context.Context) (json.RawMessage, error) {
+		value, err := fn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(value)
+	}
+}
+
+// FailStep makes the first attempts of the step with this durable name fail with these
+// errors, instead of calling its function.
+func (env *Env) FailStep(name string, failures ...error) {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	env.failures[name] = failures
+}
+
+// CrashBefore kills the worker when a step with this durable name has done its work,
+// before that is stored. Another one takes the run over, and does the work again. Each
+// call is for one crash.
+func (env *Env) CrashBefore(name string) { env.crash(name, faults.Before) }
+
+// CrashAfter kills the worker when the completion of a step with this durable name was
+// stored, before the workflow goes on. Another one takes the run over. Each call is for
+// one crash.
+func (env *Env) CrashAfter(name string) { env.crash(name, faults.After) }
+
+func (env *Env) crash(name string, strike faults.Strike) {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	env.crashes[crash{name, strike}]++
+}
+
+// judge says whether the worker dies at a write.
+func (env *Env) judge(w faults.Write) faults.Strike {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	for _, s := range w.Steps {
+		if s.Attempt.Status != openworkflow.StepCompleted && w.Signal == nil {
+			continue
+		}
+		for _, strike := range []faults.Strike{faults.Before, faults.After} {
+			if c := (crash{s.Attempt.StepName, strike}); env.crashes[c] > 0 {
+				env.crashes[c]--
+				return strike
+			}
+		}
+	}
+	if env.strike != nil {
+		return env.strike(w)
+	}
+	return faults.None
+}
+
+// call calls a step's function, or what stands in for it.
+func (env *Env) call(ctx context.Context, call faults.Call) (json.RawMessage, error) {
+	failed, err := env.faults.Begin(call.Worker, call.Run.ID, call.Step)
+	if err != nil {
+		if errors.Is(err, faults.ErrAgain) {
+			env.errorf("workflowtest: %v", err)
+		}
+		return nil, err
+	}
+	env.mu.Lock()
+	failures, mock := env.failures[call.Step], env.mocks[call.Step]
+	env.mu.Unlock()
+	switch {
+	case failed < len(failures):
+		return nil, failures[failed]
+	case mock != nil:
+		return mock(ctx)
+	default:
+		return call.Next(ctx)
+	}
+}
+
+// wait lets the environment work, and its time pass, until the run has ended.
+func (env *Env) wait(id string) {
+	env.t.Helper()
+	ctx := context.Background()
+	if t, ok := env.t.(interface{ Deadline() (time.Time, bool) }); ok {
+		if deadline, ok := t.Deadline(); ok {
+			const report = time.Second
+			var cancel func()
+			ctx, cancel = context.WithDeadline(ctx, deadline.Add(-report))
+			defer cancel()
+		}
+	}
+	env.drive.Lock()
+	defer env.drive.Unlock()
+	for {
+		ended, err := env.store.AwaitIdle(ctx, id)
+		switch {
+		case ended:
+			return
+		case err != nil:
+			env.t.Fatalf("workflowtest: the test's time is up, and a step has not returned:\n%s", env.describe())
+		}
+		if missing := env.store.Unserved(); len(missing) > 0 {
+			env.t.Fatalf("workflowtest: workflow %q was started, but the environment does not serve it: "+
+				"give New its definition, or a fake of that name and version", missing[0])
+		}
+		if env.deliverAwaited() {
+			continue
+		}
+		if !env.store.Advance(env.nextSignal()) {
+			env.t.Fatalf("workflowtest: run %s waits for what never comes:\n%s", id, env.describe())
+		}
+		env.deliverDue()
+	}
+}
+
+// deliverAwaited sends the first signal that is waited for.
+func (env *Env) deliverAwaited() bool {
+	for i, signal := range env.pending() {
+		if signal.at.IsZero() && env.store.Waiting(signal.Name) {
+			env.deliver(i)
+			return true
+		}
+	}
+	return false
+}
+
+// deliverDue sends the signals whose time has come.
+func (env *Env) deliverDue() {
+	now := env.store.Now()
+	for {
+		next := -1
+		signals := env.pending()
+		for i, signal := range signals {
+			if !signal.at.IsZero() && !signal.at.After(now) && (next < 0 || signal.at.Before(signals[next].at)) {
+				next = i
+			}
+		}
+		if next < 0 {
+			return
+		}
+		env.deliver(next)
+	}
+}
+
+// nextSignal returns when the first signal of those with a time is sent; zero for none.
+func (env *Env) nextSignal() (at time.Time) {
+	for _, signal := range env.pending() {
+		if !signal.at.IsZero() && (at.IsZero() || signal.at.Before(at)) {
+			at = signal.at
+		}
+	}
+	return at
+}
+
+func (env *Env) pending() []*injection {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	return append([]*injection(nil), env.signals...)
+}
+
+// deliver sends the pending signal number i.
+func (env *Env) deliver(i int) {
+	env.t.Helper()
+	env.mu.Lock()
+	signal := env.signals[i]
+	env.signals = append(env.signals[:i:i], env.signals[i+1:]...)
+	env.mu.Unlock()
+	if _, err := env.store.SendSignals(context.Background(), []store.Signal{signal.Signal}); err != nil {
+		env.t.Fatalf("workflowtest: send signal %q: %v", signal.Name, err)
+	}
+	env.hint()
+}
+
+func (env *Env) hint() {
+	_ = env.store.Notify(context.Background())
+	_ = env.store.NotifyEnds(context.Background())
+}
+
+// describe says how far the runs of the environment are, for a failure's message.
+func (env *Env) describe() string {
+	var b strings.Builder
+	runs := env.store.Runs()
+	for _, r := range runs {
+		fmt.Fprintf(&b, "  %s of %s is %s\n", r.ID, r.WorkflowName, r.Status)
+		for _, s := range env.steps(r.ID) {
+			fmt.Fprintf(&b, "    %s\n", s)
+		}
+	}
+	return b.String()
+}

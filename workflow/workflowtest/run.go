@@ -1,0 +1,187 @@
+package workflowtest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/workflow"
+)
+
+// Run is a run that the test has started.
+type Run[Out any] struct {
+	env  *Env
+	id   string
+	name string
+}
+
+// StartOption changes how a run is started.
+type StartOption func(*store.NewRun, time.Time)
+
+// Deadline is the time that the run has. After it, the run fails.
+func Deadline(d time.Duration) StartOption {
+	return func(n *store.NewRun, now time.Time) { n.DeadlineAt = new(now.Add(d)) }
+}
+
+// Start starts a run of a workflow that the environment serves. It goes on by itself
+// as far as it can without time passing; Result lets time pass.
+func Start[In, Out any](env *Env, w *workflow.Workflow[In, Out], in In, options ...StartOption) *Run[Out] {
+	env.t.Helper()
+	input, err := json.Marshal(in)
+	if err != nil {
+		env.t.Fatalf("workflowtest: encode the input of workflow %q: %v", w.Name(), err)
+	}
+	definition := w.Durable()
+	n := store.NewRun{
+		ID:           openworkflow.NewID(),
+		WorkflowName: definition.Name,
+		Version:      definition.Version,
+		Input:        input,
+	}
+	for _, option := range options {
+		option(&n, env.store.Now())
+	}
+	created, err := env.store.CreateRuns(context.Background(), []store.NewRun{n})
+	if err == nil {
+		err = created[0].Err
+	}
+	if err != nil {
+		env.t.Fatalf("workflowtest: start a run of workflow %q: %v", w.Name(), err)
+	}
+	env.mu.Lock()
+	env.started = append(env.started, n.ID)
+	env.mu.Unlock()
+	env.hint()
+	return &Run[Out]{env: env, id: n.ID, name: w.Name()}
+}
+
+// ID returns the run's id.
+func (r *Run[Out]) ID() string { return r.id }
+
+// Result returns what the run has returned. It lets time pass until the run has ended:
+// whenever all runs of the environment wait, the clock jumps to the next retry, wake or
+// timeout. A run that failed gives an [*Error].
+//
+// Result is called on the test's goroutine, as it ends the test when the run waits for
+// something that never comes.
+func (r *Run[Out]) Result() (Out, error) {
+	r.env.t.Helper()
+	var out Out
+	r.env.wait(r.id)
+	run := r.env.run(r.id)
+	switch run.Status {
+	case openworkflow.RunCompleted:
+		if run.Output == nil {
+			return out, nil
+		}
+		if err := json.Unmarshal(run.Output, &out); err != nil {
+			r.env.t.Fatalf("workflowtest: decode the output of workflow %q into %T: %v", r.name, out, err)
+		}
+		return out, nil
+	case openworkflow.RunCanceled:
+		return out, workflow.ErrCanceled
+	default:
+		failure := openworkflow.DecodeError(run.Error)
+		return out, &Error{Workflow: r.name, Name: failure.Name, Message: failure.Message}
+	}
+}
+
+// Cancel cancels the run.
+func (r *Run[Out]) Cancel() {
+	r.env.t.Helper()
+	if _, err := r.env.store.CancelRuns(context.Background(), []string{r.id}); err != nil {
+		r.env.t.Fatalf("workflowtest: cancel run %s: %v", r.id, err)
+	}
+	r.env.hint()
+}
+
+// Steps returns the attempts of the run's steps that are stored, oldest first.
+func (r *Run[Out]) Steps() []Step { return r.env.steps(r.id) }
+
+// Error is the failure of a run.
+type Error struct {
+	// Workflow is the name of the workflow.
+	Workflow string
+	// Name is the name of the type of the error that the workflow returned, and Message
+	// its text, as they are stored.
+	Name, Message string
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("workflow %q failed: %s", e.Workflow, e.Message) }
+
+// Is makes a run that failed at its deadline a [workflow.ErrDeadlineExceeded].
+func (e *Error) Is(target error) bool {
+	return target == workflow.ErrDeadlineExceeded && e.Message == openworkflow.DeadlineMessage
+}
+
+// Step is an attempt of a step.
+type Step struct {
+	// Name is the step's durable name: "page:1" for the second "page".
+	Name string
+	// Kind is function, sleep, workflow, signal-send or signal-wait.
+	Kind string
+	// Status is running, completed or failed.
+	Status string
+	// Attempt counts the attempts of the step, from 1 on.
+	Attempt int
+	// Output is what the step has returned, nil for null.
+	Output json.RawMessage
+	// Error is the text of the step's error.
+	Error string
+	// StartedAt and FinishedAt are when the attempt began and ended; FinishedAt is zero
+	// for one that is running.
+	StartedAt, FinishedAt time.Time
+}
+
+func (s Step) String() string {
+	text := fmt.Sprintf("%s %s", s.Name, s.Status)
+	if s.Attempt > 1 {
+		text = fmt.Sprintf("%s (attempt %d) %s", s.Name, s.Attempt, s.Status)
+	}
+	switch {
+	case s.Error != "":
+		text += ": " + s.Error
+	case s.Output != nil:
+		text += ": " + string(s.Output)
+	}
+	return text
+}
+
+func (env *Env) run(id string) *openworkflow.Run {
+	env.t.Helper()
+	runs, err := env.store.GetRuns(context.Background(), []string{id})
+	if err != nil || runs[id] == nil {
+		env.t.Fatalf("workflowtest: read run %s: %v", id, err)
+	}
+	return runs[id]
+}
+
+func (env *Env) steps(id string) []Step {
+	env.t.Helper()
+	attempts, err := env.store.LoadSteps(context.Background(), []string{id})
+	if err != nil {
+		env.t.Fatalf("workflowtest: read the steps of run %s: %v", id, err)
+	}
+	steps := make([]Step, 0, len(attempts[id]))
+	count := map[string]int{}
+	for _, a := range attempts[id] {
+		count[a.StepName]++
+		s := Step{
+			Name: a.StepName, Kind: string(a.Kind), Status: string(a.Status), Attempt: count[a.StepName], Output: a.Output,
+		}
+		if a.Error != nil {
+			s.Error = openworkflow.DecodeError(a.Error).Message
+		}
+		if a.StartedAt != nil {
+			s.StartedAt = *a.StartedAt
+		}
+		if a.FinishedAt != nil {
+			s.FinishedAt = *a.FinishedAt
+		}
+		steps = append(steps, s)
+	}
+	return steps
+}
