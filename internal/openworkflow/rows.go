@@ -138,6 +138,15 @@ type RunContext struct {
 	Kubernetes   *ObjectRef        `json:"kubernetes,omitempty"`
 }
 
+// Encode returns the column's JSON.
+func (c RunContext) Encode() json.RawMessage {
+	b, err := json.Marshal(c)
+	if err != nil { // texts always marshal
+		panic(err)
+	}
+	return b
+}
+
 // Object returns the Kubernetes object that the run mirrors, or nil when it was
 // not started from one. A context of another shape counts as none.
 func (r *Run) Object() *ObjectRef {
