@@ -54,12 +54,14 @@ func NonRetryable(err error) error {
 	return &durable.NonRetryableError{Err: err}
 }
 
-// Run calls fn and stores its result before it returns it, or returns the stored
-// result of an earlier execution without calling fn. A result that was stored is
-// never computed again, whatever is killed. A crash before that means that fn is
-// called again: between its own effect and the storing of its result there is a
-// moment in which no one can know. Where the effect is outside this database, give
-// the other side an idempotency key made of [workflow.Info]'s ID and the step's name.
+// Run calls fn and stores its result, or returns the stored result of an earlier
+// execution without calling fn. The result is stored before anything else is done for
+// the run: before the next step's function is called, and before the run ends or waits.
+// A result that was stored is never computed again, whatever is killed. A crash before
+// that means that fn is called again: between its own effect and the storing of its
+// result there is a moment in which no one can know. Where the effect is outside this
+// database, give the other side an idempotency key made of [workflow.Info]'s ID and the
+// step's name.
 //
 // The result travels as JSON, as encoding/json does it, also at the first
 // execution. The context that fn gets ends when the run is canceled, passes its

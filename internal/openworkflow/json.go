@@ -16,6 +16,61 @@ func Column(value json.RawMessage) json.RawMessage {
 	return value
 }
 
+// maxPlainDepth is a depth of nesting that Postgres parses in any case.
+const maxPlainDepth = 500
+
+// Plain reports whether Postgres certainly stores a valid JSON text in a jsonb column.
+// It says no, to be on the safe side, to escapes other than the common ones (U+0000 and
+// lone surrogates cannot be stored), to numbers with an exponent, and to what is very
+// deep or very large.
+func Plain(value []byte) bool {
+	const maxSize = 1 << 20
+	if len(value) > maxSize {
+		return false
+	}
+	depth, inString := 0, false
+	for i := 0; i < len(value); i++ {
+		switch c := value[i]; {
+		case c == '\\':
+			i++
+			if i == len(value) || value[i] == 'u' && !plainEscape(value[i+1:]) {
+				return false
+			}
+		case c == '"':
+			inString = !inString
+		case inString:
+			if c < 0x20 {
+				return false
+			}
+		case c == '{' || c == '[':
+			if depth++; depth > maxPlainDepth {
+				return false
+			}
+		case c == '}' || c == ']':
+			depth--
+		case (c == 'e' || c == 'E') && i > 0 && value[i-1] >= '0' && value[i-1] <= '9':
+			return false
+		}
+	}
+	return true
+}
+
+// plainEscape reports whether the four digits after \u are those that Go's encoder
+// writes for <, > and &, for control characters but U+0000, or for U+2028 and U+2029.
+func plainEscape(digits []byte) bool {
+	if len(digits) < 4 {
+		return false
+	}
+	switch code := string(digits[:4]); {
+	case code == "0000":
+		return false
+	case code == "2028", code == "2029":
+		return true
+	default:
+		return code[:2] == "00"
+	}
+}
+
 const lowerHex = "0123456789abcdef"
 
 // appendJavaScriptString appends s as JavaScript's JSON.stringify writes it:

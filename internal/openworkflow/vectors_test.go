@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -234,4 +235,21 @@ func TestNewID_IncreasesAndIsVersion7(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func TestPlainIsWhatPostgresStoresForCertain(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]bool{
+		`null`: true, `"text"`: true, `{"a":[1,2.5,-3,true,false,null]}`: true, `"\n\t\"\\ \/"`: true,
+		`"\u003chtml\u003e \u0026 \u2028"`: true, `"é €"`: true, `"1e5 escape"`: true, `{"e":1}`: true, `[true,false]`: true,
+		`"\u0000"`: false, `"\ud800"`: false, `"\ud83d\ude00"`: false, `1e5`: false, `1E400000`: false,
+		`"\\u0000"`: true, `"\\\u0000"`: false,
+		strings.Repeat("[", 501) + strings.Repeat("]", 501): false,
+		strings.Repeat("[", 500) + strings.Repeat("]", 500): true,
+		`"` + strings.Repeat("x", 1<<20) + `"`:              false,
+	} {
+		if got := Plain([]byte(value)); got != want {
+			t.Errorf("Plain(%.40s) is %v", value, got)
+		}
+	}
 }

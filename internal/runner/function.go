@@ -34,7 +34,7 @@ func (e *execution) Run(ctx context.Context, step durable.FunctionStep) (json.Ra
 		e.checkpoint()
 		e.secure()
 		attempt := e.newAttempt(name, openworkflow.KindFunction, nil)
-		if output, err, final := e.attempt(ctx, attempt, step); final {
+		if output, err, final := e.attempt(ctx, attempt, step, true); final {
 			return output, err
 		}
 		again, failure = e.retryTime(name, step.Retry)
@@ -120,7 +120,7 @@ func (e *execution) branch(ctx context.Context, c *call, step durable.FunctionSt
 			e.secure()
 			attempt = new(e.newAttempt(c.name, openworkflow.KindFunction, nil))
 		}
-		output, err, final := e.attempt(ctx, *attempt, step)
+		output, err, final := e.attempt(ctx, *attempt, step, false)
 		again, failure := e.retryTime(c.name, step.Retry)
 		e.mu.Lock()
 		e.executing--
@@ -213,8 +213,12 @@ func (e *execution) recall(name string, policy openworkflow.RetryPolicy) (output
 
 // attempt calls the function once and stores how that ended. When it is not final, the
 // step has failed and is to be tried again.
+//
+// On the workflow's own goroutine, a result that can be stored for certain travels: it
+// is durable before the next function is called and before the run ends, so that the
+// last step of a run costs no commit of its own.
 func (e *execution) attempt(
-	ctx context.Context, attempt openworkflow.StepAttempt, step durable.FunctionStep,
+	ctx context.Context, attempt openworkflow.StepAttempt, step durable.FunctionStep, inline bool,
 ) (output json.RawMessage, err error, final bool) { //nolint:revive // the error is the step's result
 	shown := e.showWhenLong(attempt)
 	output, err = e.callTraced(ctx, attempt.StepName, step)
@@ -222,6 +226,13 @@ func (e *execution) attempt(
 
 	if err == nil {
 		attempt.Status, attempt.Output = openworkflow.StepCompleted, output
+		if inline && openworkflow.Plain(output) {
+			e.mu.Lock()
+			e.decideLocked(attempt)
+			e.mu.Unlock()
+			e.unwritten.soon(e.flushUnwritten)
+			return output, nil, true
+		}
 		err = e.submit(append(e.unwritten.takeNotes(), e.stepWrite(attempt)), nil)
 		if err == nil {
 			e.ended(attempt)

@@ -216,6 +216,8 @@ func (e *stepLimitError) encode() json.RawMessage {
 // write writes the end of the pass, and with it what has not been written yet.
 func (e *execution) write(w store.RunWrite) error {
 	w.Lease = e.lease
+	e.unwritten.flush.Lock() // what is being written comes first
+	defer e.unwritten.flush.Unlock()
 	steps := e.unwritten.take()
 	err := e.runner.flusher.submit(e.writeCtx, steps, &w)
 	if err != nil && len(steps) > 0 && !e.gone(err) {

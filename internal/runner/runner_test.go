@@ -65,7 +65,7 @@ func TestR77FailedStepIsRetriedAndWorkflowSeesOnlyTheEnd(t *testing.T) {
 				return "", fmt.Errorf("failure %d", n)
 			}
 			return "fine", nil
-		}, step.Retry(fast))
+		}, step.Retry(workflow.RetryPolicy{InitialInterval: 200 * time.Millisecond, BackoffCoefficient: 1, MaximumAttempts: 3}))
 		if err != nil {
 			c.add("error seen")
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -26,6 +27,23 @@ type unwritten struct {
 
 	// flush is held while they are being written on behalf of a function.
 	flush sync.Mutex
+	// late writes them should the workflow do nothing durable for a while.
+	late *time.Timer
+}
+
+// patience is how long the result of a step may be unwritten while its workflow does
+// something else.
+const patience = 5 * time.Millisecond
+
+// soon sees to it that what was taken up is written soon, whatever the workflow does.
+func (u *unwritten) soon(write func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.late == nil {
+		u.late = time.AfterFunc(patience, write)
+	} else {
+		u.late.Reset(patience)
+	}
 }
 
 // decide takes up an attempt that must be durable before another function is called.
@@ -48,6 +66,9 @@ func (u *unwritten) take() []store.StepWrite {
 	defer u.mu.Unlock()
 	all := append(u.decisions, u.notes...)
 	u.decisions, u.notes = nil, nil
+	if u.late != nil {
+		u.late.Stop()
+	}
 	return all
 }
 
