@@ -1,0 +1,203 @@
+package memstore
+
+import (
+	"context"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// Apply writes step attempts, then ends leases. Each write succeeds or fails by
+// itself; see the method of package store.
+func (s *Store) Apply(ctx context.Context, steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error, err error) {
+	now, err := s.begin(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer s.end()
+	faults := map[openworkflow.Lease]error{}
+	if len(steps) > 0 {
+		stepErrs = make([]error, len(steps))
+	}
+	for i, w := range steps {
+		if fault := prepare(&w); fault != nil {
+			stepErrs[i], faults[w.Lease] = fault, fault
+			continue
+		}
+		stepErrs[i] = s.writeStep(w, now)
+	}
+	if len(runs) > 0 {
+		runErrs = make([]error, len(runs))
+	}
+	first := map[openworkflow.Lease]bool{}
+	for i, w := range runs {
+		fault := faults[w.Lease]
+		if fault == nil {
+			fault = columns(&w.Output, &w.Error)
+		}
+		switch {
+		case fault != nil:
+			runErrs[i] = fault
+		case first[w.Lease]:
+			runErrs[i] = store.ErrLeaseLost
+		default:
+			first[w.Lease] = true
+			runErrs[i] = s.writeRun(w, now)
+		}
+	}
+	for _, w := range runs {
+		if w.Op == store.RunPark {
+			s.reconcile(s.runs[w.RunID], now)
+		}
+	}
+	return stepErrs, runErrs, nil
+}
+
+// prepare turns the values of a write into what the columns hold.
+func prepare(w *store.StepWrite) error {
+	if err := checkText(w.Attempt.ID, w.Attempt.StepName); err != nil {
+		return err
+	}
+	if err := columns(&w.Attempt.Context, &w.Attempt.Output, &w.Attempt.Error); err != nil {
+		return err
+	}
+	if w.Child == nil {
+		return nil
+	}
+	child := *w.Child
+	w.Child = &child
+	if err := checkText(child.WorkflowName); err != nil {
+		return err
+	}
+	return columns(&child.Input, &child.Context)
+}
+
+// writeStep inserts or ends an attempt (R46), and starts its child.
+func (s *Store) writeStep(w store.StepWrite, now time.Time) error {
+	held := s.held(w.Lease) != nil
+	a, exists := s.attempts[w.Attempt.ID]
+	switch {
+	case exists && a.WorkflowRunID != w.RunID:
+		return store.ErrLeaseLost
+	case exists && w.Attempt.Status != openworkflow.StepRunning && a.Status == w.Attempt.Status: // written before
+	case !held:
+		return store.ErrLeaseLost
+	case !exists:
+		a = s.insertStep(w, now)
+	case w.Attempt.Status == openworkflow.StepRunning:
+	case a.Status == openworkflow.StepRunning:
+		a.UpdatedAt = now
+		endStep(a, w.Attempt, now)
+	default:
+		return store.ErrLeaseLost
+	}
+	if held && w.Child != nil && a.Kind == openworkflow.KindWorkflow && a.ChildWorkflowRunID == nil {
+		s.startChild(a, *w.Child, now)
+	}
+	return nil
+}
+
+func (s *Store) insertStep(w store.StepWrite, now time.Time) *openworkflow.StepAttempt {
+	a := &openworkflow.StepAttempt{
+		NamespaceID:   store.DefaultNamespaceID,
+		ID:            w.Attempt.ID,
+		WorkflowRunID: w.RunID,
+		StepName:      w.Attempt.StepName,
+		Kind:          w.Attempt.Kind,
+		Status:        openworkflow.StepRunning,
+		Context:       w.Attempt.Context,
+		StartedAt:     new(now.Add(-max(0, w.Elapsed)).Truncate(time.Microsecond)),
+		CreatedAt:     now.Truncate(time.Millisecond),
+		UpdatedAt:     now,
+	}
+	if w.Attempt.Status != openworkflow.StepRunning {
+		endStep(a, w.Attempt, now)
+	}
+	s.attempts[a.ID] = a
+	// In the order of creation, then of ids, as a history is read (R71).
+	all := append(s.steps[w.RunID], a)
+	for i := len(all) - 1; i > 0 && all[i].CreatedAt.Equal(all[i-1].CreatedAt) && all[i].ID < all[i-1].ID; i-- {
+		all[i], all[i-1] = all[i-1], all[i]
+	}
+	s.steps[w.RunID] = all
+	return a
+}
+
+func endStep(a *openworkflow.StepAttempt, outcome openworkflow.StepAttempt, now time.Time) {
+	a.Status, a.FinishedAt = outcome.Status, &now
+	if a.Status == openworkflow.StepCompleted {
+		a.Output = outcome.Output
+	} else {
+		a.Error = outcome.Error
+	}
+}
+
+// startChild gives an attempt that has none a child: the run that holds the attempt's
+// key or, else, a new one (R98c).
+func (s *Store) startChild(a *openworkflow.StepAttempt, child store.NewRun, now time.Time) {
+	created := s.create(store.NewRun{
+		ID:             child.ID,
+		WorkflowName:   child.WorkflowName,
+		Version:        child.Version,
+		IdempotencyKey: new("__workflow:" + a.NamespaceID + ":" + a.ID),
+		Input:          child.Input,
+		Context:        child.Context,
+	}, &a.ID, now)
+	a.ChildWorkflowRunID, a.UpdatedAt = &created.RunID, now
+}
+
+// writeRun ends a lease by the write matrix (R42).
+func (s *Store) writeRun(w store.RunWrite, now time.Time) error {
+	r := s.held(w.Lease)
+	if r == nil {
+		r = s.runs[w.RunID]
+		if w.Op == store.RunComplete && r != nil && r.Status == openworkflow.RunCompleted && r.WorkerID != nil && *r.WorkerID == w.WorkerID {
+			return nil // written before
+		}
+		return store.ErrLeaseLost
+	}
+	due := now
+	if at := milliseconds(w.At); at != nil && w.Op != store.RunRelease {
+		due = *at
+	}
+	if w.Failure && (w.Op == store.RunFail || w.Op == store.RunRetry) {
+		r.Failures++
+	}
+	r.UpdatedAt = now
+	if w.Op == store.RunComplete {
+		r.Status, r.Output, r.Error, r.FinishedAt = openworkflow.RunCompleted, w.Output, nil, &now
+		s.ended(r, now) // the worker id stays
+		return nil
+	}
+	r.WorkerID = nil
+	switch w.Op {
+	case store.RunFail:
+		r.Status, r.Error, r.StartedAt, r.FinishedAt = openworkflow.RunFailed, w.Error, nil, milliseconds(w.FinishedAt)
+		if r.FinishedAt == nil {
+			r.FinishedAt = new(now.Truncate(time.Millisecond))
+		}
+		s.ended(r, now)
+	case store.RunRetry:
+		r.Status, r.Error, r.StartedAt, r.FinishedAt = openworkflow.RunPending, w.Error, nil, nil
+		r.setDue(due)
+	case store.RunPark, store.RunRelease, store.RunComplete:
+		r.setDue(due)
+	}
+	return nil
+}
+
+// reconcile makes a parked run due when what it waits for has come (R83).
+func (s *Store) reconcile(r *run, now time.Time) bool {
+	if r == nil || r.Status != openworkflow.RunRunning || r.WorkerID != nil {
+		return false
+	}
+	for _, a := range s.steps[r.ID] {
+		if _, arrived := s.arrival(a); arrived {
+			before := r.UpdatedAt
+			r.wake(now)
+			return r.UpdatedAt != before
+		}
+	}
+	return false
+}

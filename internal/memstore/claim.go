@@ -1,0 +1,181 @@
+package memstore
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// Claim leases due runs to the request's worker ids and returns them (R42, R43). Of
+// the slots, half are for new runs and half for those that are due again.
+func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openworkflow.Run, error) {
+	if len(request.WorkerIDs) == 0 || len(request.Served) == 0 {
+		return nil, nil
+	}
+	now, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	runs := []openworkflow.Run{}
+	defer func() {
+		if len(runs) > 0 {
+			s.end()
+		} else {
+			s.mu.Unlock()
+		}
+	}()
+	served := map[string]bool{}
+	for _, d := range request.Served {
+		served[identity(d.Name, d.Version)] = true
+	}
+	var pending, again []*run
+	for _, r := range s.open {
+		switch {
+		case !r.claimable(now, served):
+		case r.Status == openworkflow.RunPending:
+			pending = append(pending, r)
+		default:
+			again = append(again, r)
+		}
+	}
+	slices.SortFunc(pending, firstDue)
+	slices.SortFunc(again, firstDue)
+	s.turn++
+	slots := len(request.WorkerIDs)
+	share := min(len(again), (slots+int(s.turn%2))/2)
+	chosen := slices.Concat(again[:share], pending, again[share:])
+	chosen = chosen[:min(len(chosen), slots)]
+
+	for i, r := range chosen {
+		r.Status = openworkflow.RunRunning
+		r.Attempts++
+		r.WorkerID = new(request.WorkerIDs[i])
+		r.AvailableAt = new(now.Add(request.Lease))
+		if r.StartedAt == nil {
+			r.StartedAt = &now
+		}
+		r.UpdatedAt = now
+		runs = append(runs, r.copyOf())
+	}
+	return runs, nil
+}
+
+func (r *run) claimable(now time.Time, served map[string]bool) bool {
+	return r.AvailableAt != nil && !r.AvailableAt.After(now) && r.SuspendedAt == nil &&
+		(r.DeadlineAt == nil || r.DeadlineAt.After(now)) && served[identity(r.WorkflowName, r.Version)]
+}
+
+// firstDue orders runs as claims take them; ids only make the order certain.
+func firstDue(a, b *run) int {
+	if c := a.AvailableAt.Compare(*b.AvailableAt); c != 0 {
+		return c
+	}
+	if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
+		return c
+	}
+	return strings.Compare(a.ID, b.ID)
+}
+
+// Heartbeat extends the leases that are still held to d from now and returns the
+// state of each, in the same order.
+func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d time.Duration) ([]store.LeaseState, error) {
+	if len(leases) == 0 {
+		return nil, nil
+	}
+	now, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.end()
+	states := make([]store.LeaseState, len(leases))
+	for i, l := range leases {
+		states[i].Lease = l
+		r := s.runs[l.RunID]
+		if r == nil {
+			continue
+		}
+		if s.held(l) != nil {
+			states[i].Held = true
+			r.AvailableAt, r.UpdatedAt = new(now.Add(d)), now
+		}
+		states[i].Status, states[i].Suspended, states[i].DeadlineAt = r.Status, r.SuspendedAt != nil, r.DeadlineAt
+	}
+	return states, nil
+}
+
+// ReleaseLeases ends the leases held under a pod's uid, except those of one process
+// in it, and returns the runs.
+func (s *Store) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
+	now, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.end()
+	var ids []string
+	for _, id := range sortedKeys(s.open) {
+		r := s.open[id]
+		switch {
+		case r.Status != openworkflow.RunRunning || r.WorkerID == nil,
+			!strings.HasPrefix(*r.WorkerID, podUID+"."),
+			exceptProcess != "" && strings.HasPrefix(*r.WorkerID, podUID+"."+exceptProcess+"."):
+			continue
+		}
+		r.WorkerID = nil
+		r.setDue(now)
+		r.UpdatedAt = now
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// SuspendRuns keeps open runs from being claimed until ResumeRuns, and returns how
+// many it suspended.
+func (s *Store) SuspendRuns(ctx context.Context, ids []string) (int, error) {
+	now, err := s.begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer s.end()
+	n := 0
+	for _, id := range ids {
+		r := s.open[id]
+		if r == nil || r.SuspendedAt != nil {
+			continue
+		}
+		n++
+		r.SuspendedAt, r.UpdatedAt = &now, now
+		if r.WorkerID == nil {
+			r.resumeAt, r.AvailableAt = r.AvailableAt, nil
+		}
+	}
+	return n, nil
+}
+
+// ResumeRuns undoes SuspendRuns, and returns how many runs it resumed.
+func (s *Store) ResumeRuns(ctx context.Context, ids []string) (int, error) {
+	now, err := s.begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer s.end()
+	n := 0
+	for _, id := range ids {
+		r := s.open[id]
+		if r == nil || r.SuspendedAt == nil {
+			continue
+		}
+		n++
+		if r.WorkerID == nil {
+			r.AvailableAt = r.resumeAt
+			if r.AvailableAt == nil {
+				r.AvailableAt = &now
+			}
+		}
+		r.SuspendedAt, r.resumeAt, r.UpdatedAt = nil, nil, now
+	}
+	return n, nil
+}

@@ -1,0 +1,218 @@
+package memstore
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// SendSignals delivers signals to the attempts that wait for them, and returns for
+// each the runs that it was delivered to (R104).
+func (s *Store) SendSignals(ctx context.Context, signals []store.Signal) ([][]string, error) {
+	signals = slices.Clone(signals)
+	for i := range signals {
+		if err := prepareSignal(&signals[i]); err != nil {
+			return nil, err
+		}
+	}
+	now, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.end()
+	runIDs := make([][]string, len(signals))
+	for i, signal := range signals {
+		runIDs[i] = s.deliver(signal, now)
+	}
+	return runIDs, nil
+}
+
+func prepareSignal(signal *store.Signal) error {
+	texts := []string{signal.Name}
+	if signal.IdempotencyKey != nil {
+		texts = append(texts, *signal.IdempotencyKey)
+	}
+	if err := checkText(texts...); err != nil {
+		return err
+	}
+	return columns(&signal.Data)
+}
+
+// deliver delivers one signal. Nobody who waits means that nothing is stored: signals
+// are not kept for later.
+func (s *Store) deliver(signal store.Signal, now time.Time) []string {
+	var runIDs []string
+	if signal.IdempotencyKey != nil {
+		for _, d := range s.deliveries {
+			if d.signal == signal.Name && d.key != nil && *d.key == *signal.IdempotencyKey && !slices.Contains(runIDs, d.runID) {
+				runIDs = append(runIDs, d.runID)
+			}
+		}
+		if len(runIDs) > 0 {
+			slices.Sort(runIDs)
+			return runIDs
+		}
+	}
+	for _, id := range sortedKeys(s.attempts) {
+		a := s.attempts[id]
+		if !waitsFor(a, signal.Name) || s.deliveries[id] != nil {
+			continue
+		}
+		s.deliveries[id] = &delivery{signal: signal.Name, data: signal.Data, key: signal.IdempotencyKey, runID: a.WorkflowRunID}
+		if !slices.Contains(runIDs, a.WorkflowRunID) {
+			runIDs = append(runIDs, a.WorkflowRunID)
+		}
+		if r := s.open[a.WorkflowRunID]; r != nil && r.WorkerID == nil {
+			r.wake(now)
+		}
+	}
+	slices.Sort(runIDs)
+	return runIDs
+}
+
+// waitsFor reports whether an attempt waits for a signal (R25).
+func waitsFor(a *openworkflow.StepAttempt, signal string) bool {
+	var c struct {
+		Signal *string `json:"signal"`
+	}
+	return a.Kind == openworkflow.KindSignalWait && a.Status == openworkflow.StepRunning &&
+		json.Unmarshal(a.Context, &c) == nil && c.Signal != nil && *c.Signal == signal
+}
+
+// Waiting reports whether a run waits for the signal, which was not delivered to it yet.
+func (s *Store) Waiting(signal string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.open {
+		for _, a := range s.steps[id] {
+			if waitsFor(a, signal) && s.deliveries[a.ID] == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// SendSignal delivers the signal that a step sends and stores that the step has
+// completed, under the run's lease (R99a). Repeating it returns the runs that were
+// stored.
+func (s *Store) SendSignal(ctx context.Context, step store.StepWrite, signal store.Signal) ([]string, error) {
+	now, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.end()
+	var output struct {
+		WorkflowRunIDs []string `json:"workflowRunIds"`
+	}
+	if a := s.attempts[step.Attempt.ID]; a != nil && a.Status != openworkflow.StepRunning {
+		if a.WorkflowRunID != step.RunID || a.Status != openworkflow.StepCompleted {
+			return nil, store.ErrLeaseLost
+		}
+		err := json.Unmarshal(a.Output, &output)
+		return output.WorkflowRunIDs, err
+	}
+	if s.held(step.Lease) == nil {
+		return nil, store.ErrLeaseLost
+	}
+	if signal.IdempotencyKey == nil {
+		signal.IdempotencyKey = new("__signal:" + step.RunID + ":" + step.Attempt.StepName)
+	}
+	if err := prepareSignal(&signal); err != nil {
+		return nil, err
+	}
+	output.WorkflowRunIDs = s.deliver(signal, now)
+	if output.WorkflowRunIDs == nil {
+		output.WorkflowRunIDs = []string{}
+	}
+	step.Attempt.Kind, step.Attempt.Status, step.Attempt.Context = openworkflow.KindSignalSend, openworkflow.StepCompleted, nil
+	if step.Attempt.Output, err = json.Marshal(output); err != nil {
+		return nil, err
+	}
+	if err := prepare(&step); err != nil {
+		return nil, err
+	}
+	return output.WorkflowRunIDs, s.writeStep(step, now)
+}
+
+// Arrivals returns what running attempts wait for, where it has come: a child's end or
+// a signal. Others are absent.
+func (s *Store) Arrivals(ctx context.Context, attemptIDs []string) (map[string]store.Arrival, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	arrivals := map[string]store.Arrival{}
+	for _, id := range attemptIDs {
+		if a := s.attempts[id]; a != nil {
+			if arrival, arrived := s.arrival(a); arrived {
+				arrivals[id] = arrival
+			}
+		}
+	}
+	return arrivals, nil
+}
+
+func (s *Store) arrival(a *openworkflow.StepAttempt) (store.Arrival, bool) {
+	if a.Status != openworkflow.StepRunning {
+		return store.Arrival{}, false
+	}
+	switch a.Kind {
+	case openworkflow.KindWorkflow:
+		if a.ChildWorkflowRunID == nil {
+			return store.Arrival{}, false
+		}
+		c := s.runs[*a.ChildWorkflowRunID]
+		if c == nil || !c.Status.Terminal() {
+			return store.Arrival{}, false
+		}
+		return store.Arrival{Child: &openworkflow.Run{
+			ID: c.ID, Status: c.Status, Output: c.Output, Error: c.Error, FinishedAt: c.FinishedAt,
+		}}, true
+	case openworkflow.KindSignalWait:
+		d := s.deliveries[a.ID]
+		if d == nil {
+			return store.Arrival{}, false
+		}
+		return store.Arrival{Data: d.data}, true
+	default:
+		return store.Arrival{}, false
+	}
+}
+
+// Sweep heals, when the last sweep is older than every: it fails runs past their
+// deadline and wakes up to limit parked runs for which something has come (R171).
+func (s *Store) Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error) {
+	now, err := s.begin(ctx)
+	if err != nil {
+		return store.Swept{}, err
+	}
+	defer s.end()
+	if !s.sweptAt.IsZero() && now.Sub(s.sweptAt) < every {
+		return store.Swept{}, nil
+	}
+	s.sweptAt = now
+	swept := store.Swept{Turn: true, Expired: s.failExpired(now, limit)}
+	seen := 0
+	for _, id := range sortedKeys(s.open) {
+		r := s.open[id]
+		if id <= s.cursor || !r.Parked() {
+			continue
+		}
+		if seen == limit { // the next sweep goes on here
+			return swept, nil
+		}
+		seen++
+		s.cursor = id
+		if s.reconcile(r, now) {
+			swept.Woken = append(swept.Woken, id)
+		}
+	}
+	s.cursor = ""
+	return swept, nil
+}

@@ -1,0 +1,190 @@
+package memstore
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// Store is one namespace. Make one with New. Its methods may be called concurrently;
+// each is one transaction, and sees one instant.
+type Store struct {
+	mu      sync.Mutex
+	skipped time.Duration
+	// served are the workflows whose runs AwaitIdle and Advance look at.
+	served map[string]bool
+
+	runs map[string]*run
+	// open are the runs that have not ended.
+	open     map[string]*run
+	attempts map[string]*openworkflow.StepAttempt
+	steps    map[string][]*openworkflow.StepAttempt // by run, in the order of creation
+	// deliveries are by attempt: there is at most one (R105).
+	deliveries map[string]*delivery
+	workers    map[workerKey]store.Worker
+
+	// turn counts claims, to alternate who gets the odd slot.
+	turn    uint64
+	sweptAt time.Time
+	// cursor is the last parked run that a sweep has looked at.
+	cursor string
+
+	due, ends listeners
+	// changed is closed, and made anew, after every call that may have changed something.
+	changed chan struct{}
+}
+
+type run struct {
+	openworkflow.Run
+	// resumeAt is when a suspended run would be due.
+	resumeAt *time.Time
+}
+
+type delivery struct {
+	signal string
+	data   json.RawMessage
+	key    *string
+	runID  string
+}
+
+type workerKey struct{ podUID, process string }
+
+// New returns an empty store. The workflows are those that somebody serves: AwaitIdle
+// does not wait until runs of others are executed, as they never are.
+func New(served ...openworkflow.Definition) *Store {
+	s := &Store{
+		served:     map[string]bool{},
+		runs:       map[string]*run{},
+		open:       map[string]*run{},
+		attempts:   map[string]*openworkflow.StepAttempt{},
+		steps:      map[string][]*openworkflow.StepAttempt{},
+		deliveries: map[string]*delivery{},
+		workers:    map[workerKey]store.Worker{},
+		changed:    make(chan struct{}),
+	}
+	for _, d := range served {
+		s.served[identity(d.Name, d.Version)] = true
+	}
+	return s
+}
+
+// identity is a definition's name and version in one (R61).
+func identity(name string, version *string) string {
+	if version == nil {
+		return name
+	}
+	return name + "\x00" + *version
+}
+
+// begin starts a transaction and returns its instant.
+func (s *Store) begin(ctx context.Context) (now time.Time, err error) {
+	if err := ctx.Err(); err != nil {
+		return time.Time{}, err
+	}
+	s.mu.Lock()
+	return s.now(), nil
+}
+
+// now is the time in the precision of Postgres.
+func (s *Store) now() time.Time {
+	return time.Now().Add(s.skipped).Round(0).UTC().Truncate(time.Microsecond)
+}
+
+// end ends a transaction that may have changed something.
+func (s *Store) end() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.mu.Unlock()
+}
+
+// Now returns the store's time.
+func (s *Store) Now() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now()
+}
+
+// milliseconds cuts an instant off to the precision that clients' have (R7); nil for
+// none.
+func milliseconds(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return new(t.UTC().Truncate(time.Millisecond))
+}
+
+// checkText refuses a text that Postgres cannot store.
+func checkText(texts ...string) error {
+	for _, text := range texts {
+		if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+			return fmt.Errorf("%w: invalid byte sequence for encoding UTF8: %q", store.ErrInvalidJSON, text)
+		}
+	}
+	return nil
+}
+
+// column is jsonb for several columns of one row.
+func columns(values ...*json.RawMessage) error {
+	for _, value := range values {
+		normal, err := jsonb(*value)
+		if err != nil {
+			return err
+		}
+		*value = slices.Clip(normal)
+	}
+	return nil
+}
+
+// held returns the run of a lease that is held, or nil (R45).
+func (s *Store) held(l openworkflow.Lease) *run {
+	r := s.runs[l.RunID]
+	if r == nil || r.Status != openworkflow.RunRunning || r.WorkerID == nil || *r.WorkerID != l.WorkerID {
+		return nil
+	}
+	return r
+}
+
+// sortedKeys returns a map's keys in order, so that nothing depends on chance.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// setDue makes a run due at an instant, now or when it is resumed.
+func (r *run) setDue(at time.Time) {
+	if r.SuspendedAt == nil {
+		r.AvailableAt, r.resumeAt = &at, nil
+	} else {
+		r.AvailableAt, r.resumeAt = nil, &at
+	}
+}
+
+// wake makes a run due now unless it is already (R42).
+func (r *run) wake(now time.Time) {
+	due := r.AvailableAt
+	if r.SuspendedAt != nil {
+		due = r.resumeAt
+	}
+	if due == nil || due.After(now) {
+		r.setDue(now)
+		r.UpdatedAt = now
+	}
+}
+
+func isOpen(status openworkflow.RunStatus) bool {
+	switch status {
+	case openworkflow.RunPending, openworkflow.RunRunning, openworkflow.RunSleeping:
+		return true
+	default:
+		return false
+	}
+}
+
+// copyOf returns a run as callers get it. What it points to is never written to.
+func (r *run) copyOf() openworkflow.Run { return r.Run }

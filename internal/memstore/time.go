@@ -1,0 +1,98 @@
+package memstore
+
+import (
+	"context"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+)
+
+// AwaitIdle returns when the store is idle: no run that is served is claimed or due,
+// so nothing happens before somebody creates a run, sends a signal, or lets time pass.
+// It returns earlier when the run with this id has ended, and reports that.
+func (s *Store) AwaitIdle(ctx context.Context, runID string) (ended bool, err error) {
+	for {
+		s.mu.Lock()
+		r := s.runs[runID]
+		ended, busy, due, changed := r != nil && r.Status.Terminal(), s.busy(), s.claimable(), s.changed
+		s.mu.Unlock()
+		if ended || !busy && !due {
+			return ended, nil
+		}
+		if due { // perhaps by the passing of time, which nobody has notified of
+			s.due.notify()
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// busy reports whether a run is claimed, and claimable whether one could be.
+func (s *Store) busy() bool {
+	for _, r := range s.open {
+		if s.isServed(r) && r.Status == openworkflow.RunRunning && r.WorkerID != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Store) claimable() bool {
+	now := s.now()
+	for _, r := range s.open {
+		if r.claimable(now, s.served) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Store) isServed(r *run) bool { return s.served[identity(r.WorkflowName, r.Version)] }
+
+// Advance lets time pass until the next instant at which an idle store has something
+// to do: a run is due, or has reached its deadline, of which it then fails. It does
+// not go beyond until, if that is not zero. It reports whether there was anything to
+// wait for.
+func (s *Store) Advance(until time.Time) bool {
+	s.mu.Lock()
+	now, next := s.now(), until
+	for _, r := range s.open {
+		if !s.isServed(r) {
+			continue
+		}
+		for _, at := range []*time.Time{r.AvailableAt, r.DeadlineAt} {
+			if at != nil && (next.IsZero() || at.Before(next)) {
+				next = *at
+			}
+		}
+	}
+	if next.IsZero() {
+		s.mu.Unlock()
+		return false
+	}
+	if next.After(now) {
+		// The clock is cut off to microseconds: one more, and it has reached next.
+		s.skipped += next.Sub(now) + time.Microsecond
+	}
+	s.failExpired(s.now(), len(s.open))
+	s.end()
+	s.due.notify()
+	s.ends.notify()
+	return true
+}
+
+// Unserved returns the names of the workflows with open runs that nobody serves.
+func (s *Store) Unserved() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := map[string]bool{}
+	for _, r := range s.open {
+		if !s.isServed(r) {
+			names[r.WorkflowName] = true
+		}
+	}
+	return sortedKeys(names)
+}

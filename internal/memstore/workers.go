@@ -1,0 +1,57 @@
+package memstore
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// SaveWorker records that the process is alive and what it serves. Of one pod it
+// keeps only the last process that reported.
+func (s *Store) SaveWorker(ctx context.Context, w store.Worker) error {
+	now, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.end()
+	for key := range s.workers {
+		if key.podUID == w.PodUID {
+			delete(s.workers, key)
+		}
+	}
+	w.SeenAt = now
+	s.workers[workerKey{w.PodUID, w.Process}] = w
+	return nil
+}
+
+// RemoveWorker forgets a process. One that is unknown is no error.
+func (s *Store) RemoveWorker(ctx context.Context, podUID, process string) error {
+	if _, err := s.begin(ctx); err != nil {
+		return err
+	}
+	defer s.end()
+	delete(s.workers, workerKey{podUID, process})
+	return nil
+}
+
+// Workers returns the processes that reported within the given time, ordered by pool
+// and pod.
+func (s *Store) Workers(ctx context.Context, within time.Duration) ([]store.Worker, error) {
+	now, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.end()
+	var workers []store.Worker
+	for _, w := range s.workers {
+		if !w.SeenAt.Before(now.Add(-within)) {
+			workers = append(workers, w)
+		}
+	}
+	slices.SortFunc(workers, func(a, b store.Worker) int {
+		return slices.Compare([]string{a.Pool, a.PodName, a.PodUID, a.Process}, []string{b.Pool, b.PodName, b.PodUID, b.Process})
+	})
+	return slices.Clip(workers), nil
+}
