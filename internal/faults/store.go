@@ -1,0 +1,322 @@
+// Package faults kills workers at chosen moments, for tests: between an execution
+// engine and its store it drops a write, or what says that a write was made, and ends
+// the lease of the run, so that everything the worker held in memory is lost. The run
+// is taken over as after any death of a worker.
+//
+// It keeps a record of what was stored beside the store's own, against which tests
+// check that no step is executed again once its completion is stored.
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/runner"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// Strike says what happens at a write.
+type Strike int
+
+const (
+	// None lets the write be made.
+	None Strike = iota
+	// Before kills the worker before the write: it is not made.
+	Before
+	// After kills the worker after the write, before it learns of that.
+	After
+)
+
+func (s Strike) String() string {
+	return [...]string{None: "none", Before: "before", After: "after"}[s]
+}
+
+// Write is everything that is written at once for one claimed run.
+type Write struct {
+	openworkflow.Lease
+	// Claim: the run was claimed. Only After strikes here.
+	Claim bool
+	// Steps are the step attempts that are written, at most one for a signal.
+	Steps []store.StepWrite
+	// Signal is the name of the signal that is sent, nil for none.
+	Signal *string
+	// Run is the end of the lease, nil for none.
+	Run *store.RunWrite
+}
+
+var ops = map[store.RunOp]string{
+	store.RunPark: "park", store.RunComplete: "complete", store.RunFail: "fail", store.RunRetry: "retry", store.RunRelease: "release",
+}
+
+// String says what is written, without what is different each time.
+func (w Write) String() string {
+	var parts []string
+	if w.Claim {
+		parts = append(parts, "claim")
+	}
+	for _, s := range w.Steps {
+		parts = append(parts, fmt.Sprintf("%s %s %q", s.Attempt.Status, s.Attempt.Kind, s.Attempt.StepName))
+	}
+	if w.Signal != nil {
+		parts = append(parts, fmt.Sprintf("signal %q", *w.Signal))
+	}
+	if w.Run != nil {
+		parts = append(parts, ops[w.Run.Op])
+	}
+	return strings.Join(parts, ", ")
+}
+
+// Store is a runner's store in which workers die. Make one with New.
+type Store struct {
+	runner.Store
+	strike func(Write) Strike
+
+	mu      sync.Mutex
+	holders map[string]string // run id → worker id of the last claim
+	dead    map[string]bool   // worker ids
+	record  map[stepKey]*outcomes
+}
+
+type stepKey struct{ runID, step string }
+
+// outcomes are the attempts of a function step that are stored.
+type outcomes struct {
+	completed bool
+	failed    int
+	attempts  map[string]bool
+}
+
+// New returns a store that asks strike about each write. Strike is called by one
+// goroutine at a time, and must not call the store.
+func New(inner runner.Store, strike func(Write) Strike) *Store {
+	return &Store{
+		Store:   inner,
+		strike:  strike,
+		holders: map[string]string{},
+		dead:    map[string]bool{},
+		record:  map[stepKey]*outcomes{},
+	}
+}
+
+// Claim implements runner.Store.
+func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openworkflow.Run, error) {
+	runs, err := s.Store.Claim(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	kept := runs[:0]
+	var dead []openworkflow.Lease
+	s.mu.Lock()
+	for _, run := range runs {
+		lease := openworkflow.Lease{RunID: run.ID, WorkerID: *run.WorkerID}
+		s.holders[run.ID] = lease.WorkerID
+		if s.strike(Write{Lease: lease, Claim: true}) == After {
+			s.dead[lease.WorkerID] = true
+			dead = append(dead, lease)
+		} else {
+			kept = append(kept, run)
+		}
+	}
+	s.mu.Unlock()
+	return kept, s.release(ctx, dead)
+}
+
+// Apply implements runner.Store. What it writes for one lease is one Write.
+func (s *Store) Apply(ctx context.Context, steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error, err error) {
+	dropped, dead := s.judge(steps, runs)
+	var keptSteps []store.StepWrite
+	var keptRuns []store.RunWrite
+	for _, w := range steps {
+		if !dropped[w.Lease] {
+			keptSteps = append(keptSteps, w)
+		}
+	}
+	for _, w := range runs {
+		if !dropped[w.Lease] {
+			keptRuns = append(keptRuns, w)
+		}
+	}
+	someSteps, someRuns, err := s.Store.Apply(ctx, keptSteps, keptRuns)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.keepRecord(keptSteps, someSteps)
+	if err := s.release(ctx, dead); err != nil {
+		return nil, nil, err
+	}
+	stepErrs, runErrs = make([]error, len(steps)), make([]error, len(runs))
+	struck := map[openworkflow.Lease]bool{}
+	for _, l := range dead {
+		struck[l] = true
+	}
+	i := 0
+	for n, w := range steps {
+		switch {
+		case dropped[w.Lease]:
+			stepErrs[n] = store.ErrLeaseLost
+			continue
+		case struck[w.Lease]:
+			stepErrs[n] = store.ErrLeaseLost
+		default:
+			stepErrs[n] = someSteps[i]
+		}
+		i++
+	}
+	i = 0
+	for n, w := range runs {
+		switch {
+		case dropped[w.Lease]:
+			runErrs[n] = store.ErrLeaseLost
+			continue
+		case struck[w.Lease]:
+			runErrs[n] = store.ErrLeaseLost
+		default:
+			runErrs[n] = someRuns[i]
+		}
+		i++
+	}
+	return stepErrs, runErrs, nil
+}
+
+// judge asks about each lease's writes, and returns those that are not made, and all
+// leases whose worker is dead.
+func (s *Store) judge(steps []store.StepWrite, runs []store.RunWrite) (dropped map[openworkflow.Lease]bool, dead []openworkflow.Lease) {
+	var order []openworkflow.Lease
+	writes := map[openworkflow.Lease]*Write{}
+	of := func(l openworkflow.Lease) *Write {
+		if writes[l] == nil {
+			writes[l] = &Write{Lease: l}
+			order = append(order, l)
+		}
+		return writes[l]
+	}
+	for _, w := range steps {
+		write := of(w.Lease)
+		write.Steps = append(write.Steps, w)
+	}
+	for i, w := range runs {
+		of(w.Lease).Run = &runs[i]
+	}
+	dropped = map[openworkflow.Lease]bool{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range order {
+		strike := Before
+		if !s.dead[l.WorkerID] {
+			strike = s.strike(*writes[l])
+		}
+		if strike == None {
+			continue
+		}
+		s.dead[l.WorkerID] = true
+		dead = append(dead, l)
+		dropped[l] = strike == Before
+	}
+	return dropped, dead
+}
+
+// SendSignal implements runner.Store.
+func (s *Store) SendSignal(ctx context.Context, step store.StepWrite, signal store.Signal) ([]string, error) {
+	s.mu.Lock()
+	strike := Before
+	if !s.dead[step.WorkerID] {
+		strike = s.strike(Write{Lease: step.Lease, Steps: []store.StepWrite{step}, Signal: &signal.Name})
+	}
+	if strike != None {
+		s.dead[step.WorkerID] = true
+	}
+	s.mu.Unlock()
+	switch strike {
+	case None:
+		return s.Store.SendSignal(ctx, step, signal)
+	case After:
+		if _, err := s.Store.SendSignal(ctx, step, signal); err != nil {
+			return nil, err
+		}
+	case Before:
+	}
+	if err := s.release(ctx, []openworkflow.Lease{step.Lease}); err != nil {
+		return nil, err
+	}
+	return nil, store.ErrLeaseLost
+}
+
+// release ends leases of dead workers that they have not ended themselves, so that
+// nobody has to wait until they expire.
+func (s *Store) release(ctx context.Context, leases []openworkflow.Lease) error {
+	if len(leases) == 0 {
+		return nil
+	}
+	writes := make([]store.RunWrite, len(leases))
+	for i, l := range leases {
+		writes[i] = store.RunWrite{Lease: l, Op: store.RunRelease}
+	}
+	if _, _, err := s.Store.Apply(ctx, nil, writes); err != nil {
+		return err
+	}
+	return s.Notify(ctx)
+}
+
+// keepRecord takes down the ends of function steps that are stored.
+func (s *Store) keepRecord(writes []store.StepWrite, errs []error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, w := range writes {
+		if errs[i] != nil || w.Attempt.Kind != openworkflow.KindFunction || w.Attempt.Status == openworkflow.StepRunning {
+			continue
+		}
+		o := s.recordOf(w.RunID, w.Attempt.StepName)
+		if o.attempts[w.Attempt.ID] {
+			continue // the same write again
+		}
+		o.attempts[w.Attempt.ID] = true
+		if w.Attempt.Status == openworkflow.StepCompleted {
+			o.completed = true
+		} else {
+			o.failed++
+		}
+	}
+}
+
+func (s *Store) recordOf(runID, step string) *outcomes {
+	key := stepKey{runID, step}
+	if s.record[key] == nil {
+		s.record[key] = &outcomes{attempts: map[string]bool{}}
+	}
+	return s.record[key]
+}
+
+// What Begin returns.
+var (
+	// ErrDead means that the worker is dead: it calls no function any more.
+	ErrDead = errors.New("the worker has died")
+	// ErrAgain means that the step's completion is stored: it must not be executed.
+	ErrAgain = errors.New("a step is executed again although its completion is stored")
+)
+
+// Begin is called when a worker is about to call the function of a step. It returns
+// how many failed attempts of the step are stored.
+func (s *Store) Begin(workerID, runID, step string) (failed int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.recordOf(runID, step)
+	switch {
+	case s.dead[workerID]:
+		return o.failed, ErrDead
+	case o.completed:
+		return o.failed, fmt.Errorf("%w: %q of run %s", ErrAgain, step, runID)
+	default:
+		return o.failed, nil
+	}
+}
+
+// Holder returns the worker id of a run's last claim.
+func (s *Store) Holder(runID string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.holders[runID]
+}
