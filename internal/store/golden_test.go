@@ -57,7 +57,7 @@ func (r row) optional(column string) *string {
 
 func goldens(t *testing.T) []golden {
 	t.Helper()
-	files, err := filepath.Glob("testdata/golden/*.json")
+	files, err := filepath.Glob("../openworkflow/testdata/golden/*.json")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no golden files: %v", err)
 	}
@@ -82,8 +82,8 @@ func goldens(t *testing.T) []golden {
 func TestGolden_P8_SameRowsForTheSameTransitions(t *testing.T) {
 	t.Parallel()
 	for _, g := range goldens(t) {
-		if g.Scenario == "22-legacy-rows" {
-			continue // holds statuses that nobody writes any more (R40, R41)
+		if g.Scenario == "22-legacy-rows" || g.Scenario == "21-trace-context" {
+			continue // the one has statuses that nobody writes any more (R40, R41), both have no types
 		}
 		t.Run(g.Scenario, func(t *testing.T) {
 			t.Parallel()
