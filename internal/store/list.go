@@ -51,7 +51,7 @@ type StepPage struct {
 
 // ErrTwoCursors is the error of a Page with both cursors. The text is
 // OpenWorkflow's (R131).
-var ErrTwoCursors = errors.New("Cannot specify both 'after' and 'before' cursors") //nolint:revive,staticcheck // OpenWorkflow's text
+var ErrTwoCursors = errors.New("Cannot specify both 'after' and 'before' cursors") //nolint:staticcheck // OpenWorkflow's text
 
 // listRunsSQL reads workflow_runs_created_at_desc_idx in its order, from the cursor
 // ($2, $3) on.

@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -41,6 +42,7 @@ var settings = []string{
 type Server struct {
 	dir, bin string
 	port     int
+	settings []string // on top of the package's
 	identity *syscall.Credential
 
 	process *os.Process
@@ -49,10 +51,11 @@ type Server struct {
 }
 
 // Start starts a server that no other test uses and removes it when the test
-// ends. Its database "postgres" is empty.
-func Start(t testing.TB) *Server {
+// ends. Its database "postgres" is empty. Settings, such as "fsync=on", take the place
+// of those that make tests fast.
+func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	s, err := newServer()
+	s, err := newServer(settings...)
 	if err != nil {
 		t.Fatalf("Start Postgres for the test: %v", err)
 	}
@@ -64,6 +67,15 @@ func Start(t testing.TB) *Server {
 // It stays the same when the server is stopped and started.
 func (s *Server) URL() string {
 	return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/postgres?sslmode=disable", superuser, password, s.port)
+}
+
+// PID returns the process id of the server, the parent of its backends. It is 0 while
+// the server is stopped.
+func (s *Server) PID() int {
+	if s.process == nil {
+		return 0
+	}
+	return s.process.Pid
 }
 
 // Stop ends the server and breaks all its connections. No commit that was
@@ -88,7 +100,7 @@ func (s *Server) Start() error {
 		return nil
 	}
 	args := []string{"-D", filepath.Join(s.dir, "data"), "-p", strconv.Itoa(s.port), "-k", s.dir}
-	for _, setting := range settings {
+	for _, setting := range slices.Concat(settings, s.settings) {
 		args = append(args, "-c", setting)
 	}
 	s.log = &bytes.Buffer{}
@@ -147,13 +159,13 @@ func (s *Server) remove() {
 }
 
 // newServer creates a data directory and starts a server on it.
-func newServer() (*Server, error) {
+func newServer(settings ...string) (*Server, error) {
 	removeStale()
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{bin: bin}
+	s := &Server{bin: bin, settings: settings}
 	if s.identity, err = identity(); err != nil {
 		return nil, err
 	}

@@ -111,9 +111,32 @@ func giveBack(name string, makeEmpty func()) bool {
 	return true
 }
 
-// sharedURL starts the shared server once.
+// ForExamples returns the URL of an empty database for the examples of a package, which
+// have no testing.TB. TestMain calls it, and passes drop to Main.
+func ForExamples() (url string, drop func(), err error) {
+	admin, err := startShared()
+	if err != nil {
+		return "", nil, err
+	}
+	name := fmt.Sprintf("test_%d_%d", os.Getpid(), database.Add(1))
+	if err := execute(admin, `CREATE DATABASE `+name); err != nil {
+		return "", nil, err
+	}
+	url, err = databaseURL(admin, name)
+	return url, func() { _ = execute(admin, `DROP DATABASE `+name+` WITH (FORCE)`) }, err
+}
+
 func sharedURL(t testing.TB) string {
 	t.Helper()
+	url, err := startShared()
+	if err != nil {
+		t.Fatalf("Start Postgres for tests: %v", err)
+	}
+	return url
+}
+
+// startShared starts the shared server once.
+func startShared() (string, error) {
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.url == "" {
@@ -122,35 +145,50 @@ func sharedURL(t testing.TB) string {
 	if shared.url == "" {
 		server, err := newServer()
 		if err != nil {
-			t.Fatalf("Start Postgres for tests: %v", err)
+			return "", err
 		}
 		shared.server, shared.url = server, server.URL()
 	}
-	return shared.url
+	return shared.url, nil
 }
 
-// run runs a statement on a connection of its own. It is also called when the
-// test's context has ended.
 func run(t testing.TB, url, sql string) {
 	t.Helper()
+	if err := execute(url, sql); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// execute runs a statement on a connection of its own. It is also called when the
+// test's context has ended.
+func execute(url, sql string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
-		t.Fatalf("Connect to the test server: %v", err)
+		return fmt.Errorf("connect to the test server: %w", err)
 	}
 	defer func() { _ = conn.Close(ctx) }()
 	if _, err := conn.Exec(ctx, sql); err != nil {
-		t.Fatalf("%s: %v", sql, err)
+		return fmt.Errorf("%s: %w", sql, err)
 	}
+	return nil
 }
 
 func withDatabase(t testing.TB, server, name string) string {
 	t.Helper()
+	url, err := databaseURL(server, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return url
+}
+
+func databaseURL(server, name string) (string, error) {
 	u, err := url.Parse(server)
 	if err != nil {
-		t.Fatalf("Parse the test server's URL: %v", err)
+		return "", fmt.Errorf("parse the test server's URL: %w", err)
 	}
 	u.Path = "/" + name
-	return u.String()
+	return u.String(), nil
 }

@@ -1,0 +1,292 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// fakeOutcomes is a store of outcomes in memory. A statement takes a millisecond.
+type fakeOutcomes struct {
+	mu       sync.Mutex
+	outcomes map[string]store.Outcome
+	err      error
+	wake     func()
+	looks    []int // how many runs each statement asked for
+}
+
+func (f *fakeOutcomes) Outcomes(ctx context.Context, ids []string) (map[string]store.Outcome, error) {
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(time.Millisecond):
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.looks = append(f.looks, len(ids))
+	if f.err != nil {
+		return nil, f.err
+	}
+	got := map[string]store.Outcome{}
+	for _, id := range ids {
+		if o, ended := f.outcomes[id]; ended {
+			got[id] = o
+		}
+	}
+	return got, nil
+}
+
+func (f *fakeOutcomes) ListenEnds(ctx context.Context, wake func()) error {
+	f.mu.Lock()
+	f.wake = wake
+	f.mu.Unlock()
+	wake()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (f *fakeOutcomes) end(id string, notify bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.outcomes[id] = store.Outcome{Status: "completed"}
+	if notify {
+		f.wake()
+	}
+}
+
+func (f *fakeOutcomes) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+// statements returns how many there were since the last call, and forgets them.
+func (f *fakeOutcomes) statements() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := len(f.looks)
+	f.looks = nil
+	return n
+}
+
+// inBubble runs a test of an awaiter with a clock of its own. The bubble fails the test
+// when a goroutine is left over.
+func inBubble(t *testing.T, test func(t *testing.T, w *awaiter, f *fakeOutcomes)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		life, stop := context.WithCancel(t.Context())
+		var tasks sync.WaitGroup
+		f := &fakeOutcomes{outcomes: map[string]store.Outcome{}}
+		w := newAwaiter(life, f, tasks.Go)
+		test(t, w, f)
+		stop()
+		tasks.Wait()
+		if len(w.awaited) != 0 {
+			t.Errorf("%d runs are still awaited", len(w.awaited))
+		}
+	})
+}
+
+func TestAwait_ThousandsShareAFewStatements(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *awaiter, f *fakeOutcomes) {
+		const runs = 5000
+		var ended atomic.Int64
+		var wg sync.WaitGroup
+		for i := range runs {
+			wg.Go(func() {
+				if _, err := w.await(t.Context(), fmt.Sprint(i)); err != nil {
+					t.Errorf("await: %v", err)
+				}
+				ended.Add(1)
+			})
+		}
+		synctest.Wait()
+		time.Sleep(500 * time.Millisecond)
+		if n := f.statements(); n > 5 {
+			t.Errorf("%d statements to begin with", n)
+		}
+		began := time.Now()
+		for i := range runs {
+			f.end(fmt.Sprint(i), true)
+		}
+		wg.Wait()
+		if n := f.statements(); n > 3 {
+			t.Errorf("%d statements for %d ends at once", n, runs)
+		}
+		if took := time.Since(began); took > 50*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestAwait_LooksAtANewRunAtOnce_AndOnlyAtThat(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *awaiter, f *fakeOutcomes) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for i := range 100 {
+			wg.Go(func() { _, _ = w.await(ctx, fmt.Sprint("open-", i)) })
+		}
+		synctest.Wait()
+		time.Sleep(100 * time.Millisecond)
+		f.statements()
+		f.end("done", false)
+		began := time.Now()
+		if o, err := w.await(t.Context(), "done"); err != nil || o.Status != "completed" {
+			t.Errorf("%+v, %v", o, err)
+		}
+		if took := time.Since(began); took > 10*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+		f.mu.Lock()
+		if len(f.looks) != 1 || f.looks[0] != 1 {
+			t.Errorf("statements asked for %v runs, want 1", f.looks)
+		}
+		f.mu.Unlock()
+		cancel()
+		wg.Wait()
+	})
+}
+
+func TestAwait_NeedsNoNotification(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *awaiter, f *fakeOutcomes) {
+		time.AfterFunc(10*time.Second+300*time.Millisecond, func() { f.end("x", false) })
+		began := time.Now()
+		if _, err := w.await(t.Context(), "x"); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 12*time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestAwait_ManyMayAwaitOneRun(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *awaiter, f *fakeOutcomes) {
+		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var wg sync.WaitGroup
+		for i := range 10 {
+			wg.Go(func() {
+				ctx, want := t.Context(), error(nil)
+				if i < 5 {
+					ctx, want = impatient, context.DeadlineExceeded
+				}
+				if _, err := w.await(ctx, "x"); !errors.Is(err, want) {
+					t.Errorf("%v, want %v", err, want)
+				}
+			})
+		}
+		time.Sleep(2 * time.Second)
+		f.end("x", true)
+		wg.Wait()
+	})
+}
+
+func TestAwait_P6_TroubleWithTheDatabaseIsWaitedOut(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *awaiter, f *fakeOutcomes) {
+		f.fail(store.ErrUnreachable)
+		soon, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := w.await(soon, "x"); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, store.ErrUnreachable) {
+			t.Errorf("%v, want it to say why it took so long", err)
+		}
+		time.AfterFunc(time.Minute, func() {
+			f.end("x", false)
+			f.fail(nil)
+		})
+		if _, err := w.await(t.Context(), "x"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestAwait_AsksNothingWhileNobodyWaits(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *awaiter, f *fakeOutcomes) {
+		f.end("x", false)
+		if _, err := w.await(t.Context(), "x"); err != nil {
+			t.Error(err)
+		}
+		f.statements()
+		time.Sleep(time.Hour)
+		if n := f.statements(); n != 0 {
+			t.Errorf("%d statements", n)
+		}
+	})
+}
+
+func TestAwait_EndsWithTheClient(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		life, stop := context.WithCancel(t.Context())
+		var tasks sync.WaitGroup
+		w := newAwaiter(life, &fakeOutcomes{}, tasks.Go)
+		time.AfterFunc(time.Second, stop)
+		if _, err := w.await(t.Context(), "x"); !errors.Is(err, ErrClosed) {
+			t.Errorf("%v, want ErrClosed", err)
+		}
+		tasks.Wait()
+	})
+}
+
+func TestHint_ConcurrentOnesShareANotification(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var sent atomic.Int64
+		var tasks, hints sync.WaitGroup
+		h := newHinter(t.Context(), func(context.Context) error {
+			time.Sleep(time.Millisecond)
+			sent.Add(1)
+			return errors.New("lost, and nobody minds")
+		}, tasks.Go)
+		hints.Go(func() { h.hint(t.Context()) })
+		synctest.Wait() // one is under way
+		for range 1000 {
+			hints.Go(func() {
+				h.hint(t.Context())
+				if sent.Load() < 2 { // the one under way began before
+					t.Error("hint returned before its notification was sent")
+				}
+			})
+		}
+		hints.Wait()
+		tasks.Wait()
+		if n := sent.Load(); n != 2 {
+			t.Errorf("%d notifications, want 2", n)
+		}
+	})
+}
+
+func TestHint_WaitsNoLongerThanItMay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		life, stop := context.WithCancel(t.Context())
+		var tasks sync.WaitGroup
+		h := newHinter(life, func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}, tasks.Go)
+		soon, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		h.hint(soon)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("took %v", took)
+		}
+		stop()
+		h.hint(t.Context()) // of a client that is closed
+		tasks.Wait()
+	})
+}

@@ -1,0 +1,67 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// Handle is a run whose output is of type Out.
+type Handle[Out any] struct {
+	client  *Client
+	id      string
+	existed bool
+}
+
+func handle[Out any](c *Client, run store.Created) *Handle[Out] {
+	return &Handle[Out]{client: c, id: run.RunID, existed: !run.Inserted}
+}
+
+// Attach returns a handle of a run that was started before, here or elsewhere. It does
+// not look whether the run exists.
+func Attach[Out any](c *Client, runID string) *Handle[Out] {
+	return &Handle[Out]{client: c, id: runID, existed: true}
+}
+
+// ID returns the run's id.
+func (h *Handle[Out]) ID() string { return h.id }
+
+// Existed reports whether the run existed before: the start found it by its ID or
+// IdempotencyKey, or the handle was made by Attach.
+func (h *Handle[Out]) Existed() bool { return h.existed }
+
+// Result waits for the run to end, for as long as ctx allows, and returns its output.
+// The error is
+//
+//   - a *FailedError when the run has failed,
+//   - ErrCanceled when it was canceled,
+//   - ErrNotFound when there is no such run,
+//   - what ctx ended with, when it ended first.
+//
+// A database that does not answer is waited for. Any number of results may be awaited
+// at once: the Client looks for all of them together.
+func (h *Handle[Out]) Result(ctx context.Context) (Out, error) {
+	var out Out
+	outcome, err := h.client.outcomes.await(ctx, h.id)
+	if err != nil {
+		return out, fmt.Errorf("await run %s: %w", h.id, err)
+	}
+	output, err := resultOf(h.id, outcome)
+	if err != nil || output == nil {
+		return out, err
+	}
+	if err := json.Unmarshal(output, &out); err != nil {
+		return out, fmt.Errorf("decode the output of run %s into %T: %w", h.id, out, err)
+	}
+	return out, nil
+}
+
+// Run returns the run as it is now; see Client.Get.
+func (h *Handle[Out]) Run(ctx context.Context) (Run, error) { return h.client.Get(ctx, h.id) }
+
+// Cancel cancels the run; see Client.Cancel.
+func (h *Handle[Out]) Cancel(ctx context.Context, options ...CancelOption) error {
+	return h.client.Cancel(ctx, h.id, options...)
+}

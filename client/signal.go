@@ -1,0 +1,85 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/tracing"
+)
+
+// SignalOption changes how a signal is sent.
+type SignalOption interface{ signal(s *store.Signal) error }
+
+// Signal sends a signal to all runs that wait for its name at this moment
+// (step.WaitForSignal) and returns their ids, none when nobody waits: signals are not
+// kept for those who come later. Data is what they receive, as encoding/json encodes it.
+func (c *Client) Signal(ctx context.Context, name string, data any, options ...SignalOption) (runIDs []string, err error) {
+	signal := store.Signal{Name: name}
+	for _, option := range options {
+		if err := option.signal(&signal); err != nil {
+			return nil, signalError(name, err)
+		}
+	}
+	if signal.Data, err = json.Marshal(data); err != nil {
+		return nil, signalError(name, fmt.Errorf("encode the data: %w", err))
+	}
+	recipients, err := c.send(ctx, []store.Signal{signal})
+	if err != nil {
+		return nil, signalError(name, err)
+	}
+	return recipients[0], nil
+}
+
+// Signal is one signal of a batch.
+type Signal struct {
+	Name string
+	Data any
+	// IdempotencyKey is as the option. Empty: none.
+	IdempotencyKey string
+}
+
+// SignalBatch sends signals in one transaction and returns the recipients of each, in
+// their order. Of two with the same name the first is delivered, as it leaves nobody
+// waiting. With an error, none was sent.
+func (c *Client) SignalBatch(ctx context.Context, signals []Signal) (runIDs [][]string, err error) {
+	sent := make([]store.Signal, len(signals))
+	for i, signal := range signals {
+		sent[i].Name = signal.Name
+		if signal.IdempotencyKey != "" {
+			sent[i].IdempotencyKey = &signal.IdempotencyKey
+		}
+		if sent[i].Data, err = json.Marshal(signal.Data); err != nil {
+			return nil, signalError(signal.Name, fmt.Errorf("encode the data: %w", err))
+		}
+	}
+	recipients, err := c.send(ctx, sent)
+	if err != nil {
+		return nil, fmt.Errorf("send %d signals: %w", len(signals), err)
+	}
+	return recipients, nil
+}
+
+// send sends signals and wakes whoever received one.
+func (c *Client) send(ctx context.Context, signals []store.Signal) (recipients [][]string, err error) {
+	spans := make([]tracing.Span, len(signals))
+	for i, signal := range signals {
+		_, spans[i] = c.tracer.StartSignalSend(ctx, c.namespace, signal.Name)
+	}
+	recipients, err = c.store.SendSignals(ctx, signals)
+	reached := false
+	for i, span := range spans {
+		if err == nil {
+			span.SetRecipients(len(recipients[i]))
+			reached = reached || len(recipients[i]) > 0
+		}
+		span.End("", err)
+	}
+	if reached {
+		c.due.hint(ctx)
+	}
+	return recipients, err
+}
+
+func signalError(name string, err error) error { return fmt.Errorf("send signal %q: %w", name, err) }
