@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"strings"
 	"time"
 
@@ -24,40 +23,40 @@ type ClaimRequest struct {
 
 // claimSQL takes due runs and leases each to a worker id of its own (R42, R43).
 //
-// New runs and those due again (retakes, wakes, resumptions) are two ordered
-// index ranges, operator_runs_pending_idx and operator_runs_due_again_idx, read
-// from the front: no backlog is sorted, no history is read. Neither starves the
-// other: the first $5 rows are for those due again, the next for new runs, and
-// what is left over for either. Each branch's limit counts what the earlier ones
-// took, so exactly the claimed rows are locked, and a claimer that skips locked
-// rows never skips one that stays unclaimed.
+// New runs and those due again (retakes, wakes, resumptions) are ordered index ranges,
+// one of operator_runs_pending_idx and one of operator_runs_due_again_idx for each
+// workflow that is served, read from the front: no backlog is sorted, none of other
+// workflows is walked past, no history is read. Neither kind starves the other: the
+// first $6 rows are for those due again, the next for new runs, and what is left over
+// for either. The workflows come in the order in which they are given, which the caller
+// changes from claim to claim. Each range is read as far as its rows are taken, so
+// exactly the claimed rows are locked, and a claimer that skips locked rows never skips
+// one that stays unclaimed.
 //
-// What is served is compared as one value in coalesce, of which the planner
-// expects half of the rows: rather too many than too few, or it would gather and
-// sort. FOR NO KEY UPDATE lets inserts of step attempts, which take a key share
-// of their run, pass.
+// FOR NO KEY UPDATE lets inserts of step attempts, which take a key share of their run,
+// pass.
 const claimSQL = `
-WITH due_again AS MATERIALIZED (
+WITH served AS MATERIALIZED (
+	SELECT s.workflow_name, s.version FROM unnest($2::text[], $3::text[]) s (workflow_name, version)
+), due_again AS MATERIALIZED (
 	SELECT r.id
-	FROM {schema}.workflow_runs r
-	WHERE {due_again}
-	ORDER BY r.available_at, r.created_at
-	LIMIT $5
-	FOR NO KEY UPDATE SKIP LOCKED
+	FROM served s CROSS JOIN LATERAL (
+		SELECT r.id FROM {schema}.workflow_runs r WHERE {due_again} {ordered}
+	) r
+	LIMIT $6
 ), pending AS MATERIALIZED (
 	SELECT r.id
-	FROM {schema}.workflow_runs r
-	WHERE {pending}
-	ORDER BY r.available_at, r.created_at
-	LIMIT cardinality($3::text[]) - (SELECT count(*) FROM due_again)
-	FOR NO KEY UPDATE SKIP LOCKED
+	FROM served s CROSS JOIN LATERAL (
+		SELECT r.id FROM {schema}.workflow_runs r WHERE {pending} {ordered}
+	) r
+	LIMIT cardinality($4::text[]) - (SELECT count(*) FROM due_again)
 ), more_due_again AS MATERIALIZED (
 	SELECT r.id
-	FROM {schema}.workflow_runs r
-	WHERE {due_again} AND r.id <> ALL (ARRAY(SELECT id FROM due_again))
-	ORDER BY r.available_at, r.created_at
-	LIMIT cardinality($3::text[]) - (SELECT count(*) FROM due_again) - (SELECT count(*) FROM pending)
-	FOR NO KEY UPDATE SKIP LOCKED
+	FROM served s CROSS JOIN LATERAL (
+		SELECT r.id FROM {schema}.workflow_runs r
+		WHERE {due_again} AND r.id <> ALL (ARRAY(SELECT id FROM due_again)) {ordered}
+	) r
+	LIMIT cardinality($4::text[]) - (SELECT count(*) FROM due_again) - (SELECT count(*) FROM pending)
 ), chosen AS (
 	SELECT c.id, row_number() OVER () AS n
 	FROM (SELECT id FROM due_again UNION ALL SELECT id FROM pending UNION ALL SELECT id FROM more_due_again) c
@@ -66,24 +65,31 @@ UPDATE {schema}.workflow_runs r
 SET status       = 'running',
 	attempts     = r.attempts + 1,
 	worker_id    = w.worker_id,
-	available_at = now() + $4::interval,
+	available_at = now() + $5::interval,
 	started_at   = coalesce(r.started_at, now()),
 	updated_at   = now()
 FROM chosen c
-JOIN unnest($3::text[]) WITH ORDINALITY w (worker_id, n) USING (n)
+JOIN unnest($4::text[]) WITH ORDINALITY w (worker_id, n) USING (n)
 WHERE r.namespace_id = $1 AND r.id = c.id
 RETURNING {run}`
 
-// claimable is what both branches of claimSQL ask of a run besides its status.
-const claimable = `r.available_at <= now()
+// claimable is what both branches of claimSQL ask of a run of the workflow s besides its
+// status. The coalesced version is the indexes' (R61: exact, so no version is not the
+// empty one).
+const claimable = `r.workflow_name = s.workflow_name
+		AND coalesce(r.version, '') = coalesce(s.version, '') AND (r.version IS NULL) = (s.version IS NULL)
+		AND r.available_at <= now()
 		AND r.suspended_at IS NULL
-		AND (r.deadline_at IS NULL OR r.deadline_at > now())
-		AND coalesce(jsonb_build_array(r.workflow_name, r.version) = ANY ($2::text[]::jsonb[]), false)`
+		AND (r.deadline_at IS NULL OR r.deadline_at > now())`
 
 // claimTemplate is claimSQL with its repetitions filled in.
 var claimTemplate = strings.NewReplacer(
 	"{due_again}", "r.namespace_id = $1 AND r.status IN ('running', 'sleeping') AND "+claimable,
 	"{pending}", "r.namespace_id = $1 AND r.status = 'pending' AND "+claimable,
+	"{ordered}", `
+		ORDER BY r.available_at, r.created_at
+		LIMIT cardinality($4::text[])
+		FOR NO KEY UPDATE SKIP LOCKED`,
 	"{run}", runColumns,
 ).Replace(claimSQL)
 
@@ -95,24 +101,23 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]openworkflow.Run, 
 	if len(r.WorkerIDs) == 0 || len(r.Served) == 0 {
 		return nil, nil
 	}
-	definitions := make([]string, 0, len(r.Served))
-	for _, d := range r.Served {
-		definition, err := json.Marshal([]any{d.Name, d.Version})
-		if err != nil {
-			return nil, err
-		}
-		definitions = append(definitions, string(definition))
+	turn := int(s.turn.Add(1))
+	// Each workflow is the first one in turn, else a busy one would starve the others.
+	names, versions := make([]string, len(r.Served)), make([]*string, len(r.Served))
+	for i := range r.Served {
+		d := r.Served[(i+turn)%len(r.Served)]
+		names[i], versions[i] = d.Name, d.Version
 	}
 	// An odd slot goes to each branch in turn, else a worker that frees one slot
 	// at a time would always serve the same one.
-	share := (len(r.WorkerIDs) + int(s.turn.Add(1)%2)) / 2
+	share := (len(r.WorkerIDs) + turn%2) / 2
 
 	runs := make([]openworkflow.Run, 0, len(r.WorkerIDs))
 	err := s.each(ctx, func(row pgx.CollectableRow) error {
 		run, err := scanRun(row)
 		runs = append(runs, run)
 		return err
-	}, s.sql(claimTemplate), s.namespace, definitions, r.WorkerIDs, r.Lease, share)
+	}, s.sql(claimTemplate), s.namespace, names, versions, r.WorkerIDs, r.Lease, share)
 	if err != nil {
 		return nil, Classify(err)
 	}

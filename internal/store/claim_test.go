@@ -248,7 +248,7 @@ func TestClaim_SkipsWhatAnotherHolds(t *testing.T) {
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
 	// A claimer that has not committed takes the first of each branch, and no more.
-	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{`["wf", null]`}, workerIDs(2), lease, 1); err != nil {
+	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, workerIDs(2), lease, 1); err != nil {
 		t.Fatal(err)
 	}
 
@@ -274,7 +274,7 @@ func TestClaim_LocksOnlyWhatItTakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
-	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{`["wf", null]`}, workerIDs(1), lease, 1); err != nil {
+	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, workerIDs(1), lease, 1); err != nil {
 		t.Fatal(err)
 	}
 	if runs := f.claim(1); len(runs) != 1 {

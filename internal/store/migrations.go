@@ -131,13 +131,14 @@ ALTER TABLE {schema}.workflow_runs
 	ADD COLUMN IF NOT EXISTS suspended_at timestamptz,
 	ADD COLUMN IF NOT EXISTS resume_at    timestamptz`,
 
-	// 1: the two ordered ranges that Claim reads. Their size follows open runs.
+	// 1: the ordered ranges that Claim reads, one of each for a workflow and version.
+	// Their size follows open runs.
 	`
 CREATE INDEX IF NOT EXISTS operator_runs_pending_idx
-	ON {schema}.workflow_runs (namespace_id, available_at, created_at)
+	ON {schema}.workflow_runs (namespace_id, workflow_name, (coalesce(version, '')), available_at, created_at)
 	WHERE status = 'pending';
 CREATE INDEX IF NOT EXISTS operator_runs_due_again_idx
-	ON {schema}.workflow_runs (namespace_id, available_at, created_at)
+	ON {schema}.workflow_runs (namespace_id, workflow_name, (coalesce(version, '')), available_at, created_at)
 	WHERE status IN ('running', 'sleeping')`,
 
 	// 2: the deadlines that FailExpired sweeps.

@@ -20,7 +20,7 @@ func (f *fixture) populate() {
 	const runs = `
 INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, context, attempts, worker_id,
 	available_at, deadline_at, created_at, updated_at)
-SELECT 'default', $1 || i, 'wf', $2, '{}', jsonb_build_object('kubernetes', jsonb_build_object('cluster', 'c', 'uid', $1 || i)), $3,
+SELECT 'default', $1 || i, $7, $2, '{}', jsonb_build_object('kubernetes', jsonb_build_object('cluster', 'c', 'uid', $1 || i)), $3,
 	CASE WHEN $5 THEN 'pod' || i % 50 || '.p.' || i END,
 	now() + $4::interval + (hashtext(i::text) % 100000) * interval '1 ms', now() + interval '1 day', now(), now()
 FROM generate_series(1, $6::int) i`
@@ -30,14 +30,17 @@ FROM generate_series(1, $6::int) i`
 		due            time.Duration
 		leased         bool
 		n              int
+		workflow       string
 	}{
-		{"done-", "completed", 1, 0, true, 20_000},
-		{"pending-", "pending", 0, -time.Hour, false, 5_000},
-		{"due-", "running", 1, -time.Hour, false, 500},
-		{"parked-", "running", 1, time.Hour, false, 5_000},
-		{"active-", "running", 1, time.Hour, true, 500},
+		{"done-", "completed", 1, 0, true, 20_000, "wf"},
+		{"pending-", "pending", 0, -time.Hour, false, 5_000, "wf"},
+		{"due-", "running", 1, -time.Hour, false, 500, "wf"},
+		{"parked-", "running", 1, time.Hour, false, 5_000, "wf"},
+		{"active-", "running", 1, time.Hour, true, 500, "wf"},
+		{"unserved-", "pending", 0, -2 * time.Hour, false, 5_000, "nobody's"},
+		{"unserved-due-", "running", 1, -2 * time.Hour, false, 5_000, "nobody's"},
 	} {
-		f.exec(runs, kind.prefix, kind.status, kind.attempts, kind.due, kind.leased, kind.n)
+		f.exec(runs, kind.prefix, kind.status, kind.attempts, kind.due, kind.leased, kind.n, kind.workflow)
 	}
 	f.exec(`UPDATE openworkflow.workflow_runs SET available_at = NULL WHERE status = 'completed'`)
 	f.exec(`INSERT INTO openworkflow.step_attempts (namespace_id, id, workflow_run_id, step_name, kind, status, config, started_at, created_at, updated_at)
@@ -81,7 +84,7 @@ func TestClaim_PlanReadsOnlyTheFrontOfOurIndexes(t *testing.T) {
 				f.exec(`ANALYZE openworkflow.workflow_runs`)
 			}
 			for _, slots := range []int{1, 10, 100} {
-				plan := f.explain(f.ClaimSQL(), "default", []string{`["wf", null]`, `["other", "2"]`}, workerIDs(slots), lease, slots/2)
+				plan := f.explain(f.ClaimSQL(), "default", []string{"other", "wf"}, []*string{new("2"), nil}, workerIDs(slots), lease, slots/2)
 				for _, index := range []string{"operator_runs_pending_idx", "operator_runs_due_again_idx"} {
 					if !strings.Contains(plan, "Index Scan using "+index) {
 						t.Errorf("%d slots: %s is not used in order", slots, index)
