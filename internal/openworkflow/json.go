@@ -61,10 +61,10 @@ func plainEscape(digits []byte) bool {
 	if len(digits) < 4 {
 		return false
 	}
-	switch code := string(digits[:4]); {
-	case code == "0000":
+	switch code := string(digits[:4]); code {
+	case "0000":
 		return false
-	case code == "2028", code == "2029":
+	case "2028", "2029":
 		return true
 	default:
 		return code[:2] == "00"

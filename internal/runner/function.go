@@ -34,7 +34,7 @@ func (e *execution) Run(ctx context.Context, step durable.FunctionStep) (json.Ra
 		e.checkpoint()
 		e.secure()
 		attempt := e.newAttempt(name, openworkflow.KindFunction, nil)
-		if output, err, final := e.attempt(ctx, attempt, step, true); final {
+		if output, err := e.attempt(ctx, attempt, step, true); !errors.Is(err, errTryAgain) {
 			return output, err
 		}
 		again, failure = e.retryTime(name, step.Retry)
@@ -120,7 +120,8 @@ func (e *execution) branch(ctx context.Context, c *call, step durable.FunctionSt
 			e.secure()
 			attempt = new(e.newAttempt(c.name, openworkflow.KindFunction, nil))
 		}
-		output, err, final := e.attempt(ctx, *attempt, step, false)
+		output, err := e.attempt(ctx, *attempt, step, false)
+		final := !errors.Is(err, errTryAgain)
 		again, failure := e.retryTime(c.name, step.Retry)
 		e.mu.Lock()
 		e.executing--
@@ -211,17 +212,20 @@ func (e *execution) recall(name string, policy openworkflow.RetryPolicy) (output
 	return nil, false, nil
 }
 
-// attempt calls the function once and stores how that ended. When it is not final, the
-// step has failed and is to be tried again.
+// errTryAgain says that a step has failed and is to be tried again.
+var errTryAgain = errors.New("the step has failed and is tried again")
+
+// attempt calls the function once and stores how that ended. It returns the step's
+// result, or errTryAgain when there is none yet.
 //
 // On the workflow's own goroutine, a result that can be stored for certain travels: it
 // is durable before the next function is called and before the run ends, so that the
 // last step of a run costs no commit of its own.
 func (e *execution) attempt(
 	ctx context.Context, attempt openworkflow.StepAttempt, step durable.FunctionStep, inline bool,
-) (output json.RawMessage, err error, final bool) { //nolint:revive // the error is the step's result
+) (json.RawMessage, error) {
 	shown := e.showWhenLong(attempt)
-	output, err = e.callTraced(ctx, attempt.StepName, step)
+	output, err := e.callTraced(ctx, attempt.StepName, step)
 	shown.stop()
 
 	if err == nil {
@@ -231,20 +235,19 @@ func (e *execution) attempt(
 			e.decideLocked(attempt)
 			e.mu.Unlock()
 			e.unwritten.soon(e.flushUnwritten)
-			return output, nil, true
+			return output, nil
 		}
 		err = e.submit(append(e.unwritten.takeNotes(), e.stepWrite(attempt)), nil)
 		if err == nil {
 			e.ended(attempt)
-			return output, nil, true
+			return output, nil
 		}
 		attempt.Output = nil // it cannot be stored: the step has failed (R23, R92)
 	}
 	if cause := context.Cause(e.ctx); cause != nil && !errors.Is(cause, durable.ErrDeadlineExceeded) {
 		e.leave(e.interrupted()) // the function was interrupted; that is not its failure
 	}
-	err, final = e.fail(attempt, step.Retry, err)
-	return nil, err, final
+	return nil, e.fail(attempt, step.Retry, err)
 }
 
 // callTraced is call within a span of its own.
@@ -273,18 +276,16 @@ func (e *execution) call(ctx context.Context, name string, step durable.Function
 	ctx, cancel := context.WithTimeoutCause(ctx, step.MaxDuration, exceeded)
 	defer cancel()
 	output, err := e.protect(func() (json.RawMessage, error) { return step.Call(ctx) })
-	if err != nil && context.Cause(ctx) == error(exceeded) {
+	if err != nil && errors.Is(context.Cause(ctx), exceeded) {
 		return nil, &durable.MaxDurationError{Limit: step.MaxDuration, Err: err}
 	}
 	return output, err
 }
 
 // fail takes up a failed attempt. A failure that is final is durable when fail returns
-// the step's error. One that is not travels with whatever comes next, which in the
-// simplest case puts off the run (R77, R100).
-func (e *execution) fail(
-	attempt openworkflow.StepAttempt, policy openworkflow.RetryPolicy, err error,
-) (failure error, final bool) { //nolint:revive // the error is the step's result
+// the step's error. One that is not, errTryAgain, travels with whatever comes next, which
+// in the simplest case puts off the run (R77, R100).
+func (e *execution) fail(attempt openworkflow.StepAttempt, policy openworkflow.RetryPolicy, err error) error {
 	now := e.now()
 	payload := durable.EncodeError(err)
 	decision := openworkflow.Decide(policy, e.failures(attempt.StepName)+1, e.run.DeadlineAt, payload.Encode(), now)
@@ -296,7 +297,7 @@ func (e *execution) fail(
 		e.decideLocked(attempt)
 		e.mu.Unlock()
 		e.log.Info("Step failed; it is retried", "step", attempt.StepName, "error", payload.Message, "at", decision.At)
-		return nil, false
+		return errTryAgain
 	}
 
 	// Whether this was the last attempt may depend on the error or the deadline,
@@ -310,7 +311,7 @@ func (e *execution) fail(
 	if e.run.DeadlineAt != nil && !now.Before(*e.run.DeadlineAt) {
 		e.leave(outcome{kind: outcomeReturned, err: durable.ErrDeadlineExceeded})
 	}
-	return durable.NewStepError(attempt.StepName, payload), true
+	return durable.NewStepError(attempt.StepName, payload)
 }
 
 func (e *execution) failures(name string) int {

@@ -47,7 +47,7 @@ func (e *execution) startSignalWait(step durable.SignalWaitStep) (*call, error) 
 	}
 	if other, ok := e.waitsForSignal(step.Signal); ok {
 		return nil, &durable.NonRetryableError{
-			Err: fmt.Errorf("Signal %q is already being waited on by step %q", step.Signal, other), //nolint:staticcheck,revive // R99b
+			Err: fmt.Errorf("Signal %q is already being waited on by step %q", step.Signal, other), //nolint:staticcheck // the text is R99b's
 		}
 	}
 	c.waitFor(e.newWait(c.name, waitContext{
