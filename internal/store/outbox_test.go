@@ -127,3 +127,43 @@ func TestCreateRuns_R51_AKeyMayHaveAWindow(t *testing.T) {
 		t.Errorf("without a window: %+v", got)
 	}
 }
+
+// TestCreateRunsIn_WorksBehindAPooler: the connection is the caller's, and may be one
+// that prepares no statements.
+func TestCreateRunsIn_WorksBehindAPooler(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	for _, mode := range []pgx.QueryExecMode{
+		pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol,
+	} {
+		config, err := pgx.ParseConfig(f.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.DefaultQueryExecMode = mode
+		conn, err := pgx.ConnectConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error {
+			created, err := f.CreateRunsIn(t.Context(), tx, []store.NewRun{
+				{
+					WorkflowName: "wf", Version: new("it's \\ {2}"), Input: json.RawMessage(`{"a": "it's \"b\", c"}`), Context: json.RawMessage(`{}`),
+					AvailableAt: new(time.Now()), DeadlineAt: new(time.Now()),
+				},
+				{WorkflowName: "wf", IdempotencyKey: new(mode.String()), KeyWindow: time.Hour},
+			})
+			if err == nil && (!created[0].Inserted || !created[1].Inserted) {
+				t.Errorf("%s: created %+v", mode, created)
+			}
+			return err
+		})
+		if err != nil {
+			t.Errorf("%s: %v", mode, err)
+		}
+		_ = conn.Close(t.Context())
+	}
+	if n := f.value(`SELECT count(*) FROM openworkflow.workflow_runs WHERE version = $1 AND input = '{"a": "it''s \"b\", c"}'`, `it's \ {2}`); n != "4" {
+		t.Errorf("%s runs are as they were given, want 4", n)
+	}
+}
