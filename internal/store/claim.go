@@ -58,7 +58,7 @@ WITH served AS MATERIALIZED (
 	) r
 	LIMIT cardinality($4::text[]) - (SELECT count(*) FROM due_again) - (SELECT count(*) FROM pending)
 ), chosen AS (
-	SELECT c.id, row_number() OVER () AS n
+	SELECT $1::text AS namespace_id, c.id, row_number() OVER () AS n
 	FROM (SELECT id FROM due_again UNION ALL SELECT id FROM pending UNION ALL SELECT id FROM more_due_again) c
 )
 UPDATE {schema}.workflow_runs r
@@ -70,7 +70,7 @@ SET status       = 'running',
 	updated_at   = now()
 FROM chosen c
 JOIN unnest($4::text[]) WITH ORDINALITY w (worker_id, n) USING (n)
-WHERE r.namespace_id = $1 AND r.id = c.id
+WHERE r.namespace_id = c.namespace_id AND r.id = c.id
 RETURNING {run}`
 
 // claimable is what both branches of claimSQL ask of a run of the workflow s besides its

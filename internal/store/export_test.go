@@ -2,6 +2,9 @@ package store
 
 import "context"
 
+// PlanOnceSQL is what connections set.
+const PlanOnceSQL = planOnceSQL
+
 // Statements that tests explain.
 func (s *Store) ClaimSQL() string          { return s.sql(claimTemplate) }
 func (s *Store) ReleaseSQL() string        { return s.sql(releaseSQL) }
@@ -15,6 +18,18 @@ func (s *Store) LoadStepsSQL() string      { return s.sql(loadStepsSQL) }
 func (s *Store) NewestStepsSQL() string    { return s.sql(newestStepsSQL) }
 func (s *Store) WakeParentsSQL() string    { return s.sql(wakeParentsSQL) }
 func (s *Store) HeldKeysSQL() string       { return s.sql(heldKeysSQL) }
+
+// Of waits.
+func (s *Store) LockChildKeysSQL() string { return s.sql(lockChildKeysSQL) }
+func (s *Store) StartChildrenSQL() string { return s.sql(startChildrenSQL) }
+func (s *Store) ArrivalsSQL() string      { return s.sql(arrivalsSQL) }
+func (s *Store) ReceiversSQL() string     { return s.sql(receiversSQL) }
+func (s *Store) DeliverSQL() string       { return s.sql(deliverAnySQL) }
+func (s *Store) DeliverStepSQL() string   { return s.sql(deliverStepSQL) }
+func (s *Store) WakeReceiversSQL() string { return s.sql(wakeReceiversSQL) }
+func (s *Store) WriteSendSQL() string     { return s.sql(writeSendSQL) }
+func (s *Store) ReconcileSQL() string     { return s.sql(reconcileSQL) }
+func (s *Store) WaitingSQL() string       { return s.sql(waitingSQL) }
 
 // Of lists: the page after a cursor.
 func (s *Store) ListRunsSQL() string   { return s.sql(newestFirst.fill(listRunsSQL)) }

@@ -47,7 +47,8 @@ FROM generate_series(1, $6::int) i`
 SELECT namespace_id, 'step-' || id, id, 'a', 'function', 'completed', '{}', now(), now(), now() FROM openworkflow.workflow_runs`)
 }
 
-// explain runs a statement, rolls it back, and returns the plan that it had.
+// explain runs a statement as a Store's connections do, rolls it back, and returns the
+// plan that it had.
 func (f *fixture) explain(sql string, args ...any) string {
 	f.t.Helper()
 	tx, err := f.db.Begin(f.t.Context())
@@ -55,7 +56,19 @@ func (f *fixture) explain(sql string, args ...any) string {
 		f.t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(f.t.Context()) }()
-	rows, err := tx.Query(f.t.Context(), `EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, BUFFERS) `+sql, args...)
+	for _, preparation := range []string{store.PlanOnceSQL, `PREPARE explained AS ` + sql} {
+		if _, err := tx.Exec(f.t.Context(), preparation, pgx.QueryExecModeSimpleProtocol); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+	defer f.exec(`DEALLOCATE explained`)
+	placeholders := make([]string, len(args))
+	for i := range args {
+		placeholders[i] = fmt.Sprintf("$%d", i+1)
+	}
+	rows, err := tx.Query(f.t.Context(),
+		`EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, BUFFERS) EXECUTE explained(`+strings.Join(placeholders, ", ")+`)`,
+		append([]any{pgx.QueryExecModeSimpleProtocol}, args...)...)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -125,9 +138,9 @@ func TestPlans_NoStatementReadsTheHistory(t *testing.T) {
 	}
 }
 
-// TestPlans_AreMadeForEachExecution: a plan that was made for empty tables and
-// kept would read them from the beginning when they have grown.
-func TestPlans_AreMadeForEachExecution(t *testing.T) {
+// TestPlans_AreMadeOnce: to plan a batch, and the foreign keys of each of its rows, takes
+// longer than to execute it.
+func TestPlans_AreMadeOnce(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	s := open(t, store.Options{URL: f.url, ApplicationName: "planner", MaxConns: 1})
@@ -138,7 +151,7 @@ func TestPlans_AreMadeForEachExecution(t *testing.T) {
 		}
 	}
 	generic, custom, err := s.Plans(t.Context())
-	if err != nil || generic != 0 || custom < 10 {
+	if err != nil || custom != 0 || generic < 10 {
 		t.Errorf("%d generic plans, %d custom ones, %v", generic, custom, err)
 	}
 }

@@ -111,19 +111,29 @@ func parse(o Options) (*pgxpool.Config, error) {
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = connectTimeout
 	}
-	config.AfterConnect = planEachTime
+	config.AfterConnect = planOnce
 	if o.ApplicationName != "" {
 		config.ConnConfig.RuntimeParams["application_name"] = o.ApplicationName
 	}
 	return config, nil
 }
 
-// planEachTime keeps the server from using one plan for all executions of a
-// prepared statement. Such a plan may stem from the first minute, when the tables
-// were nearly empty, and then reads a namespace from its beginning for each row.
-// Planning costs a fraction of a millisecond for a whole batch.
-func planEachTime(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `SET plan_cache_mode = force_custom_plan`)
+// planOnceSQL makes each connection plan a statement once, without its arguments, and
+// in a way that is right whatever the tables hold: by index, row by row. Left to itself,
+// the server would plan a batch anew each time, foreign keys included, which takes longer
+// than to execute it; or keep the plan of the first minute, when the tables were nearly
+// empty, and read all of a namespace for each row from then on. Compiling would take
+// longer than what it speeds up.
+const planOnceSQL = `
+SET plan_cache_mode = force_generic_plan;
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+SET jit = off`
+
+func planOnce(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, planOnceSQL)
 	return err
 }
 
