@@ -120,14 +120,6 @@ func (r *Runner) claim(ctx context.Context, n int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	for i := range runs {
-		r.passes.Go(func() {
-			defer func() {
-				r.free <- struct{}{}
-				r.wake()
-			}()
-			r.pass(&runs[i])
-		})
-	}
+	r.begin(runs)
 	return len(runs), nil
 }

@@ -92,6 +92,18 @@ func (h *history) awaited() []string {
 	return ids
 }
 
+// size returns how many bytes the history takes, roughly.
+func (h *history) size() int {
+	const perAttempt = 512
+	size := h.attempts * perAttempt
+	for _, attempts := range []map[string]openworkflow.StepAttempt{h.completed, h.failed, h.waiting} {
+		for _, a := range attempts {
+			size += len(a.StepName) + len(a.Context) + len(a.Output) + len(a.Error)
+		}
+	}
+	return size
+}
+
 // snapshot returns a summary that later events do not change.
 func (h *history) snapshot() openworkflow.StepSummary {
 	s := h.summary

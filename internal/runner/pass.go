@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"maps"
+	"sync"
 	"time"
 
 	"github.com/openworkflow-operator/operator/internal/durable"
@@ -13,24 +13,42 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// pass executes a claimed run once, from loading its history to its final write.
-func (r *Runner) pass(run *openworkflow.Run) {
-	e := newExecution(r, run)
-	r.leases.add(e.lease, e)
-	defer func() {
-		r.leases.remove(e.lease)
-		r.arrivals.forget(e)
-		e.lost(durable.ErrLeaseLost) // nothing that is left behind may go on
-	}()
-
-	definition, served := r.definitions[keyOf(run.WorkflowName, run.Version)]
-	if !served { // the claim asks for what is served only
-		e.log.Error("Claimed a run of a workflow that is not served")
-		r.conclude(e, outcome{kind: outcomeHandBack})
+// begin starts a pass for each of the runs, which were claimed together.
+func (r *Runner) begin(runs []openworkflow.Run) {
+	var again []*execution
+	for i := range runs {
+		e := newExecution(r, &runs[i])
+		r.leases.add(e.lease, e)
+		if e.run.Attempts > 1 {
+			again = append(again, e)
+			continue
+		}
+		r.passes.Go(func() { r.pass(e) })
+	}
+	if len(again) == 0 {
 		return
 	}
-	if err := e.loadHistory(); err != nil {
-		r.conclude(e, outcome{kind: outcomeAbandoned, err: err})
+	r.passes.Go(func() {
+		err := r.loadHistories(again)
+		for _, e := range again {
+			r.passes.Go(func() {
+				if err != nil {
+					r.leave(e)
+					return
+				}
+				r.pass(e)
+			})
+		}
+	})
+}
+
+// pass executes a claimed run once, from its history to its final write.
+func (r *Runner) pass(e *execution) {
+	defer r.leave(e)
+	definition := e.definition()
+	if definition.Execute == nil { // the claim asks for what is served only
+		e.log.Error("Claimed a run of a workflow that is not served")
+		r.conclude(e, outcome{kind: outcomeHandBack})
 		return
 	}
 	e.endElapsedSleeps()
@@ -44,34 +62,76 @@ func (r *Runner) pass(run *openworkflow.Run) {
 	r.conclude(e, *ended)
 }
 
-// loadHistory reads the run's step attempts, and what has come for those that wait; a
-// first claim has none (decision 5).
-func (e *execution) loadHistory() error {
-	if e.run.Attempts <= 1 {
-		return nil
+// leave ends a pass, whatever has become of it, and frees its slot.
+func (r *Runner) leave(e *execution) {
+	r.leases.remove(e.lease)
+	r.arrivals.forget(e)
+	e.lost(durable.ErrLeaseLost) // nothing that is left behind may go on
+	r.free <- struct{}{}
+	r.wake()
+}
+
+// loadHistories reads the step attempts of runs that have begun before, as far as this
+// worker does not remember them, and what has come for those that wait. A first claim
+// has none (decision 5). The error is that of a runner that stops.
+func (r *Runner) loadHistories(executions []*execution) error {
+	histories := map[string]*history{}
+	var unknown []string
+	for _, e := range executions {
+		if h := r.memory.take(e.run); h != nil {
+			histories[e.run.ID] = h
+		} else {
+			unknown = append(unknown, e.run.ID)
+		}
 	}
-	var history *history
 	var arrived map[string]store.Arrival
-	err := retry(e.writeCtx, e.log, "Could not load the history of a run", func() error {
-		loaded, err := e.runner.store.LoadSteps(e.writeCtx, []string{e.run.ID})
+	err := retry(r.writeCtx, r.log, "Could not load the histories of runs", func() error {
+		loaded, err := r.store.LoadSteps(r.writeCtx, unknown)
 		if err != nil {
 			return err
 		}
-		history = newHistory(loaded[e.run.ID])
-		if ids := history.awaited(); len(ids) > 0 {
-			arrived, err = e.runner.store.Arrivals(e.writeCtx, ids)
+		for _, id := range unknown {
+			histories[id] = newHistory(loaded[id])
+		}
+		var waiting []string
+		for _, h := range histories {
+			waiting = append(waiting, h.awaited()...)
+		}
+		if len(waiting) > 0 {
+			arrived, err = r.store.Arrivals(r.writeCtx, waiting)
 		}
 		return err
 	})
 	if err != nil {
-		return context.Cause(e.writeCtx)
+		return err
 	}
+	for _, e := range executions {
+		e.resume(histories[e.run.ID], arrived)
+	}
+	return nil
+}
+
+// resume takes in what is known of a run that has begun before.
+func (e *execution) resume(h *history, arrived map[string]store.Arrival) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.history = history
-	maps.Copy(e.arrived, arrived)
-	e.log.Info("Resumed a run", "attempts", e.run.Attempts, "completedSteps", history.summary.Completed)
-	return nil
+	e.history = h
+	for _, id := range h.awaited() {
+		if arrival, ok := arrived[id]; ok {
+			e.arrived[id] = arrival
+		}
+	}
+	e.log.Debug("Resumed a run", "attempts", e.run.Attempts, "completedSteps", h.summary.Completed)
+}
+
+// takeHistory returns the history, which this execution, should anything of it be left,
+// does not see any more.
+func (e *execution) takeHistory() *history {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	h := e.history
+	e.history = newHistory(nil)
+	return h
 }
 
 // begunTooOften fails a run whose history is above the step limit before any of its
@@ -93,12 +153,14 @@ func (r *Runner) conclude(e *execution, o outcome) {
 	case outcomePutOff:
 		if e.conclusion(store.RunWrite{Op: store.RunRetry, At: o.at, Error: o.payload}) {
 			e.reportRetry(o.at, o.payload)
+			r.memory.keep(e.run, e.takeHistory())
 			r.wakeAt(o.at.Add(-e.ahead))
 			e.span.End(tracing.Retrying, nil)
 		}
 	case outcomeParked:
 		if e.conclusion(store.RunWrite{Op: store.RunPark, At: o.at}) {
 			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt = nil, &o.at })
+			r.memory.keep(e.run, e.takeHistory())
 			r.wakeAt(o.at.Add(-e.ahead))
 			e.span.End(tracing.Suspended, nil)
 		}
@@ -252,6 +314,9 @@ func (e *execution) conclusion(w store.RunWrite) bool {
 
 // report tells the reporter of the run as this pass has just changed it.
 func (e *execution) report(change func(*openworkflow.Run)) {
+	if e.runner.options.Reporter == nil {
+		return
+	}
 	run := *e.run
 	run.UpdatedAt = time.Now()
 	change(&run)
@@ -275,24 +340,30 @@ const (
 // reportProgress reports the start of the pass, then its progress, until the
 // returned function is called.
 func (e *execution) reportProgress() (stop func()) {
+	if e.runner.options.Reporter == nil {
+		return func() {}
+	}
 	e.report(func(*openworkflow.Run) {})
-	done := make(chan struct{})
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for interval := firstProgress; ; interval = min(2*interval, lastProgress) {
-			timer := time.NewTimer(interval)
-			select {
-			case <-done:
-				timer.Stop()
-				return
-			case <-timer.C:
-				e.report(func(*openworkflow.Run) {})
-			}
+	var mu sync.Mutex
+	stopped := false
+	interval := firstProgress
+	var timer *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(interval, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if stopped {
+			return
 		}
-	}()
+		e.report(func(*openworkflow.Run) {})
+		interval = min(2*interval, lastProgress)
+		timer.Reset(interval)
+	})
 	return func() {
-		close(done)
-		<-stopped
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		timer.Stop()
 	}
 }

@@ -8,8 +8,3 @@ import "github.com/openworkflow-operator/operator/internal/openworkflow"
 type Reporter interface {
 	Report(run *openworkflow.Run, steps openworkflow.StepSummary)
 }
-
-// nobody is the reporter of a runner whose runs nobody shows.
-type nobody struct{}
-
-func (nobody) Report(*openworkflow.Run, openworkflow.StepSummary) {}

@@ -16,6 +16,7 @@
 //	signal.go     signals that a workflow sends
 //	unwritten.go  attempts that travel with the next write
 //	history.go    what is known of a run's steps
+//	memory.go     histories of runs that were put aside
 //	arrivals.go   what comes for executions that go on with something else
 //	hint.go       notifications
 //	sweep.go      healing, when nobody else does it
@@ -97,6 +98,7 @@ type Runner struct {
 
 	flusher  *flusher
 	leases   *leaseKeeper
+	memory   *memory
 	arrivals *arrivals
 	due      *hinter // runs have become due
 	ends     *hinter // runs have ended
@@ -145,9 +147,6 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 	if options.PodUID == "" {
 		options.PodUID = openworkflow.NewID()
 	}
-	if options.Reporter == nil {
-		options.Reporter = nobody{}
-	}
 	if options.Logger == nil {
 		options.Logger = slog.Default()
 	}
@@ -185,6 +184,7 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 	r.writeCtx, r.endWrites = context.WithCancelCause(context.Background())
 	r.flusher = newFlusher(s, r.log)
 	r.leases = newLeaseKeeper(s, options.Lease, r.log)
+	r.memory = newMemory()
 	r.arrivals = newArrivals(r)
 	r.due = newHinter(s.Notify)
 	r.ends = newHinter(s.NotifyEnds)
