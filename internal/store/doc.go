@@ -28,6 +28,10 @@
 // and runs before step attempts, so they never deadlock with each other. They
 // expect read committed isolation.
 //
+// Apply, SendSignal, SendSignals and CancelRuns wake in their own transaction whoever
+// waits for what they did. Sweep finds what was left behind by OpenWorkflow's processes,
+// whose writes and wakes are separate transactions.
+//
 // # Schema
 //
 // Migrate leaves OpenWorkflow's schema as OpenWorkflow itself would, under its

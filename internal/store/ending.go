@@ -113,10 +113,35 @@ const notDue = `CASE
 		ELSE p.resume_at IS NULL OR p.resume_at > now()
 	END`
 
+// parked says that the run p has begun and nobody executes it (R40). The status is in
+// a CASE so that the planner does not take the range of all runs that are due again
+// instead of ids.
+const parked = `CASE p.status WHEN 'sleeping' THEN true WHEN 'running' THEN p.worker_id IS NULL ELSE false END`
+
+// arrived says that what the attempt a waits for has come: its child has ended, or a
+// signal was delivered (R83). CASE and OFFSET 0 keep the planner, until the tables are
+// first analyzed, from looking at all who wait, all children or all deliveries instead.
+const arrived = `CASE
+		WHEN a.status <> 'running' THEN false
+		WHEN a.kind = 'workflow' THEN EXISTS (
+			SELECT
+			FROM {schema}.workflow_runs c
+			WHERE c.namespace_id = a.child_workflow_run_namespace_id AND c.id = a.child_workflow_run_id
+				AND c.status IN ('completed', 'succeeded', 'failed', 'canceled')
+			OFFSET 0
+		)
+		WHEN a.kind = 'signal-wait' THEN EXISTS (
+			SELECT
+			FROM {schema}.workflow_signals d
+			WHERE d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
+			OFFSET 0
+		)
+		ELSE false
+	END`
+
 // wakeParentsSQL makes due the parents that wait for the runs $2, which have
 // ended (R82). A statement after lockSQL and the ends, so that it sees a parent
-// that parked meanwhile. Primary keys; the status is in a CASE so that the planner
-// does not take the range of all runs that are due again instead.
+// that parked meanwhile. Primary keys.
 const wakeParentsSQL = `
 UPDATE {schema}.workflow_runs p
 SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
@@ -130,7 +155,7 @@ WHERE c.status IN ('completed', 'failed', 'canceled')
 	AND a.kind = 'workflow' AND a.status = 'running'
 	AND a.child_workflow_run_namespace_id = c.namespace_id AND a.child_workflow_run_id = c.id
 	AND p.namespace_id = a.namespace_id AND p.id = a.workflow_run_id
-	AND CASE p.status WHEN 'sleeping' THEN true WHEN 'running' THEN p.worker_id IS NULL ELSE false END
+	AND ` + parked + `
 	AND ` + notDue
 
 // reconcileSQL makes due the parked runs among $2 for which a child's end or a
@@ -142,25 +167,13 @@ WITH parked AS MATERIALIZED (
 	SELECT p.namespace_id, p.id
 	FROM {schema}.workflow_runs p
 	JOIN ` + givenSQL + ` given USING (namespace_id, id)
-	WHERE p.status = 'running' AND p.worker_id IS NULL
+	WHERE ` + parked + `
 		AND ` + notDue + `
 		AND EXISTS (
 			SELECT
 			FROM {schema}.step_attempts a
-			WHERE a.namespace_id = p.namespace_id AND a.workflow_run_id = p.id AND a.status = 'running'
-				AND (
-					a.kind = 'workflow' AND EXISTS (
-						SELECT
-						FROM {schema}.workflow_runs c
-						WHERE c.namespace_id = a.child_workflow_run_namespace_id AND c.id = a.child_workflow_run_id
-							AND c.status IN ('completed', 'succeeded', 'failed', 'canceled')
-					)
-					OR a.kind = 'signal-wait' AND EXISTS (
-						SELECT
-						FROM {schema}.workflow_signals d
-						WHERE d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
-					)
-				)
+			WHERE a.namespace_id = p.namespace_id AND a.workflow_run_id = p.id AND ` + arrived + `
+			OFFSET 0
 		)
 	ORDER BY p.id
 	FOR NO KEY UPDATE OF p
@@ -170,7 +183,8 @@ SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
 	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
 	updated_at   = now()
 FROM parked
-WHERE p.namespace_id = parked.namespace_id AND p.id = parked.id`
+WHERE p.namespace_id = parked.namespace_id AND p.id = parked.id
+RETURNING p.id`
 
 // reconcile follows up the parks among the writes, also those that report a lost
 // lease: they may have succeeded in a call whose acknowledgement was lost.

@@ -24,61 +24,71 @@ const signalsTable = `(
 	FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY s (name, key, data, n)
 )`
 
-// waitingFor is what makes an attempt a receiver of the signal s. An attempt has one
-// delivery, ever (R105). Reads step_attempts_signal_wait_idx.
-const waitingFor = `a.namespace_id = s.namespace_id AND a.context ->> 'signal' = s.name
-	AND a.kind = 'signal-wait' AND a.status = 'running'
-	AND NOT EXISTS (
-		SELECT
-		FROM {schema}.workflow_signals d
-		WHERE d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
-	)`
+// receivers are the attempts that wait for the signal s, once for each. An attempt has
+// one delivery, ever (R105). Reads step_attempts_signal_wait_idx for each signal, and
+// workflow_signals_step_attempt_idx for each attempt: OFFSET 0 keeps the planner, until the
+// tables are first analyzed, from reading all who wait and all deliveries.
+const receivers = `LATERAL (
+		SELECT a.namespace_id, a.id, a.workflow_run_id
+		FROM {schema}.step_attempts a
+		WHERE a.namespace_id = s.namespace_id AND a.context ->> 'signal' = s.name
+			AND a.kind = 'signal-wait' AND a.status = 'running'
+			AND NOT EXISTS (
+				SELECT
+				FROM {schema}.workflow_signals d
+				WHERE d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
+				OFFSET 0
+			)
+		OFFSET 0
+	) a`
 
-// lockReceiversSQL locks the runs that wait for the signals, and the run $5 that
-// sends one, in the order of their ids. The runs that execute are locked too: one that
-// is parking at this moment is then either seen parked, or sees the delivery (R83).
-const lockReceiversSQL = `
-WITH signal AS MATERIALIZED ` + signalsTable + `
-SELECT
-FROM {schema}.workflow_runs r
-JOIN (
-	SELECT $1::text AS namespace_id, $5::text AS id
-	UNION
-	SELECT a.namespace_id, a.workflow_run_id
-	FROM signal s
-	JOIN {schema}.step_attempts a ON ` + waitingFor + `
-) l ON r.namespace_id = l.namespace_id AND r.id = l.id
-ORDER BY r.id
-FOR NO KEY UPDATE OF r`
+// receiversSQL returns the runs that wait for the signals, and locks nothing.
+const receiversSQL = `
+SELECT DISTINCT a.workflow_run_id
+FROM (SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS name) s
+CROSS JOIN ` + receivers + `
+`
 
 // deliverSQL delivers the signals, and returns the recipients of each (R104). Of
 // signals of one name the first is delivered, as it leaves nobody to the next.
 //
-// lockReceiversSQL has locked the receivers, so none of them stops waiting. Nothing
-// here waits for a lock: a run that began to wait since is taken if nobody holds it,
-// and of two senders, one of whom is OpenWorkflow's, which lock attempts before runs,
-// the one who has locked an attempt delivers to it.
+// lockSQL has locked the runs that wait, those that execute too: one that was about to
+// park is then either seen parked, or sees the delivery (R83). Nothing here waits for a
+// lock: a run that began to wait since is taken if nobody holds it, and of two senders of
+// whom one is OpenWorkflow's, which locks attempts before runs, the one who has locked an
+// attempt delivers to it.
 const deliverSQL = `
 WITH signal AS MATERIALIZED (
 	SELECT s.namespace_id, s.name, s.key, s.data::jsonb AS data, s.n
 	FROM ` + signalsTable + ` s
 	{fence}
 ), earlier AS MATERIALIZED (
-	SELECT DISTINCT s.n, d.workflow_run_id
+	SELECT s.n, d.workflow_run_id
 	FROM signal s
-	JOIN {schema}.workflow_signals d
-		ON d.namespace_id = s.namespace_id AND d.signal = s.name AND d.sender_idempotency_key = s.key
+	CROSS JOIN LATERAL (
+		SELECT DISTINCT d.workflow_run_id
+		FROM {schema}.workflow_signals d
+		WHERE d.namespace_id = s.namespace_id AND d.signal = s.name AND d.sender_idempotency_key = s.key
+	) d
 ), sent AS MATERIALIZED (
 	SELECT DISTINCT ON (s.name) s.*
 	FROM signal s
 	WHERE s.n NOT IN (SELECT e.n FROM earlier e)
 	ORDER BY s.name, s.n
-), receiver AS MATERIALIZED (
-	SELECT s.n, s.name, s.key, s.data, a.namespace_id, a.id, a.workflow_run_id
+), waiting AS MATERIALIZED (
+	SELECT s.n, s.name, s.key, s.data, a.*
 	FROM sent s
-	JOIN {schema}.step_attempts a ON ` + waitingFor + `
-	JOIN {schema}.workflow_runs r ON r.namespace_id = a.namespace_id AND r.id = a.workflow_run_id
-	FOR NO KEY UPDATE OF r, a SKIP LOCKED
+	CROSS JOIN ` + receivers + `
+), receiver AS MATERIALIZED (
+	SELECT w.*
+	FROM waiting w
+	CROSS JOIN LATERAL (
+		SELECT
+		FROM {schema}.step_attempts a
+		JOIN {schema}.workflow_runs r ON r.namespace_id = a.namespace_id AND r.id = a.workflow_run_id
+		WHERE a.namespace_id = w.namespace_id AND a.id = w.id AND a.status = 'running'
+		FOR NO KEY UPDATE OF r, a SKIP LOCKED
+	) locked
 ), delivered AS (
 	INSERT INTO {schema}.workflow_signals (
 		namespace_id, id, signal, data, sender_idempotency_key, workflow_run_id, step_attempt_id, created_at
@@ -119,9 +129,19 @@ SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
 FROM (
 	SELECT DISTINCT a.namespace_id, a.workflow_run_id AS id
 	FROM (SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS name) s
-	JOIN {schema}.step_attempts a ON a.namespace_id = s.namespace_id AND a.context ->> 'signal' = s.name
-	JOIN {schema}.workflow_signals d ON d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
-	WHERE a.kind = 'signal-wait' AND a.status = 'running' AND d.created_at = now()
+	CROSS JOIN LATERAL (
+		SELECT a.namespace_id, a.workflow_run_id
+		FROM {schema}.step_attempts a
+		WHERE a.namespace_id = s.namespace_id AND a.context ->> 'signal' = s.name
+			AND a.kind = 'signal-wait' AND a.status = 'running'
+			AND EXISTS (
+				SELECT
+				FROM {schema}.workflow_signals d
+				WHERE d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id AND d.created_at = now()
+				OFFSET 0
+			)
+		OFFSET 0
+	) a
 ) receiver
 WHERE p.namespace_id = receiver.namespace_id AND p.id = receiver.id
 	AND CASE WHEN p.status IN ('pending', 'running', 'sleeping') THEN p.worker_id IS NULL ELSE false END
@@ -158,9 +178,13 @@ func (s *Store) SendSignals(ctx context.Context, signals []Signal) (runIDs [][]s
 	}
 
 	names, keys, data := signalColumns(sent)
+	waiting, err := s.ids(ctx, s.sql(receiversSQL), s.namespace, names)
+	if err != nil {
+		return nil, Classify(err)
+	}
 	recipients := make([][]string, len(sent))
 	var b queued
-	b.Queue(s.sql(lockReceiversSQL), s.namespace, names, keys, data, nil)
+	b.Queue(s.sql(lockSQL), s.namespace, waiting, nil)
 	b.collect(func(row pgx.CollectableRow) error {
 		var n int
 		var id string
@@ -187,7 +211,7 @@ func signalColumns(signals []Signal) (names []string, keys, data []*string) {
 }
 
 // writeSendSQL ends the attempt that sends a signal, under the lease of its run,
-// which lockReceiversSQL has locked (R46). The output lists the recipients of the
+// which lockSQL has locked (R46). The output lists the recipients of the
 // signal's key (R26). It returns the output that the row has: this one or, of a write
 // that is repeated, that of the first. Primary keys and workflow_signals_idempotency_idx.
 const writeSendSQL = `
@@ -231,12 +255,16 @@ func (s *Store) SendSignal(ctx context.Context, step StepWrite, signal Signal) (
 		signal.IdempotencyKey = new("__signal:" + step.RunID + ":" + step.Attempt.StepName)
 	}
 	names, keys, data := signalColumns([]Signal{signal})
+	waiting, err := s.ids(ctx, s.sql(receiversSQL), s.namespace, names)
+	if err != nil {
+		return nil, Classify(err)
+	}
 	var output struct {
 		WorkflowRunIDs []string `json:"workflowRunIds"`
 	}
 	held := false
 	var b queued
-	b.Queue(s.sql(lockReceiversSQL), s.namespace, names, keys, data, step.RunID)
+	b.Queue(s.sql(lockSQL), s.namespace, append(waiting, step.RunID), nil)
 	b.Queue(s.sql(deliverStepSQL), s.namespace, names, keys, data, step.RunID, step.WorkerID, step.Attempt.ID)
 	b.Queue(s.sql(wakeReceiversSQL), s.namespace, names)
 	b.collect(func(row pgx.CollectableRow) error {
