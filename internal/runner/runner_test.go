@@ -380,8 +380,11 @@ func TestSuspendedRunStopsAtItsNextStepAndGoesOnWhenResumed(t *testing.T) {
 	}
 	// The heartbeat tells the pass; the step in flight ends after that.
 	row := b.await(id, "still held", func(r *openworkflow.Run) bool { return r.WorkerID != nil && r.SuspendedAt != nil })
-	beat := row.UpdatedAt
-	b.await(id, "beaten", func(r *openworkflow.Run) bool { return r.UpdatedAt.After(beat) })
+	// The second beat that is seen begins when the first one's answer has been heeded.
+	for range 2 {
+		beat := row.UpdatedAt
+		row = b.await(id, "beaten", func(r *openworkflow.Run) bool { return r.UpdatedAt.After(beat) })
+	}
 	close(finish)
 	b.await(id, "parked", func(r *openworkflow.Run) bool { return r.WorkerID == nil && r.AvailableAt == nil })
 	if c.of("second") != 0 {
