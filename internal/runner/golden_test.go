@@ -1,0 +1,721 @@
+package runner_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/openworkflow-operator/operator/internal/durable"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/runner"
+	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/testpg"
+	"github.com/openworkflow-operator/operator/workflow"
+)
+
+// golden is a scenario that OpenWorkflow's TypeScript package ran: the rows that it
+// left at named moments.
+type golden struct {
+	Scenario, NamespaceID string
+	Stages                []stage
+}
+
+type stage struct {
+	Stage string
+	// DBNow is when the rows were captured, by the server's clock.
+	DBNow   time.Time `json:"dbNow"`
+	Runs    []row     `json:"workflow_runs"`
+	Steps   []row     `json:"step_attempts"`
+	Signals []row     `json:"workflow_signals"`
+}
+
+// row is a row as row_to_json prints it, by column.
+type row map[string]json.RawMessage
+
+// text returns a text column, "" for NULL.
+func (r row) text(column string) string {
+	var s *string
+	_ = json.Unmarshal(r[column], &s)
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+func (r row) optional(column string) *string {
+	if s := r.text(column); s != "" {
+		return &s
+	}
+	return nil
+}
+
+// time returns an instant, zero for NULL.
+func (r row) time(column string) time.Time {
+	at, _ := time.Parse(time.RFC3339Nano, r.text(column))
+	return at
+}
+
+func (r row) number(column string) (n int) {
+	_ = json.Unmarshal(r[column], &n)
+	return n
+}
+
+func (r row) ended() bool { return openworkflow.RunStatus(r.text("status")).Terminal() }
+
+// shift returns the row as if all that it says had happened d later, also what the
+// context column says (R30).
+func (r row) shift(d time.Duration) row {
+	shifted := row{}
+	for column, value := range r {
+		if at := r.time(column); strings.HasSuffix(column, "_at") && !at.IsZero() {
+			value = quoted(at.Add(d).Format(time.RFC3339Nano))
+		}
+		shifted[column] = value
+	}
+	var wait map[string]any
+	if json.Unmarshal(r["context"], &wait) != nil || wait == nil {
+		return shifted
+	}
+	for _, member := range []string{"resumeAt", "timeoutAt"} {
+		text, _ := wait[member].(string)
+		if at, err := openworkflow.ParseTime(text); err == nil {
+			wait[member] = openworkflow.FormatTime(at.Add(d))
+		}
+	}
+	shifted["context"], _ = json.Marshal(wait)
+	return shifted
+}
+
+func quoted(s string) json.RawMessage {
+	b, _ := json.Marshal(s)
+	return b
+}
+
+func readGolden(t *testing.T, name string) golden {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("../openworkflow/testdata/golden", name+".json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g golden
+	if err := json.Unmarshal(raw, &g); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	for i, s := range g.Stages {
+		if s.DBNow.IsZero() { // not captured
+			g.Stages[i].DBNow = s.Runs[len(s.Runs)-1].time("updated_at")
+		}
+	}
+	return g
+}
+
+// TestGolden_P1_P8_TheGoRunnerGoesOnFromEveryStage loads the rows that OpenWorkflow's
+// TypeScript worker has left at each stage of each scenario, as if that worker had died
+// there, lets our runner go on with Go forms of the same workflows, and compares what
+// becomes of the runs with the end that TypeScript has brought them to: runs, outputs,
+// errors, and the attempts of all steps. Each scenario is run from its beginning as well.
+//
+// No function of a step that is completed in the rows is called again; and each call has
+// an attempt of its own.
+func TestGolden_P1_P8_TheGoRunnerGoesOnFromEveryStage(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../openworkflow/testdata/golden/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no golden files: %v", err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".json")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, ok := scenarios[name]
+			if !ok {
+				t.Fatal("the scenario has no Go form")
+			}
+			g := readGolden(t, name)
+			if s.before != nil {
+				g.Stages = append([]stage{s.before(g)}, g.Stages...)
+			}
+			first := -1
+			if s.handmade {
+				first = 0
+			}
+			for from := first; from < len(g.Stages); from++ {
+				if from == len(g.Stages)-1 && !slices.ContainsFunc(g.Stages[from].Runs, func(run row) bool { return !run.ended() }) {
+					continue // there is nothing left to do
+				}
+				t.Run(stageName(g, from), func(t *testing.T) {
+					t.Parallel()
+					newTrial(t, g, from).run(s)
+				})
+			}
+		})
+	}
+}
+
+func stageName(g golden, from int) string {
+	if from < 0 {
+		return "from the beginning"
+	}
+	what, _, _ := strings.Cut(g.Stages[from].Stage, ";")
+	return fmt.Sprintf("from stage %d, %s", from, what)
+}
+
+// scenario is the Go form of a golden scenario.
+type scenario struct {
+	workflows func(x *trial) []workflow.Definition
+	// script[k] does what the capturing script did to get to stage k. One that is not
+	// there starts the runs that are new in that stage.
+	script []func(x *trial)
+	// before returns the rows that the capturing script made by hand before the first stage.
+	before func(g golden) stage
+	// handmade says that the first stage's rows were made by hand: no worker brings
+	// them about.
+	handmade bool
+	// depart changes the end that TypeScript's rows show to what is expected of ours. The
+	// reason is named beside each change.
+	depart func(x *trial, want map[string]*runEnd)
+	// runsOnly says that the attempts of the end were not captured.
+	runsOnly bool
+	// check looks at what the comparison does not.
+	check func(x *trial)
+}
+
+// trial is a scenario that goes on from the rows of one of its stages, or from its
+// beginning.
+type trial struct {
+	*bench
+	db     *pgx.Conn
+	golden golden
+	from   int
+	calls  calls
+	// later is how much later than the capture the trial is.
+	later time.Duration
+	// loaded are the rows that the trial began with, by id.
+	loaded map[string]row
+	steps0 []row
+	runner *runner.Runner
+	stop   func()
+	// open holds up functions until the script lets them go on.
+	open chan struct{}
+}
+
+func newTrial(t *testing.T, g golden, from int) *trial {
+	t.Helper()
+	url := testpg.New(t)
+	s, err := store.Open(t.Context(), store.Options{URL: url, NamespaceID: g.NamespaceID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	db, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close(context.WithoutCancel(t.Context())) })
+	x := &trial{
+		bench: &bench{T: t, url: url, store: s}, db: db, golden: g, from: from,
+		loaded: map[string]row{}, open: make(chan struct{}),
+	}
+	var now time.Time
+	if err := db.QueryRow(t.Context(), `SELECT now()`).Scan(&now); err != nil {
+		t.Fatal(err)
+	}
+	x.later = now.Sub(g.Stages[max(from, 0)].DBNow).Truncate(time.Millisecond)
+	if from < 0 {
+		return x
+	}
+	for _, run := range g.Stages[from].Runs {
+		x.loaded[run.text("id")] = run
+	}
+	x.steps0 = g.Stages[from].Steps
+	x.load("workflow_runs", g.Stages[from].Runs)
+	x.load("step_attempts", g.Stages[from].Steps)
+	x.load("workflow_signals", g.Stages[from].Signals)
+	// The TypeScript worker has died, and its leases have ended.
+	x.exec(`UPDATE openworkflow.workflow_runs SET available_at = now() WHERE status = 'running' AND worker_id IS NOT NULL`)
+	return x
+}
+
+func (x *trial) exec(sql string, args ...any) {
+	x.Helper()
+	if _, err := x.db.Exec(x.Context(), sql, args...); err != nil {
+		x.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// load inserts rows, whatever they refer to, as of today.
+func (x *trial) load(table string, rows []row) {
+	x.Helper()
+	shifted := make([]row, len(rows))
+	for i, r := range rows {
+		shifted[i] = r.shift(x.later)
+	}
+	raw, err := json.Marshal(shifted)
+	if err != nil {
+		x.Fatal(err)
+	}
+	x.exec(`SET session_replication_role = replica`)
+	x.exec(`INSERT INTO openworkflow.`+table+` SELECT * FROM json_populate_recordset(NULL::openworkflow.`+table+`, $1)`, string(raw))
+	x.exec(`RESET session_replication_role`)
+}
+
+// read returns the rows of a table, in the order of their creation.
+func (x *trial) read(table string) []row {
+	x.Helper()
+	rows, err := x.db.Query(x.Context(), `SELECT row_to_json(r)::text FROM openworkflow.`+table+` r ORDER BY created_at, id`)
+	if err != nil {
+		x.Fatal(err)
+	}
+	raw, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		x.Fatal(err)
+	}
+	read := make([]row, len(raw))
+	for i := range raw {
+		if err := json.Unmarshal([]byte(raw[i]), &read[i]); err != nil {
+			x.Fatal(err)
+		}
+	}
+	return read
+}
+
+// run lets the runner go on, does what the capturing script did after the stage, and
+// compares the end.
+func (x *trial) run(s scenario) {
+	x.Helper()
+	want := x.wanted(s)
+	x.runner, x.stop = x.work(runner.Options{PollInterval: 100 * time.Millisecond}, s.workflows(x)...)
+	for k := x.from + 1; k < len(x.golden.Stages); k++ {
+		if k < len(s.script) && s.script[k] != nil {
+			s.script[k](x)
+		} else {
+			x.startRuns(k)
+		}
+	}
+	x.settle(want)
+	compare := func(when string) {
+		x.Helper()
+		got := x.ends(x.read("workflow_runs"), x.read("step_attempts"), x.read("workflow_signals"))
+		if s.runsOnly {
+			for _, run := range got {
+				run.Steps = nil
+			}
+		}
+		if diff := cmp.Diff(want, got, cmp.Comparer(alike), cmpopts.EquateEmpty()); diff != "" {
+			x.Errorf("the end differs %s (-want +got):\n%s", when, diff)
+		}
+	}
+	compare("when all has ended or waits")
+	x.prod()
+	compare("after what waits was executed once more")
+	if s.check != nil {
+		s.check(x)
+	}
+	x.stop()
+	x.checkCalls()
+}
+
+// startRuns creates the runs that are new in a stage and that no run has started: all,
+// or those of these workflows. It returns their ids.
+func (x *trial) startRuns(k int, workflows ...string) (ids []string) {
+	x.Helper()
+	for _, run := range x.golden.Stages[k].Runs {
+		before := k > 0 && slices.ContainsFunc(x.golden.Stages[k-1].Runs, func(r row) bool { return r.text("id") == run.text("id") })
+		if before || run.text("parent_step_attempt_id") != "" {
+			continue
+		}
+		if len(workflows) == 0 || slices.Contains(workflows, run.text("workflow_name")) {
+			ids = append(ids, x.create(run))
+		}
+	}
+	return ids
+}
+
+// create creates a golden run anew, under its own id. Its deadline is as far away as
+// that of the golden one was.
+func (x *trial) create(golden row, change ...func(*store.NewRun)) (id string) {
+	x.Helper()
+	run := store.NewRun{
+		ID: golden.text("id"), WorkflowName: golden.text("workflow_name"), Version: golden.optional("version"),
+		Input: golden["input"], Context: golden["context"], IdempotencyKey: golden.optional("idempotency_key"),
+	}
+	if at := golden.time("available_at"); golden.number("attempts") == 0 && !at.IsZero() {
+		run.AvailableAt = new(at.Add(x.later))
+	}
+	if at := golden.time("deadline_at"); !at.IsZero() {
+		run.DeadlineAt = new(at.Add(x.later))
+	}
+	for _, c := range change {
+		c(&run)
+	}
+	created, err := x.store.CreateRuns(x.Context(), []store.NewRun{run})
+	if err != nil || created[0].Err != nil || !created[0].Inserted {
+		x.Fatalf("create run: %v %+v", err, created)
+	}
+	x.notify()
+	return run.ID
+}
+
+func (x *trial) notify() {
+	x.Helper()
+	if err := x.store.Notify(x.Context()); err != nil {
+		x.Fatal(err)
+	}
+}
+
+// send sends a signal, and returns how many runs it was delivered to.
+func (x *trial) send(signal, data, key string) int {
+	x.Helper()
+	s := store.Signal{Name: signal, Data: json.RawMessage(data)}
+	if key != "" {
+		s.IdempotencyKey = &key
+	}
+	sent, err := x.store.SendSignals(x.Context(), []store.Signal{s})
+	if err != nil {
+		x.Fatal(err)
+	}
+	x.notify()
+	return len(sent[0])
+}
+
+// parked waits until the run waits.
+func (x *trial) parked(id string) {
+	x.Helper()
+	x.await(id, "parked", func(r *openworkflow.Run) bool { return r.Attempts > 0 && r.Parked() })
+}
+
+// sweep waits until a sweep has failed the run at its deadline.
+func (x *trial) sweep(id string) {
+	x.Helper()
+	x.await(id, "swept", func(r *openworkflow.Run) bool {
+		if _, err := x.store.FailExpired(x.Context(), 100); err != nil {
+			x.Fatal(err)
+		}
+		return r.Status.Terminal()
+	})
+}
+
+// runOf returns the id of the n-th run of a workflow in the golden end.
+func (x *trial) runOf(workflow string, n int) row {
+	x.Helper()
+	last := x.golden.Stages[len(x.golden.Stages)-1]
+	for _, run := range last.Runs {
+		if run.text("workflow_name") == workflow && run.text("parent_step_attempt_id") == "" {
+			if n == 0 {
+				return run
+			}
+			n--
+		}
+	}
+	x.Fatalf("there is no such run of %s", workflow)
+	return nil
+}
+
+// began returns the attempts of a run that were loaded.
+func (x *trial) began(runID string) []row {
+	return slices.DeleteFunc(slices.Clone(x.steps0), func(step row) bool { return step.text("workflow_run_id") != runID })
+}
+
+// isOpen reports whether the trial has executed anything of a golden run: it was not
+// loaded, or had not ended then.
+func (x *trial) isOpen(run row) bool {
+	loaded, ok := x.loaded[run.text("id")]
+	return !ok || !loaded.ended()
+}
+
+// runEnd is what is compared of a run.
+type runEnd struct {
+	Workflow, Version, Status, Input, Output, Error string
+	Steps                                           []stepEnd
+}
+
+// stepEnd is what is compared of an attempt.
+type stepEnd struct {
+	Name, Kind, Status, Output, Error string
+	// Signal is what is waited for, and Wait for how long, from the creation of the
+	// attempt. Delivered is what has come.
+	Signal, Delivered string
+	Wait              time.Duration
+}
+
+// alike compares durations that were measured at different times and machines.
+func alike(a, b time.Duration) bool {
+	return (a - b).Abs() <= max(10*time.Second, max(a, b)/200)
+}
+
+// names says what the runs are: the n-th of a workflow, or the child of a step of
+// another.
+func (x *trial) names(runs, steps []row) map[string]string {
+	names := map[string]string{}
+	counts := map[string]int{}
+	for _, run := range x.golden.Stages[len(x.golden.Stages)-1].Runs {
+		if run.text("parent_step_attempt_id") == "" {
+			w := run.text("workflow_name")
+			names[run.text("id")] = fmt.Sprintf("%s %d", w, counts[w])
+			counts[w]++
+		}
+	}
+	attempts := map[string]row{}
+	for _, step := range steps {
+		attempts[step.text("id")] = step
+	}
+	for named := -1; named != len(names); {
+		named = len(names)
+		for _, run := range runs {
+			parent, ok := attempts[run.text("parent_step_attempt_id")]
+			if name := names[parent.text("workflow_run_id")]; ok && name != "" {
+				names[run.text("id")] = name + "/" + parent.text("step_name")
+			}
+		}
+	}
+	return names
+}
+
+// ends returns what is compared of rows, by the names of the runs. They also stand for
+// the ids in texts.
+func (x *trial) ends(runs, steps, signals []row) map[string]*runEnd {
+	x.Helper()
+	delivered := map[string]row{}
+	for _, signal := range signals {
+		delivered[signal.text("step_attempt_id")] = signal
+	}
+	names := x.names(runs, steps)
+	var replacements []string
+	for id, name := range names {
+		replacements = append(replacements, id, name)
+	}
+	ids := strings.NewReplacer(replacements...)
+
+	ends := map[string]*runEnd{}
+	for _, run := range runs {
+		name := names[run.text("id")]
+		if name == "" || ends[name] != nil {
+			name = "stray " + run.text("id")
+		}
+		ends[name] = &runEnd{
+			Workflow: run.text("workflow_name"), Version: run.text("version"), Status: run.text("status"),
+			Input: plain(run["input"], ids), Output: plain(run["output"], ids), Error: plain(run["error"], ids),
+		}
+	}
+	for _, step := range steps {
+		end := ends[names[step.text("workflow_run_id")]]
+		if end == nil {
+			x.Errorf("attempt %s belongs to no run", step.text("id"))
+			continue
+		}
+		var wait struct{ Signal, ResumeAt, TimeoutAt string }
+		_ = json.Unmarshal(step["context"], &wait)
+		s := stepEnd{
+			Name: step.text("step_name"), Kind: step.text("kind"), Status: step.text("status"),
+			Output: plain(step["output"], ids), Error: plain(step["error"], ids), Signal: wait.Signal,
+		}
+		if at, err := openworkflow.ParseTime(wait.ResumeAt + wait.TimeoutAt); err == nil {
+			s.Wait = at.Sub(step.time("created_at"))
+		}
+		if signal, ok := delivered[step.text("id")]; ok {
+			s.Delivered = signal.text("signal") + ": " + plain(signal["data"], ids)
+		}
+		end.Steps = append(end.Steps, s)
+	}
+	for _, end := range ends {
+		end.sort()
+	}
+	return ends
+}
+
+func (r *runEnd) sort() {
+	slices.SortFunc(r.Steps, func(a, b stepEnd) int {
+		return strings.Compare(a.Name+a.Status+a.Output, b.Name+b.Status+b.Output)
+	})
+}
+
+// plain returns a JSON value in one form, without what may differ.
+func plain(value json.RawMessage, ids *strings.Replacer) string {
+	if len(value) == 0 {
+		return "null"
+	}
+	var v any
+	if err := json.Unmarshal(value, &v); err != nil {
+		return string(value)
+	}
+	if failure, ok := v.(map[string]any); ok && failure["message"] != nil {
+		delete(failure, "stack")
+	}
+	if sent, ok := v.(map[string]any); ok {
+		sortRecipients(sent)
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return string(value)
+	}
+	return ids.Replace(string(b))
+}
+
+// sortRecipients sorts the recipients of signals, which have no order (R104).
+func sortRecipients(v map[string]any) {
+	for key, member := range v {
+		switch member := member.(type) {
+		case []any:
+			if key == "workflowRunIds" {
+				slices.SortFunc(member, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+			}
+		case map[string]any:
+			sortRecipients(member)
+		}
+	}
+}
+
+// wanted returns the end that is expected: that of the last stage, except where the rules
+// or our departures say otherwise.
+func (x *trial) wanted(s scenario) map[string]*runEnd {
+	x.Helper()
+	last := x.golden.Stages[len(x.golden.Stages)-1]
+	final := map[string]row{}
+	for _, step := range last.Steps {
+		final[step.text("id")] = step
+	}
+	began := map[string]bool{}
+	steps := slices.Clone(last.Steps)
+	for _, step := range x.steps0 {
+		began[step.text("id")] = true
+		// A function attempt that was under way stays running, and the step is executed
+		// again under another one (R91), which TypeScript, had it not died, need not do.
+		if step.text("kind") == "function" && step.text("status") == "running" &&
+			final[step.text("id")].text("status") != "running" {
+			steps = append(steps, step)
+		}
+	}
+	// TypeScript loses the results of functions whose siblings park or fail (R86); here
+	// they are not lost (decision 13).
+	steps = slices.DeleteFunc(steps, func(step row) bool {
+		return step.text("kind") == "function" && step.text("status") == "running" && !began[step.text("id")] &&
+			slices.ContainsFunc(last.Steps, func(other row) bool {
+				return other.text("workflow_run_id") == step.text("workflow_run_id") &&
+					other.text("step_name") == step.text("step_name") && other.text("status") == "completed"
+			})
+	})
+	want := x.ends(last.Runs, steps, last.Signals)
+	if s.depart != nil {
+		s.depart(x, want)
+	}
+	for _, end := range want {
+		end.sort()
+	}
+	return want
+}
+
+// settle waits until each run has ended, or waits where that is its end.
+func (x *trial) settle(want map[string]*runEnd) {
+	x.Helper()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	timeout := time.After(30 * time.Second)
+	for {
+		runs := x.read("workflow_runs")
+		names := x.names(runs, x.read("step_attempts"))
+		settled := 0
+		for _, run := range runs {
+			end := want[names[run.text("id")]]
+			waits := end != nil && end.Status == run.text("status") && run.text("worker_id") == ""
+			if run.ended() || waits {
+				settled++
+			}
+		}
+		if settled >= len(want) {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-timeout:
+			return // the comparison shows what is missing
+		}
+	}
+}
+
+// prod makes everything due that waits, and waits until it waits again: for as long as
+// before, as what it waits for is in its rows.
+func (x *trial) prod() {
+	x.Helper()
+	var waiting []row
+	for _, run := range x.read("workflow_runs") {
+		if run.text("status") == "running" && run.text("worker_id") == "" {
+			waiting = append(waiting, run)
+		}
+	}
+	x.exec(`UPDATE openworkflow.workflow_runs SET available_at = now() WHERE status = 'running' AND worker_id IS NULL`)
+	x.notify()
+	for _, before := range waiting {
+		after := x.await(before.text("id"), "executed once more", func(r *openworkflow.Run) bool {
+			return r.Attempts > before.number("attempts") && (r.Parked() || r.Status.Terminal())
+		})
+		if after.AvailableAt == nil || !after.AvailableAt.Equal(before.time("available_at")) {
+			x.Errorf("the run of %s now waits until %v, and did until %v", after.WorkflowName, after.AvailableAt, before.time("available_at"))
+		}
+	}
+}
+
+// counted counts the calls of a step's function, by run and step.
+func counted[T any](x *trial, fn func(ctx context.Context) (T, error)) func(ctx context.Context) (T, error) {
+	return func(ctx context.Context) (T, error) {
+		x.calls.add(callOf(ctx))
+		return fn(ctx)
+	}
+}
+
+// callOf names the step whose function a context was given to.
+func callOf(ctx context.Context) string {
+	name, _ := durable.StepFrom(ctx)
+	return durable.ExecutionFrom(ctx).Info().ID + " " + name
+}
+
+// gives returns the function of a step that does nothing but return a value.
+func (x *trial) gives(value any) func(ctx context.Context) (any, error) {
+	return counted(x, func(context.Context) (any, error) { return value, nil })
+}
+
+// nth returns how often the step has been tried, this time included.
+func (x *trial) nth(ctx context.Context) int {
+	call := callOf(ctx)
+	n := x.calls.of(call)
+	for _, step := range x.steps0 {
+		if step.text("workflow_run_id")+" "+step.text("step_name") == call && step.text("status") != "running" {
+			n++
+		}
+	}
+	return n
+}
+
+// checkCalls compares the calls of functions with the attempts: one call for each that
+// was not there before.
+func (x *trial) checkCalls() {
+	x.Helper()
+	want, got := map[string]int{}, map[string]int{}
+	count := func(steps []row, n int) {
+		for _, step := range steps {
+			if step.text("kind") == "function" {
+				want[step.text("workflow_run_id")+" "+step.text("step_name")] += n
+			}
+		}
+	}
+	count(x.read("step_attempts"), 1)
+	count(x.steps0, -1)
+	for call := range want {
+		got[call] = x.calls.of(call)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		x.Errorf("calls of functions (-attempts that are new, +calls):\n%s", diff)
+	}
+}
