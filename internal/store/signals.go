@@ -49,8 +49,10 @@ FROM (SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS name) s
 CROSS JOIN ` + receivers + `
 `
 
-// deliverSQL delivers the signals, and returns the recipients of each (R104). Of
-// signals of one name the first is delivered, as it leaves nobody to the next.
+// deliverSQL delivers the signals (R104). It returns the recipients that a signal's key
+// had earlier by the signal's number, and the new ones by the signal's name: of signals
+// of one name the first without earlier recipients is delivered, and leaves nobody to the
+// next.
 //
 // lockSQL has locked the runs that wait, those that execute too: one that was about to
 // park is then either seen parked, or sees the delivery (R83). Nothing here waits for a
@@ -76,7 +78,7 @@ WITH signal AS MATERIALIZED (
 	WHERE s.n NOT IN (SELECT e.n FROM earlier e)
 	ORDER BY s.name, s.n
 ), waiting AS MATERIALIZED (
-	SELECT s.n, s.name, s.key, s.data, a.*
+	SELECT s.name, s.key, s.data, a.*
 	FROM sent s
 	CROSS JOIN ` + receivers + `
 ), receiver AS MATERIALIZED (
@@ -96,12 +98,12 @@ WITH signal AS MATERIALIZED (
 	SELECT r.namespace_id, gen_random_uuid()::text, r.name, r.data, r.key, r.workflow_run_id, r.id, now()
 	FROM receiver r
 	ON CONFLICT (namespace_id, step_attempt_id) DO NOTHING
-	RETURNING step_attempt_id
+	RETURNING signal, workflow_run_id
 )
-SELECT e.n, e.workflow_run_id FROM earlier e
+SELECT e.n, '', e.workflow_run_id FROM earlier e
 UNION
-SELECT r.n, r.workflow_run_id FROM receiver r JOIN delivered d ON d.step_attempt_id = r.id
-ORDER BY 1, 2`
+SELECT 0, d.signal, d.workflow_run_id FROM delivered d
+ORDER BY 3`
 
 // The fences of deliverSQL: of a signal that a step sends, the run must be held, and
 // the step not have sent it.
@@ -182,19 +184,29 @@ func (s *Store) SendSignals(ctx context.Context, signals []Signal) (runIDs [][]s
 	if err != nil {
 		return nil, Classify(err)
 	}
-	recipients := make([][]string, len(sent))
+	recipients, delivered := make([][]string, len(sent)), map[string][]string{}
 	var b queued
 	b.Queue(s.sql(lockSQL), s.namespace, waiting, nil)
 	b.collect(func(row pgx.CollectableRow) error {
 		var n int
-		var id string
-		err := row.Scan(&n, &id)
-		recipients[n-1] = append(recipients[n-1], id)
+		var name, id string
+		err := row.Scan(&n, &name, &id)
+		if n > 0 {
+			recipients[n-1] = append(recipients[n-1], id)
+		} else {
+			delivered[name] = append(delivered[name], id)
+		}
 		return err
 	}, s.sql(deliverAnySQL), s.namespace, names, keys, data)
 	b.Queue(s.sql(wakeReceiversSQL), s.namespace, names)
 	if err := s.send(ctx, &b); err != nil {
 		return nil, Classify(err)
+	}
+	for i, signal := range sent {
+		if recipients[i] == nil {
+			recipients[i] = delivered[signal.Name]
+			delete(delivered, signal.Name)
+		}
 	}
 	for i := range signals {
 		runIDs[i] = recipients[of[i]]
