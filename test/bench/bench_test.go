@@ -1,0 +1,313 @@
+//go:build bench
+
+// Package bench measures how fast runs are executed. Docs: docs/performance.md.
+//
+//	make bench        all of it, at full size, for about an hour
+//	make bench-short  small sizes; ratios are compared with ranges.yaml
+//
+// Every measurement stands between two of a baseline, pgbench with one-row inserts
+// on the same server, and is given as a ratio to it as well. All is repeated in
+// rounds, and medians count.
+package bench
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/testpg"
+	"github.com/openworkflow-operator/operator/test/bench/report"
+)
+
+var (
+	out    = flag.String("out", filepath.Join(repository, "dist", "bench"), "directory of the report")
+	rounds = flag.Int("rounds", 0, "number of rounds, instead of the usual ones")
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	dir, err := os.MkdirTemp("", "openworkflow-bench-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	programs.dir = dir
+	testpg.Main(m, func() { _ = os.RemoveAll(dir) })
+}
+
+// sizes say how much is measured.
+type sizes struct {
+	// rounds of what is compared, and of what takes long.
+	rounds, slowRounds int
+	baseline           time.Duration
+	workers            []int
+	runs               int
+	long               int
+	latencies          int
+	idle               time.Duration
+	lease              time.Duration
+	history, backlog   int
+	steps, children    int
+	parked             int
+	large              int
+}
+
+var full = sizes{
+	rounds: 5, slowRounds: 5, baseline: 3 * time.Second, workers: []int{1, 2, 4}, runs: 16_000, long: 1000,
+	latencies: 200, idle: 20 * time.Second, lease: 10 * time.Second,
+	history: 1_000_000, backlog: 200_000, steps: 1000, children: 500, parked: 10_000, large: 400,
+}
+
+var short = sizes{
+	rounds: 3, slowRounds: 1, baseline: time.Second, workers: []int{1, 2}, runs: 3000, long: 300,
+	latencies: 100, idle: 5 * time.Second, lease: 2 * time.Second,
+	history: 20_000, backlog: 10_000, steps: 500, children: 200, parked: 1000, large: 50,
+}
+
+// session is one run of the suite.
+type session struct {
+	sizes
+	report report.Report
+}
+
+// The servers that are measured.
+const (
+	asIs = "as it is"
+	slow = "2 ms flush"
+)
+
+func TestBench(t *testing.T) {
+	s := &session{sizes: full}
+	if testing.Short() {
+		s.sizes = short
+	}
+	if *rounds > 0 {
+		s.rounds, s.slowRounds = *rounds, *rounds
+	}
+	s.report = report.Report{
+		Began: time.Now().UTC(), Revision: revision(), Short: testing.Short(), Machine: machine(),
+		Settings: map[string][]string{asIs: durable, slow: append(durable[:len(durable):len(durable)], slowFlush...)},
+	}
+	t.Run("disk=as-is", func(t *testing.T) {
+		d := startDisk(t, asIs)
+		d.adminScan(t, `SHOW server_version`, &s.report.Machine.Postgres)
+		t.Run("W1", func(t *testing.T) { s.throughput(t, d) })
+		t.Run("W2", func(t *testing.T) { s.sequence(t, d) })
+		t.Run("W3", func(t *testing.T) { s.latency(t, d) })
+		t.Run("W4", func(t *testing.T) { s.crash(t, d) })
+		t.Run("W5", func(t *testing.T) { s.history(t, d) })
+		t.Run("W7", func(t *testing.T) { s.fanOut(t, d) })
+		t.Run("W8", func(t *testing.T) { s.signals(t, d) })
+		t.Run("W9", func(t *testing.T) { s.payloads(t, d) })
+	})
+	t.Run("disk=2ms", func(t *testing.T) {
+		d := startDisk(t, slow, slowFlush...)
+		t.Run("W1", func(t *testing.T) { s.throughput(t, d) })
+		t.Run("W2", func(t *testing.T) { s.sequence(t, d) })
+		if !testing.Short() {
+			t.Run("W3", func(t *testing.T) { s.latency(t, d) })
+			t.Run("W7", func(t *testing.T) { s.fanOut(t, d) })
+			t.Run("W8", func(t *testing.T) { s.signals(t, d) })
+		}
+	})
+	t.Run("W3-idle", s.idlePool)
+	s.finish(t)
+}
+
+// panels are what the plot shows.
+var panels = []report.Panel{
+	{Title: "Steps per second ÷ one-row commits per second (pgbench, 32 clients)", Metric: "steps ÷ baseline", Mark: 1},
+	{Title: "Milliseconds per step of one long run", Metric: "ms/step"},
+	{Title: "Postgres CPU, µs per step", Metric: "Postgres µs/step"},
+	{Title: "Start to result on an idle worker, ms: median", Metric: "p50 ms"},
+	{Title: "Start to result on an idle worker, ms: 99th percentile", Metric: "p99 ms"},
+	{Title: "Throughput relative to W1 with one worker", Metric: "÷ W1", Mark: 1},
+}
+
+// finish writes the report, and compares it with what is wanted.
+func (s *session) finish(t *testing.T) {
+	s.compareWithW1()
+	s.report.Took = time.Since(s.report.Began).Round(time.Second).String()
+	file := "goals.yaml"
+	if testing.Short() {
+		file = "ranges.yaml"
+	}
+	ranges, err := report.ReadRanges(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.report.WriteTable(os.Stdout, ranges); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.write(ranges); err != nil {
+		t.Fatal(err)
+	}
+	filtered := flag.Lookup("test.run").Value.String()
+	if testing.Short() && !strings.Contains(filtered, "/") {
+		for _, fault := range s.report.Check(ranges) {
+			t.Error(fault)
+		}
+	}
+}
+
+func (s *session) write(ranges []report.Range) error {
+	if err := os.MkdirAll(*out, 0o755); err != nil {
+		return err
+	}
+	for name, write := range map[string]func(*os.File) error{
+		"report.txt":  func(f *os.File) error { return s.report.WriteTable(f, ranges) },
+		"report.json": func(f *os.File) error { return s.report.WriteJSON(f) },
+		"report.svg":  func(f *os.File) error { return s.report.WriteSVG(f, panels) },
+	} {
+		f, err := os.Create(filepath.Join(*out, name))
+		if err != nil {
+			return err
+		}
+		if err := write(f); err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// w1 is the measurement that others are compared with.
+const w1 = "W1 1 worker"
+
+// compareWithW1 gives each sample its rate in relation to W1's, both in relation to the
+// baseline beside them: in steps, or in runs for what has no steps.
+func (s *session) compareWithW1() {
+	for _, result := range s.report.Results {
+		for _, metric := range []string{"steps ÷ baseline", "runs ÷ baseline"} {
+			reference, ok := s.report.Median(result.Server, w1, metric)
+			for _, sample := range result.Samples {
+				_, compared := sample["÷ W1"]
+				if v, has := sample[metric]; ok && has && !compared && reference > 0 {
+					sample["÷ W1"] = v / reference
+				}
+			}
+		}
+	}
+}
+
+// measurement is one thing that is measured.
+type measurement struct {
+	name string
+	// clients of the baseline beside it. Default: baselineClients.
+	clients int
+	// base is the database to measure in. Default: a new one for each sample.
+	base *base
+	run  func(b *base) report.Sample
+}
+
+// measure takes samples, round by round, with a baseline before and after each.
+func (s *session) measure(t *testing.T, d *disk, rounds int, measurements ...measurement) {
+	t.Helper()
+	for round := range rounds {
+		before := map[int]rate{}
+		for _, m := range measurements {
+			if m.clients == 0 {
+				m.clients = baselineClients
+			}
+			if _, ok := before[m.clients]; !ok {
+				before[m.clients] = s.baselineRate(t, d, m.clients)
+			}
+			b := m.base
+			if b == nil {
+				b = d.newBase(t)
+			}
+			sample := m.run(b)
+			if m.base == nil {
+				b.drop()
+			}
+			after := s.baselineRate(t, d, m.clients)
+			relate(sample, before[m.clients], after)
+			before[m.clients] = after
+			s.report.Add(d.name, m.name, sample)
+			t.Logf("%s, %s, round %d: %v", m.name, d.name, round+1, sample)
+		}
+	}
+}
+
+func (s *session) baselineRate(t *testing.T, d *disk, clients int) rate {
+	t.Helper()
+	r := d.pgbench(t, clients, s.baseline)
+	s.report.Add(d.name, fmt.Sprintf("pgbench %d clients", clients), report.Sample{
+		"inserts/s": r.perSecond, "ms/insert": r.latency.Seconds() * 1e3, "Postgres µs/insert": r.cpu.Seconds() * 1e6,
+	})
+	return r
+}
+
+// relate gives a sample its ratios to the mean of the baselines before and after it.
+func relate(sample report.Sample, before, after rate) {
+	perSecond := (before.perSecond + after.perSecond) / 2
+	latency := (before.latency + after.latency).Seconds() / 2 * 1e3
+	cpu := (before.cpu + after.cpu).Seconds() / 2 * 1e6
+	for metric, ratio := range map[string]struct {
+		name string
+		unit float64
+	}{
+		"steps/s":          {"steps ÷ baseline", perSecond},
+		"runs/s":           {"runs ÷ baseline", perSecond},
+		"children/s":       {"children ÷ baseline", perSecond},
+		"ms/step":          {"ms/step ÷ baseline", latency},
+		"p50 ms":           {"p50 ÷ baseline", latency},
+		"p99 ms":           {"p99 ÷ baseline", latency},
+		"Postgres µs/step": {"Postgres CPU/step ÷ baseline", cpu},
+	} {
+		if v, ok := sample[metric]; ok && ratio.unit > 0 {
+			sample[ratio.name] = v / ratio.unit
+		}
+	}
+}
+
+// revision is the commit that is measured, with a mark when files differ from it.
+func revision() string {
+	git := func(arguments ...string) string {
+		out, err := exec.Command("git", arguments...).Output() //nolint:noctx // short
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(out))
+	}
+	revision := git("rev-parse", "--short=12", "HEAD")
+	if git("status", "--porcelain") != "" {
+		revision += "+"
+	}
+	return revision
+}
+
+func machine() report.Machine {
+	field := func(file, name string) string {
+		content, _ := os.ReadFile(file)
+		for line := range strings.Lines(string(content)) {
+			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == name {
+				return strings.TrimSpace(value)
+			}
+		}
+		return ""
+	}
+	first := func(file string) string {
+		content, _ := os.ReadFile(file)
+		word, _, _ := strings.Cut(strings.TrimSpace(string(content)), " ")
+		return word
+	}
+	kilobytes, _ := strconv.Atoi(strings.TrimSuffix(field("/proc/meminfo", "MemTotal"), " kB"))
+	return report.Machine{
+		CPU:      field("/proc/cpuinfo", "model name"),
+		CPUs:     runtime.NumCPU(),
+		MemoryMB: kilobytes / 1024,
+		Kernel:   first("/proc/sys/kernel/osrelease"),
+		Go:       runtime.Version(),
+		Load:     first("/proc/loadavg"),
+	}
+}

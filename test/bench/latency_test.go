@@ -1,0 +1,102 @@
+//go:build bench
+
+package bench
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/openworkflow-operator/operator/client"
+	"github.com/openworkflow-operator/operator/test/bench/report"
+	"github.com/openworkflow-operator/operator/test/bench/workflows"
+)
+
+// latency is W3: from a start to the result in the caller's hand, on an idle worker.
+func (s *session) latency(t *testing.T, d *disk) {
+	s.measure(t, d, s.rounds, measurement{name: "W3 start to result", clients: 1, run: func(b *base) report.Sample {
+		workers := b.startWorkers(1)
+		awaitRun(b, workflows.Echo, 0) // statements are prepared now
+		times := make([]float64, s.latencies)
+		for i := range times {
+			idleFor(b, rand.N(25*time.Millisecond)) // whatever coalesces or polls is at any point of its cycle
+			began := time.Now()
+			awaitRun(b, workflows.Echo, i)
+			times[i] = time.Since(began).Seconds() * 1e3
+		}
+		stop(workers)
+		return report.Sample{
+			"p50 ms": report.Quantile(times, 0.5),
+			"p99 ms": report.Quantile(times, 0.99),
+			"max ms": report.Quantile(times, 1),
+		}
+	}})
+}
+
+// idleFor lets time pass in which nothing is asked of the workers.
+func idleFor(b *base, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-b.t.Context().Done():
+	}
+}
+
+// idlePool counts what ten workers of a hundred slots ask of Postgres while there is
+// nothing to do.
+func (s *session) idlePool(t *testing.T) {
+	const workers = 10
+	d := startDisk(t, asIs, observed...)
+	b := d.newBase(t)
+	b.exec(`CREATE EXTENSION pg_stat_statements`)
+	statements := func() (n float64) {
+		b.scan(`
+SELECT coalesce(sum(calls), 0)
+FROM pg_stat_statements
+WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query NOT LIKE '%pg_%stat%'`, nil, &n)
+		return n
+	}
+	pool := b.startWorkers(workers)
+	for range s.slowRounds {
+		before, cpu, began := statements(), processorTime(t, d.server.PID()), time.Now()
+		idleFor(b, s.idle)
+		seconds := time.Since(began).Seconds()
+		s.report.Add(asIs, "W3 idle pool, 10 × 100 slots", report.Sample{
+			"statements/s":      (statements() - before) / seconds,
+			"Postgres CPU ms/s": (processorTime(t, d.server.PID()) - cpu).Seconds() * 1e3 / seconds,
+		})
+	}
+	stop(pool)
+	b.drop()
+}
+
+// crash is W4: from the SIGKILL of a worker to the first step that another one
+// completes, without a manager that would see the pod end.
+func (s *session) crash(t *testing.T, d *disk) {
+	s.measure(t, d, s.slowRounds, measurement{name: "W4 crash recovery", run: func(b *base) report.Sample {
+		lease := fmt.Sprintf("OPENWORKFLOW_LEASE_SECONDS=%d", int(s.lease.Seconds()))
+		first := b.startWorkers(1, lease)[0]
+		const steps = 10_000 // more than there is time for
+		if _, err := client.Start(t.Context(), b.client, workflows.Ticking, steps); err != nil {
+			t.Fatal(err)
+		}
+		stepsBy := func(p *process) (n int, firstAt *time.Time) {
+			b.scan(`
+SELECT count(*), min(finished_at)
+FROM openworkflow.step_attempts
+WHERE namespace_id = 'default' AND status = 'completed' AND output::text = $1`,
+				[]any{strconv.Itoa(p.cmd.Process.Pid)}, &n, &firstAt)
+			return n, firstAt
+		}
+		b.await("steps of the first worker", time.Minute, func() bool { n, _ := stepsBy(first); return n > 10 })
+		second := b.startWorkers(1, lease)[0]
+		killed := b.now()
+		first.kill()
+		var resumed *time.Time
+		b.await("steps of the second worker", time.Minute, func() bool { _, resumed = stepsBy(second); return resumed != nil })
+		second.kill()
+		seconds := resumed.Sub(killed).Seconds() - workflows.Tick.Seconds()
+		return report.Sample{"s to next write": seconds, "s beyond the lease": seconds - s.lease.Seconds()}
+	}})
+}

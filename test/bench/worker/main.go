@@ -1,0 +1,34 @@
+//go:build bench
+
+// The worker of the benchmarks: an ordinary worker, configured by the environment as
+// any other. With BENCH_CPU_PROFILE it writes a profile of its CPU time to that file.
+package main
+
+import (
+	"log/slog"
+	"os"
+	"runtime/pprof"
+
+	"github.com/openworkflow-operator/operator/test/bench/workflows"
+	"github.com/openworkflow-operator/operator/worker"
+)
+
+func main() {
+	stop := func() {}
+	if name := os.Getenv("BENCH_CPU_PROFILE"); name != "" {
+		file, err := os.Create(name)
+		if err == nil {
+			err = pprof.StartCPUProfile(file)
+		}
+		if err != nil {
+			slog.Error("Could not profile", "error", err)
+			os.Exit(1)
+		}
+		stop = func() {
+			pprof.StopCPUProfile()
+			_ = file.Close()
+		}
+	}
+	worker.Main(workflows.All()...)
+	stop()
+}
