@@ -22,6 +22,11 @@ for thing in "$@"; do
 		need openssl has openssl
 		need containernetworking-plugins test -x /usr/lib/cni/bridge
 		;;
+	nodejs) # Node.js, which is not a node
+		need nodejs has node
+		need npm has npm
+		;;
+	chromium) need chromium has chromium ;;
 	openssl) need openssl has openssl ;;
 	postgres) need postgresql bash -c 'ls /usr/lib/postgresql/*/bin/postgres' ;;
 	race) # cgo, for the race detector
