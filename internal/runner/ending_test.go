@@ -1,0 +1,187 @@
+package runner_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/runner"
+	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/step"
+	"github.com/openworkflow-operator/operator/workflow"
+)
+
+// R80: a run that was canceled while it was executed stays canceled, however the
+// execution ends. What the execution has not written is dropped without a warning, the
+// slot is free again, and nobody is told that the run has ended in another way.
+func TestR80AnEndThatComesAfterTheCancelIsDropped(t *testing.T) {
+	for name, end := range map[string]func(ctx context.Context) (any, error){
+		"completed": func(context.Context) (any, error) { return "too late", nil },
+		"failed":    func(context.Context) (any, error) { return nil, step.NonRetryable(errors.New("too late")) },
+		"retried":   func(context.Context) (any, error) { return nil, errors.New("too late") },
+		"parked":    func(ctx context.Context) (any, error) { return nil, step.Sleep(ctx, "nap", time.Hour) },
+		"put off": func(ctx context.Context) (any, error) {
+			return step.Run(ctx, "flaky", func(context.Context) (any, error) { return nil, errors.New("too late") })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			begun, release := make(chan struct{}), make(chan struct{})
+			w := workflow.Define("late", func(ctx context.Context, _ any) (any, error) {
+				close(begun)
+				<-release
+				return end(ctx)
+			}, workflow.Retry(workflow.RetryPolicy{MaximumAttempts: 5}))
+			quick := workflow.Define("quick", func(context.Context, any) (any, error) { return "done", nil })
+			var log lines
+			var told reports
+			// No heartbeat comes: the execution learns of the cancel by its last write.
+			b.work(runner.Options{
+				Concurrency: 1, Lease: time.Hour, Reporter: &told, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			}, w, quick)
+			id := b.start(w, `null`)
+			receive(t, begun, "the run")
+			b.cancel(id)
+			close(release)
+			if got := b.completed(b.start(quick, `null`)); got != `"done"` {
+				t.Errorf("the output of the next run is %s", got)
+			}
+			run := b.result(id)
+			if run.Status != openworkflow.RunCanceled || run.Output != nil || run.Error != nil || run.Failures != 0 {
+				t.Errorf("the canceled run is %+v", run)
+			}
+			if steps := b.steps(id); len(steps) != 0 {
+				t.Errorf("the canceled run has the attempts %+v", steps)
+			}
+			if log.count("level=WARN")+log.count("level=ERROR") != 0 {
+				t.Errorf("the log says:\n%s", log.text.String())
+			}
+			if got := told.of(id); !slices.Equal(got, []openworkflow.RunStatus{openworkflow.RunRunning}) {
+				t.Errorf("reported were %v, want the start alone", got)
+			}
+		})
+	}
+}
+
+// reports are the statuses that a Reporter was told of.
+type reports struct {
+	mu       sync.Mutex
+	statuses map[string][]openworkflow.RunStatus
+}
+
+func (r *reports) Report(run *openworkflow.Run, _ openworkflow.StepSummary) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.statuses == nil {
+		r.statuses = map[string][]openworkflow.RunStatus{}
+	}
+	r.statuses[run.ID] = append(r.statuses[run.ID], run.Status)
+}
+
+func (r *reports) of(id string) []openworkflow.RunStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Compact(slices.Clone(r.statuses[id]))
+}
+
+// R101: no wait is cut short by the deadline of its run, so nobody executes the run when
+// the deadline comes: a sweep fails it, whatever it waits for.
+func TestR101ASweepFailsWhatWaitsPastItsDeadline(t *testing.T) {
+	b := newBench(t)
+	child := workflow.Define("child", func(ctx context.Context, _ any) (any, error) {
+		return nil, step.Sleep(ctx, "nap", time.Hour)
+	})
+	waits := map[string]func(ctx context.Context) (any, error){
+		"sleep": func(ctx context.Context) (any, error) { return nil, step.Sleep(ctx, "nap", time.Hour) },
+		"signal": func(ctx context.Context) (any, error) {
+			_, _, err := step.WaitForSignal[any](ctx, "never")
+			return nil, err
+		},
+		"child": func(ctx context.Context) (any, error) { return step.RunWorkflow(ctx, child, nil) },
+		"retry": func(ctx context.Context) (any, error) {
+			return step.Run(ctx, "flaky", func(context.Context) (any, error) { return nil, errors.New("not yet") },
+				step.Retry(workflow.RetryPolicy{InitialInterval: time.Hour, MaximumInterval: time.Hour}))
+		},
+	}
+	w := workflow.Define("waits", func(ctx context.Context, what string) (any, error) { return waits[what](ctx) })
+	b.work(runner.Options{}, w, child)
+	ids := map[string]string{}
+	for what := range waits {
+		ids[what] = b.start(w, `"`+what+`"`, func(r *store.NewRun) { r.DeadlineAt = new(time.Now().Add(24 * time.Hour)) })
+	}
+	for _, id := range ids {
+		b.await(id, "waiting", func(r *openworkflow.Run) bool { return r.Attempts == 1 && r.WorkerID == nil })
+	}
+	grandchild, _ := b.childOf(ids["child"], "child")
+	b.await(grandchild.ID, "parked", func(r *openworkflow.Run) bool { return r.Attempts == 1 && r.Parked() })
+	b.sql(`UPDATE openworkflow.workflow_runs SET deadline_at = now() WHERE workflow_name = 'waits'`)
+	b.sweep()
+	for what, id := range ids {
+		if got := b.failed(id); got.Message != openworkflow.DeadlineMessage {
+			t.Errorf("the run that waits for a %s has failed with %+v", what, got)
+		}
+		if run := b.result(id); run.Attempts != 1 {
+			t.Errorf("the run that waits for a %s was executed again", what)
+		}
+	}
+	if run := b.await(grandchild.ID, "there", func(*openworkflow.Run) bool { return true }); !run.Parked() {
+		t.Errorf("the child of a run past its deadline is %s, want it to go on", run.Status)
+	}
+}
+
+// Upstream leaves a parent asleep whose child was failed at its deadline (R44, R82).
+func TestR101TheDeadlineOfAChildWakesItsParent(t *testing.T) {
+	b := newBench(t)
+	child := workflow.Define("child", func(ctx context.Context, _ any) (any, error) {
+		return nil, step.Sleep(ctx, "nap", time.Hour)
+	})
+	parent := workflow.Define("parent", func(ctx context.Context, _ any) (string, error) {
+		_, err := step.RunWorkflow(ctx, child, nil)
+		if failed, ok := errors.AsType[*step.Error](err); ok {
+			return failed.Message, nil
+		}
+		return "", err
+	})
+	b.work(runner.Options{}, parent, child)
+	id := b.start(parent, `null`)
+	b.await(id, "parked", func(r *openworkflow.Run) bool { return r.Attempts == 1 && r.Parked() })
+	waiting, _ := b.childOf(id, "child")
+	b.await(waiting.ID, "parked", func(r *openworkflow.Run) bool { return r.Attempts == 1 && r.Parked() })
+	b.sql(`UPDATE openworkflow.workflow_runs SET deadline_at = now() WHERE workflow_name = 'child'`)
+	b.sweep()
+	if got := b.completed(id); got != `"`+openworkflow.DeadlineMessage+`"` {
+		t.Errorf("the parent has got %s", got)
+	}
+}
+
+// sweep does what some worker or the manager does once in a while.
+func (b *bench) sweep() {
+	b.Helper()
+	swept, err := b.store.Sweep(b.Context(), 0, 1000)
+	if err != nil || !swept.Turn {
+		b.Fatalf("sweep: %+v, %v", swept, err)
+	}
+	if err := b.store.Notify(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// sql runs a statement on the tables.
+func (b *bench) sql(statement string, args ...any) {
+	b.Helper()
+	db, err := pgx.Connect(b.Context(), b.url)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = db.Close(b.Context()) }()
+	if _, err := db.Exec(b.Context(), statement, args...); err != nil {
+		b.Fatalf("%s: %v", statement, err)
+	}
+}
