@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/openworkflow-operator/operator/step"
+	"github.com/openworkflow-operator/operator/workflow"
+)
+
+// Order is the input of an approval.
+type Order struct {
+	OrderID     string `json:"orderID"`
+	AmountCents int64  `json:"amountCents"`
+	// Approver is who is asked.
+	Approver string `json:"approver"`
+}
+
+// Answer is what the approver sends, as the data of the signal approvalSignal.
+type Answer struct {
+	Approved bool   `json:"approved"`
+	By       string `json:"by"`
+}
+
+// Decision is the output: what has become of the order.
+type Decision struct {
+	OrderID string `json:"orderID"`
+	// Status is shipped, rejected or expired.
+	Status string `json:"status"`
+	// By is who answered; empty when nobody did, or nobody was asked.
+	By string `json:"by,omitempty"`
+}
+
+// Office is what the steps act on.
+type Office interface {
+	// Ask asks the approver. It may be called again for one key, and asks once.
+	Ask(ctx context.Context, key string, order Order, reminder bool) error
+	// Ship hands the order to the warehouse, once for each key.
+	Ship(ctx context.Context, key string, order Order) error
+}
+
+const (
+	free     = 100_00         // orders below this amount need no approval
+	patience = 48 * time.Hour // how long an answer may take
+	nudge    = 24 * time.Hour // when the approver is reminded
+)
+
+// approvalSignal is the name of the signal with the answer for an order.
+func approvalSignal(orderID string) string { return "approval:" + orderID }
+
+// Approval returns the workflow "approval": it asks for approval of a large order, waits
+// for the answer for two days, reminds the approver after one, and ships what was
+// approved. A run that waits holds no worker.
+func Approval(office Office) *workflow.Workflow[Order, Decision] {
+	return workflow.Define("approval", func(ctx context.Context, order Order) (Decision, error) {
+		decision := Decision{OrderID: order.OrderID}
+		if order.AmountCents >= free {
+			answer, received, err := ask(ctx, office, order)
+			decision.By = answer.By
+			switch {
+			case err != nil:
+				return decision, err
+			case !received:
+				decision.Status = "expired"
+				return decision, nil
+			case !answer.Approved:
+				decision.Status = "rejected"
+				return decision, nil
+			}
+		}
+		err := do(ctx, "ship", func(ctx context.Context, key string) error {
+			return office.Ship(ctx, key, order)
+		})
+		decision.Status = "shipped"
+		return decision, err
+	})
+}
+
+// ask returns the approver's answer, if there is one in time.
+func ask(ctx context.Context, office Office, order Order) (answer Answer, received bool, err error) {
+	// Signals are not kept for those who wait later, so the wait begins before anybody
+	// can answer.
+	waiting := step.GoWaitForSignal[Answer](ctx, approvalSignal(order.OrderID), step.Timeout(patience))
+	err = do(ctx, "ask", func(ctx context.Context, key string) error {
+		return office.Ask(ctx, key, order, false)
+	})
+	if err != nil {
+		return answer, false, err
+	}
+	first, err := step.Select(ctx, "answer or reminder", waiting, step.GoSleep(ctx, "a day", nudge))
+	if err != nil {
+		return answer, false, err
+	}
+	if first == 1 {
+		err := do(ctx, "remind", func(ctx context.Context, key string) error {
+			return office.Ask(ctx, key, order, true)
+		})
+		if err != nil {
+			return answer, false, err
+		}
+	}
+	signal, err := waiting.Await()
+	return signal.Data, signal.Received, err
+}
+
+// do is step.Run for a function without a result. The key is the same at each attempt,
+// so that the other side can tell a repetition.
+func do(ctx context.Context, name string, fn func(ctx context.Context, key string) error) error {
+	_, err := step.Run(ctx, name, func(ctx context.Context) (any, error) {
+		return nil, fn(ctx, workflow.Info(ctx).ID+" "+name)
+	})
+	return err
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/openworkflow-operator/operator/step"
+	"github.com/openworkflow-operator/operator/workflow"
+)
+
+// Video is the input of a rendering, and Film its output.
+type (
+	Video struct {
+		Title string `json:"title"`
+	}
+	Film struct {
+		URL string `json:"url"`
+		// Polls is how often the farm was asked.
+		Polls int `json:"polls"`
+	}
+)
+
+// State is what the farm says about a job.
+type State struct {
+	// Phase is queued, rendering, done or broken.
+	Phase string `json:"phase"`
+	// URL is where the film is, once it is done.
+	URL string `json:"url,omitempty"`
+	// Problem is why it is broken.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Farm renders videos, and tells nobody when it has.
+type Farm interface {
+	// Submit begins a job, one for each key.
+	Submit(ctx context.Context, key string, video Video) (job string, err error)
+	State(ctx context.Context, job string) (State, error)
+}
+
+const (
+	firstDelay = 10 * time.Second
+	lastDelay  = 10 * time.Minute
+	maxPolls   = 200 // a day and a half, and well below the step limit of a run
+)
+
+// Rendering returns the workflow "rendering": it submits a job to a farm and asks for its
+// state, at growing intervals, until it has ended. Between two questions the run
+// sleeps and holds no worker.
+func Rendering(farm Farm) *workflow.Workflow[Video, Film] {
+	return workflow.Define("rendering", func(ctx context.Context, video Video) (Film, error) {
+		job, err := step.Run(ctx, "submit", func(ctx context.Context) (string, error) {
+			return farm.Submit(ctx, workflow.Info(ctx).ID, video)
+		})
+		if err != nil {
+			return Film{}, err
+		}
+		delay := firstDelay
+		for polls := 1; polls <= maxPolls; polls++ {
+			// The steps of the loop are called state, state:1, state:2, … in the database.
+			state, err := step.Run(ctx, "state", func(ctx context.Context) (State, error) {
+				return farm.State(ctx, job)
+			}, step.MaxDuration(30*time.Second))
+			if err != nil {
+				return Film{}, err
+			}
+			switch state.Phase {
+			case "done":
+				return Film{URL: state.URL, Polls: polls}, nil
+			case "broken":
+				return Film{}, fmt.Errorf("the farm could not render %q: %s", video.Title, state.Problem)
+			}
+			if err := step.Sleep(ctx, "wait", delay); err != nil {
+				return Film{}, err
+			}
+			delay = min(2*delay, lastDelay)
+		}
+		return Film{}, fmt.Errorf("the farm has not rendered %q after %d questions", video.Title, maxPolls)
+	})
+}
