@@ -1,0 +1,338 @@
+package step_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/openworkflow-operator/operator/step"
+	"github.com/openworkflow-operator/operator/workflow"
+)
+
+func Example() {
+	type order struct {
+		ID     string
+		Amount int
+	}
+	checkout := workflow.Define("checkout", func(ctx context.Context, in order) (string, error) {
+		charge, err := step.Run(ctx, "charge-card", func(context.Context) (string, error) {
+			return fmt.Sprintf("%d charged", in.Amount), nil
+		})
+		if err != nil {
+			return "", err
+		}
+		if err := step.Sleep(ctx, "cool-off", 24*time.Hour); err != nil {
+			return "", err
+		}
+		approval, ok, err := step.WaitForSignal[string](ctx, "approval:"+in.ID, step.Timeout(7*24*time.Hour))
+		switch {
+		case err != nil:
+			return "", err
+		case !ok:
+			return charge + ", nobody approved", nil
+		}
+		return charge + ", approved by " + approval, nil
+	})
+
+	env := environment(checkout)
+	env.Signal("approval:1001", "ann")
+	show(env, checkout, order{ID: "1001", Amount: 42})
+	// Output: 42 charged, approved by ann
+}
+
+func ExampleRun() {
+	greet := workflow.Define("greet", func(ctx context.Context, name string) (string, error) {
+		return step.Run(ctx, "compose", func(context.Context) (string, error) {
+			return "hello, " + name, nil
+		})
+	})
+	show(environment(greet), greet, "ada")
+	// Output: hello, ada
+}
+
+// A step in a loop has the same name each time; the second one is stored as "page:1".
+func ExampleRun_loop() {
+	crawl := workflow.Define("crawl", func(ctx context.Context, pages int) ([]string, error) {
+		var found []string
+		for n := range pages {
+			page, err := step.Run(ctx, "page", func(context.Context) (string, error) {
+				return fmt.Sprintf("page %d", n+1), nil
+			})
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, page)
+		}
+		return found, nil
+	})
+	show(environment(crawl), crawl, 3)
+	// Output: [page 1 page 2 page 3]
+}
+
+func ExampleRetry() {
+	attempts := 0
+	fetch := workflow.Define("fetch", func(ctx context.Context, _ any) (int, error) {
+		return step.Run(ctx, "download", func(context.Context) (int, error) {
+			if attempts++; attempts < 3 {
+				return 0, errors.New("connection reset")
+			}
+			return attempts, nil
+		}, step.Retry(workflow.RetryPolicy{InitialInterval: time.Minute, MaximumAttempts: 5}))
+	})
+	show(environment(fetch), fetch, nil)
+	// Output: 3
+}
+
+func ExampleNonRetryable() {
+	attempts := 0
+	pay := workflow.Define("pay", func(ctx context.Context, amount int) (string, error) {
+		return step.Run(ctx, "charge", func(context.Context) (string, error) {
+			attempts++
+			if amount <= 0 {
+				return "", step.NonRetryable(fmt.Errorf("cannot charge %d", amount))
+			}
+			return "charged", nil
+		})
+	})
+	show(environment(pay), pay, -1)
+	fmt.Println("attempts:", attempts)
+	// Output:
+	// workflow "pay" failed: cannot charge -1
+	// attempts: 1
+}
+
+func ExampleMaxDuration() {
+	slow := workflow.Define("slow", func(ctx context.Context, _ any) (string, error) {
+		return step.Run(ctx, "call", func(ctx context.Context) (string, error) {
+			<-ctx.Done() // as an HTTP request with this context would
+			return "", ctx.Err()
+		}, step.MaxDuration(time.Millisecond), step.Retry(workflow.RetryPolicy{MaximumAttempts: 2}))
+	})
+	show(environment(slow), slow, nil)
+	// Output: workflow "slow" failed: the step has exceeded its maximum duration of 1ms: context deadline exceeded
+}
+
+// A step that has failed for good returns an Error, which is the same at each execution.
+func ExampleError() {
+	deliver := workflow.Define("deliver", func(ctx context.Context, _ any) (string, error) {
+		_, err := step.Run(ctx, "by-drone", func(context.Context) (any, error) {
+			return nil, step.NonRetryable(errors.New("too windy"))
+		})
+		if failed, ok := errors.AsType[*step.Error](err); ok {
+			return "by truck, as " + failed.Step + " was " + failed.Message, nil
+		}
+		return "by drone", err
+	})
+	show(environment(deliver), deliver, nil)
+	// Output: by truck, as by-drone was too windy
+}
+
+func ExampleSleep() {
+	remind := workflow.Define("remind", func(ctx context.Context, _ any) (string, error) {
+		if err := step.Sleep(ctx, "a week", 7*24*time.Hour); err != nil {
+			return "", err
+		}
+		return "a week has passed", nil
+	})
+	show(environment(remind), remind, nil)
+	// Output: a week has passed
+}
+
+func ExampleSleepUntil() {
+	launch := workflow.Define("launch", func(ctx context.Context, at time.Time) (string, error) {
+		if err := step.SleepUntil(ctx, "launch day", at); err != nil {
+			return "", err
+		}
+		return "launched", nil
+	})
+	show(environment(launch), launch, time.Now().Add(48*time.Hour))
+	// Output: launched
+}
+
+func ExampleRunWorkflow() {
+	label := workflow.Define("print-label", func(ctx context.Context, address string) (string, error) {
+		return step.Run(ctx, "print", func(context.Context) (string, error) { return "label for " + address, nil })
+	})
+	parcel := workflow.Define("parcel", func(ctx context.Context, address string) (string, error) {
+		return step.RunWorkflow(ctx, label, address, step.Timeout(time.Hour))
+	})
+	show(environment(parcel, label), parcel, "Ada, London")
+	// Output: label for Ada, London
+}
+
+func ExampleGoWorkflow() {
+	square := workflow.Define("square", func(_ context.Context, n int) (int, error) { return n * n, nil })
+	sum := workflow.Define("sum", func(ctx context.Context, upTo int) (int, error) {
+		var squares []*step.Future[int]
+		for n := range upTo {
+			squares = append(squares, step.GoWorkflow(ctx, square, n+1))
+		}
+		sum := 0
+		for _, s := range squares {
+			n, err := s.Await()
+			if err != nil {
+				return 0, err
+			}
+			sum += n
+		}
+		return sum, nil
+	})
+	show(environment(sum, square), sum, 3)
+	// Output: 14
+}
+
+// A child that is executed elsewhere, by a worker in another language for example, is
+// only declared here. In a test, a definition of the same name stands in for it.
+func ExampleRunWorkflow_declared() {
+	translate := workflow.Declare[string, string]("translate")
+	letter := workflow.Define("letter", func(ctx context.Context, text string) (string, error) {
+		return step.RunWorkflow(ctx, translate, text, step.Name("translate the letter"))
+	})
+
+	standIn := workflow.Define("translate", func(_ context.Context, text string) (string, error) {
+		return strings.ToUpper(text), nil
+	})
+	show(environment(letter, standIn), letter, "dear ada")
+	// Output: DEAR ADA
+}
+
+func ExampleWaitForSignal() {
+	approve := workflow.Define("approve", func(ctx context.Context, order string) (string, error) {
+		by, received, err := step.WaitForSignal[string](ctx, "approval:"+order, step.Timeout(48*time.Hour))
+		switch {
+		case err != nil:
+			return "", err
+		case !received:
+			return order + " has expired", nil
+		}
+		return order + " was approved by " + by, nil
+	})
+	env := environment(approve)
+	env.Signal("approval:order-1", "ann")
+	show(env, approve, "order-1")
+	show(env, approve, "order-2") // nobody answers for two days
+	// Output:
+	// order-1 was approved by ann
+	// order-2 has expired
+}
+
+func ExampleTimeoutAt() {
+	vote := workflow.Define("vote", func(ctx context.Context, closes time.Time) (string, error) {
+		_, received, err := step.WaitForSignal[string](ctx, "vote", step.Name("ballot"), step.TimeoutAt(closes))
+		if err != nil || received {
+			return "voted", err
+		}
+		return "closed", nil
+	})
+	show(environment(vote), vote, time.Now().Add(time.Hour))
+	// Output: closed
+}
+
+func ExampleSendSignal() {
+	listen := workflow.Define("listen", func(ctx context.Context, _ any) (string, error) {
+		news, _, err := step.WaitForSignal[string](ctx, "news")
+		return news, err
+	})
+	announce := workflow.Define("announce", func(ctx context.Context, _ any) (int, error) {
+		listener := step.GoWorkflow(ctx, listen, nil)
+		if err := step.Sleep(ctx, "until it listens", time.Minute); err != nil {
+			return 0, err
+		}
+		runIDs, err := step.SendSignal(ctx, "news", "it works")
+		if err != nil {
+			return 0, err
+		}
+		_, err = listener.Await()
+		return len(runIDs), err
+	})
+	show(environment(announce, listen), announce, nil)
+	// Output: 1
+}
+
+func ExampleGo() {
+	order := workflow.Define("order", func(ctx context.Context, _ any) (string, error) {
+		stock := step.Go(ctx, "reserve-stock", func(context.Context) (string, error) { return "reserved", nil })
+		parcel := step.Go(ctx, "pack-parcel", func(context.Context) (string, error) { return "packed", nil })
+		reserved, err := stock.Await()
+		if err != nil {
+			return "", err
+		}
+		packed, err := parcel.Await()
+		return reserved + " and " + packed, err
+	})
+	show(environment(order), order, nil)
+	// Output: reserved and packed
+}
+
+func ExampleSelect() {
+	ask := workflow.Define("ask", func(ctx context.Context, _ any) (string, error) {
+		answer := step.GoWaitForSignal[string](ctx, "answer")
+		reminder := step.GoSleep(ctx, "a day", 24*time.Hour)
+		first, err := step.Select(ctx, "answer or reminder", answer, reminder)
+		if err != nil {
+			return "", err
+		}
+		reminded := ""
+		if first == 1 {
+			reminded = ", after a reminder"
+		}
+		signal, err := answer.Await()
+		return signal.Data + reminded, err
+	})
+	env := environment(ask)
+	env.SignalAfter(30*time.Hour, "answer", "yes")
+	show(env, ask, nil)
+	// Output: yes, after a reminder
+}
+
+// A timer stops a wait at an instant, whatever it is for.
+func ExampleGoSleepUntil() {
+	race := workflow.Define("race", func(ctx context.Context, closes time.Time) (int, error) {
+		closing := step.GoSleepUntil(ctx, "closing time", closes)
+		guest := step.GoWaitForSignal[string](ctx, "guest")
+		return step.Select(ctx, "guest or closing time", guest, closing)
+	})
+	show(environment(race), race, time.Now().Add(8*time.Hour))
+	// Output: 1
+}
+
+func ExampleGoSleep() {
+	cook := workflow.Define("cook", func(ctx context.Context, _ any) (string, error) {
+		timer := step.GoSleep(ctx, "10 minutes", 10*time.Minute)
+		salad, err := step.Run(ctx, "salad", func(context.Context) (string, error) { return "salad", nil })
+		if err != nil {
+			return "", err
+		}
+		_, err = timer.Await()
+		return "pasta and " + salad, err
+	})
+	show(environment(cook), cook, nil)
+	// Output: pasta and salad
+}
+
+func ExampleGoWaitForSignal() {
+	handshake := workflow.Define("handshake", func(ctx context.Context, _ any) (string, error) {
+		// The wait begins before anybody can answer.
+		answer := step.GoWaitForSignal[string](ctx, "pong", step.Name("hear pong"))
+		_, err := step.SendSignal(ctx, "pong", "hello", step.Name("say pong"))
+		if err != nil {
+			return "", err
+		}
+		signal, err := answer.Await()
+		return signal.Data, err
+	})
+	show(environment(handshake), handshake, nil)
+	// Output: hello
+}
+
+func ExampleMap() {
+	lengths := workflow.Define("lengths", func(ctx context.Context, words []string) ([]int, error) {
+		return step.Map(ctx, "length", words, 2, func(_ context.Context, word string) (int, error) {
+			return len(word), nil
+		})
+	})
+	show(environment(lengths), lengths, []string{"a", "bb", "ccc", "dddd"})
+	// Output: [1 2 3 4]
+}

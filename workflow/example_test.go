@@ -1,0 +1,129 @@
+package workflow_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/openworkflow-operator/operator/step"
+	"github.com/openworkflow-operator/operator/workflow"
+)
+
+func Example() {
+	type order struct {
+		ID     string `json:"id"`
+		Amount int    `json:"amount"`
+	}
+	type receipt struct {
+		Charge, Email string
+	}
+	checkout := workflow.Define("checkout", func(ctx context.Context, in order) (receipt, error) {
+		var r receipt
+		var err error
+		r.Charge, err = step.Run(ctx, "charge-card", func(context.Context) (string, error) {
+			return fmt.Sprintf("charged %d for %s", in.Amount, in.ID), nil
+		})
+		if err != nil {
+			return r, err
+		}
+		r.Email, err = step.Run(ctx, "send-email", func(context.Context) (string, error) {
+			return "email sent", nil
+		})
+		return r, err
+	})
+	show(environment(checkout), checkout, order{ID: "1001", Amount: 42})
+	// Output: {charged 42 for 1001 email sent}
+}
+
+func ExampleDefine() {
+	greet := workflow.Define("greet", func(ctx context.Context, name string) (string, error) {
+		return step.Run(ctx, "greet", func(context.Context) (string, error) { return "hello, " + name, nil })
+	})
+	show(environment(greet), greet, "ada")
+	// Output: hello, ada
+}
+
+// The worker that has the function may be another program, in Go or TypeScript.
+func ExampleDeclare() {
+	resize := workflow.Declare[string, string]("resize-image", workflow.Version("2"))
+	fmt.Println(resize.Name(), resize.Version())
+	// Output: resize-image 2
+}
+
+// Runs go on with the version that they were started with. A worker serves both until
+// the last run of the old one has ended.
+func ExampleVersion() {
+	v1 := workflow.Define("greet", func(_ context.Context, name string) (string, error) {
+		return "hello, " + name, nil
+	})
+	v2 := workflow.Define("greet", func(_ context.Context, name string) (string, error) {
+		return "good morning, " + name, nil
+	}, workflow.Version("2"))
+	env := environment(v1, v2)
+	show(env, v1, "ada")
+	show(env, v2, "ada")
+	// Output:
+	// hello, ada
+	// good morning, ada
+}
+
+// What fails outside steps is retried by the workflow's own policy. Steps that have
+// completed are not executed again.
+func ExampleRetry() {
+	charges, attempts := 0, 0
+	pay := workflow.Define("pay", func(ctx context.Context, _ any) (int, error) {
+		_, err := step.Run(ctx, "charge", func(context.Context) (any, error) {
+			charges++
+			return nil, nil
+		})
+		if err != nil {
+			return 0, err
+		}
+		if attempts++; attempts < 3 {
+			return 0, errors.New("not yet")
+		}
+		return attempts, nil
+	}, workflow.Retry(workflow.RetryPolicy{MaximumAttempts: 3, InitialInterval: time.Minute}))
+	show(environment(pay), pay, nil)
+	fmt.Println("charges:", charges)
+	// Output:
+	// 3
+	// charges: 1
+}
+
+func ExampleStepLimit() {
+	endless := workflow.Define("endless", func(ctx context.Context, _ any) (any, error) {
+		for {
+			if _, err := step.Run(ctx, "again", func(context.Context) (any, error) { return nil, nil }); err != nil {
+				return nil, err
+			}
+		}
+	}, workflow.StepLimit(10))
+	show(environment(endless), endless, nil)
+	// Output: workflow "endless" failed: Exceeded the step limit of 10 attempts (current count: 10)
+}
+
+// The run's id and a step's name make an idempotency key for a call elsewhere.
+func ExampleInfo() {
+	pay := workflow.Define("pay", func(ctx context.Context, _ any) (bool, error) {
+		run := workflow.Info(ctx).ID
+		return step.Run(ctx, "charge", func(ctx context.Context) (bool, error) {
+			key := workflow.Info(ctx).ID + "/charge" // works within steps as well
+			return key == run+"/charge", nil
+		})
+	})
+	show(environment(pay), pay, nil)
+	// Output: true
+}
+
+// A run whose input does not fit fails at once, and says which field it is.
+func ExampleInputError() {
+	type order struct {
+		Amount int `json:"amount"`
+	}
+	pay := workflow.Define("pay", func(_ context.Context, in order) (int, error) { return in.Amount, nil })
+	anything := workflow.Declare[any, int]("pay")
+	show(environment(pay), anything, any(map[string]any{"amount": "ten"}))
+	// Output: workflow "pay" failed: input field "amount" must be int, not a JSON string
+}
