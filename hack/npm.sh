@@ -6,6 +6,8 @@
 set -euo pipefail
 
 "$(dirname "$0")/require.sh" nodejs
+node -e 'process.exit(parseInt(process.versions.node) < 20)' ||
+	{ echo "Node.js is $(node --version) here; OpenWorkflow's package needs 20 or newer" >&2; exit 1; }
 source=$1 target=${2:-$1}
 mkdir -p "$target"
 if [ "$target" != "$source" ]; then cp "$source"/package.json "$source"/package-lock.json "$target"; fi

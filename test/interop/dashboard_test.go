@@ -147,7 +147,7 @@ func TestP8OpenWorkflowsDashboardShowsOurRuns(t *testing.T) {
 	for i, s := range runs {
 		ids[i] = s.run
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	browser := exec.CommandContext(ctx, "node", append([]string{"typescript/browser.mjs", url}, ids...)...)
 	browser.Stderr = t.Output()
