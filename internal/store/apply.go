@@ -109,16 +109,23 @@ func (s *Store) applyOnce(ctx context.Context, steps []StepWrite, runs []RunWrit
 	if len(children) > 0 {
 		s.queueChildKeys(&b, children)
 	}
+	stepWrites, runWrites := newStepWrites(steps), newRunWrites(runs)
 	if len(steps) > 0 {
-		stepErrs = s.queueSteps(&b, steps)
+		stepWrites.queue(s, &b)
 	}
 	if len(children) > 0 {
 		s.queueChildren(&b, children)
 	}
 	if len(runs) > 0 {
-		runErrs = s.queueRuns(&b, runs)
+		runWrites.queue(s, &b)
 	}
-	return stepErrs, runErrs, s.send(ctx, &b)
+	if err := s.send(ctx, &b); err != nil {
+		return nil, nil, err
+	}
+	if stepErrs, err = stepWrites.results(ctx, s); err == nil {
+		runErrs, err = runWrites.results(ctx, s)
+	}
+	return stepErrs, runErrs, err
 }
 
 // applySeparately finds the writes whose values Postgres refuses by halving, and
@@ -228,106 +235,131 @@ func endings(runs []RunWrite) []string {
 
 // stepsSQL writes step attempts under the leases of their runs (R46): runs are
 // found by primary key and locked in the order of their ids, then attempts are
-// inserted, or ended by primary key.
-//
-// A write is also a success when its outcome is in the row already: it was
-// written before, and the acknowledgement was lost. That needs no lease.
+// inserted, or ended by primary key. It returns the attempts that it wrote.
 const stepsSQL = `
 WITH write AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.*
 	FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
 		$8::text[], $9::text[], $10::text[], $11::interval[]) WITH ORDINALITY
 		w (run_id, worker_id, id, step_name, kind, status, context, output, error, elapsed, n)
-), held AS MATERIALIZED (
-	SELECT r.id, r.worker_id
-	FROM {schema}.workflow_runs r
-	JOIN (SELECT DISTINCT namespace_id, run_id, worker_id FROM write) w
-		ON w.namespace_id = r.namespace_id AND w.run_id = r.id AND w.worker_id = r.worker_id
-	WHERE r.status = 'running'
-	ORDER BY r.id
-	FOR NO KEY UPDATE OF r
-), written AS (
-	INSERT INTO {schema}.step_attempts AS a (
-		namespace_id, id, workflow_run_id, step_name, kind, status, config, context, output, error,
-		started_at, finished_at, created_at, updated_at
-	)
-	SELECT w.namespace_id, w.id, w.run_id, w.step_name, w.kind, w.status, '{}', w.context::jsonb,
-		CASE WHEN w.status = 'completed' THEN w.output::jsonb END,
-		CASE WHEN w.status = 'failed' THEN w.error::jsonb END,
-		now() - w.elapsed,
-		CASE WHEN w.status <> 'running' THEN now() END,
-		date_trunc('milliseconds', now()),
-		now()
-	FROM write w
-	JOIN held h ON h.id = w.run_id AND h.worker_id = w.worker_id
-	ORDER BY w.n
-	ON CONFLICT (namespace_id, id) DO UPDATE
-	SET status      = excluded.status,
-		output      = excluded.output,
-		error       = excluded.error,
-		finished_at = excluded.finished_at,
-		updated_at  = excluded.updated_at
-	WHERE a.workflow_run_id = excluded.workflow_run_id AND a.status = 'running' AND excluded.status <> 'running'
-	RETURNING a.id
 )
-SELECT CASE
-	WHEN d.id IS NOT NULL THEN true
-	ELSE coalesce((
-		SELECT CASE
-			WHEN a.workflow_run_id <> w.run_id THEN false
-			WHEN w.status = 'running' THEN h.id IS NOT NULL
-			ELSE a.status = w.status
-		END
-		FROM {schema}.step_attempts a
-		WHERE a.namespace_id = w.namespace_id AND a.id = w.id
-	), false)
-END
-FROM write w
-LEFT JOIN held h ON h.id = w.run_id AND h.worker_id = w.worker_id
-LEFT JOIN written d ON d.id = w.id AND h.id IS NOT NULL
-ORDER BY w.n`
+INSERT INTO {schema}.step_attempts AS a (
+	namespace_id, id, workflow_run_id, step_name, kind, status, config, context, output, error,
+	started_at, finished_at, created_at, updated_at
+)
+SELECT w.namespace_id, w.id, w.run_id, w.step_name, w.kind, w.status, '{}', w.context::jsonb,
+	CASE WHEN w.status = 'completed' THEN w.output::jsonb END,
+	CASE WHEN w.status = 'failed' THEN w.error::jsonb END,
+	now() - w.elapsed,
+	CASE WHEN w.status <> 'running' THEN now() END,
+	date_trunc('milliseconds', now()),
+	now()
+FROM (
+	SELECT w.*
+	FROM write w
+	JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
+	WHERE r.status = 'running' AND r.worker_id = w.worker_id
+	ORDER BY w.run_id, w.n
+	FOR NO KEY UPDATE OF r
+) w
+ON CONFLICT (namespace_id, id) DO UPDATE
+SET status      = excluded.status,
+	output      = excluded.output,
+	error       = excluded.error,
+	finished_at = excluded.finished_at,
+	updated_at  = excluded.updated_at
+WHERE a.workflow_run_id = excluded.workflow_run_id AND a.status = 'running' AND excluded.status <> 'running'
+RETURNING a.id`
 
-// queueSteps queues the writes and returns where their results will be. Several
-// writes of one attempt become one, the ending one, because a statement can
-// write a row only once.
-func (s *Store) queueSteps(b *queued, steps []StepWrite) []error {
-	kept := map[string]int{} // attempt id → index in steps of the write to send
-	for i, w := range steps {
-		j, seen := kept[w.Attempt.ID]
+// stepsDoneSQL looks at attempts that stepsSQL did not write, and returns those whose
+// outcome is in the row already: it was written before, and the acknowledgement was
+// lost. That an attempt is running counts only under the lease. Primary keys.
+const stepsDoneSQL = `
+WITH write AS MATERIALIZED (
+	SELECT $1::text AS namespace_id, w.*
+	FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) w (run_id, worker_id, id, status)
+)
+SELECT a.id
+FROM write w
+JOIN {schema}.step_attempts a ON a.namespace_id = w.namespace_id AND a.id = w.id
+JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
+WHERE CASE
+		WHEN a.workflow_run_id <> w.run_id THEN false
+		WHEN w.status = 'running' THEN r.status = 'running' AND r.worker_id = w.worker_id
+		ELSE a.status = w.status
+	END`
+
+// stepWrites are the writes of one statement: each attempt once.
+type stepWrites struct {
+	all []StepWrite
+	// kept are the indexes in all of the writes to send, by attempt. Several writes of
+	// one attempt become one, the ending one, because a statement can write a row only
+	// once.
+	kept map[string]int
+	done map[string]bool // attempts that are written
+}
+
+func newStepWrites(steps []StepWrite) *stepWrites {
+	w := &stepWrites{all: steps, kept: make(map[string]int, len(steps)), done: make(map[string]bool, len(steps))}
+	for i, step := range steps {
+		j, seen := w.kept[step.Attempt.ID]
 		if !seen || steps[j].Attempt.Status == openworkflow.StepRunning {
-			kept[w.Attempt.ID] = i
+			w.kept[step.Attempt.ID] = i
 		}
 	}
-	var runIDs, workerIDs, ids, names, kinds, statuses []string
-	var contexts, outputs, errs []*string
-	var elapsed []time.Duration
-	var sent []int
-	for i, w := range steps {
-		if kept[w.Attempt.ID] != i {
+	return w
+}
+
+// collect takes in an attempt that is written.
+func (w *stepWrites) collect(row pgx.CollectableRow) error {
+	var id string
+	err := row.Scan(&id)
+	w.done[id] = true
+	return err
+}
+
+// queue queues the statement.
+func (w *stepWrites) queue(s *Store, b *queued) {
+	n := len(w.kept)
+	runIDs, workerIDs, ids := make([]string, 0, n), make([]string, 0, n), make([]string, 0, n)
+	names, kinds, statuses := make([]string, 0, n), make([]string, 0, n), make([]string, 0, n)
+	contexts, outputs, errs := make([]*string, 0, n), make([]*string, 0, n), make([]*string, 0, n)
+	elapsed := make([]time.Duration, 0, n)
+	for i := range w.all {
+		step := &w.all[i]
+		if w.kept[step.Attempt.ID] != i {
 			continue
 		}
-		sent = append(sent, i)
-		runIDs, workerIDs = append(runIDs, w.RunID), append(workerIDs, w.WorkerID)
-		ids, names = append(ids, w.Attempt.ID), append(names, w.Attempt.StepName)
-		kinds, statuses = append(kinds, string(w.Attempt.Kind)), append(statuses, string(w.Attempt.Status))
-		contexts = append(contexts, text(w.Attempt.Context))
-		outputs, errs = append(outputs, text(w.Attempt.Output)), append(errs, text(w.Attempt.Error))
-		elapsed = append(elapsed, max(0, w.Elapsed))
+		runIDs, workerIDs = append(runIDs, step.RunID), append(workerIDs, step.WorkerID)
+		ids, names = append(ids, step.Attempt.ID), append(names, step.Attempt.StepName)
+		kinds, statuses = append(kinds, string(step.Attempt.Kind)), append(statuses, string(step.Attempt.Status))
+		contexts = append(contexts, text(step.Attempt.Context))
+		outputs, errs = append(outputs, text(step.Attempt.Output)), append(errs, text(step.Attempt.Error))
+		elapsed = append(elapsed, max(0, step.Elapsed))
 	}
-	results := make([]error, len(steps))
-	row := 0
-	b.collect(func(r pgx.CollectableRow) error {
-		var ok bool
-		err := r.Scan(&ok)
-		if !ok {
-			results[sent[row]] = ErrLeaseLost
+	b.collect(w.collect, s.sql(stepsSQL), s.namespace, runIDs, workerIDs, ids, names, kinds, statuses, contexts, outputs, errs, elapsed)
+}
+
+// results returns one for each write. It asks for those that the statement has not
+// written, after the commit.
+func (w *stepWrites) results(ctx context.Context, s *Store) ([]error, error) {
+	var runIDs, workerIDs, ids, statuses []string
+	for id, i := range w.kept {
+		if !w.done[id] {
+			runIDs, workerIDs = append(runIDs, w.all[i].RunID), append(workerIDs, w.all[i].WorkerID)
+			ids, statuses = append(ids, id), append(statuses, string(w.all[i].Attempt.Status))
 		}
-		if row++; row == len(sent) {
-			for i, w := range steps {
-				results[i] = results[kept[w.Attempt.ID]]
-			}
+	}
+	if len(ids) > 0 {
+		if err := s.each(ctx, w.collect, s.sql(stepsDoneSQL), s.namespace, runIDs, workerIDs, ids, statuses); err != nil {
+			return nil, err
 		}
-		return err
-	}, s.sql(stepsSQL), s.namespace, runIDs, workerIDs, ids, names, kinds, statuses, contexts, outputs, errs, elapsed)
-	return results
+	}
+	errs := make([]error, len(w.all))
+	for i := range w.all {
+		if !w.done[w.all[i].Attempt.ID] {
+			errs[i] = ErrLeaseLost
+		}
+	}
+	return errs, nil
 }

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
 // ops are the names that runsSQL knows the operations by.
@@ -14,97 +16,134 @@ var ops = [...]string{
 
 // runsSQL ends leases by the write matrix (R42). Runs are found by primary key;
 // lockSQL has locked them. A run that stays open and is suspended keeps the
-// instant at which it is due in resume_at. A completion that is in the row
-// already, by the same worker id, is a success.
+// instant at which it is due in resume_at. It returns the positions of the writes that
+// it has made.
 const runsSQL = `
 WITH write AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.*
 	FROM unnest($2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::timestamptz[],
 		$9::bool[]) WITH ORDINALITY
 		w (run_id, worker_id, op, at, output, error, finished_at, failure, n)
-), ended AS (
-	UPDATE {schema}.workflow_runs r
-	SET status = CASE w.op
-			WHEN 'complete' THEN 'completed'
-			WHEN 'fail' THEN 'failed'
-			WHEN 'retry' THEN 'pending'
-			ELSE 'running'
-		END,
-		worker_id = CASE WHEN w.op = 'complete' THEN r.worker_id END,
-		available_at = CASE WHEN w.op NOT IN ('complete', 'fail') AND r.suspended_at IS NULL THEN coalesce(w.at, now()) END,
-		resume_at = CASE WHEN w.op NOT IN ('complete', 'fail') AND r.suspended_at IS NOT NULL THEN coalesce(w.at, now()) END,
-		started_at = CASE WHEN w.op IN ('fail', 'retry') THEN NULL ELSE r.started_at END,
-		finished_at = CASE w.op
-			WHEN 'complete' THEN now()
-			WHEN 'fail' THEN coalesce(w.finished_at, date_trunc('milliseconds', now()))
-			WHEN 'retry' THEN NULL
-			ELSE r.finished_at
-		END,
-		output = CASE WHEN w.op = 'complete' THEN w.output::jsonb ELSE r.output END,
-		error = CASE
-			WHEN w.op = 'complete' THEN NULL
-			WHEN w.op IN ('fail', 'retry') THEN w.error::jsonb
-			ELSE r.error
-		END,
-		failures = CASE WHEN w.failure AND w.op IN ('fail', 'retry') THEN coalesce(r.failures, 0) + 1 ELSE r.failures END,
-		updated_at = now()
-	FROM write w
-	WHERE r.namespace_id = w.namespace_id AND r.id = w.run_id AND r.status = 'running' AND r.worker_id = w.worker_id
-	RETURNING w.n
 )
-SELECT CASE
-	WHEN e.n IS NOT NULL THEN true
-	WHEN w.op = 'complete' THEN coalesce((
-		SELECT r.status = 'completed' AND r.worker_id = w.worker_id
-		FROM {schema}.workflow_runs r
-		WHERE r.namespace_id = w.namespace_id AND r.id = w.run_id
-	), false)
-	ELSE false
-END
+UPDATE {schema}.workflow_runs r
+SET status = CASE w.op
+		WHEN 'complete' THEN 'completed'
+		WHEN 'fail' THEN 'failed'
+		WHEN 'retry' THEN 'pending'
+		ELSE 'running'
+	END,
+	worker_id = CASE WHEN w.op = 'complete' THEN r.worker_id END,
+	available_at = CASE WHEN w.op NOT IN ('complete', 'fail') AND r.suspended_at IS NULL THEN coalesce(w.at, now()) END,
+	resume_at = CASE WHEN w.op NOT IN ('complete', 'fail') AND r.suspended_at IS NOT NULL THEN coalesce(w.at, now()) END,
+	started_at = CASE WHEN w.op IN ('fail', 'retry') THEN NULL ELSE r.started_at END,
+	finished_at = CASE w.op
+		WHEN 'complete' THEN now()
+		WHEN 'fail' THEN coalesce(w.finished_at, date_trunc('milliseconds', now()))
+		WHEN 'retry' THEN NULL
+		ELSE r.finished_at
+	END,
+	output = CASE WHEN w.op = 'complete' THEN w.output::jsonb ELSE r.output END,
+	error = CASE
+		WHEN w.op = 'complete' THEN NULL
+		WHEN w.op IN ('fail', 'retry') THEN w.error::jsonb
+		ELSE r.error
+	END,
+	failures = CASE WHEN w.failure AND w.op IN ('fail', 'retry') THEN coalesce(r.failures, 0) + 1 ELSE r.failures END,
+	updated_at = now()
 FROM write w
-LEFT JOIN ended e ON e.n = w.n
-ORDER BY w.n`
+WHERE r.namespace_id = w.namespace_id AND r.id = w.run_id AND r.status = 'running' AND r.worker_id = w.worker_id
+RETURNING w.n - 1`
 
-// queueRuns queues the ends of leases and the wakes of parents, and returns
-// where the results will be. Of several writes under one lease the first counts.
-func (s *Store) queueRuns(b *queued, runs []RunWrite) []error {
-	results := make([]error, len(runs))
-	first := map[any]bool{}
-	var runIDs, workerIDs, names []string
-	var at, finished []*time.Time
-	var outputs, errs []*string
-	var failures []bool
-	var sent []int
-	for i, w := range runs {
-		if first[w.Lease] {
-			results[i] = ErrLeaseLost
-			continue
+// completedSQL returns the positions of completions that runsSQL did not make and that
+// are in the rows already, by the same worker id. Primary key; CASE keeps the planner
+// from other indexes, here and in stepsDoneSQL.
+const completedSQL = `
+WITH write AS MATERIALIZED (
+	SELECT $1::text AS namespace_id, w.*
+	FROM unnest($2::text[], $3::text[], $4::int[]) w (run_id, worker_id, n)
+)
+SELECT w.n
+FROM write w
+JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
+WHERE CASE r.status WHEN 'completed' THEN r.worker_id = w.worker_id ELSE false END`
+
+// runWrites are the writes of one statement: each lease once.
+type runWrites struct {
+	all  []RunWrite
+	sent []int        // indexes in all of the writes to send: the first of each lease
+	done map[int]bool // positions in sent of the writes that are made
+}
+
+func newRunWrites(runs []RunWrite) *runWrites {
+	w := &runWrites{all: runs, done: make(map[int]bool, len(runs))}
+	seen := make(map[openworkflow.Lease]bool, len(runs))
+	for i := range runs {
+		if !seen[runs[i].Lease] {
+			seen[runs[i].Lease] = true
+			w.sent = append(w.sent, i)
 		}
-		first[w.Lease] = true
-		sent = append(sent, i)
-		runIDs, workerIDs, names = append(runIDs, w.RunID), append(workerIDs, w.WorkerID), append(names, ops[w.Op])
-		due := milliseconds(&w.At)
-		if w.Op == RunRelease {
+	}
+	return w
+}
+
+// collect takes in a write that is made.
+func (w *runWrites) collect(row pgx.CollectableRow) error {
+	var n int
+	err := row.Scan(&n)
+	w.done[n] = true
+	return err
+}
+
+// queue queues the ends of leases and the wakes of parents.
+func (w *runWrites) queue(s *Store, b *queued) {
+	n := len(w.sent)
+	runIDs, workerIDs, names := make([]string, 0, n), make([]string, 0, n), make([]string, 0, n)
+	at, finished := make([]*time.Time, 0, n), make([]*time.Time, 0, n)
+	outputs, errs := make([]*string, 0, n), make([]*string, 0, n)
+	failures := make([]bool, 0, n)
+	for _, i := range w.sent {
+		run := &w.all[i]
+		runIDs, workerIDs, names = append(runIDs, run.RunID), append(workerIDs, run.WorkerID), append(names, ops[run.Op])
+		due := milliseconds(&run.At)
+		if run.Op == RunRelease {
 			due = nil // now
 		}
-		at, finished = append(at, due), append(finished, milliseconds(&w.FinishedAt))
-		outputs, errs = append(outputs, text(w.Output)), append(errs, text(w.Error))
-		failures = append(failures, w.Failure)
+		at, finished = append(at, due), append(finished, milliseconds(&run.FinishedAt))
+		outputs, errs = append(outputs, text(run.Output)), append(errs, text(run.Error))
+		failures = append(failures, run.Failure)
 	}
-	row := 0
-	b.collect(func(r pgx.CollectableRow) error {
-		var ok bool
-		err := r.Scan(&ok)
-		if !ok {
-			results[sent[row]] = ErrLeaseLost
-		}
-		row++
-		return err
-	}, s.sql(runsSQL), s.namespace, runIDs, workerIDs, names, at, outputs, errs, finished, failures)
-	if ended := endings(runs); len(ended) > 0 {
+	b.collect(w.collect, s.sql(runsSQL), s.namespace, runIDs, workerIDs, names, at, outputs, errs, finished, failures)
+	if ended := endings(w.all); len(ended) > 0 {
 		b.Queue(s.sql(wakeParentsSQL), s.namespace, ended)
 	}
-	return results
+}
+
+// results returns one for each write. It asks for the completions that the statement
+// has not made, after the commit.
+func (w *runWrites) results(ctx context.Context, s *Store) ([]error, error) {
+	var runIDs, workerIDs []string
+	var positions []int
+	for n, i := range w.sent {
+		if !w.done[n] && w.all[i].Op == RunComplete {
+			runIDs, workerIDs = append(runIDs, w.all[i].RunID), append(workerIDs, w.all[i].WorkerID)
+			positions = append(positions, n)
+		}
+	}
+	if len(positions) > 0 {
+		if err := s.each(ctx, w.collect, s.sql(completedSQL), s.namespace, runIDs, workerIDs, positions); err != nil {
+			return nil, err
+		}
+	}
+	errs := make([]error, len(w.all))
+	for i := range errs {
+		errs[i] = ErrLeaseLost
+	}
+	for n, i := range w.sent {
+		if w.done[n] {
+			errs[i] = nil
+		}
+	}
+	return errs, nil
 }
 
 // notDue says that a wake would make the run p due earlier (R42).

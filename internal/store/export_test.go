@@ -11,6 +11,8 @@ func (s *Store) ReleaseSQL() string        { return s.sql(releaseSQL) }
 func (s *Store) ExpiredSQL() string        { return s.sql(expiredSQL) }
 func (s *Store) OpenObjectRunsSQL() string { return s.sql(openObjectRunsSQL) }
 func (s *Store) StepsSQL() string          { return s.sql(stepsSQL) }
+func (s *Store) StepsDoneSQL() string      { return s.sql(stepsDoneSQL) }
+func (s *Store) CompletedSQL() string      { return s.sql(completedSQL) }
 func (s *Store) RunsSQL() string           { return s.sql(runsSQL) }
 func (s *Store) LockSQL() string           { return s.sql(lockSQL) }
 func (s *Store) HeartbeatSQL() string      { return s.sql(heartbeatSQL) }
@@ -31,12 +33,8 @@ func (s *Store) WriteSendSQL() string     { return s.sql(writeSendSQL) }
 func (s *Store) ReconcileSQL() string     { return s.sql(reconcileSQL) }
 func (s *Store) WaitingSQL() string       { return s.sql(waitingSQL) }
 
-// Of lists: the page after a cursor.
-func (s *Store) ListRunsSQL() string   { return s.sql(newestFirst.fill(listRunsSQL)) }
-func (s *Store) ListRunsOfSQL() string { return s.sql(newestFirst.fill(listRunsOfSQL)) }
-func (s *Store) ListStepsSQL() string  { return s.sql(oldestFirst.fill(listStepsSQL)) }
-func (s *Store) ChildrenSQL() string   { return s.sql(childrenSQL) }
-func (s *Store) OutcomesSQL() string   { return s.sql(outcomesSQL) }
+func (s *Store) ChildrenSQL() string { return s.sql(childrenSQL) }
+func (s *Store) OutcomesSQL() string { return s.sql(outcomesSQL) }
 
 // Plans counts the plans that a connection's prepared statements had.
 func (s *Store) Plans(ctx context.Context) (generic, custom int, err error) {

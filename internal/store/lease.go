@@ -23,34 +23,24 @@ type LeaseState struct {
 }
 
 // heartbeatSQL finds runs by primary key and locks those held in the order of
-// their ids.
+// their ids. It returns those held.
 const heartbeatSQL = `
 WITH lease AS MATERIALIZED (
-	SELECT $1::text AS namespace_id, l.run_id, l.worker_id, l.n
-	FROM unnest($2::text[], $3::text[]) WITH ORDINALITY l (run_id, worker_id, n)
+	SELECT $1::text AS namespace_id, l.run_id, l.worker_id
+	FROM unnest($2::text[], $3::text[]) l (run_id, worker_id)
 ), held AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
-	FROM {schema}.workflow_runs r
-	JOIN (SELECT DISTINCT namespace_id, run_id, worker_id FROM lease) l
-		ON l.namespace_id = r.namespace_id AND l.run_id = r.id AND l.worker_id = r.worker_id
-	WHERE r.status = 'running'
+	FROM lease l
+	JOIN {schema}.workflow_runs r ON r.namespace_id = l.namespace_id AND r.id = l.run_id
+	WHERE r.status = 'running' AND r.worker_id = l.worker_id
 	ORDER BY r.id
 	FOR NO KEY UPDATE OF r
-), beat AS (
-	UPDATE {schema}.workflow_runs r
-	SET available_at = now() + $4::interval, updated_at = now()
-	FROM held h
-	WHERE r.namespace_id = h.namespace_id AND r.id = h.id
-	RETURNING r.id, r.worker_id, r.suspended_at, r.deadline_at
 )
-SELECT b.id IS NOT NULL,
-	CASE WHEN b.id IS NOT NULL THEN 'running' ELSE coalesce(r.status, '') END,
-	coalesce(b.suspended_at, r.suspended_at) IS NOT NULL,
-	coalesce(b.deadline_at, r.deadline_at)
-FROM lease l
-LEFT JOIN beat b ON b.id = l.run_id AND b.worker_id = l.worker_id
-LEFT JOIN {schema}.workflow_runs r ON r.namespace_id = l.namespace_id AND r.id = l.run_id
-ORDER BY l.n`
+UPDATE {schema}.workflow_runs r
+SET available_at = now() + $4::interval, updated_at = now()
+FROM held h
+WHERE r.namespace_id = h.namespace_id AND r.id = h.id
+RETURNING r.id, r.worker_id, r.suspended_at IS NOT NULL, r.deadline_at`
 
 // Heartbeat extends the leases that are still held to d from now and returns
 // the state of each, in the same order.
@@ -62,17 +52,45 @@ func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d ti
 	for i, l := range leases {
 		runIDs[i], workerIDs[i] = l.RunID, l.WorkerID
 	}
-	states := make([]LeaseState, 0, len(leases))
+	held := make(map[openworkflow.Lease]LeaseState, len(leases))
 	err := s.each(ctx, func(row pgx.CollectableRow) error {
-		state := LeaseState{Lease: leases[len(states)]}
-		err := row.Scan(&state.Held, &state.Status, &state.Suspended, &state.DeadlineAt)
-		states = append(states, state)
+		state := LeaseState{Held: true, Status: openworkflow.RunRunning}
+		err := row.Scan(&state.RunID, &state.WorkerID, &state.Suspended, &state.DeadlineAt)
+		held[state.Lease] = state
 		return err
 	}, s.sql(heartbeatSQL), s.namespace, runIDs, workerIDs, d)
 	if err != nil {
 		return nil, Classify(err)
 	}
-	return states, nil
+	states := make([]LeaseState, len(leases))
+	for i, l := range leases {
+		states[i] = held[l]
+		states[i].Lease = l
+	}
+	return states, s.whyNotHeld(ctx, states)
+}
+
+// whyNotHeld fills in what the rows of runs that are not held say.
+func (s *Store) whyNotHeld(ctx context.Context, states []LeaseState) error {
+	var lost []string
+	for _, state := range states {
+		if !state.Held {
+			lost = append(lost, state.RunID)
+		}
+	}
+	if len(lost) == 0 {
+		return nil
+	}
+	runs, err := s.RunStates(ctx, lost)
+	if err != nil {
+		return err
+	}
+	for i := range states {
+		if run := runs[states[i].RunID]; run != nil && !states[i].Held {
+			states[i].Status, states[i].Suspended, states[i].DeadlineAt = run.Status, run.SuspendedAt != nil, run.DeadlineAt
+		}
+	}
+	return nil
 }
 
 // releaseSQL reads operator_runs_lease_idx: the worker ids between prefix "uid."

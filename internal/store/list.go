@@ -3,9 +3,9 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -54,43 +54,43 @@ type StepPage struct {
 var ErrTwoCursors = errors.New("Cannot specify both 'after' and 'before' cursors") //nolint:staticcheck // OpenWorkflow's text
 
 // listRunsSQL reads workflow_runs_created_at_desc_idx in its order, from the cursor
-// ($2, $3) on.
+// on. Statements are planned without their arguments, so a condition that does not
+// apply is not in the text.
 const listRunsSQL = `
 SELECT ` + runColumns + `
 FROM {schema}.workflow_runs r
-WHERE r.namespace_id = $1
-	AND ($2::timestamptz IS NULL OR (r.created_at, r.id) {after} ($2, $3))
+WHERE r.namespace_id = $1 {after}
 ORDER BY r.created_at {order}, r.id {order}
-LIMIT $4`
+LIMIT $2`
 
-// listRunsOfSQL is listRunsSQL for runs of the statuses $5 and, unless that is
-// empty, of the workflow $6. It reads one range for each status, of
-// workflow_runs_workflow_name_status_created_at_desc_idx or
-// workflow_runs_status_created_at_desc_idx, because a condition on the name alone
-// has no index with this order.
-const listRunsOfSQL = `
+// listStatusesSQL is listRunsSQL for runs of the statuses $3. It reads one range of
+// workflow_runs_status_created_at_desc_idx for each.
+const listStatusesSQL = `
 SELECT ` + runColumns + `
-FROM unnest($5::text[]) s (status)
+FROM unnest($3::text[]) s (status)
 CROSS JOIN LATERAL (
 	SELECT *
 	FROM {schema}.workflow_runs r
-	WHERE r.namespace_id = $1 AND r.status = s.status AND ($6::text = '' OR r.workflow_name = $6)
-		AND ($2::timestamptz IS NULL OR (r.created_at, r.id) {after} ($2, $3))
+	WHERE r.namespace_id = $1 AND r.status = s.status {named} {after}
 	ORDER BY r.created_at {order}, r.id {order}
-	LIMIT $4
+	LIMIT $2
 ) r
 ORDER BY r.created_at {order}, r.id {order}
-LIMIT $4`
+LIMIT $2`
+
+// namedSQL is the condition {named} of listStatusesSQL for runs of the workflow $4. It
+// then reads workflow_runs_workflow_name_status_created_at_desc_idx. Without a status
+// all of them are asked for, because the name alone has no index with this order.
+const namedSQL = `AND r.workflow_name = $4`
 
 // listStepsSQL reads step_attempts_workflow_run_created_at_idx in its order, from the
-// cursor ($2, $3) on.
+// cursor on.
 const listStepsSQL = `
 SELECT ` + stepColumns + `
 FROM {schema}.step_attempts a
-WHERE a.namespace_id = $1 AND a.workflow_run_id = $5
-	AND ($2::timestamptz IS NULL OR (a.created_at, a.id) {after} ($2, $3))
+WHERE a.namespace_id = $1 AND a.workflow_run_id = $3 {after}
 ORDER BY a.created_at {order}, a.id {order}
-LIMIT $4`
+LIMIT $2`
 
 // allStatuses are the statuses that a run may have (R170).
 var allStatuses = []openworkflow.RunStatus{
@@ -102,17 +102,27 @@ var allStatuses = []openworkflow.RunStatus{
 // returns openworkflow.ErrInvalidCursor and ErrTwoCursors for a page that there is
 // not.
 func (s *Store) ListRuns(ctx context.Context, filter RunFilter, page Page) (RunPage, error) {
-	sql, args := listRunsSQL, []any(nil)
-	if filter.Status != "" || filter.WorkflowName != "" {
-		sql, args = listRunsOfSQL, []any{filter.statuses(), filter.WorkflowName}
-	}
-	if filter.Brief {
-		sql = strings.Replace(sql, "r.input, r.output", "NULL::jsonb, NULL::jsonb", 1)
-	}
-	runs, next, prev, err := list(ctx, s, sql, newestFirst, args, page, scanRun, func(r *openworkflow.Run) openworkflow.Cursor {
+	runs, next, prev, err := list(ctx, s, filter.list(), page, scanRun, func(r *openworkflow.Run) openworkflow.Cursor {
 		return openworkflow.Cursor{CreatedAt: r.CreatedAt, ID: r.ID}
 	})
 	return RunPage{Runs: runs, Next: next, Prev: prev}, err
+}
+
+// list is the list of the runs that the filter selects.
+func (f RunFilter) list() listing {
+	l := listing{sql: listRunsSQL, alias: "r", order: newestFirst}
+	if f.Status != "" || f.WorkflowName != "" {
+		l.sql, l.args = listStatusesSQL, []any{f.statuses()}
+		named := ""
+		if f.WorkflowName != "" {
+			named, l.args = namedSQL, append(l.args, f.WorkflowName)
+		}
+		l.sql = strings.Replace(l.sql, "{named}", named, 1)
+	}
+	if f.Brief {
+		l.sql = strings.Replace(l.sql, "r.input, r.output", "NULL::jsonb, NULL::jsonb", 1)
+	}
+	return l
 }
 
 // statuses are those that rows with the filter's status may have.
@@ -132,61 +142,78 @@ func (f RunFilter) statuses() []openworkflow.RunStatus {
 // ListSteps returns a page of the step attempts of a run, oldest first. A run that
 // does not exist has none.
 func (s *Store) ListSteps(ctx context.Context, runID string, page Page) (StepPage, error) {
-	steps, next, prev, err := list(ctx, s, listStepsSQL, oldestFirst, []any{runID}, page, scanStep, func(a *openworkflow.StepAttempt) openworkflow.Cursor {
+	steps, next, prev, err := list(ctx, s, stepList(runID), page, scanStep, func(a *openworkflow.StepAttempt) openworkflow.Cursor {
 		return openworkflow.Cursor{CreatedAt: a.CreatedAt, ID: a.ID}
 	})
 	return StepPage{Steps: steps, Next: next, Prev: prev}, err
 }
 
-// direction fills a list's order into its statement. What comes before a cursor is
-// read in the opposite one.
-type direction bool
-
-const (
-	oldestFirst direction = false
-	newestFirst direction = true
-)
-
-var ascending, descending = strings.NewReplacer("{after}", ">", "{order}", "ASC"), strings.NewReplacer("{after}", "<", "{order}", "DESC")
-
-func (d direction) fill(sql string) string {
-	if d == newestFirst {
-		return descending.Replace(sql)
-	}
-	return ascending.Replace(sql)
+func stepList(runID string) listing {
+	return listing{sql: listStepsSQL, args: []any{runID}, alias: "a", order: oldestFirst}
 }
 
-// list runs a list's statement for a page: $1 is the namespace, $2 and $3 the cursor,
-// $4 the limit, and args follow.
+// listing is a statement that reads a list: $1 is the namespace, $2 the limit, and args
+// follow. The rows are of the table called alias.
+type listing struct {
+	sql   string
+	args  []any
+	alias string
+	order direction
+}
+
+// direction is the order of a list.
+type direction struct{ order, after string }
+
+var (
+	oldestFirst = direction{order: "ASC", after: ">"}
+	newestFirst = direction{order: "DESC", after: "<"}
+)
+
+// from returns the statement and its arguments for the items that come after a cursor,
+// nil for the list's beginning. What comes before a cursor is read in the opposite order.
+func (l listing) from(namespace string, cursor *openworkflow.Cursor, back bool, limit int) (sql string, args []any) {
+	order := l.order
+	if back && order == newestFirst {
+		order = oldestFirst
+	} else if back {
+		order = newestFirst
+	}
+	args = append([]any{namespace, limit}, l.args...)
+	after := ""
+	if cursor != nil {
+		after = fmt.Sprintf("AND (%s.created_at, %[1]s.id) %s ($%d, $%d)", l.alias, order.after, len(args)+1, len(args)+2)
+		args = append(args, cursor.CreatedAt, cursor.ID)
+	}
+	return strings.NewReplacer("{after}", after, "{order}", order.order).Replace(l.sql), args
+}
+
+// list reads a page of a list.
 func list[T any](
-	ctx context.Context, s *Store, sql string, order direction, args []any, page Page,
+	ctx context.Context, s *Store, l listing, page Page,
 	scan func(pgx.CollectableRow) (T, error), cursorOf func(*T) openworkflow.Cursor,
 ) (items []T, next, prev string, err error) {
 	if page.After != "" && page.Before != "" {
 		return nil, "", "", ErrTwoCursors
 	}
+	var cursor *openworkflow.Cursor
+	if text := page.After + page.Before; text != "" {
+		at, err := openworkflow.ParseCursor(text)
+		if err != nil {
+			return nil, "", "", err
+		}
+		cursor = &at
+	}
 	limit := page.Limit
 	if limit <= 0 {
 		limit = DefaultPageLimit
 	}
-	var at *time.Time
-	var id string
-	if text := page.After + page.Before; text != "" {
-		cursor, err := openworkflow.ParseCursor(text)
-		if err != nil {
-			return nil, "", "", err
-		}
-		at, id = &cursor.CreatedAt, cursor.ID
-	}
 	back := page.Before != ""
-	if back {
-		order = !order
-	}
+	sql, args := l.from(s.namespace, cursor, back, limit+1)
 	err = s.each(ctx, func(row pgx.CollectableRow) error {
 		item, err := scan(row)
 		items = append(items, item)
 		return err
-	}, s.sql(order.fill(sql)), append([]any{s.namespace, at, id, limit + 1}, args...)...)
+	}, s.sql(sql), args...)
 	if err != nil {
 		return nil, "", "", Classify(err)
 	}

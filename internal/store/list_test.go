@@ -289,23 +289,13 @@ func TestLists_ReadAPage(t *testing.T) {
 	f.exec(`UPDATE openworkflow.workflow_runs SET created_at = timestamptz '2026-01-01' + (hashtext(id) % 1000000) * interval '1 ms'`)
 	f.exec(`UPDATE openworkflow.workflow_runs SET workflow_name = 'rare' WHERE id IN ('done-1', 'pending-1')`)
 	f.exec(`VACUUM ANALYZE openworkflow.workflow_runs, openworkflow.step_attempts`)
-	statuses := []string{"pending", "running", "sleeping", "completed", "succeeded", "failed", "canceled"}
 	const limit = 50
-	for name, c := range map[string]struct {
-		sql  string
-		args []any
-	}{
-		"first":    {f.ListRunsSQL(), []any{nil, "", limit}},
-		"after":    {f.ListRunsSQL(), []any{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), "x", limit}},
-		"workflow": {f.ListRunsOfSQL(), []any{nil, "", limit, statuses, "wf"}},
-		"rare":     {f.ListRunsOfSQL(), []any{nil, "", limit, statuses, "rare"}},
-		"status":   {f.ListRunsOfSQL(), []any{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), "x", limit, statuses[:1], ""}},
-		"steps":    {f.ListStepsSQL(), []any{nil, "", limit, "done-1"}},
-	} {
-		plan := f.explain(c.sql, append([]any{"default"}, c.args...)...)
+	middle := &openworkflow.Cursor{CreatedAt: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), ID: "x"}
+	expect := func(name, sql string, args []any) {
+		t.Helper()
+		plan := f.explain(sql, args...)
 		for _, m := range scanned.FindAllStringSubmatch(plan, -1) {
-			rows, _ := strconv.Atoi(m[1])
-			if rows > 2*limit {
+			if rows, _ := strconv.Atoi(m[1]); rows > 2*limit {
 				t.Errorf("%s reads %d rows:\n%s", name, rows, plan)
 			}
 		}
@@ -314,5 +304,15 @@ func TestLists_ReadAPage(t *testing.T) {
 				t.Errorf("%s reads %d rows for nothing:\n%s", name, n, plan)
 			}
 		}
+	}
+	for _, after := range []*openworkflow.Cursor{nil, middle} {
+		for _, filter := range []store.RunFilter{
+			{}, {WorkflowName: "wf"}, {WorkflowName: "rare"}, {Status: "pending"}, {Status: "completed", WorkflowName: "wf"},
+		} {
+			sql, args := f.RunList(filter, after, limit)
+			expect(fmt.Sprintf("%+v after %v", filter, after), sql, args)
+		}
+		sql, args := f.StepList("done-1", after, limit)
+		expect(fmt.Sprint("steps after ", after), sql, args)
 	}
 }

@@ -39,7 +39,8 @@ var additions = []string{
 		"WHERE ((status = 'running'::text) AND (kind = ANY (ARRAY['workflow'::text, 'signal-wait'::text])))",
 	"index CREATE INDEX operator_runs_deadline_idx ON openworkflow.workflow_runs USING btree (namespace_id, deadline_at) " +
 		"WHERE ((deadline_at IS NOT NULL) AND (status = ANY (ARRAY['pending'::text, 'running'::text, 'sleeping'::text])))",
-	"index CREATE INDEX operator_runs_due_again_idx ON openworkflow.workflow_runs USING btree (namespace_id, available_at, created_at) " +
+	"index CREATE INDEX operator_runs_due_again_idx ON openworkflow.workflow_runs USING btree " +
+		"(namespace_id, workflow_name, COALESCE(version, ''::text), available_at, created_at) " +
 		"WHERE (status = ANY (ARRAY['running'::text, 'sleeping'::text]))",
 	"index CREATE INDEX operator_runs_lease_idx ON openworkflow.workflow_runs USING btree (namespace_id, worker_id text_pattern_ops) " +
 		"WHERE ((status = 'running'::text) AND (worker_id IS NOT NULL))",
@@ -47,7 +48,8 @@ var additions = []string{
 		"(namespace_id, ((context #>> '{kubernetes,cluster}'::text[])), id) " +
 		"WHERE (((context #>> '{kubernetes,cluster}'::text[]) IS NOT NULL) AND " +
 		"(status = ANY (ARRAY['pending'::text, 'running'::text, 'sleeping'::text])))",
-	"index CREATE INDEX operator_runs_pending_idx ON openworkflow.workflow_runs USING btree (namespace_id, available_at, created_at) " +
+	"index CREATE INDEX operator_runs_pending_idx ON openworkflow.workflow_runs USING btree " +
+		"(namespace_id, workflow_name, COALESCE(version, ''::text), available_at, created_at) " +
 		"WHERE (status = 'pending'::text)",
 	"index CREATE UNIQUE INDEX operator_migrations_pkey ON openworkflow.operator_migrations USING btree (version)",
 	"index CREATE UNIQUE INDEX operator_sweeps_pkey ON openworkflow.operator_sweeps USING btree (namespace_id)",
