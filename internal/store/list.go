@@ -93,9 +93,9 @@ ORDER BY a.created_at {order}, a.id {order}
 LIMIT $2`
 
 // allStatuses are the statuses that a run may have (R170).
-var allStatuses = []openworkflow.RunStatus{
-	openworkflow.RunPending, openworkflow.RunRunning, openworkflow.RunSleeping,
-	openworkflow.RunCompleted, openworkflow.RunSucceeded, openworkflow.RunFailed, openworkflow.RunCanceled,
+var allStatuses = []string{
+	string(openworkflow.RunPending), string(openworkflow.RunRunning), string(openworkflow.RunSleeping),
+	string(openworkflow.RunCompleted), string(openworkflow.RunSucceeded), string(openworkflow.RunFailed), string(openworkflow.RunCanceled),
 }
 
 // ListRuns returns a page of the runs that the filter selects, newest first. It
@@ -126,16 +126,16 @@ func (f RunFilter) list() listing {
 }
 
 // statuses are those that rows with the filter's status may have.
-func (f RunFilter) statuses() []openworkflow.RunStatus {
+func (f RunFilter) statuses() []string {
 	switch f.Status {
 	case "":
 		return allStatuses
 	case openworkflow.RunRunning:
-		return []openworkflow.RunStatus{openworkflow.RunRunning, openworkflow.RunSleeping}
+		return []string{string(f.Status), string(openworkflow.RunSleeping)}
 	case openworkflow.RunCompleted:
-		return []openworkflow.RunStatus{openworkflow.RunCompleted, openworkflow.RunSucceeded}
+		return []string{string(f.Status), string(openworkflow.RunSucceeded)}
 	default:
-		return []openworkflow.RunStatus{f.Status}
+		return []string{string(f.Status)}
 	}
 }
 
