@@ -75,6 +75,10 @@ type Store struct {
 	runner.Store
 	strike func(Write) Strike
 
+	// applying is held while steps are written, so that no function is called between a
+	// write and its record.
+	applying sync.Mutex
+
 	mu      sync.Mutex
 	holders map[string]string // run id → worker id of the last claim
 	dead    map[string]bool   // worker ids
@@ -140,11 +144,10 @@ func (s *Store) Apply(ctx context.Context, steps []store.StepWrite, runs []store
 			keptRuns = append(keptRuns, w)
 		}
 	}
-	someSteps, someRuns, err := s.Store.Apply(ctx, keptSteps, keptRuns)
+	someSteps, someRuns, err := s.applyAndRecord(ctx, keptSteps, keptRuns)
 	if err != nil {
 		return nil, nil, err
 	}
-	s.keepRecord(keptSteps, someSteps)
 	if err := s.release(ctx, dead); err != nil {
 		return nil, nil, err
 	}
@@ -180,6 +183,16 @@ func (s *Store) Apply(ctx context.Context, steps []store.StepWrite, runs []store
 		i++
 	}
 	return stepErrs, runErrs, nil
+}
+
+func (s *Store) applyAndRecord(ctx context.Context, steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error, err error) {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	stepErrs, runErrs, err = s.Store.Apply(ctx, steps, runs)
+	if err == nil {
+		s.keepRecord(steps, stepErrs)
+	}
+	return stepErrs, runErrs, err
 }
 
 // judge asks about each lease's writes, and returns those that are not made, and all
@@ -301,6 +314,8 @@ var (
 // Begin is called when a worker is about to call the function of a step. It returns
 // how many failed attempts of the step are stored.
 func (s *Store) Begin(workerID, runID, step string) (failed int, err error) {
+	s.applying.Lock()
+	defer s.applying.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := s.recordOf(runID, step)
