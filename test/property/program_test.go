@@ -1,0 +1,231 @@
+package property
+
+import (
+	"fmt"
+	"math/rand/v2"
+)
+
+// Program is a workflow as data.
+type Program struct {
+	// Retries: the workflow itself is retried when it fails.
+	Retries bool   `json:"retries,omitempty"`
+	Nodes   []Node `json:"nodes"`
+}
+
+// Node is something that a program does. The members that do not belong to Op are zero.
+// Durations are in units, of which a test says how long they are.
+type Node struct {
+	Op Op `json:"op"`
+	// Name is the step's; names are few, so that they collide.
+	Name string `json:"name,omitempty"`
+	// Value is what a step returns, or a signal carries.
+	Value int `json:"value,omitempty"`
+	// Fails is how many attempts of a step fail, and Attempts how many it has.
+	Fails    int `json:"fails,omitempty"`
+	Attempts int `json:"attempts,omitempty"`
+	// Fatal: the step fails with an error that is not retried; Panics: with a panic.
+	Fatal  bool `json:"fatal,omitempty"`
+	Panics bool `json:"panics,omitempty"`
+	// Catch: the program goes on when the node has failed.
+	Catch bool `json:"catch,omitempty"`
+	// Units is how long a sleep is, or a timeout; 0 for a wait that somebody ends.
+	Units int `json:"units,omitempty"`
+	// Signal is what is waited for. There is one wait for each signal.
+	Signal string `json:"signal,omitempty"`
+	// Limit bounds how many items of a map are under way.
+	Limit int `json:"limit,omitempty"`
+	// Branches are what a parallel or a select node begins.
+	Branches []Node `json:"branches,omitempty"`
+	// Child is what a child run does.
+	Child *Program `json:"child,omitempty"`
+}
+
+// Op is a kind of node.
+type Op string
+
+// Kinds of nodes. The first four can be branches.
+const (
+	opStep     Op = "step"
+	opSleep    Op = "sleep"
+	opWait     Op = "wait"
+	opChild    Op = "child"
+	opSend     Op = "send"
+	opMap      Op = "map"
+	opParallel Op = "parallel"
+	// opSelect begins its branches and goes on with the first that has a result. One of
+	// them is quick, the others are forever, so that the result is the same each time.
+	opSelect Op = "select"
+	opFail   Op = "fail"
+)
+
+// forever is longer than any program lasts.
+const forever = 1_000_000
+
+// generator makes programs.
+type generator struct {
+	*rand.Rand
+	signals int
+}
+
+// generate returns the program of a seed and a number.
+func generate(seed, number uint64) Program {
+	g := &generator{Rand: rand.New(rand.NewPCG(seed, number))}
+	return g.program(0)
+}
+
+const maxDepth = 2
+
+func (g *generator) program(depth int) Program {
+	p := Program{Retries: g.IntN(4) == 0}
+	for range 1 + g.IntN(5-depth) {
+		p.Nodes = append(p.Nodes, g.node(depth))
+	}
+	if g.IntN(8) == 0 {
+		p.Nodes = append(p.Nodes, Node{Op: opFail})
+	}
+	return p
+}
+
+func (g *generator) node(depth int) Node {
+	switch n := g.IntN(20); {
+	case n < 11:
+		return g.branch(depth)
+	case n < 12:
+		return Node{Op: opSend, Name: g.name()}
+	case n < 13:
+		return Node{Op: opMap, Name: g.name(), Value: g.IntN(5), Limit: g.IntN(4), Fails: g.IntN(2), Attempts: 3}
+	case n < 17:
+		node := Node{Op: opParallel, Catch: g.IntN(2) == 0}
+		for range 2 + g.IntN(3) {
+			node.Branches = append(node.Branches, g.branch(depth))
+		}
+		return node
+	default:
+		return g.selection(depth)
+	}
+}
+
+// branch returns something that can be begun beside other things.
+func (g *generator) branch(depth int) Node {
+	switch n := g.IntN(12); {
+	case n < 6:
+		return g.step()
+	case n < 8:
+		return Node{Op: opSleep, Name: g.name(), Units: g.IntN(4)}
+	case n < 10 || depth == maxDepth:
+		node := Node{Op: opWait, Name: g.name(), Signal: g.signal()}
+		if g.IntN(3) == 0 { // nobody sends it
+			node.Units = 1 + g.IntN(3)
+		} else {
+			node.Value = 1 + g.IntN(100)
+		}
+		return node
+	default:
+		node := Node{Op: opChild, Name: g.name(), Catch: g.IntN(2) == 0}
+		if g.IntN(4) == 0 { // it takes too long
+			node.Units = 1 + g.IntN(3)
+			node.Child = &Program{Nodes: []Node{{Op: opSleep, Name: "a", Units: forever}}}
+		} else {
+			node.Child = new(g.program(depth + 1))
+		}
+		return node
+	}
+}
+
+func (g *generator) step() Node {
+	node := Node{Op: opStep, Name: g.name(), Value: g.IntN(100), Attempts: 1 + g.IntN(3), Catch: g.IntN(2) == 0}
+	switch g.IntN(8) {
+	case 0, 1:
+		node.Fails = 1 + g.IntN(3)
+	case 2:
+		node.Fatal = true
+	case 3:
+		node.Fails, node.Panics = 1, true
+	}
+	return node
+}
+
+func (g *generator) selection(depth int) Node {
+	quick := []Node{
+		{Op: opStep, Name: g.name(), Value: g.IntN(100), Attempts: 1},
+		{Op: opSleep, Name: g.name(), Units: 1},
+		{Op: opWait, Name: g.name(), Signal: g.signal(), Value: 1},
+	}[g.IntN(3)]
+	node := Node{Op: opSelect, Name: g.name()}
+	for range 1 + g.IntN(2) {
+		slow := Node{Op: opSleep, Name: g.name(), Units: forever}
+		switch n := g.IntN(3); {
+		case n == 0:
+			slow = Node{Op: opWait, Name: g.name(), Signal: g.signal(), Units: forever}
+		case n == 1 && depth < maxDepth:
+			slow = Node{Op: opChild, Name: g.name(), Child: &Program{Nodes: []Node{slow}}}
+		}
+		node.Branches = append(node.Branches, slow)
+	}
+	i := g.IntN(len(node.Branches) + 1)
+	node.Branches = append(node.Branches[:i], append([]Node{quick}, node.Branches[i:]...)...)
+	return node
+}
+
+func (g *generator) name() string { return []string{"a", "b", "c"}[g.IntN(3)] }
+
+func (g *generator) signal() string {
+	g.signals++
+	return fmt.Sprint("signal ", g.signals)
+}
+
+// sent returns the signals that somebody has to send, with what they carry.
+func (p Program) sent() map[string]int {
+	signals := map[string]int{}
+	var collect func(nodes []Node)
+	collect = func(nodes []Node) {
+		for _, n := range nodes {
+			if n.Op == opWait && n.Units == 0 {
+				signals[n.Signal] = n.Value
+			}
+			collect(n.Branches)
+			if n.Child != nil {
+				collect(n.Child.Nodes)
+			}
+		}
+	}
+	collect(p.Nodes)
+	return signals
+}
+
+// smaller returns programs that lack a part of this one.
+func (p Program) smaller() (all []Program) {
+	for _, nodes := range fewer(p.Nodes) {
+		all = append(all, Program{Retries: p.Retries, Nodes: nodes})
+	}
+	if p.Retries {
+		all = append(all, Program{Nodes: p.Nodes})
+	}
+	return all
+}
+
+func fewer(nodes []Node) (all [][]Node) {
+	with := func(i int, replacement ...Node) {
+		changed := append([]Node(nil), nodes[:i]...)
+		changed = append(changed, replacement...)
+		all = append(all, append(changed, nodes[i+1:]...))
+	}
+	for i, n := range nodes {
+		with(i)
+		switch {
+		case n.Op == opParallel:
+			for _, branches := range fewer(n.Branches) {
+				change := n
+				change.Branches = branches
+				with(i, change)
+			}
+		case n.Child != nil:
+			for _, child := range n.Child.smaller() {
+				change := n
+				change.Child = &child
+				with(i, change)
+			}
+		}
+	}
+	return all
+}
