@@ -6,7 +6,7 @@
 set -euo pipefail
 
 "$(dirname "$0")/require.sh" nodejs
-node -e 'process.exit(parseInt(process.versions.node) < 20)' ||
+node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' ||
 	{ echo "Node.js is $(node --version) here; OpenWorkflow's package needs 20 or newer" >&2; exit 1; }
 source=$1 target=${2:-$1}
 mkdir -p "$target"
