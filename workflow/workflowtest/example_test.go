@@ -124,7 +124,7 @@ func ExampleEnv_FailStep() {
 // harmless.
 func ExampleEnv_CrashBefore() {
 	charges := map[string]bool{}
-	charge := workflow.Define("charge", func(ctx context.Context, id string) (int, error) {
+	charge := workflow.Define("charge", func(ctx context.Context, _ string) (int, error) {
 		return step.Run(ctx, "charge-card", func(ctx context.Context) (int, error) {
 			fmt.Println("calling")
 			charges[workflow.Info(ctx).ID+"/charge-card"] = true
