@@ -66,26 +66,46 @@ func (r *repairer) expire(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("fail runs past their deadline: %w", err)
 		}
-		if len(ids) == 0 {
-			return nil
-		}
-		metrics.RunsExpired.Add(float64(len(ids)))
-		r.conn.Wake() // parents may wait for them
-		var objects []*v1alpha1.WorkflowRun
-		for _, id := range ids {
-			of, err := r.openObjects(ctx, client.InNamespace(r.conn.Key.Namespace), client.MatchingFields{indexOpenByRunID: id})
-			if err != nil {
-				return err
-			}
-			objects = append(objects, of...)
-		}
-		if err := (&repairer{Syncer: r.Syncer, conn: r.conn}).repair(ctx, objects, nil, nil); err != nil {
+		if err := r.expired(ctx, ids); err != nil {
 			return err
 		}
 		if len(ids) < expireBatch {
 			return nil
 		}
 	}
+}
+
+// expired shows runs that have just been failed at their deadline.
+func (r *repairer) expired(ctx context.Context, ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	metrics.RunsExpired.Add(float64(len(ids)))
+	r.conn.Wake() // parents may wait for them
+	var objects []*v1alpha1.WorkflowRun
+	for _, id := range ids {
+		of, err := r.openObjects(ctx, client.InNamespace(r.conn.Key.Namespace), client.MatchingFields{indexOpenByRunID: id})
+		if err != nil {
+			return err
+		}
+		objects = append(objects, of...)
+	}
+	return (&repairer{Syncer: r.Syncer, conn: r.conn}).repair(ctx, objects, nil, nil)
+}
+
+// heal wakes runs that wait for something that has come, which a worker that died
+// between two writes, or OpenWorkflow's own deadline sweep, leaves behind (R44, R171).
+func (r *repairer) heal(ctx context.Context) error {
+	swept, err := r.conn.Store.Sweep(ctx, r.Intervals.Heal/2, sweepBatch)
+	if err != nil {
+		return fmt.Errorf("wake runs that were left asleep: %w", err)
+	}
+	if len(swept.Woken) > 0 {
+		metrics.RunsHealed.Add(float64(len(swept.Woken)))
+		r.conn.Wake()
+		r.Log.Info("Woke runs that were left asleep", "namespace", r.conn.Key.Namespace, "backend", r.conn.Key.Name, "runs", len(swept.Woken))
+	}
+	return r.expired(ctx, swept.Expired)
 }
 
 // openObjects lists objects from the cache, without a copy: they are not to be changed.

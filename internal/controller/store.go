@@ -24,6 +24,7 @@ type Store interface {
 	ResumeRuns(ctx context.Context, ids []string) (int, error)
 
 	FailExpired(ctx context.Context, limit int) ([]string, error)
+	Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error)
 	OpenObjectRuns(ctx context.Context, cluster, afterRunID string, limit int) ([]store.ObjectRun, error)
 	ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error)
 	Workers(ctx context.Context, within time.Duration) ([]store.Worker, error)

@@ -31,6 +31,8 @@ const (
 type Intervals struct {
 	// Deadline is for runs past their deadline. Defaults to 1 s.
 	Deadline time.Duration
+	// Heal is for runs that wait for something that has come. Defaults to 3 s.
+	Heal time.Duration
 	// Repair is for objects whose status is not what the rows say. Defaults to 3 s.
 	Repair time.Duration
 	// Orphan is for runs whose object is gone, and for dead workers. Defaults to 30 s.
@@ -39,7 +41,7 @@ type Intervals struct {
 
 func (i Intervals) withDefaults() Intervals {
 	for field, value := range map[*time.Duration]time.Duration{
-		&i.Deadline: time.Second, &i.Repair: 3 * time.Second, &i.Orphan: 30 * time.Second,
+		&i.Deadline: time.Second, &i.Heal: 3 * time.Second, &i.Repair: 3 * time.Second, &i.Orphan: 30 * time.Second,
 	} {
 		if *field == 0 {
 			*field = value
@@ -73,6 +75,7 @@ func (s *Syncer) Run(ctx context.Context, conn *Connection) {
 	var loops sync.WaitGroup
 	loops.Go(func() { s.notify(ctx, conn) })
 	loops.Go(func() { s.loop(ctx, conn, "deadline", s.Intervals.Deadline, repair.expire) })
+	loops.Go(func() { s.loop(ctx, conn, "heal", s.Intervals.Heal, repair.heal) })
 	loops.Go(func() { s.loop(ctx, conn, "repair", s.Intervals.Repair, repair.sweep) })
 	loops.Go(func() {
 		s.loop(ctx, conn, "orphan", s.Intervals.Orphan, func(ctx context.Context) error { return s.Sweep(ctx, conn) })

@@ -286,6 +286,35 @@ func TestRun_FailsAtItsDeadline(t *testing.T) {
 	}
 }
 
+// OpenWorkflow's worker ends a child and wakes its parent in two statements; one that dies
+// between them leaves the parent asleep (R171).
+func TestRun_ParentThatWasNotWokenIsHealed(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	run := newTestRun("order")
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	s := w.store()
+	claimed := claim(t, s, "pod")
+	child := &store.NewRun{ID: openworkflow.NewID(), WorkflowName: "label"}
+	lease := openworkflow.Lease{RunID: claimed.ID, WorkerID: *claimed.WorkerID}
+	wait := store.StepWrite{Lease: lease, Child: child, Attempt: openworkflow.StepAttempt{
+		ID: openworkflow.NewID(), StepName: "label", Kind: openworkflow.KindWorkflow, Status: openworkflow.StepRunning,
+	}}
+	errs, _, err := s.Apply(t.Context(), []store.StepWrite{wait}, []store.RunWrite{{Lease: lease, Op: store.RunPark, At: time.Now().Add(time.Hour)}})
+	if err != nil || errs[0] != nil {
+		t.Fatal(errs, err)
+	}
+	execute(t, w.URL, `UPDATE openworkflow.workflow_runs SET status = 'completed', finished_at = now() WHERE id = '`+child.ID+`'`)
+	eventually(t, func() error {
+		if at := w.row(s, run.UID).AvailableAt; at == nil || at.After(time.Now()) {
+			return fmt.Errorf("the parent is due at %v", at)
+		}
+		return nil
+	})
+}
+
 func TestRun_ProgressOfWorkersThatReportNothing(t *testing.T) {
 	w := newWorld(t)
 	w.start()

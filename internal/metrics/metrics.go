@@ -7,9 +7,10 @@
 //	openworkflow_runs_mirrored_total            counter    outcome             WorkflowRuns taken over: inserted, attached (idempotency key), rejected (bad input)
 //	openworkflow_runs_canceled_total            counter    cause               runs canceled: spec, deleted (object), orphaned (object gone unseen)
 //	openworkflow_runs_expired_total             counter    -                   runs failed by the deadline sweep
+//	openworkflow_runs_healed_total              counter    -                   runs woken because what they wait for had come unnoticed
 //	openworkflow_status_writes_total            counter    outcome             status patches: written, stale (dropped), gone (object deleted), error
 //	openworkflow_leases_released_total          counter    cause               leases cleared: container (ended), pod (gone), worker (silent)
-//	openworkflow_sweep_duration_seconds         histogram  sweep               time of one sweep: deadline, repair, orphan
+//	openworkflow_sweep_duration_seconds         histogram  sweep               time of one sweep: deadline, heal, repair, orphan
 package metrics
 
 import (
@@ -39,6 +40,11 @@ var (
 		Help: "Runs failed by the manager because their deadline had passed.",
 	})
 
+	RunsHealed = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "openworkflow_runs_healed_total",
+		Help: "Runs woken by the manager because what they wait for had come unnoticed.",
+	})
+
 	StatusWrites = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "openworkflow_status_writes_total",
 		Help: "Status patches of WorkflowRuns sent by the manager, by outcome: written, stale, gone, error.",
@@ -51,12 +57,12 @@ var (
 
 	SweepDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "openworkflow_sweep_duration_seconds",
-		Help:    "Duration of one sweep over a Backend, by sweep: deadline, repair, orphan.",
+		Help:    "Duration of one sweep over a Backend, by sweep: deadline, heal, repair, orphan.",
 		Buckets: []float64{.005, .025, .1, .5, 1, 5, 30},
 	}, []string{"sweep"})
 )
 
 func init() {
 	metrics.Registry.MustRegister(
-		BackendUp, RunsMirrored, RunsCanceled, RunsExpired, StatusWrites, LeasesReleased, SweepDuration)
+		BackendUp, RunsMirrored, RunsCanceled, RunsExpired, RunsHealed, StatusWrites, LeasesReleased, SweepDuration)
 }
