@@ -24,7 +24,7 @@ const maxPlainDepth = 500
 // lone surrogates cannot be stored), to numbers with an exponent, and to what is very
 // deep or very large.
 func Plain(value []byte) bool {
-	const maxSize = 1 << 20
+	const maxSize = 100_000 // below the largest number of digits too
 	if len(value) > maxSize {
 		return false
 	}

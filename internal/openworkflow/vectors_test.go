@@ -247,6 +247,7 @@ func TestPlainIsWhatPostgresStoresForCertain(t *testing.T) {
 		strings.Repeat("[", 501) + strings.Repeat("]", 501): false,
 		strings.Repeat("[", 500) + strings.Repeat("]", 500): true,
 		`"` + strings.Repeat("x", 1<<20) + `"`:              false,
+		strings.Repeat("9", 140_000):                        false,
 	} {
 		if got := Plain([]byte(value)); got != want {
 			t.Errorf("Plain(%.40s) is %v", value, got)

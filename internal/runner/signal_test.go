@@ -164,8 +164,7 @@ func TestP7SignalDataThatDoesNotDecodeFailsTheRun(t *testing.T) {
 	}, workflow.Retry(workflow.RetryPolicy{MaximumAttempts: 5}))
 	send := workflow.Define("send", func(ctx context.Context, _ any) (any, error) {
 		_, err := step.SendSignal(ctx, "x", "nul: \x00")
-		var failed *step.Error
-		if errors.As(err, &failed) {
+		if _, ok := errors.AsType[*step.Error](err); ok {
 			return nil, err
 		}
 		return nil, fmt.Errorf("not a step's error: %w", err)
