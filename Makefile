@@ -51,7 +51,7 @@ fmt: ## Format the code.
 
 .PHONY: vet
 vet: ## Run go vet.
-	go vet -tags e2e ./...
+	go vet -tags e2e,interop,bench ./...
 
 .PHONY: lint
 lint: ## Run golangci-lint.
@@ -97,6 +97,17 @@ test-e2e: e2e-cluster ## Run the end-to-end tests on the development cluster.
 .PHONY: test-e2e-short
 test-e2e-short: e2e-cluster ## Run the short form of the end-to-end tests.
 	$(E2E) -short -timeout 10m $(TESTFLAGS) ./test/e2e/...
+
+.PHONY: interop
+interop: ## Run Go workers beside OpenWorkflow's own npm package; TESTFLAGS=-short is the short form.
+	hack/require.sh postgres nodejs chromium
+	hack/npm.sh test/interop
+	go test -tags interop -count=1 -parallel 8 -timeout 15m $(TESTFLAGS) ./test/interop/...
+
+.PHONY: property
+property: ## Run random workflows with crashes at every write, many more than "make test" does.
+	hack/require.sh postgres
+	go test ./test/property -count=1 -timeout 2h $(or $(TESTFLAGS),-programs=10000 -postgres-programs=500)
 
 .PHONY: recovery
 recovery: e2e-cluster ## Measure the time from a worker's death to its successor's first write, 20 times.

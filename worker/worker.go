@@ -67,8 +67,8 @@ func Run(ctx context.Context, config Config, workflows ...workflow.Definition) e
 	defer health.close()
 
 	tracer, stopTraces, err := otlp.FromEnv(ctx, "openworkflow-worker")
-	if err != nil {
-		return err
+	if err != nil { // no reason not to work
+		config.Logger.Warn("Traces are off", "error", err)
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
