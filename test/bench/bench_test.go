@@ -57,18 +57,22 @@ type sizes struct {
 	steps, children    int
 	parked             int
 	large              int
+	objects            int
+	peerRuns           int
 }
 
 var full = sizes{
 	rounds: 5, slowRounds: 5, baseline: 3 * time.Second, workers: []int{1, 2, 4}, runs: 16_000, long: 1000,
 	latencies: 200, idle: 20 * time.Second, lease: 10 * time.Second,
 	history: 1_000_000, backlog: 200_000, steps: 1000, children: 500, parked: 10_000, large: 400,
+	objects: 20_000, peerRuns: 4000,
 }
 
 var short = sizes{
 	rounds: 3, slowRounds: 1, baseline: time.Second, workers: []int{1, 2}, runs: 3000, long: 300,
 	latencies: 100, idle: 5 * time.Second, lease: 2 * time.Second,
 	history: 20_000, backlog: 10_000, steps: 500, children: 200, parked: 1000, large: 50,
+	objects: 300, peerRuns: 500,
 }
 
 // session is one run of the suite.
@@ -83,7 +87,7 @@ const (
 	slow = "2 ms flush"
 )
 
-func TestBench(t *testing.T) {
+func newSession() *session {
 	s := &session{sizes: full}
 	if testing.Short() {
 		s.sizes = short
@@ -95,6 +99,11 @@ func TestBench(t *testing.T) {
 		Began: time.Now().UTC(), Revision: revision(), Short: testing.Short(), Machine: machine(),
 		Settings: map[string][]string{asIs: durable, slow: append(durable[:len(durable):len(durable)], slowFlush...)},
 	}
+	return s
+}
+
+func TestBench(t *testing.T) {
+	s := newSession()
 	t.Run("disk=as-is", func(t *testing.T) {
 		d := startDisk(t, asIs)
 		d.adminScan(t, `SHOW server_version`, &s.report.Machine.Postgres)
@@ -118,7 +127,10 @@ func TestBench(t *testing.T) {
 		}
 	})
 	t.Run("W3-idle", s.idlePool)
-	s.finish(t)
+	if !testing.Short() || strings.Contains(filter(), "W6") {
+		t.Run("W6", s.objects)
+	}
+	s.finish(t, "report")
 }
 
 // panels are what the plot shows.
@@ -128,12 +140,13 @@ var panels = []report.Panel{
 	{Title: "Postgres CPU, µs per step", Metric: "Postgres µs/step"},
 	{Title: "Start to result on an idle worker, ms: median", Metric: "p50 ms"},
 	{Title: "Start to result on an idle worker, ms: 99th percentile", Metric: "p99 ms"},
+	{Title: "Our steps per second ÷ theirs", Metric: "ours ÷ theirs", Mark: 1},
 	{Title: "Throughput relative to W1 with one worker", Metric: "÷ W1", Mark: 1},
 }
 
 // finish writes the report, and compares it with what is wanted.
-func (s *session) finish(t *testing.T) {
-	s.compareWithW1()
+func (s *session) finish(t *testing.T, name string) {
+	s.compare()
 	s.report.Took = time.Since(s.report.Began).Round(time.Second).String()
 	file := "goals.yaml"
 	if testing.Short() {
@@ -146,27 +159,29 @@ func (s *session) finish(t *testing.T) {
 	if err := s.report.WriteTable(os.Stdout, ranges); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.write(ranges); err != nil {
+	if err := s.write(name, ranges); err != nil {
 		t.Fatal(err)
 	}
-	filtered := flag.Lookup("test.run").Value.String()
-	if testing.Short() && !strings.Contains(filtered, "/") {
+	if testing.Short() && name == "report" && !strings.Contains(filter(), "/") {
 		for _, fault := range s.report.Check(ranges) {
 			t.Error(fault)
 		}
 	}
 }
 
-func (s *session) write(ranges []report.Range) error {
+// filter is what go test was told to run.
+func filter() string { return flag.Lookup("test.run").Value.String() }
+
+func (s *session) write(name string, ranges []report.Range) error {
 	if err := os.MkdirAll(*out, 0o755); err != nil {
 		return err
 	}
-	for name, write := range map[string]func(*os.File) error{
-		"report.txt":  func(f *os.File) error { return s.report.WriteTable(f, ranges) },
-		"report.json": func(f *os.File) error { return s.report.WriteJSON(f) },
-		"report.svg":  func(f *os.File) error { return s.report.WriteSVG(f, panels) },
+	for suffix, write := range map[string]func(*os.File) error{
+		".txt":  func(f *os.File) error { return s.report.WriteTable(f, ranges) },
+		".json": func(f *os.File) error { return s.report.WriteJSON(f) },
+		".svg":  func(f *os.File) error { return s.report.WriteSVG(f, panels) },
 	} {
-		f, err := os.Create(filepath.Join(*out, name))
+		f, err := os.Create(filepath.Join(*out, name+suffix))
 		if err != nil {
 			return err
 		}
@@ -180,19 +195,25 @@ func (s *session) write(ranges []report.Range) error {
 	return nil
 }
 
-// w1 is the measurement that others are compared with.
-const w1 = "W1 1 worker"
+// The measurements that others are compared with.
+const (
+	w1 = "W1 1 worker"
+	w5 = "W5 empty tables"
+)
 
-// compareWithW1 gives each sample its rate in relation to W1's, both in relation to the
-// baseline beside them: in steps, or in runs for what has no steps.
-func (s *session) compareWithW1() {
+// compare gives samples their rates in relation to those of W1, and within W5 to that
+// with empty tables: steps, or runs where there are none. Both sides go by the baseline
+// beside them.
+func (s *session) compare() {
 	for _, result := range s.report.Results {
-		for _, metric := range []string{"steps ÷ baseline", "runs ÷ baseline"} {
-			reference, ok := s.report.Median(result.Server, w1, metric)
-			for _, sample := range result.Samples {
-				_, compared := sample["÷ W1"]
-				if v, has := sample[metric]; ok && has && !compared && reference > 0 {
+		for _, sample := range result.Samples {
+			for _, metric := range []string{"runs ÷ baseline", "steps ÷ baseline"} { // steps count where there are both
+				v, ok := sample[metric]
+				if reference, measured := s.report.Median(result.Server, w1, metric); ok && measured {
 					sample["÷ W1"] = v / reference
+				}
+				if reference, measured := s.report.Median(result.Server, w5, metric); ok && measured && strings.HasPrefix(result.Name, "W5") {
+					sample["÷ W5"] = v / reference
 				}
 			}
 		}
@@ -204,9 +225,11 @@ type measurement struct {
 	name string
 	// clients of the baseline beside it. Default: baselineClients.
 	clients int
-	// base is the database to measure in. Default: a new one for each sample.
-	base *base
-	run  func(b *base) report.Sample
+	// base is the database to measure in. Default: a new one for each sample, with our
+	// tables unless it is foreign.
+	base    *base
+	foreign bool
+	run     func(b *base) report.Sample
 }
 
 // measure takes samples, round by round, with a baseline before and after each.
@@ -222,7 +245,11 @@ func (s *session) measure(t *testing.T, d *disk, rounds int, measurements ...mea
 				before[m.clients] = s.baselineRate(t, d, m.clients)
 			}
 			b := m.base
-			if b == nil {
+			switch {
+			case b != nil:
+			case m.foreign:
+				b = d.emptyBase(t)
+			default:
 				b = d.newBase(t)
 			}
 			sample := m.run(b)

@@ -4,7 +4,6 @@ package bench
 
 import (
 	"testing"
-	"time"
 
 	"github.com/openworkflow-operator/operator/client"
 	"github.com/openworkflow-operator/operator/test/bench/report"
@@ -92,7 +91,7 @@ func wake(b *base, n int) report.Sample {
 	workers := b.startWorkers(1)
 	since := b.now()
 	startAll(b, workflows.Waiting, names)
-	b.await("parked runs", 10*time.Minute, func() bool {
+	b.await("parked runs", patience, func() bool {
 		var parked int
 		b.scan(`
 SELECT count(*)
@@ -113,7 +112,7 @@ WHERE namespace_id = 'default' AND status = 'running' AND worker_id IS NULL`, ni
 		}
 	}
 	sent := b.now()
-	b.await("end of the runs", 10*time.Minute, func() bool { return b.completed(workflows.Waiting.Name(), since) == n })
+	b.await("end of the runs", patience, func() bool { return b.completed(workflows.Waiting.Name(), since) == n })
 	used := b.usage().less(began)
 	stop(workers)
 	var seconds float64

@@ -42,11 +42,13 @@ type disk struct {
 	server *testpg.Server
 	admin  *pgx.Conn
 	bases  int
+	// connecting is what the baseline's connections cost, by their number.
+	connecting map[int]rate
 }
 
 func startDisk(t *testing.T, name string, settings ...string) *disk {
 	t.Helper()
-	d := &disk{name: name, server: testpg.Start(t, append(durable[:len(durable):len(durable)], settings...)...)}
+	d := &disk{name: name, connecting: map[int]rate{}, server: testpg.Start(t, append(durable[:len(durable):len(durable)], settings...)...)}
 	d.admin = connect(t, d.server.URL())
 	d.baseline(t)
 	return d
@@ -70,12 +72,24 @@ type base struct {
 	url  string
 	name string
 	// conn is for looking; its plans never read a whole table.
-	conn   *pgx.Conn
+	conn *pgx.Conn
+	// client is nil for a database without our tables.
 	client *client.Client
 }
 
 // newBase creates a database. Drop it when done, for the disk's sake.
 func (d *disk) newBase(t testing.TB) *base {
+	t.Helper()
+	b := d.emptyBase(t)
+	var err error
+	if b.client, err = client.Open(t.Context(), client.Config{PostgresURL: b.url, Migrate: true}); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// emptyBase creates a database without tables, for others than us.
+func (d *disk) emptyBase(t testing.TB) *base {
 	t.Helper()
 	d.bases++
 	b := &base{disk: d, t: t, name: fmt.Sprintf("bench_%d", d.bases)}
@@ -86,9 +100,6 @@ func (d *disk) newBase(t testing.TB) *base {
 	}
 	u.Path = "/" + b.name
 	b.url = u.String()
-	if b.client, err = client.Open(t.Context(), client.Config{PostgresURL: b.url, Migrate: true}); err != nil {
-		t.Fatal(err)
-	}
 	b.conn = connect(t, b.url)
 	b.exec(`SET enable_seqscan = off`)
 	return b
@@ -97,7 +108,9 @@ func (d *disk) newBase(t testing.TB) *base {
 // drop removes the database.
 func (b *base) drop() {
 	b.t.Helper()
-	b.client.Close()
+	if b.client != nil {
+		b.client.Close()
+	}
 	_ = b.conn.Close(context.Background())
 	b.disk.exec(b.t, `DROP DATABASE `+b.name+` WITH (FORCE)`)
 }
@@ -149,6 +162,9 @@ func (b *base) await(what string, within time.Duration, ready func() bool) {
 		}
 	}
 }
+
+// patience is how long a load may take, on a machine that has other things to do.
+const patience = 15 * time.Minute
 
 // usage is what Postgres has spent since it was started.
 type usage struct {

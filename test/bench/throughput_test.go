@@ -39,7 +39,7 @@ func throughput(b *base, l load) report.Sample {
 	before := b.usage()
 	l.start(b, l.runs)
 	began := b.usage()
-	b.await("end of the runs", 10*time.Minute, func() bool { return b.completed(l.workflow, since) >= l.runs })
+	b.await("end of the runs", patience, func() bool { return b.completed(l.workflow, since) >= l.runs })
 	worked := b.usage()
 	processes := stop(workers)
 	used := b.usage().less(began)

@@ -2,6 +2,8 @@
 
 // The worker of the benchmarks: an ordinary worker, configured by the environment as
 // any other. With BENCH_CPU_PROFILE it writes a profile of its CPU time to that file.
+// With BENCH_KUBECONFIG it reports to that cluster, on the objects of the namespace
+// BENCH_OBJECTS.
 package main
 
 import (
@@ -14,6 +16,13 @@ import (
 )
 
 func main() {
+	if kubeconfig := os.Getenv("BENCH_KUBECONFIG"); kubeconfig != "" {
+		if err := runOutside(kubeconfig, os.Getenv("BENCH_OBJECTS")); err != nil {
+			slog.Error("Worker cannot work", "error", err)
+			os.Exit(1)
+		}
+		return
+	}
 	stop := func() {}
 	if name := os.Getenv("BENCH_CPU_PROFILE"); name != "" {
 		file, err := os.Create(name)

@@ -1,0 +1,268 @@
+//go:build bench
+
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/test/bench/report"
+	"github.com/openworkflow-operator/operator/test/bench/workflows"
+)
+
+// creators is the number of objects that are created at once.
+const creators = 32
+
+// objects is W6: WorkflowRuns through a real API server, with the manager and a worker
+// that reports.
+func (s *session) objects(t *testing.T) {
+	c := startCluster(t)
+	d := startDisk(t, asIs)
+	for round := range min(s.slowRounds, 3) {
+		sample := c.round(t, d, fmt.Sprintf("bench-%d", round), s.sizes.objects, s.idle)
+		s.report.Add(asIs, "W6 objects", sample)
+		t.Logf("W6 objects, round %d: %v", round+1, sample)
+	}
+}
+
+// cluster is an API server without nodes.
+type cluster struct {
+	client.Client
+	config *rest.Config
+	// kubeconfig is a file for the manager and the worker.
+	kubeconfig string
+}
+
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
+	ctrl.SetLogger(logr.Discard())
+	klog.SetLogger(logr.Discard())
+	assets := os.Getenv("KUBEBUILDER_ASSETS")
+	if assets == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		assets = filepath.Join(cache, "devcluster", "bin")
+	}
+	env := &envtest.Environment{
+		BinaryAssetsDirectory: assets,
+		CRDDirectoryPaths:     []string{filepath.Join(repository, "config", "crd", "bases")},
+		ErrorIfCRDPathMissing: true,
+	}
+	config, err := env.Start()
+	if err != nil {
+		t.Fatalf("Start an API server: %v (hack/devcluster/build.sh control builds it)", err)
+	}
+	t.Cleanup(func() { _ = env.Stop() })
+	config.QPS = -1
+	if err := v1alpha1.AddToScheme(scheme.Scheme); err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{config: config, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
+	if c.Client, err = client.New(config, client.Options{Scheme: scheme.Scheme}); err != nil {
+		t.Fatal(err)
+	}
+	user, err := env.AddUser(envtest.User{Name: "manager"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig, err := user.KubeConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(c.kubeconfig, kubeconfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.create(t, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "manager"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: "manager"}},
+	})
+	return c
+}
+
+func (c *cluster) create(t testing.TB, objects ...client.Object) {
+	t.Helper()
+	for _, object := range objects {
+		if err := c.Create(t.Context(), object); err != nil {
+			t.Fatalf("Create %T %s: %v", object, object.GetName(), err)
+		}
+	}
+}
+
+// round creates n WorkflowRuns in a namespace of their own, and deletes them once all
+// have completed.
+func (c *cluster) round(t *testing.T, d *disk, namespace string, n int, idle time.Duration) report.Sample {
+	t.Helper()
+	b := d.emptyBase(t)
+	defer b.drop()
+	bare := c.bareRate(t, namespace+"-bare", n)
+
+	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: namespace, Name: name} }
+	c.create(t,
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
+		&corev1.Secret{ObjectMeta: meta("db"), StringData: map[string]string{"uri": b.url}},
+		&v1alpha1.Backend{ObjectMeta: meta("default"), Spec: v1alpha1.BackendSpec{
+			Postgres: v1alpha1.PostgresBackend{URLSecretRef: v1alpha1.SecretKeyRef{Name: "db"}},
+		}},
+	)
+	port := freePort(t)
+	manager := start(t, port, exec.Command(program(t, "./cmd/manager"), "--namespaces="+namespace,
+		"--health-probe-bind-address=127.0.0.1:"+strconv.Itoa(port)), "KUBECONFIG="+c.kubeconfig)
+	manager.awaitReady()
+	b.await("tables", time.Minute, func() (ready bool) {
+		b.scan(`SELECT to_regclass('openworkflow.operator_sweeps') IS NOT NULL`, nil, &ready)
+		return ready
+	})
+	port = freePort(t)
+	reporting := start(t, port, exec.Command(program(t, "./test/bench/worker")), "BENCH_KUBECONFIG="+c.kubeconfig,
+		"BENCH_OBJECTS="+namespace, "OPENWORKFLOW_NAMESPACE_ID="+namespace,
+		"OPENWORKFLOW_POSTGRES_URL="+b.url, "OPENWORKFLOW_CONCURRENCY="+strconv.Itoa(slots))
+
+	writes, began := c.writes(t), time.Now()
+	c.forEach(t, namespace, n, func(ctx context.Context, run *v1alpha1.WorkflowRun) error { return c.Create(ctx, run) })
+	created := time.Since(began)
+	var ended time.Time
+	b.await("completed objects", patience, func() bool {
+		var rows int
+		b.scan(`SELECT count(*) FROM openworkflow.workflow_runs WHERE namespace_id = $1 AND status = 'completed'`,
+			[]any{namespace}, &rows)
+		ended = time.Now()
+		return rows == n && c.completed(t, namespace) == n
+	})
+	perRun := (c.writes(t) - writes) / float64(n)
+	live := resident(t, manager.cmd.Process.Pid)
+	stop([]*process{reporting})
+
+	c.forEach(t, namespace, n, func(ctx context.Context, run *v1alpha1.WorkflowRun) error { return c.Delete(ctx, run) })
+	idleFor(b, idle) // the manager's collector gives memory back little by little
+	gone := resident(t, manager.cmd.Process.Pid)
+	stop([]*process{manager})
+
+	rate := float64(n) / ended.Sub(began).Seconds()
+	return report.Sample{
+		"objects/s":                     rate,
+		"objects created/s":             float64(n) / created.Seconds(),
+		"bare objects/s":                bare,
+		"objects ÷ bare":                rate / bare,
+		"API writes/run":                perRun,
+		"manager MiB, all objects live": live / (1 << 20),
+		"manager MiB, all objects gone": gone / (1 << 20),
+	}
+}
+
+// bareRate is the rate at which this client creates objects that nobody watches, and
+// patches their status once.
+func (c *cluster) bareRate(t *testing.T, namespace string, n int) float64 {
+	t.Helper()
+	c.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
+	began := time.Now()
+	c.forEach(t, namespace, n, func(ctx context.Context, run *v1alpha1.WorkflowRun) error {
+		if err := c.Create(ctx, run); err != nil {
+			return err
+		}
+		patch := client.RawPatch("application/merge-patch+json", []byte(`{"status":{"state":"Completed"}}`))
+		return c.Status().Patch(ctx, run, patch)
+	})
+	return float64(n) / time.Since(began).Seconds()
+}
+
+// forEach calls f for the n objects of a namespace, for some of them at once.
+func (c *cluster) forEach(t *testing.T, namespace string, n int, f func(context.Context, *v1alpha1.WorkflowRun) error) {
+	t.Helper()
+	next := make(chan int)
+	var tasks sync.WaitGroup
+	for range creators {
+		tasks.Go(func() {
+			for i := range next {
+				run := &v1alpha1.WorkflowRun{
+					ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("run-%d", i)},
+					Spec:       v1alpha1.WorkflowRunSpec{WorkflowName: workflows.Five.Name()},
+				}
+				if err := f(t.Context(), run); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	tasks.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// completed counts the objects that say that they have completed.
+func (c *cluster) completed(t *testing.T, namespace string) (n int) {
+	t.Helper()
+	var page v1alpha1.WorkflowRunList
+	for {
+		if err := c.List(t.Context(), &page, client.InNamespace(namespace), client.Limit(2000), client.Continue(page.Continue)); err != nil {
+			t.Fatal(err)
+		}
+		for i := range page.Items {
+			if page.Items[i].Status.State == v1alpha1.RunCompleted {
+				n++
+			}
+		}
+		if page.Continue == "" {
+			return n
+		}
+	}
+}
+
+// writes counts what the API server was asked to write of WorkflowRuns.
+func (c *cluster) writes(t *testing.T) (n float64) {
+	t.Helper()
+	config := rest.CopyConfig(c.config)
+	config.NegotiatedSerializer = scheme.Codecs
+	raw, err := rest.UnversionedRESTClientFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics, err := raw.Get().AbsPath("/metrics").DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(bytes.NewReader(metrics))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		line := lines.Text()
+		if !strings.HasPrefix(line, "apiserver_request_total{") || !strings.Contains(line, `resource="workflowruns"`) {
+			continue
+		}
+		for _, verb := range []string{"POST", "PUT", "PATCH", "APPLY"} {
+			if strings.Contains(line, `verb="`+verb+`"`) {
+				value, _ := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
+				n += value
+			}
+		}
+	}
+	return n
+}
