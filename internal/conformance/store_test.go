@@ -560,7 +560,7 @@ func TestWorkers_OfAPodOnlyTheLastProcess(t *testing.T) {
 			{PodUID: "a", Process: "1", PodName: "pod-a", Pool: "p", Workflows: served},
 			{PodUID: "b", Process: "2", PodName: "pod-b", Pool: "p"},
 		} {
-			if err := s.SaveWorker(t.Context(), w); err != nil {
+			if _, err := s.SaveWorker(t.Context(), w, time.Minute); err != nil {
 				t.Fatal(err)
 			}
 		}

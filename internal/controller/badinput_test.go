@@ -98,7 +98,8 @@ func TestRun_NoWorkerNamesThePools(t *testing.T) {
 	w.create(pool)
 	s := w.store()
 	announce := func(ds ...openworkflow.Definition) {
-		if err := s.SaveWorker(t.Context(), store.Worker{PodUID: "u", Process: "p", PodName: "n", Pool: "shop", Workflows: ds}); err != nil {
+		worker := store.Worker{PodUID: "u", Process: "p", PodName: "n", Pool: "shop", Workflows: ds}
+		if _, err := s.SaveWorker(t.Context(), worker, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -263,8 +263,8 @@ func TestLeases_OfWorkersThatDiedWhileTheManagerWasDown(t *testing.T) {
 	m.halt()
 	s := w.store()
 	claim(t, s, "gone")
-	if err := s.SaveWorker(t.Context(), store.Worker{PodUID: "gone", Process: "process", PodName: "shop-1", Pool: "shop",
-		Workflows: []openworkflow.Definition{{Name: "checkout"}}}); err != nil {
+	if _, err := s.SaveWorker(t.Context(), store.Worker{PodUID: "gone", Process: "process", PodName: "shop-1", Pool: "shop",
+		Workflows: []openworkflow.Definition{{Name: "checkout"}}}, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	execute(t, w.URL, `UPDATE openworkflow.operator_workers SET seen_at = now() - interval '1 minute'`)

@@ -2,6 +2,7 @@ package memstore
 
 import (
 	"context"
+	"reflect"
 	"slices"
 	"time"
 
@@ -9,11 +10,12 @@ import (
 )
 
 // SaveWorker records that the process is alive and what it serves. Of one pod it
-// keeps only the last process that reported.
-func (s *Store) SaveWorker(ctx context.Context, w store.Worker) error {
+// keeps only the last process that reported. It returns how many processes, this one
+// included, serve the same and have reported within the given time.
+func (s *Store) SaveWorker(ctx context.Context, w store.Worker, within time.Duration) (alike int, err error) {
 	now, err := s.begin(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer s.end()
 	for key := range s.workers {
@@ -23,7 +25,12 @@ func (s *Store) SaveWorker(ctx context.Context, w store.Worker) error {
 	}
 	w.SeenAt = now
 	s.workers[workerKey{w.PodUID, w.Process}] = w
-	return nil
+	for _, other := range s.workers {
+		if !other.SeenAt.Before(now.Add(-within)) && reflect.DeepEqual(other.Workflows, w.Workflows) {
+			alike++
+		}
+	}
+	return alike, nil
 }
 
 // RemoveWorker forgets a process. One that is unknown is no error.

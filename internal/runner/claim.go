@@ -65,7 +65,8 @@ func (r *Runner) claimLoop(ctx context.Context) {
 			if claimed == slots { // there may be more
 				continue
 			}
-			poll.Reset(r.options.PollInterval/2 + rand.N(r.options.PollInterval/2))
+			interval := r.pollInterval()
+			poll.Reset(interval/2 + rand.N(interval/2))
 		}
 		select {
 		case <-ctx.Done():
@@ -81,6 +82,15 @@ func (r *Runner) claimLoop(ctx context.Context) {
 		case <-poll.C:
 		}
 	}
+}
+
+// pollInterval is the longest time between two polls of this worker. Those who serve the
+// same poll as often as one of them would, or a little more: a run that nobody was
+// notified of is found as soon, and an idle pool costs the same whatever its size.
+func (r *Runner) pollInterval() time.Duration {
+	const longest = 30 * time.Second
+	shared := time.Duration(r.alike.Load()) * r.options.PollInterval * 6 / 10
+	return max(r.options.PollInterval, min(shared, longest))
 }
 
 // takeSlots waits for a free slot and takes it, and all others that are free. It

@@ -51,7 +51,7 @@ type Store interface {
 	Heartbeat(ctx context.Context, leases []openworkflow.Lease, d time.Duration) ([]store.LeaseState, error)
 	Apply(ctx context.Context, steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error, err error)
 	ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error)
-	SaveWorker(ctx context.Context, worker store.Worker) error
+	SaveWorker(ctx context.Context, worker store.Worker, within time.Duration) (alike int, err error)
 	RemoveWorker(ctx context.Context, podUID, process string) error
 	Notify(ctx context.Context) error
 	NotifyEnds(ctx context.Context) error
@@ -68,8 +68,9 @@ type Options struct {
 	// Lease is how long a run stays with this worker after its last heartbeat.
 	// Default: 10 s.
 	Lease time.Duration
-	// PollInterval is the longest time between two looks for due runs, the safety
-	// net below notifications. Default: 1 s.
+	// PollInterval is the longest time between two looks for due runs, the safety net
+	// below notifications. Workers that serve the same share the looks: each of many
+	// looks less often. Default: 1 s.
 	PollInterval time.Duration
 	// PodUID and PodName identify the pod; the uid survives a restart of the
 	// container. Default: a random uid.
@@ -95,6 +96,8 @@ type Runner struct {
 	// process tells this life of the container from earlier ones.
 	process string
 	claims  atomic.Int64
+	// alike is how many live workers serve the same, this one included.
+	alike atomic.Int64
 
 	flusher  *flusher
 	leases   *leaseKeeper
@@ -290,7 +293,13 @@ func (r *Runner) announce(ctx context.Context) {
 	}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	save := func() error { return r.store.SaveWorker(ctx, worker) }
+	save := func() error {
+		alike, err := r.store.SaveWorker(ctx, worker, 3*interval)
+		if err == nil {
+			r.alike.Store(int64(alike))
+		}
+		return err
+	}
 	for retry(ctx, r.log, "Could not announce the worker", save) == nil {
 		select {
 		case <-ctx.Done():

@@ -21,7 +21,7 @@ func (r *Runner) sweep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(sweepInterval/2 + rand.N(sweepInterval/2)):
+		case <-time.After(sweepInterval + rand.N(sweepInterval)):
 		}
 		swept, err := r.store.Sweep(ctx, sweepInterval, sweepLimit)
 		if err != nil {

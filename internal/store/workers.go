@@ -30,31 +30,38 @@ type served struct {
 }
 
 // saveWorkerSQL also forgets the processes that this one follows in its pod (a
-// restarted container), and whoever was not seen for a day. Primary key.
+// restarted container), and whoever was not seen for a day. It counts those that serve
+// the same and were seen of late. Primary key.
 const saveWorkerSQL = `
 WITH forgotten AS (
 	DELETE FROM {schema}.operator_workers
 	WHERE namespace_id = $1
 		AND (pod_uid = $2 AND process <> $3 OR seen_at < now() - interval '1 day' AND (pod_uid, process) <> ($2, $3))
+), saved AS (
+	INSERT INTO {schema}.operator_workers (namespace_id, pod_uid, process, pod_name, pool, workflows, seen_at)
+	VALUES ($1, $2, $3, $4, $5, $6::text::jsonb, now())
+	ON CONFLICT (namespace_id, pod_uid, process) DO UPDATE
+	SET pod_name = excluded.pod_name, pool = excluded.pool, workflows = excluded.workflows, seen_at = excluded.seen_at
 )
-INSERT INTO {schema}.operator_workers (namespace_id, pod_uid, process, pod_name, pool, workflows, seen_at)
-VALUES ($1, $2, $3, $4, $5, $6::text::jsonb, now())
-ON CONFLICT (namespace_id, pod_uid, process) DO UPDATE
-SET pod_name = excluded.pod_name, pool = excluded.pool, workflows = excluded.workflows, seen_at = excluded.seen_at`
+SELECT 1 + count(*)
+FROM {schema}.operator_workers
+WHERE namespace_id = $1 AND pod_uid <> $2 AND workflows = $6::text::jsonb AND seen_at >= now() - $7::interval`
 
 // SaveWorker records that the process is alive and what it serves. Of one pod it
-// keeps only the last process that reported.
-func (s *Store) SaveWorker(ctx context.Context, w Worker) error {
+// keeps only the last process that reported. It returns how many processes, this one
+// included, serve the same and have reported within the given time.
+func (s *Store) SaveWorker(ctx context.Context, w Worker, within time.Duration) (alike int, err error) {
 	workflows := make([]served, 0, len(w.Workflows))
 	for _, d := range w.Workflows {
 		workflows = append(workflows, served(d))
 	}
 	column, err := json.Marshal(workflows)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	_, err = s.pool.Exec(ctx, s.sql(saveWorkerSQL), s.namespace, w.PodUID, w.Process, w.PodName, w.Pool, string(column))
-	return Classify(err)
+	err = s.pool.QueryRow(ctx, s.sql(saveWorkerSQL),
+		s.namespace, w.PodUID, w.Process, w.PodName, w.Pool, string(column), within).Scan(&alike)
+	return alike, Classify(err)
 }
 
 const removeWorkerSQL = `

@@ -15,7 +15,7 @@ func TestWorkers(t *testing.T) {
 	f := setup(t)
 	save := func(w store.Worker) {
 		t.Helper()
-		if err := f.SaveWorker(t.Context(), w); err != nil {
+		if _, err := f.SaveWorker(t.Context(), w, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 	}
