@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -130,17 +129,20 @@ func (c *cluster) round(t *testing.T, d *disk, namespace string, n int, idle tim
 		}},
 	)
 	port := freePort(t)
-	manager := start(t, port, exec.Command(program(t, "./cmd/manager"), "--namespaces="+namespace,
-		"--health-probe-bind-address=127.0.0.1:"+strconv.Itoa(port)), "KUBECONFIG="+c.kubeconfig)
+	manager := start(t, port, []string{"KUBECONFIG=" + c.kubeconfig}, program(t, "./cmd/manager"),
+		"--namespaces="+namespace, "--health-probe-bind-address=127.0.0.1:"+strconv.Itoa(port))
 	manager.awaitReady()
 	b.await("tables", time.Minute, func() (ready bool) {
 		b.scan(`SELECT to_regclass('openworkflow.operator_sweeps') IS NOT NULL`, nil, &ready)
 		return ready
 	})
-	port = freePort(t)
-	reporting := start(t, port, exec.Command(program(t, "./test/bench/worker")), "BENCH_KUBECONFIG="+c.kubeconfig,
-		"BENCH_OBJECTS="+namespace, "OPENWORKFLOW_NAMESPACE_ID="+namespace,
-		"OPENWORKFLOW_POSTGRES_URL="+b.url, "OPENWORKFLOW_CONCURRENCY="+strconv.Itoa(slots))
+	reporting := start(t, 0, []string{
+		"BENCH_KUBECONFIG=" + c.kubeconfig,
+		"BENCH_OBJECTS=" + namespace,
+		"OPENWORKFLOW_NAMESPACE_ID=" + namespace,
+		"OPENWORKFLOW_POSTGRES_URL=" + b.url,
+		"OPENWORKFLOW_CONCURRENCY=" + strconv.Itoa(slots),
+	}, program(t, "./test/bench/worker"))
 
 	writes, began := c.writes(t), time.Now()
 	c.forEach(t, namespace, n, func(ctx context.Context, run *v1alpha1.WorkflowRun) error { return c.Create(ctx, run) })

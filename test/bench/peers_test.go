@@ -70,8 +70,8 @@ func buildOpenWorkflow(t *testing.T) func(b *base, runs int) report.Sample {
 	}
 	return func(b *base, runs int) report.Sample {
 		port := freePort(b.t)
-		peer := start(b.t, port, exec.Command("node", filepath.Join(dir, "peer.mjs")),
-			"OPENWORKFLOW_POSTGRES_URL="+b.url, "PORT="+strconv.Itoa(port))
+		peer := start(b.t, port, []string{"OPENWORKFLOW_POSTGRES_URL=" + b.url, "PORT=" + strconv.Itoa(port)},
+			"node", filepath.Join(dir, "peer.mjs"))
 		peer.awaitReady()
 		since := b.now()
 		began := b.usage()
@@ -94,7 +94,7 @@ func buildDBOS(t *testing.T) func(b *base, runs int) report.Sample {
 	}
 	return func(b *base, runs int) report.Sample {
 		port := freePort(b.t)
-		peer := start(b.t, port, exec.Command(program), "DATABASE_URL="+b.url, "PORT="+strconv.Itoa(port))
+		peer := start(b.t, port, []string{"DATABASE_URL=" + b.url, "PORT=" + strconv.Itoa(port)}, program)
 		peer.awaitReady()
 		return b.theirs(peer, b.usage(), runs, func() float64 {
 			answer, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/run?runs=%d", port, runs)) //nolint:noctx // its process ends with the test

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -48,7 +49,7 @@ type disk struct {
 
 func startDisk(t *testing.T, name string, settings ...string) *disk {
 	t.Helper()
-	d := &disk{name: name, connecting: map[int]rate{}, server: testpg.Start(t, append(durable[:len(durable):len(durable)], settings...)...)}
+	d := &disk{name: name, connecting: map[int]rate{}, server: testpg.Start(t, append(slices.Clip(durable), settings...)...)}
 	d.admin = connect(t, d.server.URL())
 	d.baseline(t)
 	return d
@@ -118,14 +119,6 @@ func (b *base) drop() {
 func (d *disk) exec(t testing.TB, sql string) {
 	t.Helper()
 	if _, err := d.admin.Exec(t.Context(), sql); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}
-
-// adminScan runs a query that returns one row.
-func (d *disk) adminScan(t testing.TB, sql string, into ...any) {
-	t.Helper()
-	if err := d.admin.QueryRow(t.Context(), sql).Scan(into...); err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
 }

@@ -5,6 +5,7 @@ package bench
 import (
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"text/tabwriter"
 
@@ -24,7 +25,7 @@ func TestStatements(t *testing.T) {
 		"W8":          func(b *base) report.Sample { return wake(b, s.parked) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := startDisk(t, asIs, append(observed[:len(observed):len(observed)], "pg_stat_statements.track_planning=on")...)
+			d := startDisk(t, asIs, append(slices.Clip(observed), "pg_stat_statements.track_planning=on")...)
 			b := d.newBase(t)
 			b.exec(`CREATE EXTENSION pg_stat_statements`)
 			work(b)
@@ -49,7 +50,7 @@ LIMIT 10`)
 	}
 	defer rows.Close()
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "\n%s: calls\trows\tms\tms to plan\tms in all\tpages\tWAL bytes\tstatement\n", b.t.Name())
+	_, _ = fmt.Fprintf(table, "\n%s: calls\trows\tms\tms to plan\tms in all\tpages\tWAL bytes\tstatement\n", b.t.Name())
 	for rows.Next() {
 		var calls, count, pages int64
 		var execution, planning, all, wal float64
@@ -57,7 +58,7 @@ LIMIT 10`)
 		if err := rows.Scan(&calls, &count, &execution, &planning, &all, &pages, &wal, &query); err != nil {
 			b.t.Fatal(err)
 		}
-		fmt.Fprintf(table, "%d\t%d\t%.3f\t%.3f\t%.0f\t%d\t%.0f\t%s\n", calls, count, execution, planning, all, pages, wal, query)
+		_, _ = fmt.Fprintf(table, "%d\t%d\t%.3f\t%.3f\t%.0f\t%d\t%.0f\t%s\n", calls, count, execution, planning, all, pages, wal, query)
 	}
 	if err := rows.Err(); err != nil {
 		b.t.Fatal(err)

@@ -63,11 +63,11 @@ func (b *base) startWorkers(n int, environment ...string) []*process {
 	workers := make([]*process, n)
 	for i := range workers {
 		port := freePort(b.t)
-		workers[i] = start(b.t, port, exec.Command(program(b.t, "./test/bench/worker")), append([]string{
+		workers[i] = start(b.t, port, append([]string{
 			"OPENWORKFLOW_POSTGRES_URL=" + b.url,
 			"OPENWORKFLOW_CONCURRENCY=" + strconv.Itoa(slots),
 			"OPENWORKFLOW_HEALTH_PORT=" + strconv.Itoa(port),
-		}, environment...)...)
+		}, environment...), program(b.t, "./test/bench/worker"))
 	}
 	for _, w := range workers {
 		w.awaitReady()
@@ -75,9 +75,11 @@ func (b *base) startWorkers(n int, environment ...string) []*process {
 	return workers
 }
 
-// start starts a program. It is killed with the test, if it has not ended.
-func start(t testing.TB, port int, cmd *exec.Cmd, environment ...string) *process {
+// start starts a program that answers health checks on the port. It is killed with the
+// test, if it has not ended.
+func start(t testing.TB, port int, environment []string, name string, arguments ...string) *process {
 	t.Helper()
+	cmd := exec.Command(name, arguments...) //nolint:noctx // stopped by its owner, in order or not
 	p := &process{t: t, cmd: cmd, log: &bytes.Buffer{}, exited: make(chan struct{}), port: port}
 	cmd.Env = append(os.Environ(), environment...)
 	cmd.Stdout, cmd.Stderr = p.log, p.log

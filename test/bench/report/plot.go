@@ -78,7 +78,7 @@ func (r *Report) panel(w *strings.Builder, p Panel, y int) int {
 		y += plotRow
 	}
 	if p.Mark > 0 {
-		fmt.Fprintf(w, "<line class=\"mark\" x1=\"%.1f\" y1=\"%d\" x2=\"%[1].1f\" y2=\"%[3]d\"/>\n", x(p.Mark), top, y)
+		fmt.Fprintf(w, "<line class=\"mark\" x1=\"%.1f\" y1=\"%d\" x2=\"%.1f\" y2=\"%d\"/>\n", x(p.Mark), top, x(p.Mark), y)
 	}
 	return y + 10
 }

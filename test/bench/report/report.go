@@ -102,11 +102,13 @@ func (r *Report) WriteJSON(w io.Writer) error {
 // WriteTable writes the median, the smallest and the largest value of each metric, and
 // beside it the range that it should be in, if one is given.
 func (r *Report) WriteTable(w io.Writer, ranges []Range) error {
-	fmt.Fprintf(w, "%s, %d CPUs, %d MB, load %s; %s, Postgres %s, Linux %s; revision %s, %s, took %s\n\n",
+	if _, err := fmt.Fprintf(w, "%s, %d CPUs, %d MB, load %s; %s, Postgres %s, Linux %s; revision %s, %s, took %s\n\n",
 		r.Machine.CPU, r.Machine.CPUs, r.Machine.MemoryMB, r.Machine.Load, r.Machine.Go, r.Machine.Postgres, r.Machine.Kernel,
-		r.Revision, r.Began.Format(time.DateTime), r.Took)
+		r.Revision, r.Began.Format(time.DateTime), r.Took); err != nil {
+		return err
+	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "server\tmeasured\tmetric\tmedian\tsmallest\tlargest\tsamples\twanted")
+	_, _ = fmt.Fprintln(table, "server\tmeasured\tmetric\tmedian\tsmallest\tlargest\tsamples\twanted")
 	for _, result := range r.Results {
 		for _, metric := range result.Metrics() {
 			values := result.Values(metric)
@@ -119,7 +121,7 @@ func (r *Report) WriteTable(w io.Writer, ranges []Range) error {
 					}
 				}
 			}
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", result.Server, result.Name, metric,
+			_, _ = fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", result.Server, result.Name, metric,
 				Number(Median(values)), Number(slices.Min(values)), Number(slices.Max(values)), len(values), wanted)
 		}
 	}

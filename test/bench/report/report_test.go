@@ -181,7 +181,7 @@ func TestPlotIsXML(t *testing.T) {
 			}
 		}
 	}
-	if circles != 5 || lines != 1 || strings.Contains(plot.String(), "nothing") {
+	if circles != 5 || lines != 1 || strings.Contains(plot.String(), "nothing") || strings.Contains(plot.String(), "%!") {
 		t.Errorf("%d samples and %d marks, want 5 and 1, and no empty panel:\n%s", circles, lines, plot.String())
 	}
 }
