@@ -190,8 +190,7 @@ FROM ` + givenSQL + ` child
 JOIN {schema}.workflow_runs c USING (namespace_id, id)
 JOIN {schema}.step_attempts a
 	ON a.namespace_id = c.parent_step_attempt_namespace_id AND a.id = c.parent_step_attempt_id
-WHERE c.status IN ('completed', 'failed', 'canceled')
-	AND a.kind = 'workflow' AND a.status = 'running'
+WHERE CASE WHEN c.status IN ('completed', 'failed', 'canceled') THEN a.kind = 'workflow' AND a.status = 'running' ELSE false END
 	AND a.child_workflow_run_namespace_id = c.namespace_id AND a.child_workflow_run_id = c.id
 	AND p.namespace_id = a.namespace_id AND p.id = a.workflow_run_id
 	AND ` + parked + `
