@@ -109,6 +109,21 @@ property: ## Run random workflows with crashes at every write, many more than "m
 	hack/require.sh postgres
 	go test ./test/property -count=1 -timeout 2h $(or $(TESTFLAGS),-programs=10000 -postgres-programs=500)
 
+.PHONY: bench
+bench: envtest ## Measure everything beside a pgbench baseline; the report is dist/bench/report.txt.
+	hack/require.sh postgres
+	KUBEBUILDER_ASSETS=$(DEVCLUSTER_CACHE)/bin go test -tags bench -count=1 -timeout 4h -v -run '^TestBench$$' ./test/bench
+
+.PHONY: bench-short
+bench-short: ## Measure small sizes, and compare ratios with test/bench/ranges.yaml.
+	hack/require.sh postgres
+	go test -tags bench -count=1 -timeout 15m -v -run '^TestBench$$' ./test/bench -short
+
+.PHONY: bench-peers
+bench-peers: ## Compare with OpenWorkflow's own package and with DBOS Transact for Go.
+	hack/require.sh postgres nodejs
+	go test -tags bench -count=1 -timeout 1h -v -run '^TestPeers$$' ./test/bench
+
 .PHONY: recovery
 recovery: e2e-cluster ## Measure the time from a worker's death to its successor's first write, 20 times.
 	$(E2E) -timeout 20m -run TestRecoveryTakesLessThanASecond ./test/e2e/...
