@@ -223,7 +223,7 @@ func TestDeadlineEndsTheStepAndFailsTheRun(t *testing.T) {
 	})
 	b.work(runner.Options{}, w)
 	id := b.start(w, `null`, func(r *store.NewRun) {
-		at := time.Now().Add(300 * time.Millisecond)
+		at := time.Now().Add(2 * time.Second) // long enough to be claimed
 		r.DeadlineAt = &at
 	})
 	if got := b.failed(id); got.Message != openworkflow.DeadlineMessage {

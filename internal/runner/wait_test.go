@@ -17,7 +17,7 @@ import (
 func TestR98SleepParksTheRunAndIsNotArmedAnew(t *testing.T) {
 	b := newBench(t)
 	var c calls
-	const nap = 400 * time.Millisecond
+	const nap = 2 * time.Second
 	w := workflow.Define("sleeper", func(ctx context.Context, _ any) (string, error) {
 		before, err := step.Run(ctx, "before", func(context.Context) (int, error) { return c.add("before"), nil })
 		if err != nil {
