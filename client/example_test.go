@@ -356,7 +356,8 @@ func ExampleClient_Signal() {
 		log.Fatal(err)
 	}
 
-	// A signal reaches those who wait for it at this moment, so try until there is one.
+	// A signal reaches those who wait for it at this moment, and nothing tells a sender
+	// when somebody begins to: try until there is one.
 	for {
 		recipients, err := c.Signal(ctx, "approval:1001", "Ada")
 		if err != nil {

@@ -151,38 +151,32 @@ func (s *Store) Apply(ctx context.Context, steps []store.StepWrite, runs []store
 	if err := s.release(ctx, dead); err != nil {
 		return nil, nil, err
 	}
-	stepErrs, runErrs = make([]error, len(steps)), make([]error, len(runs))
 	struck := map[openworkflow.Lease]bool{}
 	for _, l := range dead {
 		struck[l] = true
 	}
-	i := 0
-	for n, w := range steps {
-		switch {
-		case dropped[w.Lease]:
-			stepErrs[n] = store.ErrLeaseLost
-			continue
-		case struck[w.Lease]:
-			stepErrs[n] = store.ErrLeaseLost
-		default:
-			stepErrs[n] = someSteps[i]
-		}
-		i++
-	}
-	i = 0
-	for n, w := range runs {
-		switch {
-		case dropped[w.Lease]:
-			runErrs[n] = store.ErrLeaseLost
-			continue
-		case struck[w.Lease]:
-			runErrs[n] = store.ErrLeaseLost
-		default:
-			runErrs[n] = someRuns[i]
-		}
-		i++
-	}
+	stepErrs = spread(steps, someSteps, dropped, struck, func(w store.StepWrite) openworkflow.Lease { return w.Lease })
+	runErrs = spread(runs, someRuns, dropped, struck, func(w store.RunWrite) openworkflow.Lease { return w.Lease })
 	return stepErrs, runErrs, nil
+}
+
+// spread returns a result for each write: what the store said of those that it got, and
+// that the lease is lost for those of workers that died.
+func spread[W any](writes []W, some []error, dropped, struck map[openworkflow.Lease]bool, lease func(W) openworkflow.Lease) []error {
+	errs := make([]error, len(writes))
+	i := 0
+	for n, w := range writes {
+		l := lease(w)
+		if dropped[l] || struck[l] {
+			errs[n] = store.ErrLeaseLost
+		} else {
+			errs[n] = some[i]
+		}
+		if !dropped[l] {
+			i++
+		}
+	}
+	return errs
 }
 
 func (s *Store) applyAndRecord(ctx context.Context, steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error, err error) {

@@ -136,7 +136,7 @@ func TestP8OpenWorkflowsClientReadsOurRuns(t *testing.T) {
 func TestP8OpenWorkflowsDashboardShowsOurRuns(t *testing.T) {
 	t.Parallel()
 	program := os.Getenv("OPENWORKFLOW_DASHBOARD")
-	if program == "" {
+	if program == "" { // it is a package of its own, which is not in every npm registry, so the lock file cannot name it
 		t.Skip("OPENWORKFLOW_DASHBOARD is not set: install the npm package @openworkflow/dashboard somewhere, and set this to its bin.mjs")
 	}
 	l := newLab(t)
