@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/openworkflow-operator/operator/internal/exampletest"
 	"github.com/openworkflow-operator/operator/step"
 	"github.com/openworkflow-operator/operator/workflow"
 )
@@ -36,9 +37,9 @@ func Example() {
 		return charge + ", approved by " + approval, nil
 	})
 
-	env := environment(checkout)
+	env := exampletest.Environment(checkout)
 	env.Signal("approval:1001", "ann")
-	show(env, checkout, order{ID: "1001", Amount: 42})
+	exampletest.Show(env, checkout, order{ID: "1001", Amount: 42})
 	// Output: 42 charged, approved by ann
 }
 
@@ -48,7 +49,7 @@ func ExampleRun() {
 			return "hello, " + name, nil
 		})
 	})
-	show(environment(greet), greet, "ada")
+	exampletest.Show(exampletest.Environment(greet), greet, "ada")
 	// Output: hello, ada
 }
 
@@ -67,7 +68,7 @@ func ExampleRun_loop() {
 		}
 		return found, nil
 	})
-	show(environment(crawl), crawl, 3)
+	exampletest.Show(exampletest.Environment(crawl), crawl, 3)
 	// Output: [page 1 page 2 page 3]
 }
 
@@ -81,7 +82,7 @@ func ExampleRetry() {
 			return attempts, nil
 		}, step.Retry(workflow.RetryPolicy{InitialInterval: time.Minute, MaximumAttempts: 5}))
 	})
-	show(environment(fetch), fetch, nil)
+	exampletest.Show(exampletest.Environment(fetch), fetch, nil)
 	// Output: 3
 }
 
@@ -96,7 +97,7 @@ func ExampleNonRetryable() {
 			return "charged", nil
 		})
 	})
-	show(environment(pay), pay, -1)
+	exampletest.Show(exampletest.Environment(pay), pay, -1)
 	fmt.Println("attempts:", attempts)
 	// Output:
 	// workflow "pay" failed: cannot charge -1
@@ -110,7 +111,7 @@ func ExampleMaxDuration() {
 			return "", ctx.Err()
 		}, step.MaxDuration(time.Millisecond), step.Retry(workflow.RetryPolicy{MaximumAttempts: 2}))
 	})
-	show(environment(slow), slow, nil)
+	exampletest.Show(exampletest.Environment(slow), slow, nil)
 	// Output: workflow "slow" failed: the step has exceeded its maximum duration of 1ms: context deadline exceeded
 }
 
@@ -125,7 +126,7 @@ func ExampleError() {
 		}
 		return "by drone", err
 	})
-	show(environment(deliver), deliver, nil)
+	exampletest.Show(exampletest.Environment(deliver), deliver, nil)
 	// Output: by truck, as by-drone was too windy
 }
 
@@ -136,7 +137,7 @@ func ExampleSleep() {
 		}
 		return "a week has passed", nil
 	})
-	show(environment(remind), remind, nil)
+	exampletest.Show(exampletest.Environment(remind), remind, nil)
 	// Output: a week has passed
 }
 
@@ -147,7 +148,7 @@ func ExampleSleepUntil() {
 		}
 		return "launched", nil
 	})
-	show(environment(launch), launch, time.Now().Add(48*time.Hour))
+	exampletest.Show(exampletest.Environment(launch), launch, time.Now().Add(48*time.Hour))
 	// Output: launched
 }
 
@@ -158,7 +159,7 @@ func ExampleRunWorkflow() {
 	parcel := workflow.Define("parcel", func(ctx context.Context, address string) (string, error) {
 		return step.RunWorkflow(ctx, label, address, step.Timeout(time.Hour))
 	})
-	show(environment(parcel, label), parcel, "Ada, London")
+	exampletest.Show(exampletest.Environment(parcel, label), parcel, "Ada, London")
 	// Output: label for Ada, London
 }
 
@@ -179,7 +180,7 @@ func ExampleGoWorkflow() {
 		}
 		return sum, nil
 	})
-	show(environment(sum, square), sum, 3)
+	exampletest.Show(exampletest.Environment(sum, square), sum, 3)
 	// Output: 14
 }
 
@@ -194,7 +195,7 @@ func ExampleRunWorkflow_declared() {
 	standIn := workflow.Define("translate", func(_ context.Context, text string) (string, error) {
 		return strings.ToUpper(text), nil
 	})
-	show(environment(letter, standIn), letter, "dear ada")
+	exampletest.Show(exampletest.Environment(letter, standIn), letter, "dear ada")
 	// Output: DEAR ADA
 }
 
@@ -209,10 +210,10 @@ func ExampleWaitForSignal() {
 		}
 		return order + " was approved by " + by, nil
 	})
-	env := environment(approve)
+	env := exampletest.Environment(approve)
 	env.Signal("approval:order-1", "ann")
-	show(env, approve, "order-1")
-	show(env, approve, "order-2") // nobody answers for two days
+	exampletest.Show(env, approve, "order-1")
+	exampletest.Show(env, approve, "order-2") // nobody answers for two days
 	// Output:
 	// order-1 was approved by ann
 	// order-2 has expired
@@ -226,7 +227,7 @@ func ExampleTimeoutAt() {
 		}
 		return "closed", nil
 	})
-	show(environment(vote), vote, time.Now().Add(time.Hour))
+	exampletest.Show(exampletest.Environment(vote), vote, time.Now().Add(time.Hour))
 	// Output: closed
 }
 
@@ -247,7 +248,7 @@ func ExampleSendSignal() {
 		_, err = listener.Await()
 		return len(runIDs), err
 	})
-	show(environment(announce, listen), announce, nil)
+	exampletest.Show(exampletest.Environment(announce, listen), announce, nil)
 	// Output: 1
 }
 
@@ -262,7 +263,7 @@ func ExampleGo() {
 		packed, err := parcel.Await()
 		return reserved + " and " + packed, err
 	})
-	show(environment(order), order, nil)
+	exampletest.Show(exampletest.Environment(order), order, nil)
 	// Output: reserved and packed
 }
 
@@ -281,9 +282,9 @@ func ExampleSelect() {
 		signal, err := answer.Await()
 		return signal.Data + reminded, err
 	})
-	env := environment(ask)
+	env := exampletest.Environment(ask)
 	env.SignalAfter(30*time.Hour, "answer", "yes")
-	show(env, ask, nil)
+	exampletest.Show(env, ask, nil)
 	// Output: yes, after a reminder
 }
 
@@ -294,7 +295,7 @@ func ExampleGoSleepUntil() {
 		guest := step.GoWaitForSignal[string](ctx, "guest")
 		return step.Select(ctx, "guest or closing time", guest, closing)
 	})
-	show(environment(race), race, time.Now().Add(8*time.Hour))
+	exampletest.Show(exampletest.Environment(race), race, time.Now().Add(8*time.Hour))
 	// Output: 1
 }
 
@@ -308,7 +309,7 @@ func ExampleGoSleep() {
 		_, err = timer.Await()
 		return "pasta and " + salad, err
 	})
-	show(environment(cook), cook, nil)
+	exampletest.Show(exampletest.Environment(cook), cook, nil)
 	// Output: pasta and salad
 }
 
@@ -323,7 +324,7 @@ func ExampleGoWaitForSignal() {
 		signal, err := answer.Await()
 		return signal.Data, err
 	})
-	show(environment(handshake), handshake, nil)
+	exampletest.Show(exampletest.Environment(handshake), handshake, nil)
 	// Output: hello
 }
 
@@ -333,6 +334,6 @@ func ExampleMap() {
 			return len(word), nil
 		})
 	})
-	show(environment(lengths), lengths, []string{"a", "bb", "ccc", "dddd"})
+	exampletest.Show(exampletest.Environment(lengths), lengths, []string{"a", "bb", "ccc", "dddd"})
 	// Output: [1 2 3 4]
 }

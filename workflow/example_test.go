@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/openworkflow-operator/operator/internal/exampletest"
 	"github.com/openworkflow-operator/operator/step"
 	"github.com/openworkflow-operator/operator/workflow"
 )
@@ -32,7 +33,7 @@ func Example() {
 		})
 		return r, err
 	})
-	show(environment(checkout), checkout, order{ID: "1001", Amount: 42})
+	exampletest.Show(exampletest.Environment(checkout), checkout, order{ID: "1001", Amount: 42})
 	// Output: {charged 42 for 1001 email sent}
 }
 
@@ -40,7 +41,7 @@ func ExampleDefine() {
 	greet := workflow.Define("greet", func(ctx context.Context, name string) (string, error) {
 		return step.Run(ctx, "greet", func(context.Context) (string, error) { return "hello, " + name, nil })
 	})
-	show(environment(greet), greet, "ada")
+	exampletest.Show(exampletest.Environment(greet), greet, "ada")
 	// Output: hello, ada
 }
 
@@ -60,9 +61,9 @@ func ExampleVersion() {
 	v2 := workflow.Define("greet", func(_ context.Context, name string) (string, error) {
 		return "good morning, " + name, nil
 	}, workflow.Version("2"))
-	env := environment(v1, v2)
-	show(env, v1, "ada")
-	show(env, v2, "ada")
+	env := exampletest.Environment(v1, v2)
+	exampletest.Show(env, v1, "ada")
+	exampletest.Show(env, v2, "ada")
 	// Output:
 	// hello, ada
 	// good morning, ada
@@ -85,7 +86,7 @@ func ExampleRetry() {
 		}
 		return attempts, nil
 	}, workflow.Retry(workflow.RetryPolicy{MaximumAttempts: 3, InitialInterval: time.Minute}))
-	show(environment(pay), pay, nil)
+	exampletest.Show(exampletest.Environment(pay), pay, nil)
 	fmt.Println("charges:", charges)
 	// Output:
 	// 3
@@ -100,7 +101,7 @@ func ExampleStepLimit() {
 			}
 		}
 	}, workflow.StepLimit(10))
-	show(environment(endless), endless, nil)
+	exampletest.Show(exampletest.Environment(endless), endless, nil)
 	// Output: workflow "endless" failed: Exceeded the step limit of 10 attempts (current count: 10)
 }
 
@@ -113,7 +114,7 @@ func ExampleInfo() {
 			return key == run+"/charge", nil
 		})
 	})
-	show(environment(pay), pay, nil)
+	exampletest.Show(exampletest.Environment(pay), pay, nil)
 	// Output: true
 }
 
@@ -124,6 +125,6 @@ func ExampleInputError() {
 	}
 	pay := workflow.Define("pay", func(_ context.Context, in order) (int, error) { return in.Amount, nil })
 	anything := workflow.Declare[any, int]("pay")
-	show(environment(pay), anything, any(map[string]any{"amount": "ten"}))
+	exampletest.Show(exampletest.Environment(pay), anything, any(map[string]any{"amount": "ten"}))
 	// Output: workflow "pay" failed: input field "amount" must be int, not a JSON string
 }

@@ -1,4 +1,6 @@
-package step_test
+// Package exampletest lets runnable examples execute workflows in memory, where no
+// *testing.T is at hand.
+package exampletest
 
 import (
 	"fmt"
@@ -7,14 +9,13 @@ import (
 	"github.com/openworkflow-operator/operator/workflow/workflowtest"
 )
 
-// environment returns one for an example, in which no *testing.T is at hand. Authors'
-// tests call workflowtest.New.
-func environment(workflows ...workflow.Definition) *workflowtest.Env {
+// Environment returns an environment for an example; tests call workflowtest.New.
+func Environment(workflows ...workflow.Definition) *workflowtest.Env {
 	return workflowtest.New(noTest{}, workflows...)
 }
 
-// show executes a run and prints what it returns.
-func show[In, Out any](env *workflowtest.Env, w *workflow.Workflow[In, Out], in In) {
+// Show executes a run and prints what it returns.
+func Show[In, Out any](env *workflowtest.Env, w *workflow.Workflow[In, Out], in In) {
 	out, err := workflowtest.Start(env, w, in).Result()
 	if err != nil {
 		fmt.Println(err)
