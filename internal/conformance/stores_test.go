@@ -175,7 +175,7 @@ func (b bench) step(runID, attemptID string) openworkflow.StepAttempt {
 
 func (b bench) apply(steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error) {
 	b.Helper()
-	stepErrs, runErrs, err := b.Apply(b.Context(), steps, runs)
+	stepErrs, runErrs, _, err := b.ApplyAndClaim(b.Context(), steps, runs, nil)
 	if err != nil {
 		b.Fatalf("Apply: %v", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -112,9 +113,16 @@ func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openwo
 	if err != nil {
 		return nil, err
 	}
-	kept := runs[:0]
-	var dead []openworkflow.Lease
+	kept, dead := s.judgeClaims(runs)
+	return kept, s.release(ctx, dead)
+}
+
+// judgeClaims asks about each run that was claimed, and returns those whose worker lives,
+// and the leases of the others.
+func (s *Store) judgeClaims(runs []openworkflow.Run) (kept []openworkflow.Run, dead []openworkflow.Lease) {
+	kept = runs[:0]
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, run := range runs {
 		lease := openworkflow.Lease{RunID: run.ID, WorkerID: *run.WorkerID}
 		s.holders[run.ID] = lease.WorkerID
@@ -125,12 +133,13 @@ func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openwo
 			kept = append(kept, run)
 		}
 	}
-	s.mu.Unlock()
-	return kept, s.release(ctx, dead)
+	return kept, dead
 }
 
-// Apply implements runner.Store. What it writes for one lease is one Write.
-func (s *Store) Apply(ctx context.Context, steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error, err error) {
+// ApplyAndClaim implements runner.Store. What it writes for one lease is one Write.
+func (s *Store) ApplyAndClaim(
+	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest,
+) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
 	dropped, dead := s.judge(steps, runs)
 	var keptSteps []store.StepWrite
 	var keptRuns []store.RunWrite
@@ -144,12 +153,13 @@ func (s *Store) Apply(ctx context.Context, steps []store.StepWrite, runs []store
 			keptRuns = append(keptRuns, w)
 		}
 	}
-	someSteps, someRuns, err := s.applyAndRecord(ctx, keptSteps, keptRuns)
+	someSteps, someRuns, claimed, err := s.applyAndRecord(ctx, keptSteps, keptRuns, request)
+	claimed, deadClaims := s.judgeClaims(claimed)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, claimed, err
 	}
-	if err := s.release(ctx, dead); err != nil {
-		return nil, nil, err
+	if err := s.release(ctx, slices.Concat(dead, deadClaims)); err != nil {
+		return nil, nil, claimed, err
 	}
 	struck := map[openworkflow.Lease]bool{}
 	for _, l := range dead {
@@ -157,7 +167,7 @@ func (s *Store) Apply(ctx context.Context, steps []store.StepWrite, runs []store
 	}
 	stepErrs = spread(steps, someSteps, dropped, struck, func(w store.StepWrite) openworkflow.Lease { return w.Lease })
 	runErrs = spread(runs, someRuns, dropped, struck, func(w store.RunWrite) openworkflow.Lease { return w.Lease })
-	return stepErrs, runErrs, nil
+	return stepErrs, runErrs, claimed, nil
 }
 
 // spread returns a result for each write: what the store said of those that it got, and
@@ -179,14 +189,16 @@ func spread[W any](writes []W, some []error, dropped, struck map[openworkflow.Le
 	return errs
 }
 
-func (s *Store) applyAndRecord(ctx context.Context, steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error, err error) {
+func (s *Store) applyAndRecord(
+	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest,
+) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
 	s.applying.Lock()
 	defer s.applying.Unlock()
-	stepErrs, runErrs, err = s.Store.Apply(ctx, steps, runs)
+	stepErrs, runErrs, claimed, err = s.Store.ApplyAndClaim(ctx, steps, runs, request)
 	if err == nil {
 		s.keepRecord(steps, stepErrs)
 	}
-	return stepErrs, runErrs, err
+	return stepErrs, runErrs, claimed, err
 }
 
 // judge asks about each lease's writes, and returns those that are not made, and all
@@ -262,7 +274,7 @@ func (s *Store) release(ctx context.Context, leases []openworkflow.Lease) error 
 	for i, l := range leases {
 		writes[i] = store.RunWrite{Lease: l, Op: store.RunRelease}
 	}
-	if _, _, err := s.Store.Apply(ctx, nil, writes); err != nil {
+	if _, _, _, err := s.Store.ApplyAndClaim(ctx, nil, writes, nil); err != nil {
 		return err
 	}
 	return s.Notify(ctx)

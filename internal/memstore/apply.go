@@ -8,12 +8,14 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// Apply writes step attempts, then ends leases. Each write succeeds or fails by
-// itself; see the method of package store.
-func (s *Store) Apply(ctx context.Context, steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error, err error) {
+// ApplyAndClaim writes step attempts, then ends leases, then claims. Each write succeeds
+// or fails by itself; see the method of package store.
+func (s *Store) ApplyAndClaim(
+	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest,
+) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
 	now, err := s.begin(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	defer s.end()
 	faults := map[openworkflow.Lease]error{}
@@ -51,7 +53,10 @@ func (s *Store) Apply(ctx context.Context, steps []store.StepWrite, runs []store
 			s.reconcile(s.runs[w.RunID], now)
 		}
 	}
-	return stepErrs, runErrs, nil
+	if request != nil {
+		claimed = s.claim(*request, now)
+	}
+	return stepErrs, runErrs, claimed, nil
 }
 
 // prepare turns the values of a write into what the columns hold.

@@ -20,14 +20,17 @@ func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openwo
 	if err != nil {
 		return nil, err
 	}
-	runs := []openworkflow.Run{}
-	defer func() {
-		if len(runs) > 0 {
-			s.end()
-		} else {
-			s.mu.Unlock()
-		}
-	}()
+	runs := s.claim(request, now)
+	if len(runs) > 0 {
+		s.end()
+	} else {
+		s.mu.Unlock()
+	}
+	return runs, nil
+}
+
+// claim is Claim with the mutex held.
+func (s *Store) claim(request store.ClaimRequest, now time.Time) []openworkflow.Run {
 	served := map[string]bool{}
 	for _, d := range request.Served {
 		served[identity(d.Name, d.Version)] = true
@@ -50,6 +53,7 @@ func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openwo
 	chosen := slices.Concat(again[:share], pending, again[share:])
 	chosen = chosen[:min(len(chosen), slots)]
 
+	runs := make([]openworkflow.Run, 0, len(chosen))
 	for i, r := range chosen {
 		r.Status = openworkflow.RunRunning
 		r.Attempts++
@@ -61,7 +65,7 @@ func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openwo
 		r.UpdatedAt = now
 		runs = append(runs, r.copyOf())
 	}
-	return runs, nil
+	return runs
 }
 
 func (r *run) claimable(now time.Time, served map[string]bool) bool {

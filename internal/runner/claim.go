@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -29,44 +30,38 @@ func (r *Runner) wakeAt(at time.Time) {
 	}
 }
 
-// claimLoop claims due runs whenever a slot is free and there may be some: after
-// a notification, when a slot becomes free, when a full batch suggests that there
-// are more, and, as a safety net, at every poll. It returns when ctx ends.
+// claimLoop claims due runs whenever there may be some and a slot is free: after a
+// notification, when a full batch suggests that there are more, and, as a safety net, at
+// every poll. While all slots are taken, runs are claimed together with the ends of
+// others instead (exchange). It returns when ctx ends.
 func (r *Runner) claimLoop(ctx context.Context) {
 	poll := time.NewTimer(0)
 	defer poll.Stop()
 	trouble := newBackoff()
 	troubled := false
 	for {
-		slots := r.takeSlots(ctx)
-		if slots == 0 {
-			return
-		}
-		claimed, err := r.claim(ctx, slots)
-		for range slots - claimed {
-			r.free <- struct{}{}
-		}
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			if !troubled {
-				r.log.Warn("Could not claim runs", "error", err)
+		if n := r.slots.take(); n > 0 {
+			claimed, err := r.claim(ctx, n)
+			r.slots.took(n-claimed, claimed == n || err != nil)
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err != nil:
+				if !troubled {
+					r.log.Warn("Could not claim runs", "error", err)
+				}
+				troubled = true
+				r.ready.Store(false)
+				poll.Reset(trouble.next())
+			default:
+				if troubled {
+					r.log.Info("Database answers again")
+				}
+				troubled, trouble = false, newBackoff()
+				r.ready.Store(true)
+				interval := r.pollInterval()
+				poll.Reset(interval/2 + rand.N(interval/2))
 			}
-			troubled = true
-			r.ready.Store(false)
-			poll.Reset(trouble.next())
-		default:
-			if troubled {
-				r.log.Info("Database answers again")
-			}
-			troubled, trouble = false, newBackoff()
-			r.ready.Store(true)
-			if claimed == slots { // there may be more
-				continue
-			}
-			interval := r.pollInterval()
-			poll.Reset(interval/2 + rand.N(interval/2))
 		}
 		select {
 		case <-ctx.Done():
@@ -84,6 +79,38 @@ func (r *Runner) claimLoop(ctx context.Context) {
 	}
 }
 
+// release gives back slots, and sees to it that runs are claimed for them if there may
+// be some.
+func (r *Runner) release(n int) {
+	if r.slots.release(n) {
+		r.wake()
+	}
+}
+
+// exchange returns what to claim together with the ends of so many runs, whose slots
+// that takes; nil when there is nothing to claim, as far as is known.
+func (r *Runner) exchange(ending int) *store.ClaimRequest {
+	if ending == 0 || r.draining.Load() {
+		return nil
+	}
+	n := r.slots.exchange(ending)
+	if n == 0 {
+		return nil
+	}
+	return r.claimRequest(n)
+}
+
+// exchanged takes in what has become of an exchange.
+func (r *Runner) exchanged(request *store.ClaimRequest, runs []openworkflow.Run) {
+	if request == nil {
+		return
+	}
+	r.begin(runs)
+	if unused := len(request.WorkerIDs) - len(runs); unused > 0 {
+		r.release(unused) // the claim loop finds out whether that was all
+	}
+}
+
 // pollInterval is the longest time between two polls of this worker. Those who serve the
 // same poll as often as one of them would, or a little more: a run that nobody was
 // notified of is found as soon, and an idle pool costs the same whatever its size.
@@ -93,43 +120,22 @@ func (r *Runner) pollInterval() time.Duration {
 	return max(r.options.PollInterval, min(shared, longest))
 }
 
-// takeSlots waits for a free slot and takes it, and all others that are free. It
-// returns 0 when ctx has ended.
-func (r *Runner) takeSlots(ctx context.Context) int {
-	select {
-	case <-ctx.Done():
-		return 0
-	case <-r.free:
-	}
-	n := 1
-	for {
-		select {
-		case <-r.free:
-			n++
-		default:
-			return n
-		}
-	}
-}
-
 // claim claims up to n runs and starts a pass for each.
 func (r *Runner) claim(ctx context.Context, n int) (int, error) {
-	ids := make([]string, n)
-	for i := range ids {
-		ids[i] = r.workerID()
-	}
 	// A claim that is cut off may have been made: let it end, and give the runs
 	// back in order when the runner is draining meanwhile.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
 	defer cancel()
-	runs, err := r.store.Claim(ctx, store.ClaimRequest{
-		Served:    r.served,
-		WorkerIDs: ids,
-		Lease:     r.options.Lease,
-	})
-	if err != nil {
-		return 0, err
-	}
+	runs, err := r.store.Claim(ctx, *r.claimRequest(n))
 	r.begin(runs)
-	return len(runs), nil
+	return len(runs), err
+}
+
+// claimRequest asks for up to n runs, each with a fencing token of its own.
+func (r *Runner) claimRequest(n int) *store.ClaimRequest {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = r.workerID()
+	}
+	return &store.ClaimRequest{Served: r.served, WorkerIDs: ids, Lease: r.options.Lease}
 }

@@ -3,9 +3,11 @@ package runner
 import (
 	"context"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -22,14 +24,22 @@ type write struct {
 // flusher is the one way in which passes write to the database: group commit. What
 // gathers while a flush is under way goes with the next one, in one transaction and
 // one round trip, without any artificial delay. Each write succeeds or fails by
-// itself.
+// itself. With the ends of runs, the next ones are claimed.
+//
+// Two flushes may be under way, so that one is sent while the other waits for the disk.
+// But a transaction costs as much as several rows, and many runs that are each in step
+// with a flush of their own would send the smallest ones possible. So a second flush
+// begins only once it is half as large as the first; else the first one's end begins it.
 type flusher struct {
-	store Store
-	log   *slog.Logger
+	runner *Runner
+	log    *slog.Logger
 
 	mu      sync.Mutex
 	pending []*write
-	arrived chan struct{}
+	// flushing are the flushes under way, and underWay the writes in them.
+	flushing, underWay int
+	// ready holds a token when a flush may begin.
+	ready chan struct{}
 }
 
 // flushers is the number of flushes that may be under way at once: while one waits
@@ -43,8 +53,8 @@ const maxFlush = 500
 // flushTimeout bounds one try: a connection that hangs must not hold up all runs.
 const flushTimeout = 10 * time.Second
 
-func newFlusher(s Store, log *slog.Logger) *flusher {
-	return &flusher{store: s, log: log, arrived: make(chan struct{}, 1)}
+func newFlusher(r *Runner) *flusher {
+	return &flusher{runner: r, log: r.log, ready: make(chan struct{}, 1)}
 }
 
 // submit writes and waits until that is durable. It returns store.ErrLeaseLost when
@@ -55,16 +65,27 @@ func (f *flusher) submit(ctx context.Context, steps []store.StepWrite, run *stor
 	w := &write{ctx: ctx, steps: steps, run: run, done: make(chan error, 1)}
 	f.mu.Lock()
 	f.pending = append(f.pending, w)
-	f.mu.Unlock()
-	select {
-	case f.arrived <- struct{}{}:
-	default:
+	if f.enough() {
+		f.wake()
 	}
+	f.mu.Unlock()
 	select {
 	case err := <-w.done:
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// enough reports whether what is pending is to be flushed now.
+func (f *flusher) enough() bool {
+	return len(f.pending) > 0 && (f.flushing == 0 || f.flushing < flushers && 2*len(f.pending) >= f.underWay)
+}
+
+func (f *flusher) wake() {
+	select {
+	case f.ready <- struct{}{}:
+	default:
 	}
 }
 
@@ -74,36 +95,50 @@ func (f *flusher) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-f.arrived:
+		case <-f.ready:
 		}
 		for batch := f.take(); len(batch) > 0; batch = f.take() {
 			f.flush(ctx, batch)
+			f.flushed(len(batch))
+			runtime.Gosched() // whom the flush has let go on may have something for the next one
 		}
 	}
 }
 
 // take removes the next batch from the queue, without the writes that nobody waits
-// for any more.
+// for any more; nil if there is nothing to flush now.
 func (f *flusher) take() []*write {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n := min(len(f.pending), maxFlush)
-	batch := make([]*write, 0, n)
-	for _, w := range f.pending[:n] {
-		if w.ctx.Err() == nil {
-			batch = append(batch, w)
+	var batch []*write
+	for f.enough() && len(batch) == 0 {
+		n := min(len(f.pending), maxFlush)
+		batch = make([]*write, 0, n)
+		for _, w := range f.pending[:n] {
+			if w.ctx.Err() == nil {
+				batch = append(batch, w)
+			}
 		}
+		rest := copy(f.pending, f.pending[n:])
+		clear(f.pending[rest:])
+		f.pending = f.pending[:rest]
 	}
-	rest := copy(f.pending, f.pending[n:])
-	clear(f.pending[rest:])
-	f.pending = f.pending[:rest]
-	if len(batch) == 0 && rest > 0 {
-		select {
-		case f.arrived <- struct{}{}:
-		default:
-		}
+	if len(batch) > 0 {
+		f.flushing++
+		f.underWay += len(batch)
+	}
+	if f.enough() {
+		f.wake()
 	}
 	return batch
+}
+
+// flushed is called after a flush of n writes.
+func (f *flusher) flushed(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.flushing--
+	f.underWay -= n
 }
 
 // flush writes a batch, again and again until the database takes it or nobody
@@ -118,15 +153,20 @@ func (f *flusher) flush(ctx context.Context, batch []*write) {
 		}
 	}
 	var stepErrs, runErrs []error
+	request := f.runner.exchange(len(runs))
 	err := retry(ctx, f.log, "Could not write to the database", func() (err error) {
 		if abandoned(batch) {
 			return nil
 		}
 		try, cancel := context.WithTimeout(ctx, flushTimeout)
 		defer cancel()
-		stepErrs, runErrs, err = f.store.Apply(try, steps, runs)
+		var claimed []openworkflow.Run
+		stepErrs, runErrs, claimed, err = f.runner.store.ApplyAndClaim(try, steps, runs, request)
+		f.runner.exchanged(request, claimed)
+		request = nil
 		return err
 	})
+	f.runner.exchanged(request, nil) // nothing was tried
 	if err != nil || stepErrs == nil && runErrs == nil {
 		return // whoever still waits is told by his own context
 	}

@@ -19,7 +19,13 @@ type leaseKeeper struct {
 	log      *slog.Logger
 
 	mu     sync.Mutex
-	passes map[openworkflow.Lease]leaseHolder
+	passes map[openworkflow.Lease]keptLease
+}
+
+// keptLease is a lease and who holds it.
+type keptLease struct {
+	leaseHolder
+	since time.Time
 }
 
 // leaseHolder is what the keeper can tell a pass.
@@ -31,13 +37,13 @@ type leaseHolder interface {
 }
 
 func newLeaseKeeper(s Store, d time.Duration, log *slog.Logger) *leaseKeeper {
-	return &leaseKeeper{store: s, duration: d, log: log, passes: map[openworkflow.Lease]leaseHolder{}}
+	return &leaseKeeper{store: s, duration: d, log: log, passes: map[openworkflow.Lease]keptLease{}}
 }
 
 func (k *leaseKeeper) add(lease openworkflow.Lease, holder leaseHolder) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.passes[lease] = holder
+	k.passes[lease] = keptLease{holder, time.Now()}
 }
 
 func (k *leaseKeeper) remove(lease openworkflow.Lease) {
@@ -46,13 +52,16 @@ func (k *leaseKeeper) remove(lease openworkflow.Lease) {
 	delete(k.passes, lease)
 }
 
-// held returns the leases that are being kept.
-func (k *leaseKeeper) held() []openworkflow.Lease {
+// held returns the leases that are being kept and are at least that old.
+func (k *leaseKeeper) held(age time.Duration) []openworkflow.Lease {
+	before := time.Now().Add(-age)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	leases := make([]openworkflow.Lease, 0, len(k.passes))
-	for lease := range k.passes {
-		leases = append(leases, lease)
+	for lease, kept := range k.passes {
+		if !kept.since.After(before) {
+			leases = append(leases, lease)
+		}
 	}
 	return leases
 }
@@ -60,7 +69,7 @@ func (k *leaseKeeper) held() []openworkflow.Lease {
 func (k *leaseKeeper) holder(lease openworkflow.Lease) leaseHolder {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.passes[lease]
+	return k.passes[lease].leaseHolder
 }
 
 // run beats until ctx ends: well inside a lease (R173), more often after a beat
@@ -84,8 +93,10 @@ func (k *leaseKeeper) run(ctx context.Context) {
 	}
 }
 
+// beat extends the leases, except those so fresh that the next beat is early enough for
+// them: most runs end before that, and cost no beat.
 func (k *leaseKeeper) beat(ctx context.Context, timeout time.Duration) error {
-	leases := k.held()
+	leases := k.held(k.duration / 6)
 	if len(leases) == 0 {
 		return nil
 	}

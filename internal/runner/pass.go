@@ -67,8 +67,7 @@ func (r *Runner) leave(e *execution) {
 	r.leases.remove(e.lease)
 	r.arrivals.forget(e)
 	e.lost(durable.ErrLeaseLost) // nothing that is left behind may go on
-	r.free <- struct{}{}
-	r.wake()
+	r.release(1)
 }
 
 // loadHistories reads the step attempts of runs that have begun before, as far as this

@@ -5,6 +5,7 @@
 //
 //	runner.go     life of the whole: start, drain, stop
 //	claim.go      which runs, how many, when
+//	slots.go      how many runs at once
 //	lease.go      heartbeats, and what they find out (lost, canceled, suspended)
 //	flush.go      group commit: the one way to write to the database
 //	pass.go       one execution of one run, and how it ends
@@ -49,7 +50,8 @@ type Store interface {
 	Claim(ctx context.Context, request store.ClaimRequest) ([]openworkflow.Run, error)
 	LoadSteps(ctx context.Context, runIDs []string) (map[string][]openworkflow.StepAttempt, error)
 	Heartbeat(ctx context.Context, leases []openworkflow.Lease, d time.Duration) ([]store.LeaseState, error)
-	Apply(ctx context.Context, steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error, err error)
+	ApplyAndClaim(ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest) (
+		stepErrs, runErrs []error, claimed []openworkflow.Run, err error)
 	ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error)
 	SaveWorker(ctx context.Context, worker store.Worker, within time.Duration) (alike int, err error)
 	RemoveWorker(ctx context.Context, podUID, process string) error
@@ -114,7 +116,7 @@ type Runner struct {
 	endWrites context.CancelCauseFunc
 
 	passes    sync.WaitGroup
-	free      chan struct{} // one token for each free slot
+	slots     slots
 	wakes     chan struct{} // there may be something to claim
 	drain     chan struct{} // closed once no new run may begin
 	drainOnce sync.Once
@@ -161,7 +163,7 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 		options:     options,
 		definitions: make(map[definitionKey]durable.Definition, len(definitions)),
 		process:     rand.Text()[:10],
-		free:        make(chan struct{}, options.Concurrency),
+		slots:       slots{free: options.Concurrency},
 		wakes:       make(chan struct{}, 1),
 		drain:       make(chan struct{}),
 	}
@@ -180,12 +182,9 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 		r.definitions[key] = d
 		r.served = append(r.served, d.Definition)
 	}
-	for range options.Concurrency {
-		r.free <- struct{}{}
-	}
 	r.passCtx, r.endPasses = context.WithCancelCause(context.Background())
 	r.writeCtx, r.endWrites = context.WithCancelCause(context.Background())
-	r.flusher = newFlusher(s, r.log)
+	r.flusher = newFlusher(r)
 	r.leases = newLeaseKeeper(s, options.Lease, r.log)
 	r.memory = newMemory()
 	r.arrivals = newArrivals(r)
@@ -338,7 +337,7 @@ func (r *Runner) finish(ctx context.Context, grace time.Duration) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if n := r.handBack(ctx, r.leases.held()); n > 0 {
+	if n := r.handBack(ctx, r.leases.held(0)); n > 0 {
 		r.log.Warn("Handed back runs whose steps did not end within the grace period", "runs", n)
 	}
 }
@@ -352,7 +351,7 @@ func (r *Runner) handBack(ctx context.Context, leases []openworkflow.Lease) int 
 	for i, lease := range leases {
 		writes[i] = store.RunWrite{Lease: lease, Op: store.RunRelease}
 	}
-	_, errs, err := r.store.Apply(ctx, nil, writes)
+	_, errs, _, err := r.store.ApplyAndClaim(ctx, nil, writes, nil)
 	if err != nil {
 		r.log.Warn("Could not hand back runs; they go on when their leases end", "error", err)
 		return 0

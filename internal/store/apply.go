@@ -83,7 +83,24 @@ type RunWrite struct {
 // after a first success they report ErrLeaseLost; in either case the lease is
 // over.
 func (s *Store) Apply(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
-	stepErrs, runErrs, err = s.applyOnce(ctx, steps, runs)
+	stepErrs, runErrs, _, err = s.ApplyAndClaim(ctx, steps, runs, nil)
+	return stepErrs, runErrs, err
+}
+
+// ApplyAndClaim is Apply and, in the same transaction after all writes, Claim: whoever
+// ends runs takes the next ones with them. It may claim fewer than there are; none when a
+// write has a fault of its own. With an error it returns what is claimed for certain.
+// A call is repeated without the request, whose worker ids may be used: what has been
+// claimed and was not returned is due again when its lease ends.
+func (s *Store) ApplyAndClaim(
+	ctx context.Context, steps []StepWrite, runs []RunWrite, request *ClaimRequest,
+) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
+	c := s.newClaim(request)
+	stepErrs, runErrs, err = s.applyOnce(ctx, steps, runs, c)
+	if err == nil && c != nil {
+		c.took(s)
+		claimed = c.runs
+	}
 	if err != nil && ownFault(err) {
 		stepErrs, runErrs, err = s.applySeparately(ctx, steps, runs)
 	}
@@ -91,14 +108,14 @@ func (s *Store) Apply(ctx context.Context, steps []StepWrite, runs []RunWrite) (
 		err = s.reconcile(ctx, runs)
 	}
 	if err != nil {
-		return nil, nil, Classify(err)
+		return nil, nil, claimed, Classify(err)
 	}
-	return stepErrs, runErrs, nil
+	return stepErrs, runErrs, claimed, nil
 }
 
-// applyOnce sends all writes as one batch.
-func (s *Store) applyOnce(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
-	if len(steps) == 0 && len(runs) == 0 {
+// applyOnce sends all writes, and the claim if there is one, as one batch.
+func (s *Store) applyOnce(ctx context.Context, steps []StepWrite, runs []RunWrite, c *claim) (stepErrs, runErrs []error, err error) {
+	if len(steps) == 0 && len(runs) == 0 && c == nil {
 		return nil, nil, nil
 	}
 	var b queued
@@ -119,6 +136,9 @@ func (s *Store) applyOnce(ctx context.Context, steps []StepWrite, runs []RunWrit
 	if len(runs) > 0 {
 		runWrites.queue(s, &b)
 	}
+	if c != nil {
+		c.queue(s, &b)
+	}
 	if err := s.send(ctx, &b); err != nil {
 		return nil, nil, err
 	}
@@ -132,7 +152,7 @@ func (s *Store) applyOnce(ctx context.Context, steps []StepWrite, runs []RunWrit
 // applies all others. Order is kept: all steps, then the runs.
 func (s *Store) applySeparately(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
 	stepErrs, err = halve(steps, func(part []StepWrite) ([]error, error) {
-		errs, _, err := s.applyOnce(ctx, part, nil)
+		errs, _, err := s.applyOnce(ctx, part, nil, nil)
 		return errs, err
 	})
 	if err != nil {
@@ -154,7 +174,7 @@ func (s *Store) applySeparately(ctx context.Context, steps []StepWrite, runs []R
 		sound, at = append(sound, w), append(at, i)
 	}
 	soundErrs, err := halve(sound, func(part []RunWrite) ([]error, error) {
-		_, errs, err := s.applyOnce(ctx, nil, part)
+		_, errs, err := s.applyOnce(ctx, nil, part, nil)
 		return errs, err
 	})
 	if err != nil {
@@ -233,6 +253,11 @@ func endings(runs []RunWrite) []string {
 	return ids
 }
 
+// held says that the run r carries the worker id of the lease w. The status is in a CASE
+// so that the planner does not look through all runs that are executed, by the index that
+// has only those, instead of finding the run by its id.
+const held = `CASE r.status WHEN 'running' THEN r.worker_id = w.worker_id ELSE false END`
+
 // stepsSQL writes step attempts under the leases of their runs (R46): runs are
 // found by primary key and locked in the order of their ids, then attempts are
 // inserted, or ended by primary key. It returns the attempts that it wrote.
@@ -258,7 +283,7 @@ FROM (
 	SELECT w.*
 	FROM write w
 	JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
-	WHERE r.status = 'running' AND r.worker_id = w.worker_id
+	WHERE ` + held + `
 	ORDER BY w.run_id, w.n
 	FOR NO KEY UPDATE OF r
 ) w
@@ -285,7 +310,7 @@ JOIN {schema}.step_attempts a ON a.namespace_id = w.namespace_id AND a.id = w.id
 JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
 WHERE CASE
 		WHEN a.workflow_run_id <> w.run_id THEN false
-		WHEN w.status = 'running' THEN r.status = 'running' AND r.worker_id = w.worker_id
+		WHEN w.status = 'running' THEN ` + held + `
 		ELSE a.status = w.status
 	END`
 

@@ -66,7 +66,7 @@ WITH write AS MATERIALIZED (
 	FROM write w
 	JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
 	JOIN {schema}.step_attempts a ON a.namespace_id = w.namespace_id AND a.id = w.attempt_id
-	WHERE CASE r.status WHEN 'running' THEN r.worker_id = w.worker_id ELSE false END
+	WHERE ` + held + `
 		AND CASE a.kind WHEN 'workflow' THEN a.workflow_run_id = w.run_id AND a.child_workflow_run_id IS NULL ELSE false END
 ), created AS (
 	INSERT INTO {schema}.workflow_runs (

@@ -3,9 +3,11 @@ package store
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
@@ -33,33 +35,40 @@ type ClaimRequest struct {
 // exactly the claimed rows are locked, and a claimer that skips locked rows never skips
 // one that stays unclaimed.
 //
+// A range may begin later than at its front, see fronts.
+//
 // FOR NO KEY UPDATE lets inserts of step attempts, which take a key share of their run,
 // pass.
 const claimSQL = `
 WITH served AS MATERIALIZED (
-	SELECT s.workflow_name, s.version FROM unnest($2::text[], $3::text[]) s (workflow_name, version)
+	SELECT s.* FROM unnest($2::text[], $3::text[], $7::timestamptz[], $8::timestamptz[])
+		s (workflow_name, version, again_from, new_from)
 ), due_again AS MATERIALIZED (
-	SELECT r.id
+	SELECT r.id, r.available_at
 	FROM served s CROSS JOIN LATERAL (
-		SELECT r.id FROM {schema}.workflow_runs r WHERE {due_again} {ordered}
+		SELECT r.id, r.available_at FROM {schema}.workflow_runs r WHERE {due_again} {ordered}
 	) r
 	LIMIT $6
 ), pending AS MATERIALIZED (
-	SELECT r.id
+	SELECT r.id, r.available_at
 	FROM served s CROSS JOIN LATERAL (
-		SELECT r.id FROM {schema}.workflow_runs r WHERE {pending} {ordered}
+		SELECT r.id, r.available_at FROM {schema}.workflow_runs r WHERE {pending} {ordered}
 	) r
 	LIMIT cardinality($4::text[]) - (SELECT count(*) FROM due_again)
 ), more_due_again AS MATERIALIZED (
-	SELECT r.id
+	SELECT r.id, r.available_at
 	FROM served s CROSS JOIN LATERAL (
-		SELECT r.id FROM {schema}.workflow_runs r
+		SELECT r.id, r.available_at FROM {schema}.workflow_runs r
 		WHERE {due_again} AND r.id <> ALL (ARRAY(SELECT id FROM due_again)) {ordered}
 	) r
 	LIMIT cardinality($4::text[]) - (SELECT count(*) FROM due_again) - (SELECT count(*) FROM pending)
 ), chosen AS (
-	SELECT $1::text AS namespace_id, c.id, row_number() OVER () AS n
-	FROM (SELECT id FROM due_again UNION ALL SELECT id FROM pending UNION ALL SELECT id FROM more_due_again) c
+	SELECT $1::text AS namespace_id, c.*, row_number() OVER () AS n
+	FROM (
+		SELECT *, true AS again FROM due_again
+		UNION ALL SELECT *, false FROM pending
+		UNION ALL SELECT *, true FROM more_due_again
+	) c
 )
 UPDATE {schema}.workflow_runs r
 SET status       = 'running',
@@ -71,7 +80,7 @@ SET status       = 'running',
 FROM chosen c
 JOIN unnest($4::text[]) WITH ORDINALITY w (worker_id, n) USING (n)
 WHERE r.namespace_id = c.namespace_id AND r.id = c.id
-RETURNING {run}`
+RETURNING {run}, c.again, c.available_at`
 
 // claimable is what both branches of claimSQL ask of a run of the workflow s besides its
 // status. The coalesced version is the indexes' (R61: exact, so no version is not the
@@ -84,8 +93,8 @@ const claimable = `r.workflow_name = s.workflow_name
 
 // claimTemplate is claimSQL with its repetitions filled in.
 var claimTemplate = strings.NewReplacer(
-	"{due_again}", "r.namespace_id = $1 AND r.status IN ('running', 'sleeping') AND "+claimable,
-	"{pending}", "r.namespace_id = $1 AND r.status = 'pending' AND "+claimable,
+	"{due_again}", "r.namespace_id = $1 AND r.status IN ('running', 'sleeping') AND r.available_at >= s.again_from AND "+claimable,
+	"{pending}", "r.namespace_id = $1 AND r.status = 'pending' AND r.available_at >= s.new_from AND "+claimable,
 	"{ordered}", `
 		ORDER BY r.available_at, r.created_at
 		LIMIT cardinality($4::text[])
@@ -94,32 +103,153 @@ var claimTemplate = strings.NewReplacer(
 ).Replace(claimSQL)
 
 // Claim leases due runs to the request's worker ids and returns them, in no
-// order. It returns fewer than asked for when no more are due, and never one
-// that another claimer is taking. Runs past their deadline, suspended, or of a
+// order, also those of a first part when a second one has failed. It returns fewer than
+// asked for when no more are due, and never one that another claimer is taking. Runs past their deadline, suspended, or of a
 // workflow that is not served stay untouched.
 func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]openworkflow.Run, error) {
-	if len(r.WorkerIDs) == 0 || len(r.Served) == 0 {
-		return nil, nil
+	var runs []openworkflow.Run
+	for {
+		c := s.newClaim(&r)
+		if c == nil {
+			return runs, nil
+		}
+		var b queued
+		c.queue(s, &b)
+		if err := s.send(ctx, &b); err != nil {
+			return runs, Classify(err)
+		}
+		c.took(s)
+		runs = append(runs, c.runs...)
+		if c.whole {
+			return runs, nil
+		}
+		r.WorkerIDs = r.WorkerIDs[len(c.runs):] // what has become due before that is still to be found
 	}
-	turn := int(s.turn.Add(1))
+}
+
+// claim is the execution of one ClaimRequest.
+type claim struct {
+	*ClaimRequest
+	turn  int
+	runs  []openworkflow.Run
+	// whole says that every range is read from its front.
+	whole bool
+	// last are how far the ranges were read.
+	last map[rangeKey]time.Time
+}
+
+// newClaim returns a claim of what is requested; nil when that is nothing.
+func (s *Store) newClaim(r *ClaimRequest) *claim {
+	if r == nil || len(r.WorkerIDs) == 0 || len(r.Served) == 0 {
+		return nil
+	}
+	return &claim{ClaimRequest: r, turn: int(s.turn.Add(1)), last: map[rangeKey]time.Time{}}
+}
+
+// queue queues the statement.
+func (c *claim) queue(s *Store, b *queued) {
 	// Each workflow is the first one in turn, else a busy one would starve the others.
-	names, versions := make([]string, len(r.Served)), make([]*string, len(r.Served))
-	for i := range r.Served {
-		d := r.Served[(i+turn)%len(r.Served)]
-		names[i], versions[i] = d.Name, d.Version
+	n := len(c.Served)
+	names, versions := make([]string, n), make([]*string, n)
+	keys := make([]definitionKey, n)
+	for i := range c.Served {
+		d := c.Served[(i+c.turn)%n]
+		names[i], versions[i], keys[i] = d.Name, d.Version, keyOf(d.Name, d.Version)
 	}
 	// An odd slot goes to each branch in turn, else a worker that frees one slot
 	// at a time would always serve the same one.
-	share := (len(r.WorkerIDs) + turn%2) / 2
+	share := (len(c.WorkerIDs) + c.turn%2) / 2
+	var again, pending []pgtype.Timestamptz
+	again, pending, c.whole = s.fronts.from(keys, time.Now())
+	b.collect(c.collect, s.sql(claimTemplate), s.namespace, names, versions, c.WorkerIDs, c.Lease, share, again, pending)
+}
 
-	runs := make([]openworkflow.Run, 0, len(r.WorkerIDs))
-	err := s.each(ctx, func(row pgx.CollectableRow) error {
-		run, err := scanRun(row)
-		runs = append(runs, run)
-		return err
-	}, s.sql(claimTemplate), s.namespace, names, versions, r.WorkerIDs, r.Lease, share)
+// collect takes in a claimed run.
+func (c *claim) collect(row pgx.CollectableRow) error {
+	var key rangeKey
+	var due time.Time
+	run, err := scanRunAnd(row, &key.again, &due)
 	if err != nil {
-		return nil, Classify(err)
+		return err
 	}
-	return runs, nil
+	c.runs = append(c.runs, run)
+	key.definitionKey = keyOf(run.WorkflowName, run.Version)
+	if due.After(c.last[key]) {
+		c.last[key] = due
+	}
+	return nil
+}
+
+// took is called once the claim is committed.
+func (c *claim) took(s *Store) { s.fronts.took(c.last, len(c.runs) == len(c.WorkerIDs)) }
+
+// fronts are where the ranges begin that claims read. While there is more to claim than
+// a worker takes at a time, each claim goes on where the one before it ended, instead of
+// at the front, where the index still has the entries of all runs that were claimed
+// since it was last vacuumed. What became due before that point meanwhile is found a
+// moment later, as every now and then a claim begins at the front, and one that finds
+// less than it asked for is followed by such a one.
+type fronts struct {
+	mu      sync.Mutex
+	ranges  map[rangeKey]time.Time
+	renewed time.Time
+}
+
+// frontAge is the longest time between two claims that begin at the front.
+const frontAge = 250 * time.Millisecond
+
+// rangeKey tells the ranges apart: one of new runs and one of those due again for each
+// workflow and version.
+type rangeKey struct {
+	definitionKey
+	again bool
+}
+
+type definitionKey struct {
+	name, version string
+	versioned     bool
+}
+
+func keyOf(name string, version *string) definitionKey {
+	if version == nil {
+		return definitionKey{name: name}
+	}
+	return definitionKey{name: name, version: *version, versioned: true}
+}
+
+// from returns where a claim of these workflows begins, and whether that is at the front
+// of every range.
+func (f *fronts) from(keys []definitionKey, now time.Time) (again, pending []pgtype.Timestamptz, whole bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now.Sub(f.renewed) > frontAge {
+		f.renewed = now
+		clear(f.ranges)
+	}
+	begin := func(key definitionKey, again bool) pgtype.Timestamptz {
+		if at, ok := f.ranges[rangeKey{key, again}]; ok {
+			return pgtype.Timestamptz{Time: at, Valid: true}
+		}
+		return pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	}
+	for _, key := range keys {
+		again, pending = append(again, begin(key, true)), append(pending, begin(key, false))
+	}
+	return again, pending, len(f.ranges) == 0
+}
+
+// took takes in how far a claim has read, and whether it got all that it asked for.
+func (f *fronts) took(last map[rangeKey]time.Time, all bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !all {
+		clear(f.ranges)
+		return
+	}
+	if f.ranges == nil {
+		f.ranges = map[rangeKey]time.Time{}
+	}
+	for key, at := range last {
+		f.ranges[key] = at
+	}
 }

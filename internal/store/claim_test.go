@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgtype"
+
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
@@ -238,6 +240,15 @@ func TestClaim_ConcurrentClaimersNeverShareARun_P2(t *testing.T) {
 	}
 }
 
+// fronts are the beginnings of n ranges.
+func fronts(n int) []pgtype.Timestamptz {
+	fronts := make([]pgtype.Timestamptz, n)
+	for i := range fronts {
+		fronts[i] = pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	}
+	return fronts
+}
+
 func TestClaim_SkipsWhatAnotherHolds(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -248,7 +259,7 @@ func TestClaim_SkipsWhatAnotherHolds(t *testing.T) {
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
 	// A claimer that has not committed takes the first of each branch, and no more.
-	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, workerIDs(2), lease, 1); err != nil {
+	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, workerIDs(2), lease, 1, fronts(1), fronts(1)); err != nil {
 		t.Fatal(err)
 	}
 
@@ -274,7 +285,7 @@ func TestClaim_LocksOnlyWhatItTakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
-	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, workerIDs(1), lease, 1); err != nil {
+	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, workerIDs(1), lease, 1, fronts(1), fronts(1)); err != nil {
 		t.Fatal(err)
 	}
 	if runs := f.claim(1); len(runs) != 1 {

@@ -51,7 +51,7 @@ SET status = CASE w.op
 	failures = CASE WHEN w.failure AND w.op IN ('fail', 'retry') THEN coalesce(r.failures, 0) + 1 ELSE r.failures END,
 	updated_at = now()
 FROM write w
-WHERE r.namespace_id = w.namespace_id AND r.id = w.run_id AND r.status = 'running' AND r.worker_id = w.worker_id
+WHERE r.namespace_id = w.namespace_id AND r.id = w.run_id AND ` + held + `
 RETURNING w.n - 1`
 
 // completedSQL returns the positions of completions that runsSQL did not make and that

@@ -20,6 +20,10 @@ func (s *Store) LoadStepsSQL() string      { return s.sql(loadStepsSQL) }
 func (s *Store) NewestStepsSQL() string    { return s.sql(newestStepsSQL) }
 func (s *Store) WakeParentsSQL() string    { return s.sql(wakeParentsSQL) }
 func (s *Store) HeldKeysSQL() string       { return s.sql(heldKeysSQL) }
+func (s *Store) SuspendSQL() string        { return s.sql(suspendSQL) }
+func (s *Store) ResumeSQL() string         { return s.sql(resumeSQL) }
+func (s *Store) CancelSQL() string         { return s.sql(cancelSQL) }
+func (s *Store) FailExpiredSQL() string    { return s.sql(failExpiredSQL) }
 
 // Of waits.
 func (s *Store) LockChildKeysSQL() string { return s.sql(lockChildKeysSQL) }

@@ -26,13 +26,13 @@ type LeaseState struct {
 // their ids. It returns those held.
 const heartbeatSQL = `
 WITH lease AS MATERIALIZED (
-	SELECT $1::text AS namespace_id, l.run_id, l.worker_id
-	FROM unnest($2::text[], $3::text[]) l (run_id, worker_id)
+	SELECT $1::text AS namespace_id, w.run_id, w.worker_id
+	FROM unnest($2::text[], $3::text[]) w (run_id, worker_id)
 ), held AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
-	FROM lease l
-	JOIN {schema}.workflow_runs r ON r.namespace_id = l.namespace_id AND r.id = l.run_id
-	WHERE r.status = 'running' AND r.worker_id = l.worker_id
+	FROM lease w
+	JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
+	WHERE ` + held + `
 	ORDER BY r.id
 	FOR NO KEY UPDATE OF r
 )

@@ -14,12 +14,15 @@ const runColumns = `r.namespace_id, r.id, r.workflow_name, r.version, r.status, 
 	r.context, r.input, r.output, r.error, r.attempts, r.parent_step_attempt_id, r.worker_id,
 	r.available_at, r.deadline_at, r.started_at, r.finished_at, r.created_at, r.updated_at, r.suspended_at, coalesce(r.failures, 0)`
 
-func scanRun(row pgx.CollectableRow) (openworkflow.Run, error) {
+func scanRun(row pgx.CollectableRow) (openworkflow.Run, error) { return scanRunAnd(row) }
+
+// scanRunAnd scans the run columns, and more behind them.
+func scanRunAnd(row pgx.CollectableRow, more ...any) (openworkflow.Run, error) {
 	var r openworkflow.Run
-	err := row.Scan(&r.NamespaceID, &r.ID, &r.WorkflowName, &r.Version, &r.Status, &r.IdempotencyKey,
+	err := row.Scan(append([]any{&r.NamespaceID, &r.ID, &r.WorkflowName, &r.Version, &r.Status, &r.IdempotencyKey,
 		(*column)(&r.Context), (*column)(&r.Input), (*column)(&r.Output), (*column)(&r.Error),
 		&r.Attempts, &r.ParentStepAttemptID, &r.WorkerID,
-		&r.AvailableAt, &r.DeadlineAt, &r.StartedAt, &r.FinishedAt, &r.CreatedAt, &r.UpdatedAt, &r.SuspendedAt, &r.Failures)
+		&r.AvailableAt, &r.DeadlineAt, &r.StartedAt, &r.FinishedAt, &r.CreatedAt, &r.UpdatedAt, &r.SuspendedAt, &r.Failures}, more...)...)
 	return r, err
 }
 

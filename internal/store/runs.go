@@ -90,15 +90,15 @@ WHERE namespace_id = $1 AND deadline_at <= now() AND status IN ('pending', 'runn
 ORDER BY deadline_at
 LIMIT $2`
 
-// failExpiredSQL reads the primary key; lockSQL has locked the runs, which may
-// have ended before that (R42, R44).
+// failExpiredSQL reads the primary key (by the CASE, see held); lockSQL has locked the
+// runs, which may have ended before that (R42, R44).
 const failExpiredSQL = `
 UPDATE {schema}.workflow_runs r
 SET status = 'failed', worker_id = NULL, available_at = NULL, resume_at = NULL, finished_at = now(), updated_at = now(),
 	error = jsonb_build_object('message', $3::text)
 FROM ` + givenSQL + ` given
 WHERE r.namespace_id = given.namespace_id AND r.id = given.id
-	AND r.deadline_at <= now() AND r.status IN ('pending', 'running', 'sleeping')
+	AND CASE WHEN r.status IN ('pending', 'running', 'sleeping') THEN r.deadline_at <= now() ELSE false END
 RETURNING r.id`
 
 // FailExpired fails up to limit open runs whose deadline has passed, those that

@@ -112,7 +112,7 @@ var (
 	deliverStepSQL = strings.ReplaceAll(deliverSQL, "{fence}", `WHERE EXISTS (
 		SELECT
 		FROM {schema}.workflow_runs r
-		WHERE r.namespace_id = $1 AND r.id = $5 AND r.worker_id = $6 AND r.status = 'running'
+		WHERE r.namespace_id = $1 AND r.id = $5 AND CASE r.status WHEN 'running' THEN r.worker_id = $6 ELSE false END
 	) AND NOT EXISTS (
 		SELECT
 		FROM {schema}.step_attempts a
@@ -240,7 +240,7 @@ WITH written AS (
 		)),
 		now() - $6::interval, now(), date_trunc('milliseconds', now()), now()
 	FROM {schema}.workflow_runs r
-	WHERE r.namespace_id = $1 AND r.id = $2 AND r.worker_id = $3 AND r.status = 'running'
+	WHERE r.namespace_id = $1 AND r.id = $2 AND CASE r.status WHEN 'running' THEN r.worker_id = $3 ELSE false END
 	ON CONFLICT (namespace_id, id) DO UPDATE
 	SET status      = excluded.status,
 		output      = excluded.output,

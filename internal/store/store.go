@@ -52,7 +52,8 @@ type Store struct {
 	// statements caches templates with the schema's name filled in.
 	statements sync.Map
 	// turn counts claims, to alternate who gets the odd slot.
-	turn atomic.Uint64
+	turn   atomic.Uint64
+	fronts fronts
 }
 
 var schemaName = regexp.MustCompile(`^[a-zA-Z_]\w*$`)
