@@ -257,7 +257,8 @@ func later() time.Time { return time.Now().Add(time.Hour) }
 
 func ending(l openworkflow.Lease, op store.RunOp) store.RunWrite {
 	return store.RunWrite{
-		Lease: l, Op: op, At: later(), FinishedAt: time.Now(),
+		HasParent: true,
+		Lease:     l, Op: op, At: later(), FinishedAt: time.Now(),
 		Output: json.RawMessage(`{"done": true}`), Error: json.RawMessage(`{"message": "no"}`),
 	}
 }

@@ -162,6 +162,10 @@ func (s *Store) writeRun(w store.RunWrite, now time.Time) error {
 		}
 		return store.ErrLeaseLost
 	}
+	var parent *string
+	if w.HasParent {
+		parent = r.ParentStepAttemptID
+	}
 	due := now
 	if at := milliseconds(w.At); at != nil && w.Op != store.RunRelease {
 		due = *at
@@ -172,7 +176,7 @@ func (s *Store) writeRun(w store.RunWrite, now time.Time) error {
 	r.UpdatedAt = now
 	if w.Op == store.RunComplete {
 		r.Status, r.Output, r.Error, r.FinishedAt = openworkflow.RunCompleted, w.Output, nil, &now
-		s.ended(r, now) // the worker id stays
+		s.ended(r, parent, now) // the worker id stays
 		return nil
 	}
 	r.WorkerID = nil
@@ -182,7 +186,7 @@ func (s *Store) writeRun(w store.RunWrite, now time.Time) error {
 		if r.FinishedAt == nil {
 			r.FinishedAt = new(now.Truncate(time.Millisecond))
 		}
-		s.ended(r, now)
+		s.ended(r, parent, now)
 	case store.RunRetry:
 		r.Status, r.Error, r.StartedAt, r.FinishedAt = openworkflow.RunPending, w.Error, nil, nil
 		r.setDue(due)

@@ -198,18 +198,18 @@ func (s *Store) failExpired(now time.Time, limit int) []string {
 func (s *Store) close(r *run, status openworkflow.RunStatus, now time.Time) {
 	r.Status, r.FinishedAt, r.UpdatedAt = status, &now, now
 	r.WorkerID = nil
-	s.ended(r, now)
+	s.ended(r, r.ParentStepAttemptID, now)
 }
 
 // ended takes a run that has ended out of those that are open, and wakes the parent
-// that waits for it (R82).
-func (s *Store) ended(r *run, now time.Time) {
+// whose attempt waits for it, if there is one (R82).
+func (s *Store) ended(r *run, parent *string, now time.Time) {
 	r.AvailableAt, r.resumeAt = nil, nil
 	delete(s.open, r.ID)
-	if r.ParentStepAttemptID == nil {
+	if parent == nil {
 		return
 	}
-	a := s.attempts[*r.ParentStepAttemptID]
+	a := s.attempts[*parent]
 	if a == nil || a.Kind != openworkflow.KindWorkflow || a.Status != openworkflow.StepRunning ||
 		a.ChildWorkflowRunID == nil || *a.ChildWorkflowRunID != r.ID {
 		return

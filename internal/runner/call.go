@@ -121,7 +121,7 @@ func (e *execution) Select(base string, futures []durable.Future) (int, error) {
 	attempt := e.newAttempt(name, openworkflow.KindFunction, nil)
 	attempt.Status = openworkflow.StepCompleted
 	attempt.Output = json.RawMessage(fmt.Sprint(index))
-	e.unwritten.decide(e.stepWrite(attempt))
+	e.unwritten.decide(e.firstWrite(attempt))
 	e.ended(attempt)
 	return index, nil
 }
@@ -268,21 +268,19 @@ func (e *execution) closeOrphans() {
 // see otherwise; noteLocked one that the database implies.
 func (e *execution) decideLocked(a openworkflow.StepAttempt) {
 	e.unwritten.decide(e.stepWrite(a))
-	a.FinishedAt = new(e.now())
-	e.history.end(a)
+	e.endedLocked(a)
 }
 
 func (e *execution) noteLocked(a openworkflow.StepAttempt) {
 	e.unwritten.note(e.stepWrite(a))
-	a.FinishedAt = new(e.now())
-	e.history.end(a)
+	e.endedLocked(a)
 }
 
 // arrive takes in what has come for an attempt that waits.
 func (e *execution) arrive(attemptID string, arrival store.Arrival) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.arrived[attemptID] = arrival
+	put(&e.arrived, attemptID, arrival)
 	e.change()
 }
 

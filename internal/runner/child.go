@@ -28,7 +28,7 @@ func (e *execution) startWorkflow(step durable.WorkflowStep) (*call, error) {
 		Kind:      openworkflow.KindWorkflow,
 		TimeoutAt: openworkflow.FormatTime(step.Timeout(e.now())),
 	}))
-	w := e.stepWrite(attempt)
+	w := e.firstWrite(attempt)
 	w.Child = child
 	e.unwritten.decide(w)
 	e.traceWait(e.ctx, tracing.Step{

@@ -30,7 +30,6 @@ type execution struct {
 	// server's, as claims do (R180): by a clock that is behind, a run that is due
 	// would not be, and would be claimed and parked over and over.
 	ahead time.Duration
-	log   *slog.Logger
 
 	// ctx is the workflow's. It ends with the lease, the deadline or the worker.
 	ctx  context.Context
@@ -98,11 +97,9 @@ func newExecution(r *Runner, run *openworkflow.Run) *execution {
 		lease:  openworkflow.Lease{RunID: run.ID, WorkerID: *run.WorkerID},
 		run:    run,
 		ahead:  time.Until(run.UpdatedAt),
-		log:    r.log.With("run", run.ID, "workflow", run.WorkflowName),
 		names:  openworkflow.NewNames(),
 
 		history: newHistory(nil),
-		arrived: map[string]store.Arrival{},
 		settled: make(chan struct{}),
 		changed: make(chan struct{}, 1),
 	}
@@ -112,6 +109,11 @@ func newExecution(r *Runner, run *openworkflow.Run) *execution {
 	ctx, e.span = r.options.Tracer.StartPass(ctx, run)
 	e.ctx = durable.WithExecution(ctx, e)
 	return e
+}
+
+// log returns the logger for what is worth a line, which is little.
+func (e *execution) log() *slog.Logger {
+	return e.runner.log.With("run", e.run.ID, "workflow", e.run.WorkflowName)
 }
 
 // lost implements leaseHolder.
@@ -166,7 +168,7 @@ func (e *execution) execute(definition durable.Definition) outcome {
 		select {
 		case <-done:
 		case <-time.After(leaveTimeout):
-			e.log.Error("The workflow's goroutine does not end; does a deferred function block?")
+			e.log().Error("The workflow's goroutine does not end; does a deferred function block?")
 		}
 	}
 	// Without an outcome, somebody else ended the goroutine.

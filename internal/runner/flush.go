@@ -163,7 +163,11 @@ func (f *flusher) flush(ctx context.Context, batch []*write) {
 		var claimed []openworkflow.Run
 		stepErrs, runErrs, claimed, err = f.runner.store.ApplyAndClaim(try, steps, runs, request)
 		f.runner.exchanged(request, claimed)
-		request = nil
+		if request = nil; err != nil {
+			for i := range steps { // this try may have written them
+				steps[i].New = false
+			}
+		}
 		return err
 	})
 	f.runner.exchanged(request, nil) // nothing was tried

@@ -226,18 +226,20 @@ func (e *execution) attempt(
 ) (json.RawMessage, error) {
 	shown := e.showWhenLong(attempt)
 	output, err := e.callTraced(ctx, attempt.StepName, step)
-	shown.stop()
+	write := e.stepWrite
+	if !shown.stop() {
+		write = e.firstWrite
+	}
 
 	if err == nil {
 		attempt.Status, attempt.Output = openworkflow.StepCompleted, output
 		if inline && openworkflow.Plain(output) {
-			e.mu.Lock()
-			e.decideLocked(attempt)
-			e.mu.Unlock()
+			e.unwritten.decide(write(attempt))
+			e.ended(attempt)
 			e.unwritten.soon(e.flushUnwritten)
 			return output, nil
 		}
-		err = e.submit(append(e.unwritten.takeNotes(), e.stepWrite(attempt)), nil)
+		err = e.submit(append(e.unwritten.takeNotes(), write(attempt)), nil)
 		if err == nil {
 			e.ended(attempt)
 			return output, nil
@@ -247,7 +249,7 @@ func (e *execution) attempt(
 	if cause := context.Cause(e.ctx); cause != nil && !errors.Is(cause, durable.ErrDeadlineExceeded) {
 		e.leave(e.interrupted()) // the function was interrupted; that is not its failure
 	}
-	return nil, e.fail(attempt, step.Retry, err)
+	return nil, e.fail(attempt, write, step.Retry, err)
 }
 
 // callTraced is call within a span of its own.
@@ -285,7 +287,9 @@ func (e *execution) call(ctx context.Context, name string, step durable.Function
 // fail takes up a failed attempt. A failure that is final is durable when fail returns
 // the step's error. One that is not, errTryAgain, travels with whatever comes next, which
 // in the simplest case puts off the run (R77, R100).
-func (e *execution) fail(attempt openworkflow.StepAttempt, policy openworkflow.RetryPolicy, err error) error {
+func (e *execution) fail(
+	attempt openworkflow.StepAttempt, write func(openworkflow.StepAttempt) store.StepWrite, policy openworkflow.RetryPolicy, err error,
+) error {
 	now := e.now()
 	payload := durable.EncodeError(err)
 	decision := openworkflow.Decide(policy, e.failures(attempt.StepName)+1, e.run.DeadlineAt, payload.Encode(), now)
@@ -293,10 +297,9 @@ func (e *execution) fail(attempt openworkflow.StepAttempt, policy openworkflow.R
 
 	if decision.Retry && !durable.IsNonRetryable(err) {
 		attempt.Error = payload.Encode()
-		e.mu.Lock()
-		e.decideLocked(attempt)
-		e.mu.Unlock()
-		e.log.Info("Step failed; it is retried", "step", attempt.StepName, "error", payload.Message, "at", decision.At)
+		e.unwritten.decide(write(attempt))
+		e.ended(attempt)
+		e.log().Info("Step failed; it is retried", "step", attempt.StepName, "error", payload.Message, "at", decision.At)
 		return errTryAgain
 	}
 
@@ -304,7 +307,7 @@ func (e *execution) fail(attempt openworkflow.StepAttempt, policy openworkflow.R
 	// which a later execution cannot see: it is written down.
 	payload.NonRetryable = policy.MaximumAttempts == 0 || e.failures(attempt.StepName)+1 < policy.MaximumAttempts
 	attempt.Error = payload.Encode()
-	if err := e.submit([]store.StepWrite{e.stepWrite(attempt)}, nil); err != nil {
+	if err := e.submit([]store.StepWrite{write(attempt)}, nil); err != nil {
 		e.leave(outcome{kind: outcomeReturned, err: fmt.Errorf("store the failure of step %q: %w", attempt.StepName, err)})
 	}
 	e.ended(attempt)
@@ -334,7 +337,7 @@ func (e *execution) showWhenLong(attempt openworkflow.StepAttempt) *showing {
 	s := &showing{done: make(chan struct{})}
 	s.timer = time.AfterFunc(showDelay, func() {
 		defer close(s.done)
-		err := e.runner.flusher.submit(e.writeCtx, []store.StepWrite{e.stepWrite(attempt)}, nil)
+		err := e.runner.flusher.submit(e.writeCtx, []store.StepWrite{e.firstWrite(attempt)}, nil)
 		if errors.Is(err, store.ErrLeaseLost) {
 			e.disowned()
 		}
@@ -342,9 +345,12 @@ func (e *execution) showWhenLong(attempt openworkflow.StepAttempt) *showing {
 	return s
 }
 
-// stop returns once the running row is written or never will be.
-func (s *showing) stop() {
-	if !s.timer.Stop() {
-		<-s.done
+// stop returns once the running row is written or never will be, and reports whether it
+// may have been.
+func (s *showing) stop() (shown bool) {
+	if s.timer.Stop() {
+		return false
 	}
+	<-s.done
+	return true
 }

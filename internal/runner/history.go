@@ -21,14 +21,7 @@ type history struct {
 }
 
 func newHistory(attempts []openworkflow.StepAttempt) *history {
-	h := &history{
-		completed: map[string]openworkflow.StepAttempt{},
-		failures:  map[string]int{},
-		failed:    map[string]openworkflow.StepAttempt{},
-		names:     map[string]struct{}{},
-		waiting:   map[string]openworkflow.StepAttempt{},
-		sending:   map[string]openworkflow.StepAttempt{},
-	}
+	h := &history{completed: map[string]openworkflow.StepAttempt{}, names: map[string]struct{}{}}
 	for _, a := range attempts {
 		h.begin(a)
 		if a.Status != openworkflow.StepRunning {
@@ -47,9 +40,9 @@ func (h *history) begin(a openworkflow.StepAttempt) {
 	h.summary.Running++
 	switch a.Kind {
 	case openworkflow.KindSleep, openworkflow.KindWorkflow, openworkflow.KindSignalWait:
-		h.waiting[a.StepName] = a
+		put(&h.waiting, a.StepName, a)
 	case openworkflow.KindSignalSend:
-		h.sending[a.StepName] = a
+		put(&h.sending, a.StepName, a)
 	case openworkflow.KindFunction:
 	}
 	if len(h.summary.Newest) == projection.NewestSteps {
@@ -69,8 +62,8 @@ func (h *history) end(a openworkflow.StepAttempt) {
 		h.completed[a.StepName] = a
 	case openworkflow.StepFailed:
 		h.summary.Failed++
-		h.failures[a.StepName]++
-		h.failed[a.StepName] = a
+		put(&h.failures, a.StepName, h.failures[a.StepName]+1)
+		put(&h.failed, a.StepName, a)
 	case openworkflow.StepRunning:
 	}
 	for i := range h.summary.Newest {
@@ -79,6 +72,14 @@ func (h *history) end(a openworkflow.StepAttempt) {
 			h.summary.Newest[i] = a
 		}
 	}
+}
+
+// put makes the map if it is not there: most runs have no use for most of them.
+func put[V any](m *map[string]V, key string, value V) {
+	if *m == nil {
+		*m = map[string]V{}
+	}
+	(*m)[key] = value
 }
 
 // awaited returns the attempts that wait for a child or a signal.

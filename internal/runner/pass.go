@@ -47,7 +47,7 @@ func (r *Runner) pass(e *execution) {
 	defer r.leave(e)
 	definition := e.definition()
 	if definition.Execute == nil { // the claim asks for what is served only
-		e.log.Error("Claimed a run of a workflow that is not served")
+		e.log().Error("Claimed a run of a workflow that is not served")
 		r.conclude(e, outcome{kind: outcomeHandBack})
 		return
 	}
@@ -117,10 +117,10 @@ func (e *execution) resume(h *history, arrived map[string]store.Arrival) {
 	e.history = h
 	for _, id := range h.awaited() {
 		if arrival, ok := arrived[id]; ok {
-			e.arrived[id] = arrival
+			put(&e.arrived, id, arrival)
 		}
 	}
-	e.log.Debug("Resumed a run", "attempts", e.run.Attempts, "completedSteps", h.summary.Completed)
+	e.log().Debug("Resumed a run", "attempts", e.run.Attempts, "completedSteps", h.summary.Completed)
 }
 
 // takeHistory returns the history, which this execution, should anything of it be left,
@@ -183,7 +183,7 @@ func (r *Runner) conclude(e *execution, o outcome) {
 
 // abandoned is the end of a pass whose run is no longer this worker's.
 func (e *execution) abandoned(cause error) {
-	e.log.Info("Left a run that is no longer this worker's", "cause", cause)
+	e.log().Info("Left a run that is no longer this worker's", "cause", cause)
 	e.span.End(tracing.Stale, cause)
 }
 
@@ -220,7 +220,7 @@ func (r *Runner) concludeReturn(e *execution, o outcome) {
 	}
 	now := e.now()
 	if e.conclusion(store.RunWrite{Op: store.RunFail, Error: decision.Error, FinishedAt: now, Failure: true}) {
-		e.log.Info("Run failed", "error", openworkflow.DecodeError(decision.Error).Message)
+		e.log().Info("Run failed", "error", openworkflow.DecodeError(decision.Error).Message)
 		e.report(func(run *openworkflow.Run) {
 			run.Status, run.Error = openworkflow.RunFailed, decision.Error
 			run.WorkerID, run.AvailableAt, run.FinishedAt = nil, nil, &now
@@ -276,7 +276,7 @@ func (e *stepLimitError) encode() json.RawMessage {
 
 // write writes the end of the pass, and with it what has not been written yet.
 func (e *execution) write(w store.RunWrite) error {
-	w.Lease = e.lease
+	w.Lease, w.HasParent = e.lease, e.run.ParentStepAttemptID != nil
 	e.unwritten.flush.Lock() // what is being written comes first
 	defer e.unwritten.flush.Unlock()
 	steps := e.unwritten.take()
@@ -303,7 +303,7 @@ func (e *execution) conclusion(w store.RunWrite) bool {
 	case e.gone(err):
 		e.abandoned(err)
 	case w.Op == store.RunFail:
-		e.log.Error("Could not end a run; it goes on when its lease ends", "error", err)
+		e.log().Error("Could not end a run; it goes on when its lease ends", "error", err)
 		e.span.End(tracing.Stale, err)
 	default:
 		e.runner.concludeReturn(e, outcome{kind: outcomeReturned, err: err})

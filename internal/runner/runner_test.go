@@ -497,7 +497,9 @@ func TestP3WorkflowThatWaitsInVainLosesItsRun(t *testing.T) {
 	if got := b.completed(id); got != `""` {
 		t.Errorf("output is %s", got)
 	}
-	if run := b.result(id); run.Attempts != 2 {
-		t.Errorf("the run was claimed %d times, want 2: to begin, and after its step was put off", run.Attempts)
+	// To begin, and after its step was put off; once more if it was claimed together with
+	// the end of the first pass, as the failure is then as old as that.
+	if run := b.result(id); run.Attempts < 2 || run.Attempts > 3 {
+		t.Errorf("the run was claimed %d times, want 2 or 3", run.Attempts)
 	}
 }

@@ -69,7 +69,7 @@ func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 // error it returns is that of a payload that cannot be stored.
 func (e *execution) deliver(attempt openworkflow.StepAttempt, signal store.Signal) (sent []string, fault error) {
 	lost := false
-	err := retry(e.writeCtx, e.log, "Could not send a signal", func() (err error) {
+	err := retry(e.writeCtx, e.log(), "Could not send a signal", func() (err error) {
 		sent, err = e.runner.store.SendSignal(e.writeCtx, e.stepWrite(attempt), signal)
 		switch {
 		case errors.Is(err, store.ErrLeaseLost):

@@ -159,10 +159,21 @@ func (e *execution) stepWrite(attempt openworkflow.StepAttempt) store.StepWrite 
 	return w
 }
 
+// firstWrite is stepWrite for an attempt of which nothing was written.
+func (e *execution) firstWrite(attempt openworkflow.StepAttempt) store.StepWrite {
+	w := e.stepWrite(attempt)
+	w.New = true
+	return w
+}
+
 // ended takes the outcome of an attempt into the history.
 func (e *execution) ended(attempt openworkflow.StepAttempt) {
-	attempt.FinishedAt = new(e.now())
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.endedLocked(attempt)
+}
+
+func (e *execution) endedLocked(attempt openworkflow.StepAttempt) {
+	attempt.FinishedAt = new(e.now())
 	e.history.end(attempt)
 }

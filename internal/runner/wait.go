@@ -101,7 +101,7 @@ var onePolicy = openworkflow.RetryPolicy{MaximumAttempts: 1}
 // newWait returns an attempt that waits, and takes it up.
 func (e *execution) newWait(name string, c waitContext) openworkflow.StepAttempt {
 	attempt := e.newAttempt(name, c.Kind, encodeContext(c))
-	e.unwritten.decide(e.stepWrite(attempt))
+	e.unwritten.decide(e.firstWrite(attempt))
 	step := tracing.Step{Name: name, Kind: c.Kind}
 	if c.Kind == openworkflow.KindSleep {
 		step.ResumeAt = waitEnd(attempt)

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,6 +20,9 @@ type StepWrite struct {
 	// first when no running row was written. An attempt's id belongs to one
 	// attempt for ever.
 	Attempt openworkflow.StepAttempt
+	// New says that no write of the attempt was ever sent, so that none needs to be looked
+	// for. Where that is wrong, the call finds out, and takes longer.
+	New bool
 	// Elapsed is how long ago the attempt started: its started_at is the server's
 	// now less Elapsed when this write inserts the row.
 	Elapsed time.Duration
@@ -61,6 +66,8 @@ type RunWrite struct {
 	// Failure says that the workflow itself has failed: a RunRetry or RunFail with
 	// it is counted in the run's Failures.
 	Failure bool
+	// HasParent says that the run is a child: its end wakes the parent.
+	HasParent bool
 }
 
 // Apply writes step attempts, then ends leases, in one transaction and one round
@@ -72,7 +79,7 @@ type RunWrite struct {
 // A child is created and linked together with its attempt, or neither is. The caller
 // notifies.
 //
-// Ends of runs wake the parents that wait for them in the same transaction
+// Ends of runs that have parents wake those that wait for them in the same transaction
 // (R82); the caller notifies. A run that parks although what it waits for has
 // come is made due (R83).
 //
@@ -101,7 +108,7 @@ func (s *Store) ApplyAndClaim(
 		c.took(s)
 		claimed = c.runs
 	}
-	if err != nil && ownFault(err) {
+	if err != nil && (ownFault(err) || notNew(err)) {
 		stepErrs, runErrs, err = s.applySeparately(ctx, steps, runs)
 	}
 	if err == nil {
@@ -120,13 +127,13 @@ func (s *Store) applyOnce(ctx context.Context, steps []StepWrite, runs []RunWrit
 	}
 	var b queued
 	children := s.childrenOf(steps)
-	if len(runs) > 0 || len(children) > 0 {
+	stepWrites, runWrites := newStepWrites(steps), newRunWrites(runs)
+	if len(children) > 0 || len(parents(runs)) > 0 || !stepWrites.lockAll(runs) {
 		s.queueLocks(&b, steps, runs)
 	}
 	if len(children) > 0 {
 		s.queueChildKeys(&b, children)
 	}
-	stepWrites, runWrites := newStepWrites(steps), newRunWrites(runs)
 	if len(steps) > 0 {
 		stepWrites.queue(s, &b)
 	}
@@ -151,6 +158,10 @@ func (s *Store) applyOnce(ctx context.Context, steps []StepWrite, runs []RunWrit
 // applySeparately finds the writes whose values Postgres refuses by halving, and
 // applies all others. Order is kept: all steps, then the runs.
 func (s *Store) applySeparately(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
+	steps = slices.Clone(steps)
+	for i := range steps {
+		steps[i].New = false
+	}
 	stepErrs, err = halve(steps, func(part []StepWrite) ([]error, error) {
 		errs, _, err := s.applyOnce(ctx, part, nil, nil)
 		return errs, err
@@ -239,14 +250,14 @@ func (s *Store) queueLocks(b *queued, steps []StepWrite, runs []RunWrite) {
 	for _, w := range runs {
 		ids = append(ids, w.RunID)
 	}
-	b.Queue(s.sql(lockSQL), s.namespace, ids, endings(runs))
+	b.Queue(s.sql(lockSQL), s.namespace, ids, parents(runs))
 }
 
-// endings returns the runs that the writes end for good.
-func endings(runs []RunWrite) []string {
+// parents returns the children that the writes end for good.
+func parents(runs []RunWrite) []string {
 	var ids []string
 	for _, w := range runs {
-		if w.Op == RunComplete || w.Op == RunFail {
+		if w.HasParent && (w.Op == RunComplete || w.Op == RunFail) {
 			ids = append(ids, w.RunID)
 		}
 	}
@@ -260,7 +271,8 @@ const held = `CASE r.status WHEN 'running' THEN r.worker_id = w.worker_id ELSE f
 
 // stepsSQL writes step attempts under the leases of their runs (R46): runs are
 // found by primary key and locked in the order of their ids, then attempts are
-// inserted, or ended by primary key. It returns the attempts that it wrote.
+// inserted or, by anyStepsSQL, ended by primary key. It returns the attempts that it
+// wrote.
 const stepsSQL = `
 WITH write AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.*
@@ -287,14 +299,20 @@ FROM (
 	ORDER BY w.run_id, w.n
 	FOR NO KEY UPDATE OF r
 ) w
-ON CONFLICT (namespace_id, id) DO UPDATE
+{conflict}
+RETURNING a.id`
+
+// newStepsSQL is stepsSQL for attempts of which there is no row.
+var newStepsSQL = strings.ReplaceAll(stepsSQL, "{conflict}", "")
+
+// anyStepsSQL is stepsSQL for attempts that are perhaps there already.
+var anyStepsSQL = strings.ReplaceAll(stepsSQL, "{conflict}", `ON CONFLICT (namespace_id, id) DO UPDATE
 SET status      = excluded.status,
 	output      = excluded.output,
 	error       = excluded.error,
 	finished_at = excluded.finished_at,
 	updated_at  = excluded.updated_at
-WHERE a.workflow_run_id = excluded.workflow_run_id AND a.status = 'running' AND excluded.status <> 'running'
-RETURNING a.id`
+WHERE a.workflow_run_id = excluded.workflow_run_id AND a.status = 'running' AND excluded.status <> 'running'`)
 
 // stepsDoneSQL looks at attempts that stepsSQL did not write, and returns those whose
 // outcome is in the row already: it was written before, and the acknowledgement was
@@ -314,7 +332,7 @@ WHERE CASE
 		ELSE a.status = w.status
 	END`
 
-// stepWrites are the writes of one statement: each attempt once.
+// stepWrites are the writes of one batch: each attempt once.
 type stepWrites struct {
 	all []StepWrite
 	// kept are the indexes in all of the writes to send, by attempt. Several writes of
@@ -343,8 +361,51 @@ func (w *stepWrites) collect(row pgx.CollectableRow) error {
 	return err
 }
 
-// queue queues the statement.
+// lockAll reports whether the first statement of the batch locks all the runs that the
+// batch writes to, in the order of their ids. Otherwise lockSQL has to.
+func (w *stepWrites) lockAll(runs []RunWrite) bool {
+	first := make(map[string]bool, len(w.kept))
+	anew := w.anyNew()
+	for i := range w.all {
+		if w.sends(i) && w.all[i].New == anew {
+			first[w.all[i].RunID] = true
+		}
+	}
+	for i := range w.all {
+		if !first[w.all[i].RunID] {
+			return false
+		}
+	}
+	if len(runs) == 1 && len(w.all) == 0 {
+		return true
+	}
+	for i := range runs {
+		if !first[runs[i].RunID] {
+			return false
+		}
+	}
+	return true
+}
+
+// sends reports whether the write with this index is one to send.
+func (w *stepWrites) sends(i int) bool { return w.kept[w.all[i].Attempt.ID] == i }
+
+func (w *stepWrites) anyNew() bool {
+	for i := range w.all {
+		if w.all[i].New && w.sends(i) {
+			return true
+		}
+	}
+	return false
+}
+
+// queue queues the statements, that for new attempts first.
 func (w *stepWrites) queue(s *Store, b *queued) {
+	w.queueSome(s, b, newStepsSQL, true)
+	w.queueSome(s, b, anyStepsSQL, false)
+}
+
+func (w *stepWrites) queueSome(s *Store, b *queued, sql string, anew bool) {
 	n := len(w.kept)
 	runIDs, workerIDs, ids := make([]string, 0, n), make([]string, 0, n), make([]string, 0, n)
 	names, kinds, statuses := make([]string, 0, n), make([]string, 0, n), make([]string, 0, n)
@@ -352,7 +413,7 @@ func (w *stepWrites) queue(s *Store, b *queued) {
 	elapsed := make([]time.Duration, 0, n)
 	for i := range w.all {
 		step := &w.all[i]
-		if w.kept[step.Attempt.ID] != i {
+		if step.New != anew || !w.sends(i) {
 			continue
 		}
 		runIDs, workerIDs = append(runIDs, step.RunID), append(workerIDs, step.WorkerID)
@@ -362,7 +423,9 @@ func (w *stepWrites) queue(s *Store, b *queued) {
 		outputs, errs = append(outputs, text(step.Attempt.Output)), append(errs, text(step.Attempt.Error))
 		elapsed = append(elapsed, max(0, step.Elapsed))
 	}
-	b.collect(w.collect, s.sql(stepsSQL), s.namespace, runIDs, workerIDs, ids, names, kinds, statuses, contexts, outputs, errs, elapsed)
+	if len(ids) > 0 {
+		b.collect(w.collect, s.sql(sql), s.namespace, runIDs, workerIDs, ids, names, kinds, statuses, contexts, outputs, errs, elapsed)
+	}
 }
 
 // results returns one for each write. It asks for those that the statement has not

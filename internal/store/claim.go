@@ -130,8 +130,8 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]openworkflow.Run, 
 // claim is the execution of one ClaimRequest.
 type claim struct {
 	*ClaimRequest
-	turn  int
-	runs  []openworkflow.Run
+	turn int
+	runs []openworkflow.Run
 	// whole says that every range is read from its front.
 	whole bool
 	// last are how far the ranges were read.

@@ -113,7 +113,7 @@ func (w *runWrites) queue(s *Store, b *queued) {
 		failures = append(failures, run.Failure)
 	}
 	b.collect(w.collect, s.sql(runsSQL), s.namespace, runIDs, workerIDs, names, at, outputs, errs, finished, failures)
-	if ended := endings(w.all); len(ended) > 0 {
+	if ended := parents(w.all); len(ended) > 0 {
 		b.Queue(s.sql(wakeParentsSQL), s.namespace, ended)
 	}
 }

@@ -10,7 +10,8 @@ func (s *Store) ClaimSQL() string          { return s.sql(claimTemplate) }
 func (s *Store) ReleaseSQL() string        { return s.sql(releaseSQL) }
 func (s *Store) ExpiredSQL() string        { return s.sql(expiredSQL) }
 func (s *Store) OpenObjectRunsSQL() string { return s.sql(openObjectRunsSQL) }
-func (s *Store) StepsSQL() string          { return s.sql(stepsSQL) }
+func (s *Store) StepsSQL() string          { return s.sql(anyStepsSQL) }
+func (s *Store) NewStepsSQL() string       { return s.sql(newStepsSQL) }
 func (s *Store) StepsDoneSQL() string      { return s.sql(stepsDoneSQL) }
 func (s *Store) CompletedSQL() string      { return s.sql(completedSQL) }
 func (s *Store) RunsSQL() string           { return s.sql(runsSQL) }

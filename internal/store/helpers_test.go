@@ -212,7 +212,7 @@ func step(l openworkflow.Lease, name string, status openworkflow.StepStatus, val
 
 func ending(l openworkflow.Lease, op store.RunOp) store.RunWrite {
 	return store.RunWrite{
-		Lease: l, Op: op, At: time.Now().Add(time.Hour), FinishedAt: time.Now(),
+		Lease: l, Op: op, At: time.Now().Add(time.Hour), FinishedAt: time.Now(), HasParent: true,
 		Output: json.RawMessage(`{"done":true}`), Error: json.RawMessage(`{"message":"no"}`),
 	}
 }

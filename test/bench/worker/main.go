@@ -1,7 +1,8 @@
 //go:build bench
 
 // The worker of the benchmarks: an ordinary worker, configured by the environment as
-// any other. With BENCH_CPU_PROFILE it writes a profile of its CPU time to that file.
+// any other. With BENCH_CPU_PROFILE it writes a profile of its CPU time to that file,
+// with its process id behind the name.
 // With BENCH_KUBECONFIG it reports to that cluster, on the objects of the namespace
 // BENCH_OBJECTS.
 package main
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/pprof"
+	"strconv"
 
 	"github.com/openworkflow-operator/operator/test/bench/workflows"
 	"github.com/openworkflow-operator/operator/worker"
@@ -25,7 +27,7 @@ func main() {
 	}
 	stop := func() {}
 	if name := os.Getenv("BENCH_CPU_PROFILE"); name != "" {
-		file, err := os.Create(name)
+		file, err := os.Create(name + "." + strconv.Itoa(os.Getpid()))
 		if err == nil {
 			err = pprof.StartCPUProfile(file)
 		}
