@@ -18,7 +18,11 @@ import (
 func TestStatements(t *testing.T) {
 	s := newSession()
 	for name, work := range map[string]func(b *base) report.Sample{
-		"W1":          func(b *base) report.Sample { return throughput(b, load{workers: 1, runs: s.runs}) },
+		"W1": func(b *base) report.Sample { return throughput(b, load{workers: 1, runs: s.runs}) },
+		"W5-backlog": func(b *base) report.Sample {
+			b.addBacklog("served by nobody", s.backlog)
+			return throughput(b, load{workers: 1, runs: s.runs})
+		},
 		"W2":          func(b *base) report.Sample { return oneByOne(b, workflows.Long, s.long, 1, "step") },
 		"W7-steps":    func(b *base) report.Sample { return oneByOne(b, workflows.FanOut, s.steps, 1, "step") },
 		"W7-children": func(b *base) report.Sample { return oneByOne(b, workflows.Parent, s.children, 1, "child") },
