@@ -31,18 +31,25 @@ func (r *Runner) wakeAt(at time.Time) {
 
 // claimLoop claims due runs whenever a slot is free and there may be some: after
 // a notification, when a slot becomes free, when a full batch suggests that there
-// are more, and, as a safety net, at every poll. It returns when ctx ends.
+// are more, and, as a safety net, at every poll. Polls also look for runs that
+// OpenWorkflow's workers have given back, of which nobody notifies (R62). It returns when
+// ctx ends.
 func (r *Runner) claimLoop(ctx context.Context) {
 	poll := time.NewTimer(0)
 	defer poll.Stop()
 	trouble := newBackoff()
-	troubled := false
+	troubled, polled := false, false
 	for {
 		slots := r.takeSlots(ctx)
 		if slots == 0 {
 			return
 		}
-		claimed, err := r.claim(ctx, slots)
+		claimed, err := r.claim(ctx, slots, false)
+		if err == nil && polled && claimed < slots {
+			var n int
+			n, err = r.claim(ctx, slots-claimed, true)
+			claimed += n
+		}
 		for range slots - claimed {
 			r.free <- struct{}{}
 		}
@@ -68,6 +75,7 @@ func (r *Runner) claimLoop(ctx context.Context) {
 			interval := r.pollInterval()
 			poll.Reset(interval/2 + rand.N(interval/2))
 		}
+		polled = false
 		select {
 		case <-ctx.Done():
 			return
@@ -80,6 +88,7 @@ func (r *Runner) claimLoop(ctx context.Context) {
 				}
 			}
 		case <-poll.C:
+			polled = true
 		}
 	}
 }
@@ -112,8 +121,8 @@ func (r *Runner) takeSlots(ctx context.Context) int {
 	}
 }
 
-// claim claims up to n runs and starts a pass for each.
-func (r *Runner) claim(ctx context.Context, n int) (int, error) {
+// claim claims up to n runs, due or given back, and starts a pass for each.
+func (r *Runner) claim(ctx context.Context, n int, givenBack bool) (int, error) {
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = r.workerID()
@@ -126,6 +135,7 @@ func (r *Runner) claim(ctx context.Context, n int) (int, error) {
 		Served:    r.served,
 		WorkerIDs: ids,
 		Lease:     r.options.Lease,
+		GivenBack: givenBack,
 	})
 	if err != nil {
 		return 0, err

@@ -171,6 +171,7 @@ func (f *fixture) expectIndexes() {
 		args []any
 		want string // the indexes that may serve it
 	}{
+		"given back": {f.ClaimGivenBackSQL(), []any{"default", []string{"wf"}, make([]*string, 1), ws, lease, []string{"Workflow \"wf\" is not registered"}}, "operator_runs_given_back_idx"},
 		"release":    {f.ReleaseSQL(), []any{"default", "pod7", "x"}, "operator_runs_lease_idx"},
 		"expired":    {f.ExpiredSQL(), []any{"default", 10}, "operator_runs_deadline_idx"},
 		"objects":    {f.OpenObjectRunsSQL(), []any{"default", "c", "parked-2", 10}, "operator_runs_object_idx"},

@@ -42,6 +42,9 @@ var additions = []string{
 	"index CREATE INDEX operator_runs_due_again_idx ON openworkflow.workflow_runs USING btree " +
 		"(namespace_id, workflow_name, COALESCE(version, ''::text), available_at, created_at) " +
 		"WHERE (status = ANY (ARRAY['running'::text, 'sleeping'::text]))",
+	"index CREATE INDEX operator_runs_given_back_idx ON openworkflow.workflow_runs USING btree " +
+		"(namespace_id, workflow_name, COALESCE(version, ''::text), created_at) " +
+		`WHERE ((status = 'pending'::text) AND ((error ->> 'message'::text) ~~ 'Workflow "%is not registered'::text))`,
 	"index CREATE INDEX operator_runs_lease_idx ON openworkflow.workflow_runs USING btree (namespace_id, worker_id text_pattern_ops) " +
 		"WHERE ((status = 'running'::text) AND (worker_id IS NOT NULL))",
 	"index CREATE INDEX operator_runs_object_idx ON openworkflow.workflow_runs USING btree " +
