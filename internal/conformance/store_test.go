@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -311,6 +312,61 @@ func TestClaim_R43_TakesWhatIsDueAndServed(t *testing.T) {
 		}
 		if again := b.claim(10, minute); len(again) != 0 {
 			t.Errorf("claimed again: %+v", again)
+		}
+	})
+}
+
+// A run that OpenWorkflow's worker has given back is put off only for those who do not
+// have its workflow either.
+func TestClaim_R62_TakesWhatWasGivenBack(t *testing.T) {
+	onBoth(t, func(t *testing.T, s Store) {
+		b := bench{t, s}
+		giveBack := func(err string) string {
+			id := b.create(1)[0]
+			b.mustRun(store.RunWrite{Lease: b.lease(id), Op: store.RunRetry, At: later(), Error: json.RawMessage(`{"message":` + err + `}`)})
+			return id
+		}
+		const refused = `"Workflow \"wf\" is not registered"`
+		first, second, suspended := giveBack(refused), giveBack(refused), giveBack(refused)
+		giveBack(`"Workflow \"other\" is not registered"`) // an error of its own
+		giveBack(`"no luck"`)
+		if _, err := b.SuspendRuns(t.Context(), []string{suspended}); err != nil {
+			t.Fatal(err)
+		}
+		b.create(1, func(n *store.NewRun) { n.AvailableAt = new(later()) })
+		due := b.create(1)[0]
+
+		for _, step := range []struct {
+			what      string
+			slots     int
+			givenBack bool
+			served    openworkflow.Definition
+			want      []string
+		}{
+			{"of another version", 9, true, openworkflow.Definition{Name: "wf", Version: new("1")}, nil},
+			{"the older one", 1, true, served[0], []string{first}},
+			{"the other", 9, true, served[0], []string{second}},
+			{"no more", 9, true, served[0], nil},
+			{"what is due", 9, false, served[0], []string{due}},
+		} {
+			request := store.ClaimRequest{Served: []openworkflow.Definition{step.served}, Lease: minute, GivenBack: step.givenBack}
+			for range step.slots {
+				request.WorkerIDs = append(request.WorkerIDs, "pod.proc."+openworkflow.NewID())
+			}
+			runs, err := b.Claim(t.Context(), request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, r := range runs {
+				got = append(got, r.ID)
+			}
+			if !slices.Equal(got, step.want) {
+				t.Errorf("%s: claimed %v, want %v", step.what, got, step.want)
+			}
+		}
+		if r := b.run(first); r.Status != openworkflow.RunRunning || r.Attempts != 2 || r.StartedAt == nil {
+			t.Errorf("row is %+v", r)
 		}
 	})
 }

@@ -29,6 +29,7 @@ type Connection struct {
 	version string
 	workers atomic.Pointer[[]store.Worker]
 	wakes   chan struct{}
+	ended   atomic.Bool
 	cancel  context.CancelFunc
 	loops   sync.WaitGroup
 }
@@ -49,6 +50,13 @@ func (c *Connection) Wake() {
 	case c.wakes <- struct{}{}:
 	default:
 	}
+}
+
+// Ended is Wake for when a run may have ended: clients who await its result are told
+// too, and a parent that waits for it is due.
+func (c *Connection) Ended() {
+	c.ended.Store(true)
+	c.Wake()
 }
 
 // BackendState is what the other controllers need to know of a Backend.

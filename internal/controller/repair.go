@@ -81,7 +81,7 @@ func (r *repairer) expired(ctx context.Context, ids []string) error {
 		return nil
 	}
 	metrics.RunsExpired.Add(float64(len(ids)))
-	r.conn.Wake() // parents may wait for them
+	r.conn.Ended()
 	var objects []*v1alpha1.WorkflowRun
 	for _, id := range ids {
 		of, err := r.openObjects(ctx, client.InNamespace(r.conn.Key.Namespace), client.MatchingFields{indexOpenByRunID: id})

@@ -30,6 +30,7 @@ type Store interface {
 	Workers(ctx context.Context, within time.Duration) ([]store.Worker, error)
 	RemoveWorker(ctx context.Context, podUID, process string) error
 	Notify(ctx context.Context) error
+	NotifyEnds(ctx context.Context) error
 }
 
 // OpenFunc opens the database of a Backend.

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -122,15 +123,19 @@ func (s *Syncer) loop(ctx context.Context, conn *Connection, name string, interv
 	}
 }
 
-// notify sends the hints for which Connection.Wake was called. Those that come
-// while one is under way become the next. A lost hint costs a poll interval.
+// notify sends the hints for which Connection.Wake and Ended were called. Those that
+// come while one is under way become the next. A lost hint costs a poll interval.
 func (s *Syncer) notify(ctx context.Context, conn *Connection) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-conn.wakes:
-			if err := within(ctx, connectTimeout, conn.Store.Notify); err != nil {
+			err := within(ctx, connectTimeout, conn.Store.Notify)
+			if conn.ended.Swap(false) {
+				err = errors.Join(err, within(ctx, connectTimeout, conn.Store.NotifyEnds))
+			}
+			if err != nil {
 				s.Log.V(1).Info("Wake-up was lost", "error", err.Error())
 			}
 		}

@@ -242,7 +242,7 @@ func (r *WorkflowRunReconciler) carryOut(ctx context.Context, conn *Connection, 
 			return fmt.Errorf("cancel run %s: %w", seen.RunID, err)
 		}
 		metrics.RunsCanceled.WithLabelValues("spec").Inc()
-		conn.Wake() // a parent may wait for it
+		conn.Ended()
 	case runSuspend:
 		if _, err := conn.Store.SuspendRuns(ctx, []string{seen.RunID}); err != nil {
 			return fmt.Errorf("suspend run %s: %w", seen.RunID, err)
@@ -331,7 +331,7 @@ func cancelGone(ctx context.Context, conn *Connection, ids []string, cause strin
 			metrics.RunsCanceled.WithLabelValues(cause).Inc()
 		}
 	}
-	conn.Wake()
+	conn.Ended()
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -284,6 +285,53 @@ func TestRun_FailsAtItsDeadline(t *testing.T) {
 	if !meta.IsStatusConditionTrue(run.Status.Conditions, v1alpha1.ConditionStalled) {
 		t.Errorf("a failed run is stalled: %+v", run.Status.Conditions)
 	}
+}
+
+// Clients who await results hear of the ends that the manager makes.
+func TestRun_EndsMadeByTheManagerAreTold(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.backend()
+	ends := make(chan struct{}, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	var listening sync.WaitGroup
+	s := w.store()
+	listening.Go(func() {
+		_ = s.ListenEnds(ctx, func() {
+			select {
+			case ends <- struct{}{}:
+			default:
+			}
+		})
+	})
+	t.Cleanup(func() { cancel(); listening.Wait() })
+	told := func(what string) {
+		t.Helper()
+		select {
+		case <-ends:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("nobody was told of %s", what)
+		}
+	}
+	told("the connection")
+
+	late := newTestRun("late", func(r *run) { r.Spec.TimeoutSeconds = new(int64(1)) })
+	w.create(late)
+	told("the end at the deadline")
+	w.awaitState(late, v1alpha1.RunFailed, v1alpha1.ReasonDeadlineExceeded)
+
+	canceled, deleted := newTestRun("canceled"), newTestRun("deleted")
+	w.create(canceled, deleted)
+	for _, r := range []*run{canceled, deleted} {
+		w.awaitState(r, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	}
+	modify(w, canceled, func(r *run) { r.Spec.Cancel = new(true) })
+	told("the cancel")
+	w.awaitState(canceled, v1alpha1.RunCanceled, v1alpha1.ReasonCanceled)
+	if err := w.Delete(t.Context(), deleted); err != nil {
+		t.Fatal(err)
+	}
+	told("the cancel of the deleted object's run")
 }
 
 // OpenWorkflow's worker ends a child and wakes its parent in two statements; one that dies

@@ -11,7 +11,8 @@ import (
 )
 
 // Claim leases due runs to the request's worker ids and returns them (R42, R43). Of
-// the slots, half are for new runs and half for those that are due again.
+// the slots, half are for new runs and half for those that are due again. With GivenBack
+// it leases those instead (R62).
 func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openworkflow.Run, error) {
 	if len(request.WorkerIDs) == 0 || len(request.Served) == 0 {
 		return nil, nil
@@ -37,8 +38,12 @@ func (s *Store) claim(request store.ClaimRequest, now time.Time) []openworkflow.
 	}
 	var pending, again []*run
 	for _, r := range s.open {
+		wanted := r.claimable(now, served)
+		if request.GivenBack {
+			wanted = r.givenBack() && r.open(now, served)
+		}
 		switch {
-		case !r.claimable(now, served):
+		case !wanted:
 		case r.Status == openworkflow.RunPending:
 			pending = append(pending, r)
 		default:
@@ -46,8 +51,13 @@ func (s *Store) claim(request store.ClaimRequest, now time.Time) []openworkflow.
 		}
 	}
 	slices.SortFunc(pending, firstDue)
+	if request.GivenBack {
+		slices.SortStableFunc(pending, func(a, b *run) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	}
 	slices.SortFunc(again, firstDue)
-	s.turn++
+	if !request.GivenBack {
+		s.turn++
+	}
 	slots := len(request.WorkerIDs)
 	share := min(len(again), (slots+int(s.turn%2))/2)
 	chosen := slices.Concat(again[:share], pending, again[share:])
@@ -69,8 +79,19 @@ func (s *Store) claim(request store.ClaimRequest, now time.Time) []openworkflow.
 }
 
 func (r *run) claimable(now time.Time, served map[string]bool) bool {
-	return r.AvailableAt != nil && !r.AvailableAt.After(now) && r.SuspendedAt == nil &&
+	return r.open(now, served) && !r.AvailableAt.After(now)
+}
+
+// open is claimable whenever the run is due.
+func (r *run) open(now time.Time, served map[string]bool) bool {
+	return r.AvailableAt != nil && r.SuspendedAt == nil &&
 		(r.DeadlineAt == nil || r.DeadlineAt.After(now)) && served[identity(r.WorkflowName, r.Version)]
+}
+
+// givenBack reports whether a worker without the run's workflow has given it back (R62).
+func (r *run) givenBack() bool {
+	refusal := openworkflow.Definition{Name: r.WorkflowName, Version: r.Version}.Refusal()
+	return r.Status == openworkflow.RunPending && openworkflow.DecodeError(r.Error).Message == refusal
 }
 
 // firstDue orders runs as claims take them; ids only make the order certain.

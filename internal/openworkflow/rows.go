@@ -121,6 +121,16 @@ type Definition struct {
 	Version *string
 }
 
+// Refusal is the message of the error with which OpenWorkflow's worker gives back a run
+// whose workflow it does not have (R62).
+func (d Definition) Refusal() string {
+	version := ""
+	if d.Version != nil && *d.Version != "" {
+		version = " (version: " + *d.Version + ")"
+	}
+	return `Workflow "` + d.Name + `"` + version + " is not registered"
+}
+
 // ObjectRef names the Kubernetes object that a run mirrors. It is the
 // "kubernetes" member of the run's context.
 type ObjectRef struct {

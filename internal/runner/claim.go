@@ -33,15 +33,21 @@ func (r *Runner) wakeAt(at time.Time) {
 // claimLoop claims due runs whenever there may be some and a slot is free: after a
 // notification, when a full batch suggests that there are more, and, as a safety net, at
 // every poll. While all slots are taken, runs are claimed together with the ends of
-// others instead (exchange). It returns when ctx ends.
+// others instead (exchange). Polls also look for runs that OpenWorkflow's workers have
+// given back, of which nobody notifies (R62). It returns when ctx ends.
 func (r *Runner) claimLoop(ctx context.Context) {
 	poll := time.NewTimer(0)
 	defer poll.Stop()
 	trouble := newBackoff()
-	troubled := false
+	troubled, polled := false, false
 	for {
 		if n := r.slots.take(); n > 0 {
-			claimed, err := r.claim(ctx, n)
+			claimed, err := r.claim(ctx, n, false)
+			if err == nil && polled && claimed < n {
+				var more int
+				more, err = r.claim(ctx, n-claimed, true)
+				claimed += more
+			}
 			r.slots.took(n-claimed, claimed == n || err != nil)
 			switch {
 			case ctx.Err() != nil:
@@ -63,6 +69,7 @@ func (r *Runner) claimLoop(ctx context.Context) {
 				poll.Reset(interval/2 + rand.N(interval/2))
 			}
 		}
+		polled = false
 		select {
 		case <-ctx.Done():
 			return
@@ -75,6 +82,7 @@ func (r *Runner) claimLoop(ctx context.Context) {
 				}
 			}
 		case <-poll.C:
+			polled = true
 		}
 	}
 }
@@ -120,13 +128,15 @@ func (r *Runner) pollInterval() time.Duration {
 	return max(r.options.PollInterval, min(shared, longest))
 }
 
-// claim claims up to n runs and starts a pass for each.
-func (r *Runner) claim(ctx context.Context, n int) (int, error) {
+// claim claims up to n runs, due or given back, and starts a pass for each.
+func (r *Runner) claim(ctx context.Context, n int, givenBack bool) (int, error) {
 	// A claim that is cut off may have been made: let it end, and give the runs
 	// back in order when the runner is draining meanwhile.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
 	defer cancel()
-	runs, err := r.store.Claim(ctx, *r.claimRequest(n))
+	request := r.claimRequest(n)
+	request.GivenBack = givenBack
+	runs, err := r.store.Claim(ctx, *request)
 	r.begin(runs)
 	return len(runs), err
 }

@@ -2,6 +2,7 @@ package runner_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -420,6 +421,31 @@ func TestR61WorkerClaimsOnlyTheVersionsItServes(t *testing.T) {
 	}
 	if run := b.await(waiting, "there", func(*openworkflow.Run) bool { return true }); run.Attempts != 0 {
 		t.Errorf("a run of a version that nobody serves was claimed %d times", run.Attempts)
+	}
+}
+
+// A worker of OpenWorkflow claims what it has no workflow for, and puts it off by minutes.
+// Who has the workflow need not wait.
+func TestR62ARunThatWasGivenBackGoesOnAtTheNextPoll(t *testing.T) {
+	b := newBench(t)
+	w := workflow.Define("w", func(context.Context, any) (string, error) { return "done", nil })
+	id := b.start(w, `null`)
+	runs, err := b.store.Claim(t.Context(), store.ClaimRequest{
+		Served: []openworkflow.Definition{{Name: "w"}}, WorkerIDs: []string{"typescript"}, Lease: time.Hour,
+	})
+	if err != nil || len(runs) != 1 {
+		t.Fatalf("claimed %d runs: %v", len(runs), err)
+	}
+	back := store.RunWrite{
+		Lease: openworkflow.Lease{RunID: id, WorkerID: "typescript"}, Op: store.RunRetry, At: time.Now().Add(time.Hour),
+		Error: json.RawMessage(`{"message":"Workflow \"w\" is not registered"}`),
+	}
+	if _, errs, err := b.store.Apply(t.Context(), nil, []store.RunWrite{back}); err != nil || errs[0] != nil {
+		t.Fatal(errs, err)
+	}
+	b.work(runner.Options{PollInterval: 10 * time.Millisecond}, w)
+	if got := b.completed(id); got != `"done"` {
+		t.Errorf("output is %s", got)
 	}
 }
 

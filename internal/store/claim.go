@@ -21,12 +21,16 @@ type ClaimRequest struct {
 	WorkerIDs []string
 	// Lease is how long the claims last without a heartbeat.
 	Lease time.Duration
+	// GivenBack asks, instead of for what is due, for runs that a worker of OpenWorkflow
+	// has claimed and given back because it does not have their workflow (R62). The time
+	// for which they are put off concerns only those who do not have it either.
+	GivenBack bool
 }
 
 // claimSQL takes due runs and leases each to a worker id of its own (R42, R43).
 //
 // New runs and those due again (retakes, wakes, resumptions) are ordered index ranges,
-// one of operator_runs_pending_idx and one of operator_runs_due_again_idx for each
+// one of operator_runs_new_idx and one of operator_runs_again_idx for each
 // workflow that is served, read from the front: no backlog is sorted, none of other
 // workflows is walked past, no history is read. Neither kind starves the other: the
 // first $6 rows are for those due again, the next for new runs, and what is left over
@@ -70,7 +74,35 @@ WITH served AS MATERIALIZED (
 		UNION ALL SELECT *, true FROM more_due_again
 	) c
 )
-UPDATE {schema}.workflow_runs r
+` + leaseChosen
+
+// claimGivenBackSQL takes runs that were given back (R62). None is made due for it: a
+// worker of OpenWorkflow, which would give it back once more, never sees it. The range of
+// operator_runs_given_back_idx for each workflow that is served is read from the front,
+// as by claimSQL.
+const claimGivenBackSQL = `
+WITH served AS MATERIALIZED (
+	SELECT s.workflow_name, s.version, s.refusal FROM unnest($2::text[], $3::text[], $6::text[]) s (workflow_name, version, refusal)
+), given_back AS MATERIALIZED (
+	SELECT r.id, r.available_at
+	FROM served s CROSS JOIN LATERAL (
+		SELECT r.id, r.available_at
+		FROM {schema}.workflow_runs r
+		WHERE r.namespace_id = $1 AND r.status = 'pending' AND {served}
+			AND r.available_at IS NOT NULL
+			AND r.error ->> 'message' LIKE 'Workflow "%is not registered' AND r.error ->> 'message' = s.refusal
+		ORDER BY r.created_at
+		LIMIT cardinality($4::text[])
+		FOR NO KEY UPDATE SKIP LOCKED
+	) r
+	LIMIT cardinality($4::text[])
+), chosen AS (
+	SELECT $1::text AS namespace_id, g.*, false AS again, row_number() OVER () AS n FROM given_back g
+)
+` + leaseChosen
+
+// leaseChosen leases the chosen runs.
+const leaseChosen = `UPDATE {schema}.workflow_runs r
 SET status       = 'running',
 	attempts     = r.attempts + 1,
 	worker_id    = w.worker_id,
@@ -82,30 +114,43 @@ JOIN unnest($4::text[]) WITH ORDINALITY w (worker_id, n) USING (n)
 WHERE r.namespace_id = c.namespace_id AND r.id = c.id
 RETURNING {run}, c.again, c.available_at`
 
-// claimable is what both branches of claimSQL ask of a run of the workflow s besides its
-// status. The coalesced version is the indexes' (R61: exact, so no version is not the
-// empty one).
-const claimable = `r.workflow_name = s.workflow_name
+// ofServed is what all branches ask of a run of the workflow s besides its status and
+// when it is due. The coalesced version is the indexes' (R61: exact, so no version is not
+// the empty one).
+const ofServed = `r.workflow_name = s.workflow_name
 		AND coalesce(r.version, '') = coalesce(s.version, '') AND (r.version IS NULL) = (s.version IS NULL)
-		AND r.available_at <= now()
 		AND r.suspended_at IS NULL
 		AND (r.deadline_at IS NULL OR r.deadline_at > now())`
 
-// claimTemplate is claimSQL with its repetitions filled in.
-var claimTemplate = strings.NewReplacer(
-	"{due_again}", "r.namespace_id = $1 AND r.status IN ('running', 'sleeping') AND r.available_at >= s.again_from AND "+claimable,
-	"{pending}", "r.namespace_id = $1 AND r.status = 'pending' AND r.available_at >= s.new_from AND "+claimable,
+// dueFrom says that a run is due, and not before the range begins. Written as in the
+// indexes, so that no other index of instants looks as good: such a one would be walked
+// through all that others serve.
+func dueFrom(begin string) string {
+	const due = `coalesce(r.available_at, 'infinity')`
+	return due + ` >= ` + begin + ` AND ` + due + ` <= now() AND ` + ofServed
+}
+
+// claims fills in the repetitions of claimSQL and claimGivenBackSQL.
+var claims = strings.NewReplacer(
+	"{due_again}", "r.namespace_id = $1 AND r.status IN ('running', 'sleeping') AND "+dueFrom("s.again_from"),
+	"{pending}", "r.namespace_id = $1 AND r.status = 'pending' AND "+dueFrom("s.new_from"),
+	"{served}", ofServed,
 	"{ordered}", `
-		ORDER BY r.available_at, r.created_at
+		ORDER BY coalesce(r.available_at, 'infinity'), r.created_at
 		LIMIT cardinality($4::text[])
 		FOR NO KEY UPDATE SKIP LOCKED`,
 	"{run}", runColumns,
-).Replace(claimSQL)
+)
+
+var (
+	claimTemplate          = claims.Replace(claimSQL)
+	claimGivenBackTemplate = claims.Replace(claimGivenBackSQL)
+)
 
 // Claim leases due runs to the request's worker ids and returns them, in no
 // order, also those of a first part when a second one has failed. It returns fewer than
-// asked for when no more are due, and never one that another claimer is taking. Runs past their deadline, suspended, or of a
-// workflow that is not served stay untouched.
+// asked for when no more are due, and never one that another claimer is taking. Runs
+// past their deadline, suspended, or of a workflow that is not served stay untouched.
 func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]openworkflow.Run, error) {
 	var runs []openworkflow.Run
 	for {
@@ -143,18 +188,27 @@ func (s *Store) newClaim(r *ClaimRequest) *claim {
 	if r == nil || len(r.WorkerIDs) == 0 || len(r.Served) == 0 {
 		return nil
 	}
-	return &claim{ClaimRequest: r, turn: int(s.turn.Add(1)), last: map[rangeKey]time.Time{}}
+	c := &claim{ClaimRequest: r, turn: int(s.turn.Load()), last: map[rangeKey]time.Time{}}
+	if !r.GivenBack {
+		c.turn = int(s.turn.Add(1))
+	}
+	return c
 }
 
 // queue queues the statement.
 func (c *claim) queue(s *Store, b *queued) {
 	// Each workflow is the first one in turn, else a busy one would starve the others.
 	n := len(c.Served)
-	names, versions := make([]string, n), make([]*string, n)
+	names, versions, refusals := make([]string, n), make([]*string, n), make([]string, n)
 	keys := make([]definitionKey, n)
 	for i := range c.Served {
 		d := c.Served[(i+c.turn)%n]
-		names[i], versions[i], keys[i] = d.Name, d.Version, keyOf(d.Name, d.Version)
+		names[i], versions[i], refusals[i], keys[i] = d.Name, d.Version, d.Refusal(), keyOf(d.Name, d.Version)
+	}
+	if c.GivenBack {
+		c.whole = true
+		b.collect(c.collect, s.sql(claimGivenBackTemplate), s.namespace, names, versions, c.WorkerIDs, c.Lease, refusals)
+		return
 	}
 	// An odd slot goes to each branch in turn, else a worker that frees one slot
 	// at a time would always serve the same one.
@@ -181,7 +235,11 @@ func (c *claim) collect(row pgx.CollectableRow) error {
 }
 
 // took is called once the claim is committed.
-func (c *claim) took(s *Store) { s.fronts.took(c.last, len(c.runs) == len(c.WorkerIDs)) }
+func (c *claim) took(s *Store) {
+	if !c.GivenBack {
+		s.fronts.took(c.last, len(c.runs) == len(c.WorkerIDs))
+	}
+}
 
 // fronts are where the ranges begin that claims read. While there is more to claim than
 // a worker takes at a time, each claim goes on where the one before it ended, instead of

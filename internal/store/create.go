@@ -123,14 +123,15 @@ type newRow struct {
 }
 
 // insertRunsSQL inserts one run for each element of the arrays (R50). Suspended
-// ones keep the instant at which they are due in resume_at.
+// ones keep the instant at which they are due in resume_at. Those that are due at once
+// are so in their order, a microsecond apart, so that claims find a place to go on at.
 const insertRunsSQL = `
 INSERT INTO {schema}.workflow_runs (
 	namespace_id, id, workflow_name, version, status, idempotency_key, config, context, input, attempts,
 	available_at, resume_at, suspended_at, deadline_at, created_at, updated_at
 )
 SELECT $1, n.id, n.workflow_name, n.version, 'pending', n.idempotency_key, '{}', n.context::jsonb, n.input::jsonb, 0,
-	CASE WHEN NOT n.suspended THEN coalesce(n.available_at, now()) END,
+	CASE WHEN NOT n.suspended THEN coalesce(n.available_at, now() - (cardinality($2::text[]) - n.ordinal) * interval '1 us') END,
 	CASE WHEN n.suspended THEN coalesce(n.available_at, now()) END,
 	CASE WHEN n.suspended THEN now() END,
 	n.deadline_at, date_trunc('milliseconds', now()), now()

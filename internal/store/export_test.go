@@ -7,6 +7,7 @@ const PlanOnceSQL = planOnceSQL
 
 // Statements that tests explain.
 func (s *Store) ClaimSQL() string          { return s.sql(claimTemplate) }
+func (s *Store) ClaimGivenBackSQL() string { return s.sql(claimGivenBackTemplate) }
 func (s *Store) ReleaseSQL() string        { return s.sql(releaseSQL) }
 func (s *Store) ExpiredSQL() string        { return s.sql(expiredSQL) }
 func (s *Store) OpenObjectRunsSQL() string { return s.sql(openObjectRunsSQL) }

@@ -99,7 +99,7 @@ func TestClaim_PlanReadsOnlyTheFrontOfOurIndexes(t *testing.T) {
 			for _, slots := range []int{1, 10, 100} {
 				plan := f.explain(f.ClaimSQL(), "default", []string{"other", "wf"}, []*string{new("2"), nil}, workerIDs(slots), lease, slots/2,
 					fronts(2), fronts(2))
-				for _, index := range []string{"operator_runs_pending_idx", "operator_runs_due_again_idx"} {
+				for _, index := range []string{"operator_runs_new_idx", "operator_runs_again_idx"} {
 					if !strings.Contains(plan, "Index Scan using "+index) {
 						t.Errorf("%d slots: %s is not used in order", slots, index)
 					}
@@ -172,6 +172,7 @@ func (f *fixture) expectIndexes() {
 		args []any
 		want string // the indexes that may serve it
 	}{
+		"given back": {f.ClaimGivenBackSQL(), []any{"default", []string{"wf"}, make([]*string, 1), ws, lease, []string{"Workflow \"wf\" is not registered"}}, "operator_runs_given_back_idx"},
 		"release":    {f.ReleaseSQL(), []any{"default", "pod7", "x"}, "operator_runs_lease_idx"},
 		"expired":    {f.ExpiredSQL(), []any{"default", 10}, "operator_runs_deadline_idx"},
 		"objects":    {f.OpenObjectRunsSQL(), []any{"default", "c", "parked-2", 10}, "operator_runs_object_idx"},

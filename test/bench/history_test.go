@@ -46,12 +46,12 @@ func id7(age string) string {
 	)`, age)
 }
 
-// addBacklog adds runs that wait for a worker.
+// addBacklog adds runs that wait for a worker, one a millisecond.
 func (b *base) addBacklog(workflow string, runs int) {
 	b.t.Helper()
 	b.exec(`
 INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, input, attempts, available_at, created_at, updated_at)
-SELECT 'default', `+id7(`interval '0'`)+`, $1, 'pending', '{}', '{}', 0, now(), date_trunc('milliseconds', now()), now()
+SELECT 'default', `+id7(`interval '0'`)+`, $1, 'pending', '{}', '{}', 0, now() - ($2 - n) * interval '1 ms', date_trunc('milliseconds', now()), now()
 FROM generate_series(1, $2::int) n`, workflow, runs)
 	if b.client != nil {
 		b.client.Wake(b.t.Context())

@@ -16,7 +16,6 @@ func TestP8ParentAndChildAreOfDifferentLanguages(t *testing.T) {
 		t.Run(parents+" parent, "+children+" child", func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
-			l.hurry()
 			l.worker(parents, "parent", "catching")
 			l.worker(children, "steps", "nap", "echo", "failing", "versioned@2")
 			client := l.goClient()
@@ -65,7 +64,6 @@ func TestParentsLearnHowAChildOfTheOtherLanguageEnded(t *testing.T) {
 		t.Run(parents+" parent, "+children+" child", func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
-			l.hurry()
 			l.worker(parents, "parent", "catching")
 			l.worker(children, "steps")
 			client := l.goClient()
@@ -102,7 +100,6 @@ func TestSignalsReachTheOtherLanguage(t *testing.T) {
 		t.Run(senders+" to "+waiters, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
-			l.hurry()
 			l.worker(waiters, "waiter")
 			l.worker(senders, "sender")
 			client := l.client(senders)

@@ -14,14 +14,12 @@ package interop
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -174,38 +172,6 @@ func (l *lab) parked(run, step string) {
 func (l *lab) open(run, language string) {
 	l.Helper()
 	l.exec(`INSERT INTO gates (run_id, language) VALUES ($1, $2)`, run, language)
-}
-
-// hurry makes runs due at once, during the rest of the test, that OpenWorkflow's
-// worker has given back because it does not have their workflow. It claims whatever
-// is due, and leaves what it gave back alone for 5 s, 10 s, 20 s … (R62).
-func (l *lab) hurry() {
-	l.Helper()
-	ctx, cancel := context.WithCancel(l.Context())
-	var task sync.WaitGroup
-	task.Go(func() {
-		ticker := time.NewTicker(50 * time.Millisecond)
-		defer ticker.Stop()
-		for ctx.Err() == nil {
-			made, err := l.pool.Exec(ctx, `
-				UPDATE openworkflow.workflow_runs SET available_at = now()
-				WHERE status = 'pending' AND available_at > now() AND error ->> 'message' LIKE '%is not registered'`)
-			if err == nil && made.RowsAffected() > 0 {
-				err = l.store.Notify(ctx)
-			}
-			if err != nil && ctx.Err() == nil {
-				l.Errorf("make runs due that were given back: %v", err)
-			}
-			select {
-			case <-ticker.C:
-			case <-ctx.Done():
-			}
-		}
-	})
-	l.Cleanup(func() {
-		cancel()
-		task.Wait()
-	})
 }
 
 // run returns a run's row.

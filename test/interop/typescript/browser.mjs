@@ -18,11 +18,7 @@ page.setDefaultTimeout(30_000);
 
 const problems = [];
 page.on("console", (message) => message.type() === "error" && problems.push(`console: ${message.text()}`));
-page.on("pageerror", (error) => {
-  // The list says how long ago things were, and the dashboard's server and the browser
-  // may differ by a second: React calls that error 418.
-  if (!error.message.includes("React error #418")) problems.push(`exception: ${error.message}`);
-});
+page.on("pageerror", (error) => problems.push(`exception: ${error.message}`));
 page.on("response", (response) => response.status() >= 400 && problems.push(`${response.status()}: ${response.url()}`));
 page.on("requestfailed", (request) => {
   // What is still under way when a page is left is aborted.
