@@ -134,7 +134,6 @@ func (r *retainer) removeDeliveries(ctx context.Context, end time.Time, total *s
 			return nil
 		}
 	}
-	return nil
 }
 
 // shown reports whether an object shows the run, or may do so where this manager cannot
