@@ -58,7 +58,8 @@ func (o KeyOption) signal(signal *store.Signal) error {
 }
 
 // ID sets the run's id, which is a new UUID otherwise. A start with the id of a run that
-// exists returns that run, however old, so an id must not be used for another purpose.
+// exists returns that run, however old, so an id must not be used for another purpose. A
+// Backend's retention takes an id that is no UUID for a key, which it keeps for longer.
 func ID(id string) StartOption {
 	return startOption(func(run *store.NewRun) error {
 		if id == "" {

@@ -33,6 +33,33 @@ type BackendSpec struct {
 	// +optional
 	// +default=true
 	Migrate *bool `json:"migrate,omitempty"`
+
+	// retention says how long the rows of ended runs are kept. Empty means for ever.
+	// It holds for all runs of the namespaceID, whoever has started them. The rows of
+	// a run whose WorkflowRun exists stay as long as the object does.
+	// +optional
+	Retention RunRetention `json:"retention,omitzero"`
+}
+
+// RunRetention says how long the rows of ended runs are kept.
+// +kubebuilder:validation:XValidation:rule="!has(self.idempotencyKeyTTLSeconds) || self.idempotencyKeyTTLSeconds >= self.ttlSecondsAfterFinished",message="idempotencyKeyTTLSeconds must not be shorter than ttlSecondsAfterFinished"
+type RunRetention struct {
+	// ttlSecondsAfterFinished removes a run from the database this many seconds after
+	// its end, with its step attempts and the signals that it received. A child run
+	// stays at least until its parent has ended, and a parent as long as it has
+	// children. At least a day.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:XValidation:rule="self >= 86400",message="must be at least 86400, which is a day: OpenWorkflow's clients look for a run that far back before they start another with its idempotency key"
+	TTLSecondsAfterFinished int32 `json:"ttlSecondsAfterFinished,omitempty"`
+
+	// idempotencyKeyTTLSeconds is the same for what keeps work from being done twice:
+	// runs with an idempotency key, or with an id that their starter has chosen, and
+	// signals that were sent with a key. Once they are removed, the key is free: the
+	// same manifest or program starts the work again. Empty keeps them for ever.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	IdempotencyKeyTTLSeconds int32 `json:"idempotencyKeyTTLSeconds,omitempty"`
 }
 
 // PostgresBackend says how to reach a Postgres database.

@@ -76,7 +76,8 @@ type WorkflowRunSpec struct {
 	Suspend *bool `json:"suspend,omitempty"`
 
 	// ttlSecondsAfterFinished deletes the object this many seconds after its run
-	// has ended, or after its own creation when that is later. Empty keeps it. The rows in the database stay.
+	// has ended, or after its own creation when that is later. Empty keeps it. The
+	// rows in the database stay for as long as the Backend's retention says.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`

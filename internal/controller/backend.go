@@ -146,6 +146,7 @@ func (r *BackendReconciler) check(ctx context.Context, backend *v1alpha1.Backend
 	}
 	hash := backendHash(options, backend.Spec.Postgres.URLSecretRef)
 	if conn != nil && conn.Hash == hash && r.Backends.Ready(key) == conn {
+		conn.retention.Store(retention(backend))
 		check := backendCheck{stage: stagePing, version: conn.version}
 		check.err = within(ctx, connectTimeout, conn.Store.Ping)
 		return conn, check
@@ -165,6 +166,9 @@ func (r *BackendReconciler) check(ctx context.Context, backend *v1alpha1.Backend
 			wakes:       make(chan struct{}, 1),
 		}
 	}
+	// With the URL and the namespace that it is meant for: a spec that changes both at
+	// once must not remove anything from the database of before.
+	conn.retention.Store(retention(backend))
 	return conn, r.prepare(ctx, backend, conn)
 }
 

@@ -134,6 +134,18 @@ func namespaceID(backend *v1alpha1.Backend) string {
 	return backend.Namespace
 }
 
+// retention returns how long ended runs are kept, nil for ever.
+func retention(backend *v1alpha1.Backend) *store.Retention {
+	r := &backend.Spec.Retention
+	if r.TTLSecondsAfterFinished == 0 {
+		return nil
+	}
+	return &store.Retention{
+		After:      time.Duration(r.TTLSecondsAfterFinished) * time.Second,
+		KeyedAfter: time.Duration(r.IdempotencyKeyTTLSeconds) * time.Second,
+	}
+}
+
 func backendNotFound(name string) string {
 	return fmt.Sprintf("Backend %q does not exist in this namespace: create it, or name another in spec.backendRef", name)
 }

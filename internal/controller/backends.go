@@ -27,11 +27,14 @@ type Connection struct {
 	Hash string
 
 	version string
-	workers atomic.Pointer[[]store.Worker]
-	wakes   chan struct{}
-	ended   atomic.Bool
-	cancel  context.CancelFunc
-	loops   sync.WaitGroup
+	// retention is how long ended runs are kept in this database, nil for ever, as the
+	// spec with which it was last checked says.
+	retention atomic.Pointer[store.Retention]
+	workers   atomic.Pointer[[]store.Worker]
+	wakes     chan struct{}
+	ended     atomic.Bool
+	cancel    context.CancelFunc
+	loops     sync.WaitGroup
 }
 
 // Workers returns the live workers as last seen, a few seconds ago at most while

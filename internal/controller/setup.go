@@ -137,7 +137,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
-	for _, index := range []func(context.Context, client.FieldIndexer) error{indexOpenRuns, indexPods} {
+	for _, index := range []func(context.Context, client.FieldIndexer) error{indexOpenRuns, indexAttachedRuns, indexPods} {
 		if err := index(ctx, mgr.GetFieldIndexer()); err != nil {
 			return err
 		}

@@ -26,6 +26,9 @@ type Store interface {
 	FailExpired(ctx context.Context, limit int) ([]string, error)
 	Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error)
 	OpenObjectRuns(ctx context.Context, cluster, afterRunID string, limit int) ([]store.ObjectRun, error)
+	EndedRuns(ctx context.Context, r store.Retention, after openworkflow.Cursor, limit int) ([]store.EndedRun, openworkflow.Cursor, error)
+	RemoveRuns(ctx context.Context, r store.Retention, ids []string) (store.Removed, []string, error)
+	RemoveStrayDeliveries(ctx context.Context, r store.Retention, after string, limit int) (string, int, error)
 	ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error)
 	Workers(ctx context.Context, within time.Duration) ([]store.Worker, error)
 	RemoveWorker(ctx context.Context, podUID, process string) error

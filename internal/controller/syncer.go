@@ -38,11 +38,14 @@ type Intervals struct {
 	Repair time.Duration
 	// Orphan is for runs whose object is gone, and for dead workers. Defaults to 30 s.
 	Orphan time.Duration
+	// Retention is for runs that ended long ago. Defaults to 1 min.
+	Retention time.Duration
 }
 
 func (i Intervals) withDefaults() Intervals {
 	for field, value := range map[*time.Duration]time.Duration{
 		&i.Deadline: time.Second, &i.Heal: 3 * time.Second, &i.Repair: 3 * time.Second, &i.Orphan: 30 * time.Second,
+		&i.Retention: time.Minute,
 	} {
 		if *field == 0 {
 			*field = value
@@ -80,6 +83,9 @@ func (s *Syncer) Run(ctx context.Context, conn *Connection) {
 	loops.Go(func() { s.loop(ctx, conn, "repair", s.Intervals.Repair, repair.sweep) })
 	loops.Go(func() {
 		s.loop(ctx, conn, "orphan", s.Intervals.Orphan, func(ctx context.Context) error { return s.Sweep(ctx, conn) })
+	})
+	loops.Go(func() {
+		s.loop(ctx, conn, "retention", s.Intervals.Retention, (&retainer{Syncer: s, conn: conn}).sweep)
 	})
 	loops.Wait()
 }

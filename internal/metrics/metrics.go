@@ -8,9 +8,10 @@
 //	openworkflow_runs_canceled_total            counter    cause               runs canceled: spec, deleted (object), orphaned (object gone unseen)
 //	openworkflow_runs_expired_total             counter    -                   runs failed by the deadline sweep
 //	openworkflow_runs_healed_total              counter    -                   runs woken because what they wait for had come unnoticed
+//	openworkflow_runs_removed_total             counter    -                   ended runs removed as the Backend's retention says
 //	openworkflow_status_writes_total            counter    outcome             status patches: written, stale (dropped), gone (object deleted), error
 //	openworkflow_leases_released_total          counter    cause               leases cleared: container (ended), pod (gone), worker (silent)
-//	openworkflow_sweep_duration_seconds         histogram  sweep               time of one sweep: deadline, heal, repair, orphan
+//	openworkflow_sweep_duration_seconds         histogram  sweep               time of one sweep: deadline, heal, repair, orphan, retention
 package metrics
 
 import (
@@ -45,6 +46,11 @@ var (
 		Help: "Runs woken by the manager because what they wait for had come unnoticed.",
 	})
 
+	RunsRemoved = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "openworkflow_runs_removed_total",
+		Help: "Ended runs removed by the manager as the Backend's retention says.",
+	})
+
 	StatusWrites = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "openworkflow_status_writes_total",
 		Help: "Status patches of WorkflowRuns sent by the manager, by outcome: written, stale, gone, error.",
@@ -57,12 +63,12 @@ var (
 
 	SweepDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "openworkflow_sweep_duration_seconds",
-		Help:    "Duration of one sweep over a Backend, by sweep: deadline, heal, repair, orphan.",
+		Help:    "Duration of one sweep over a Backend, by sweep: deadline, heal, repair, orphan, retention.",
 		Buckets: []float64{.005, .025, .1, .5, 1, 5, 30},
 	}, []string{"sweep"})
 )
 
 func init() {
 	metrics.Registry.MustRegister(
-		BackendUp, RunsMirrored, RunsCanceled, RunsExpired, RunsHealed, StatusWrites, LeasesReleased, SweepDuration)
+		BackendUp, RunsMirrored, RunsCanceled, RunsExpired, RunsHealed, RunsRemoved, StatusWrites, LeasesReleased, SweepDuration)
 }

@@ -42,6 +42,14 @@ func (s *Store) WaitingSQL() string       { return s.sql(waitingSQL) }
 func (s *Store) ChildrenSQL() string { return s.sql(childrenSQL) }
 func (s *Store) OutcomesSQL() string { return s.sql(outcomesSQL) }
 
+// Of retention.
+func (s *Store) EndedRunsSQL() string        { return s.sql(endedRunsSQL) }
+func (s *Store) SizesSQL() string            { return s.sql(sizesSQL) }
+func (s *Store) LockEndedSQL() string        { return s.sql(lockEndedSQL) }
+func (s *Store) RemoveDeliveriesSQL() string { return s.sql(removeDeliveriesSQL) }
+func (s *Store) RemoveRunsSQL() string       { return s.sql(removeRunsSQL) }
+func (s *Store) StrayDeliveriesSQL() string  { return s.sql(strayDeliveriesSQL) }
+
 // Plans counts the plans that a connection's prepared statements had.
 func (s *Store) Plans(ctx context.Context) (generic, custom int, err error) {
 	err = s.pool.QueryRow(ctx, `

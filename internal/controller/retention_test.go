@@ -1,0 +1,462 @@
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+const day = 24 * 60 * 60
+
+func startRetaining(o *managerOptions) { o.Intervals.Retention = 50 * time.Millisecond }
+
+// retain sets the retention of the world's Backend.
+func (w *world) retain(b *v1alpha1.Backend, r v1alpha1.RunRetention) {
+	w.t.Helper()
+	modify(w, b, func(b *v1alpha1.Backend) { b.Spec.Retention = r })
+}
+
+// ended makes runs, without objects, that ended two days ago.
+func (w *world) ended(s *store.Store, runs ...store.NewRun) (ids []string) {
+	w.t.Helper()
+	for i := range runs {
+		runs[i].WorkflowName = "checkout"
+	}
+	created, err := s.CreateRuns(w.t.Context(), runs)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, c := range created {
+		ids = append(ids, c.RunID)
+	}
+	if _, err := s.CancelRuns(w.t.Context(), ids); err != nil {
+		w.t.Fatal(err)
+	}
+	w.age()
+	return ids
+}
+
+// age makes all rows two days older.
+func (w *world) age() {
+	w.t.Helper()
+	execute(w.t, w.URL, `UPDATE openworkflow.workflow_runs
+SET created_at = created_at - interval '2 days', updated_at = updated_at - interval '2 days', finished_at = finished_at - interval '2 days'`)
+}
+
+// awaitRemoved waits until there is no such row.
+func (w *world) awaitRemoved(s *store.Store, id string) {
+	w.t.Helper()
+	eventually(w.t, func() error {
+		if rows, err := s.GetRuns(context.Background(), []string{id}); err != nil || len(rows) > 0 {
+			return fmt.Errorf("run %s is still there, %w", id, err)
+		}
+		return nil
+	})
+}
+
+// completeAll executes the runs of objects to their end, and shows it.
+func (w *world) completeAll(s *store.Store, objects ...*run) {
+	w.t.Helper()
+	for range objects {
+		end(w.t, s, claim(w.t, s, "pod"), store.RunWrite{Op: store.RunComplete, Output: json.RawMessage(`1`)})
+	}
+	for _, o := range objects {
+		w.awaitState(o, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted)
+	}
+}
+
+func (w *world) delete(o *run) {
+	w.t.Helper()
+	if err := w.Delete(w.t.Context(), o); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// runsRemoved reads the metric as it is served.
+func runsRemoved(t *testing.T) float64 {
+	t.Helper()
+	families, err := ctrlmetrics.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "openworkflow_runs_removed_total" {
+			return f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatal("there is no such metric")
+	return 0
+}
+
+func TestRetention_RemovesRunsWhoseObjectIsGone(t *testing.T) {
+	w := newWorld(t)
+	m := w.start(startRetaining)
+	b := w.backend()
+	kept, deleted := newTestRun("kept"), newTestRun("deleted")
+	w.create(kept, deleted)
+	for _, r := range []*run{kept, deleted} {
+		w.awaitState(r, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	}
+	s := w.store()
+	w.completeAll(s, kept, deleted)
+	w.delete(deleted)
+	w.age()
+	clients := w.ended(s, store.NewRun{}, store.NewRun{IdempotencyKey: new("k")}, store.NewRun{ID: "order-1"},
+		store.NewRun{Context: openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{
+			Cluster: "another-cluster", Namespace: w.Namespace, Name: "order", UID: "u",
+		}}.Encode()})
+	before := runsRemoved(t)
+
+	w.retain(b, v1alpha1.RunRetention{TTLSecondsAfterFinished: day})
+
+	w.awaitRemoved(s, string(deleted.UID))
+	w.awaitRemoved(s, clients[0])
+	// A run that is looked at after all others is gone, so all were looked at.
+	last := w.ended(s, store.NewRun{})
+	execute(t, w.URL, `UPDATE openworkflow.workflow_runs SET created_at = now() - interval '25 hours' WHERE id = '`+last[0]+`'`)
+	w.awaitRemoved(s, last[0])
+	if w.row(s, kept.UID) == nil {
+		t.Error("the row of a run whose object exists was removed")
+	}
+	rows, err := s.GetRuns(t.Context(), clients)
+	if err != nil || len(rows) != 3 || rows[clients[0]] != nil {
+		t.Errorf("%d runs of clients are left, %v, want those with a key or an id, and another cluster's", len(rows), err)
+	}
+	if n := runsRemoved(t) - before; n < 3 { // other tests remove runs at the same time
+		t.Errorf("the metric counts %v runs, want 3 at least", n)
+	}
+	if log := m.logs.String(); !strings.Contains(log, "Removed what ended long ago") {
+		t.Errorf("the log does not tell:\n%s", log)
+	}
+	// The object shows its run as before.
+	fetch(w, kept)
+	if kept.Status.State != v1alpha1.RunCompleted {
+		t.Errorf("status is %+v", kept.Status)
+	}
+
+	w.delete(kept)
+	w.awaitRemoved(s, string(kept.UID))
+}
+
+// TestRetention_P5_TheKeyOfAManifestIsNotForgotten: an object that is applied again
+// shows the run of the first one, unless the Backend says how long keys live.
+func TestRetention_P5_TheKeyOfAManifestIsNotForgotten(t *testing.T) {
+	w := newWorld(t)
+	w.start(startRetaining)
+	b := w.backend()
+	w.retain(b, v1alpha1.RunRetention{TTLSecondsAfterFinished: day})
+	keyed := func(r *run) { r.Spec.IdempotencyKey = "order-1" }
+	first := newTestRun("order", keyed)
+	w.create(first)
+	w.awaitState(first, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	s := w.store()
+	w.completeAll(s, first)
+	w.delete(first)
+	w.age()
+	w.awaitRemoved(s, w.ended(s, store.NewRun{})[0]) // so the older one was looked at
+
+	again := newTestRun("order", keyed)
+	w.create(again)
+	w.awaitState(again, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted)
+	if again.Status.RunID != string(first.UID) {
+		t.Errorf("the object shows run %s, want that of the first, %s", again.Status.RunID, first.UID)
+	}
+
+	// With an end of keys, the run stays for as long as an object shows it.
+	w.retain(b, v1alpha1.RunRetention{TTLSecondsAfterFinished: day, IdempotencyKeyTTLSeconds: day})
+	w.awaitRemoved(s, w.ended(s, store.NewRun{IdempotencyKey: new("k")})[0])
+	if w.row(s, first.UID) == nil {
+		t.Fatal("the row that an object shows was removed")
+	}
+	w.delete(again)
+	w.awaitRemoved(s, string(first.UID))
+}
+
+// TestRetention_P5_AnUnmirroredObjectKeepsItsRow: the manager that has inserted the row
+// may have died before the object told of it, days ago.
+func TestRetention_P5_AnUnmirroredObjectKeepsItsRow(t *testing.T) {
+	w := newWorld(t)
+	killer := newKiller(2, false) // with the insert, after the status of the Backend
+	m := w.start(func(o *managerOptions) { o.Open, o.newClient = killer.open, killer.newClient })
+	b := w.backend()
+	w.awaitBackend(b, v1alpha1.ReasonConnected)
+	order := newTestRun("order")
+	w.create(order)
+	s := w.store()
+	eventually(t, func() error {
+		if w.row(s, order.UID) == nil {
+			return fmt.Errorf("no row yet")
+		}
+		return nil
+	})
+	m.halt()
+	if fetch(w, order); order.Status.RunID != "" {
+		t.Fatal("the object tells of its run")
+	}
+	end(t, s, claim(t, s, "pod"), store.RunWrite{Op: store.RunComplete, Output: json.RawMessage(`1`)})
+	w.age()
+	w.retain(b, v1alpha1.RunRetention{TTLSecondsAfterFinished: day})
+	marks := w.ended(s, store.NewRun{})
+
+	w.start(startRetaining)
+
+	w.awaitState(order, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted)
+	w.awaitRemoved(s, marks[0])
+	if row := w.row(s, order.UID); row == nil || row.Attempts != 1 {
+		t.Errorf("row is %+v, want that of the one execution", row)
+	}
+}
+
+// TestRetention_WithoutOneNothingIsLookedAt: nobody touches the database.
+func TestRetention_WithoutOneNothingIsLookedAt(t *testing.T) {
+	t.Parallel()
+	r := &retainer{Syncer: &Syncer{}, conn: &Connection{Store: nil}}
+	if err := r.sweep(t.Context()); err != nil {
+		t.Error(err)
+	}
+	r.conn.retention.Store(retention(newBackend()))
+	if err := r.sweep(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// history is a database of runs that have ended, of which some are kept.
+type history struct {
+	Store
+	runs  []string
+	keep  map[string]bool
+	seen  int // runs that were looked at
+	looks int
+	// removing is called before a transaction.
+	removing func()
+}
+
+func (h *history) EndedRuns(_ context.Context, _ store.Retention, after openworkflow.Cursor, limit int) (runs []store.EndedRun, next openworkflow.Cursor, err error) {
+	h.looks++
+	for _, id := range h.runs {
+		if id <= after.ID {
+			continue
+		}
+		if len(runs) == limit {
+			return runs, openworkflow.Cursor{ID: runs[limit-1].ID}, nil
+		}
+		h.seen++
+		runs = append(runs, store.EndedRun{ID: id})
+	}
+	return runs, openworkflow.Cursor{}, nil
+}
+
+func (h *history) RemoveRuns(_ context.Context, _ store.Retention, ids []string) (removed store.Removed, rest []string, err error) {
+	if h.removing != nil {
+		h.removing()
+	}
+	n := min(len(ids), 400)
+	gone := map[string]bool{}
+	for _, id := range ids[:n] {
+		gone[id] = !h.keep[id]
+	}
+	left := h.runs[:0:0]
+	for _, id := range h.runs {
+		if gone[id] {
+			removed.Runs++
+		} else {
+			left = append(left, id)
+		}
+	}
+	h.runs = left
+	return removed, ids[n:], nil
+}
+
+func (h *history) RemoveStrayDeliveries(context.Context, store.Retention, string, int) (next string, removed int, err error) {
+	return "", 0, nil
+}
+
+// TestRetention_ATurnIsBoundedAndComesPastWhatStays: however many runs have to stay, a
+// turn looks at a few of them, and what is behind them is removed some turns later.
+func TestRetention_ATurnIsBoundedAndComesPastWhatStays(t *testing.T) {
+	t.Parallel()
+	h := &history{keep: map[string]bool{}}
+	for i := range 25_000 {
+		h.runs = append(h.runs, fmt.Sprintf("%06d", i))
+		h.keep[h.runs[i]] = i < 24_000
+	}
+	r := newRetainer(t, h)
+	turns := 0
+	for ; len(h.runs) > 24_000; turns++ {
+		h.seen = 0
+		if err := r.sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if most := (retentionLooks + 1) * retentionPage; h.seen > 2*most {
+			t.Fatalf("a turn looked at %d runs", h.seen)
+		}
+		if turns > 10 {
+			t.Fatalf("%d runs are left", len(h.runs))
+		}
+	}
+	if turns != 3 {
+		t.Errorf("%d turns, want 3", turns)
+	}
+}
+
+// TestRetention_OneRoundFollowsAnother as long as something is removed, as parents go
+// after their children; and then no more in this turn.
+func TestRetention_OneRoundFollowsAnother(t *testing.T) {
+	t.Parallel()
+	h := &history{runs: []string{"grandparent", "parent", "this"}, keep: map[string]bool{"grandparent": true, "parent": true}}
+	h.removing = func() {
+		switch len(h.runs) {
+		case 2:
+			delete(h.keep, "parent")
+		case 1:
+			delete(h.keep, "grandparent")
+		}
+	}
+	if err := newRetainer(t, h).sweep(t.Context()); err != nil || len(h.runs) > 0 || h.looks != 4 {
+		t.Errorf("%d looks, %v are left, %v; want 4 and none", h.looks, h.runs, err)
+	}
+}
+
+// TestRetention_StopsWhenItIsTakenBack, between one transaction and the next.
+func TestRetention_StopsWhenItIsTakenBack(t *testing.T) {
+	t.Parallel()
+	h := &history{}
+	for i := range 1000 {
+		h.runs = append(h.runs, fmt.Sprintf("%06d", i))
+	}
+	r := newRetainer(t, h)
+	h.removing = func() { r.conn.retention.Store(nil) }
+	if err := r.sweep(t.Context()); err != nil || len(h.runs) != 600 {
+		t.Errorf("%d runs are left, %v; want all but those of one transaction", len(h.runs), err)
+	}
+}
+
+func newRetainer(t *testing.T, s Store) *retainer {
+	t.Helper()
+	conn := &Connection{Store: s}
+	conn.retention.Store(&store.Retention{After: time.Hour})
+	return &retainer{Syncer: &Syncer{}, conn: conn}
+}
+
+// TestRetention_WhatNobodyCanLookAtIsShown, so that its row stays.
+func TestRetention_WhatNobodyCanLookAtIsShown(t *testing.T) {
+	t.Parallel()
+	cached := cachedRuns{objects: []*v1alpha1.WorkflowRun{
+		{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "order", UID: "u"}},
+		{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "later", UID: "l"}, Status: v1alpha1.WorkflowRunStatus{RunID: "first"}},
+		{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "own", UID: "own"}, Status: v1alpha1.WorkflowRunStatus{RunID: "own"}},
+	}}
+	ref := func(cluster, namespace, name, uid string) *openworkflow.ObjectRef {
+		return &openworkflow.ObjectRef{Cluster: cluster, Namespace: namespace, Name: name, UID: uid}
+	}
+	r := &retainer{Syncer: &Syncer{Client: cached, Cluster: "c"}}
+	for name, c := range map[string]struct {
+		run  store.EndedRun
+		want bool
+	}{
+		"no object":                        {store.EndedRun{ID: "r"}, false},
+		"the object exists":                {store.EndedRun{ID: "u", Object: ref("c", "shop", "order", "u")}, true},
+		"it is gone":                       {store.EndedRun{ID: "g", Object: ref("c", "shop", "gone", "g")}, false},
+		"another has its name":             {store.EndedRun{ID: "o", Object: ref("c", "shop", "order", "o")}, false},
+		"another cluster's":                {store.EndedRun{ID: "g", Object: ref("d", "shop", "gone", "g")}, true},
+		"in a namespace not watched":       {store.EndedRun{ID: "g", Object: ref("c", "unwatched", "gone", "g")}, true},
+		"of another shape":                 {store.EndedRun{ID: "g", Object: ref("c", "", "", "")}, true},
+		"a later object shows it":          {store.EndedRun{ID: "first", Keyed: true, Object: ref("c", "shop", "gone", "first")}, true},
+		"no object, but a later one's":     {store.EndedRun{ID: "first", Keyed: true}, true},
+		"with a key, but nobody shows it":  {store.EndedRun{ID: "second", Keyed: true}, false},
+		"its object is the one with a key": {store.EndedRun{ID: "u", Keyed: true, Object: ref("c", "shop", "order", "u")}, true},
+		"only its own object had shown it": {store.EndedRun{ID: "own", Keyed: true, Object: ref("c", "shop", "gone", "own")}, false},
+	} {
+		got, err := r.shown(t.Context(), &c.run)
+		if err != nil || got != c.want {
+			t.Errorf("%s: %t, %v, want %t", name, got, err, c.want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.shown(ctx, &store.EndedRun{ID: "g", Object: ref("c", "shop", "gone", "g")}); err == nil {
+		t.Error("an end of the manager is taken for an answer")
+	}
+}
+
+// cachedRuns is a cache of some objects, in which a namespace is missing.
+type cachedRuns struct {
+	client.Client
+	objects []*v1alpha1.WorkflowRun
+}
+
+func (c cachedRuns) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	if key.Namespace == "unwatched" {
+		return fmt.Errorf("unable to get: %v because of unknown namespace for the cache", key)
+	}
+	for _, o := range c.objects {
+		if run, ok := into.(*v1alpha1.WorkflowRun); ok && client.ObjectKeyFromObject(o) == key {
+			*run = *o
+			return nil
+		}
+	}
+	return apierrors.NewNotFound(v1alpha1.GroupVersion.WithResource("workflowruns").GroupResource(), key.Name)
+}
+
+func (c cachedRuns) List(_ context.Context, into client.ObjectList, options ...client.ListOption) error {
+	asked := (&client.ListOptions{}).ApplyOptions(options)
+	for _, o := range c.objects {
+		for _, id := range attachedRunID(o) {
+			if list, ok := into.(*v1alpha1.WorkflowRunList); ok && asked.FieldSelector.Matches(fields.Set{indexAttachedByRunID: id}) {
+				list.Items = append(list.Items, *o)
+			}
+		}
+	}
+	return nil
+}
+
+func TestRetention_P7_BadValuesAreRefusedWithAReason(t *testing.T) {
+	w := newWorld(t)
+	for name, c := range map[string]struct {
+		retention v1alpha1.RunRetention
+		want      string
+	}{
+		"an hour": {
+			v1alpha1.RunRetention{TTLSecondsAfterFinished: 3600},
+			`spec.retention.ttlSecondsAfterFinished: Invalid value: 3600: must be at least 86400, which is a day: OpenWorkflow's clients look for a run that far back before they start another with its idempotency key`,
+		},
+		"negative": {
+			v1alpha1.RunRetention{TTLSecondsAfterFinished: -1},
+			`spec.retention.ttlSecondsAfterFinished: Invalid value: -1: spec.retention.ttlSecondsAfterFinished in body should be greater than or equal to 1`,
+		},
+		"keys alone": {
+			v1alpha1.RunRetention{IdempotencyKeyTTLSeconds: day},
+			`spec.retention.ttlSecondsAfterFinished: Required value`,
+		},
+		"keys end before their runs": {
+			v1alpha1.RunRetention{TTLSecondsAfterFinished: 2 * day, IdempotencyKeyTTLSeconds: day},
+			`spec.retention: Invalid value: idempotencyKeyTTLSeconds must not be shorter than ttlSecondsAfterFinished`,
+		},
+		"a day":                  {v1alpha1.RunRetention{TTLSecondsAfterFinished: day}, ""},
+		"a day for keys as well": {v1alpha1.RunRetention{TTLSecondsAfterFinished: day, IdempotencyKeyTTLSeconds: day}, ""},
+	} {
+		b := newBackend()
+		b.Namespace, b.Name = w.Namespace, strings.ReplaceAll(name, " ", "-")
+		b.Spec.Retention = c.retention
+		err := w.Create(t.Context(), b)
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case c.want != "" && (!apierrors.IsInvalid(err) || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("%s: error is %v, want %q", name, err, c.want)
+		}
+	}
+}

@@ -1,0 +1,292 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+)
+
+// Bounds of one transaction of RemoveRuns. It deletes the attempts of a run row by row,
+// so both count.
+const (
+	removeRuns     = 500
+	removeAttempts = 5000
+)
+
+// Retention is how long ago something must have ended to be removed.
+type Retention struct {
+	// After is for runs in general. OpenWorkflow's clients find a run by its key for
+	// 24 hours after its creation (R51), so it must not be less.
+	After time.Duration
+	// KeyedAfter is for runs and deliveries that hold a key: an idempotency key, or an
+	// id that is no UUID, which somebody has chosen. 0 keeps them for ever. The keys that
+	// OpenWorkflow itself makes for children and sent signals are none: they matter for
+	// as long as their run is open.
+	KeyedAfter time.Duration
+}
+
+// EndedRun is a run that may be removed, as far as its own row says.
+type EndedRun struct {
+	ID string
+	// Keyed says that the run is subject to KeyedAfter.
+	Keyed bool
+	// Object is the Kubernetes object that the run mirrors, nil for none. A reference of
+	// another shape than ours is empty.
+	Object *openworkflow.ObjectRef
+}
+
+const ended = `('completed', 'succeeded', 'failed', 'canceled')`
+
+// keyedRun says that the run r holds a key. Children have keys of OpenWorkflow's (R98c),
+// and ids that nobody has chosen are UUIDs (R4).
+const keyedRun = `(
+		r.idempotency_key IS NOT NULL AND NOT starts_with(r.idempotency_key, '__workflow:' || r.namespace_id || ':')
+		OR r.id !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
+	)`
+
+// dueRun says that the ended run r has been so for $2, or for $3 if it is keyed. An
+// ended run was last written at its end, by the server's clock; finished_at may be by a
+// worker's (R7). A NULL in $3 is never over.
+const dueRun = `coalesce(r.updated_at < now() - CASE WHEN r.keyed THEN $3::interval ELSE $2::interval END, false)`
+
+// endedRunsSQL reads, for each status, a range of
+// workflow_runs_status_created_at_desc_idx from its old end, or nothing when no run is
+// old enough: no run ends before it is created. It locks nothing.
+const endedRunsSQL = `
+SELECT r.created_at, r.id, r.keyed, ` + dueRun + `, r.object
+FROM (
+	SELECT r.created_at, r.id, r.updated_at, ` + keyedRun + ` AS keyed, r.context -> 'kubernetes' AS object
+	FROM (
+		SELECT r.*
+		FROM unnest(ARRAY['completed', 'succeeded', 'failed', 'canceled']) s (status)
+		CROSS JOIN LATERAL (
+			SELECT r.namespace_id, r.id, r.created_at, r.updated_at, r.idempotency_key, r.context
+			FROM {schema}.workflow_runs r
+			WHERE r.namespace_id = $1 AND r.status = s.status AND r.created_at < now() - $2::interval
+				AND (r.created_at, r.id) > ($4::timestamptz, $5::text)
+			ORDER BY r.created_at, r.id
+			LIMIT $6
+		) r
+		ORDER BY r.created_at, r.id
+		LIMIT $6
+	) r
+	OFFSET 0
+) r
+ORDER BY r.created_at, r.id`
+
+// EndedRuns looks at up to limit of the oldest ended runs after a cursor, the zero one to
+// begin, and returns those whose time is over and the cursor of the last one that it
+// has looked at; the zero cursor means that there are no more. So a caller comes past
+// the runs that have to stay, and pays for those in each round.
+func (s *Store) EndedRuns(ctx context.Context, r Retention, after openworkflow.Cursor, limit int) (runs []EndedRun, next openworkflow.Cursor, err error) {
+	seen := 0
+	err = s.each(ctx, func(row pgx.CollectableRow) error {
+		var run EndedRun
+		var due bool
+		var object json.RawMessage
+		if err := row.Scan(&next.CreatedAt, &next.ID, &run.Keyed, &due, (*column)(&object)); err != nil {
+			return err
+		}
+		seen++
+		if !due {
+			return nil
+		}
+		run.ID = next.ID
+		if object != nil {
+			run.Object = &openworkflow.ObjectRef{}
+			if json.Unmarshal(object, run.Object) != nil {
+				run.Object = &openworkflow.ObjectRef{}
+			}
+		}
+		runs = append(runs, run)
+		return nil
+	}, s.sql(endedRunsSQL), s.namespace, r.After, window(r.KeyedAfter), after.CreatedAt, after.ID, limit)
+	if err != nil {
+		return nil, openworkflow.Cursor{}, Classify(err)
+	}
+	if seen < limit {
+		next = openworkflow.Cursor{}
+	}
+	return runs, next, nil
+}
+
+// sizesSQL counts the attempts of each run, in the order of $2. Reads an index of
+// step_attempts that begins with the run.
+const sizesSQL = `
+SELECT (SELECT count(*) FROM {schema}.step_attempts a WHERE a.namespace_id = given.namespace_id AND a.workflow_run_id = given.id)
+FROM (SELECT $1::text AS namespace_id, id, n FROM unnest($2::text[]) WITH ORDINALITY given (id, n) OFFSET 0) given
+ORDER BY given.n`
+
+// lockEndedSQL locks those of the runs $4 that may be removed, in the order of their
+// ids, and leaves out those that somebody else has locked: it waits for nobody. A
+// run's children go before the run, and not while their parent is open, as it reads their
+// outcome from their rows (R98d); whose child a run is, either row may say (R98c). So
+// deleting a run changes no other run's row, which somebody might hold. Primary keys,
+// step_attempts_workflow_run_created_at_idx, step_attempts_child_workflow_run_idx and
+// workflow_runs_parent_step_idx.
+var lockEndedSQL = `
+SELECT r.id
+FROM (SELECT DISTINCT $1::text AS namespace_id, unnest($4::text[]) AS id) given
+JOIN {schema}.workflow_runs r USING (namespace_id, id)
+WHERE r.status IN ` + ended + ` AND ` + strings.Replace(dueRun, "r.keyed", keyedRun, 1) + `
+	AND NOT EXISTS (
+		SELECT
+		FROM {schema}.step_attempts a
+		JOIN {schema}.workflow_runs p ON p.namespace_id = a.namespace_id AND p.id = a.workflow_run_id
+		WHERE a.namespace_id = r.parent_step_attempt_namespace_id AND a.id = r.parent_step_attempt_id
+			AND p.status NOT IN ` + ended + `
+		OFFSET 0
+	)
+	AND NOT EXISTS (
+		SELECT
+		FROM {schema}.step_attempts a
+		JOIN {schema}.workflow_runs p ON p.namespace_id = a.namespace_id AND p.id = a.workflow_run_id
+		WHERE a.child_workflow_run_namespace_id = r.namespace_id AND a.child_workflow_run_id = r.id
+			AND p.status NOT IN ` + ended + `
+		OFFSET 0
+	)
+	AND NOT EXISTS (
+		SELECT
+		FROM {schema}.step_attempts a
+		CROSS JOIN LATERAL (
+			SELECT
+			FROM {schema}.workflow_runs c
+			WHERE c.parent_step_attempt_namespace_id = a.namespace_id AND c.parent_step_attempt_id = a.id
+			OFFSET 0
+		) c
+		WHERE a.namespace_id = r.namespace_id AND a.workflow_run_id = r.id
+		OFFSET 0
+	)
+ORDER BY r.id
+FOR UPDATE OF r SKIP LOCKED`
+
+// dueDelivery says that the delivery d, whose run is gone or about to go, is needed no
+// more. A sender's key stands for its deliveries for ever (R105), so those stay for $3,
+// and without it for ever. A step that sends has a key of OpenWorkflow's, with the
+// id of its run in it (R99a), and asks for it only while that run is open.
+const dueDelivery = `CASE
+		WHEN d.sender_idempotency_key IS NULL THEN true
+		WHEN starts_with(d.sender_idempotency_key, '__signal:') THEN NOT EXISTS (
+			SELECT
+			FROM {schema}.workflow_runs p
+			WHERE p.namespace_id = d.namespace_id AND p.id = split_part(d.sender_idempotency_key, ':', 2)
+				AND p.status NOT IN ` + ended + `
+			OFFSET 0
+		)
+		ELSE coalesce(d.created_at < now() - $3::interval, false)
+	END`
+
+// removeDeliveriesSQL removes what the runs $2 have received. Deliveries have no foreign
+// key (R2), and are found by the attempts that waited. Reads
+// step_attempts_workflow_run_created_at_idx and workflow_signals_step_attempt_idx.
+const removeDeliveriesSQL = `
+DELETE FROM {schema}.workflow_signals d
+USING ` + givenSQL + ` given
+JOIN {schema}.step_attempts a ON a.namespace_id = given.namespace_id AND a.workflow_run_id = given.id
+WHERE a.kind = 'signal-wait' AND d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
+	AND ` + dueDelivery
+
+// removeRunsSQL removes the runs $2, which lockEndedSQL has locked, and by the foreign
+// keys their attempts (R2). Primary key; the foreign keys read the indexes of links.
+const removeRunsSQL = `
+DELETE FROM {schema}.workflow_runs r
+USING ` + givenSQL + ` given
+WHERE r.namespace_id = given.namespace_id AND r.id = given.id`
+
+// Removed counts what was removed.
+type Removed struct{ Runs, Deliveries int }
+
+// RemoveRuns looks at the first of the runs, as many as fit into one small transaction,
+// and removes those that have ended long enough ago, with their step attempts and the
+// signals that they received. Runs with children, and children of open runs, stay, and
+// so does whatever another process has locked at the moment. Rest are the runs that it
+// has not looked at: call again with these.
+func (s *Store) RemoveRuns(ctx context.Context, r Retention, ids []string) (removed Removed, rest []string, err error) {
+	if len(ids) == 0 {
+		return Removed{}, nil, nil
+	}
+	n, err := s.removable(ctx, ids[:min(len(ids), removeRuns)])
+	if err != nil {
+		return Removed{}, ids, Classify(err)
+	}
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
+		removed, err = s.removeRuns(ctx, tx, r, ids[:n])
+		return err
+	})
+	if err != nil {
+		return Removed{}, ids, Classify(err)
+	}
+	return removed, ids[n:], nil
+}
+
+// removable returns how many of the runs, one at least, fit into a transaction.
+func (s *Store) removable(ctx context.Context, ids []string) (n int, err error) {
+	attempts := 0
+	err = s.each(ctx, func(row pgx.CollectableRow) error {
+		var has int
+		if err := row.Scan(&has); err != nil {
+			return err
+		}
+		if attempts += has; n == 0 || attempts <= removeAttempts {
+			n++
+		}
+		return nil
+	}, s.sql(sizesSQL), s.namespace, ids)
+	return n, err
+}
+
+func (s *Store) removeRuns(ctx context.Context, tx pgx.Tx, r Retention, ids []string) (Removed, error) {
+	rows, err := tx.Query(ctx, s.sql(lockEndedSQL), s.namespace, r.After, window(r.KeyedAfter), ids)
+	if err != nil {
+		return Removed{}, err
+	}
+	locked, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(locked) == 0 {
+		return Removed{}, err
+	}
+	deliveries, err := tx.Exec(ctx, s.sql(removeDeliveriesSQL), s.namespace, locked, window(r.KeyedAfter))
+	if err != nil {
+		return Removed{}, err
+	}
+	runs, err := tx.Exec(ctx, s.sql(removeRunsSQL), s.namespace, locked)
+	return Removed{Runs: int(runs.RowsAffected()), Deliveries: int(deliveries.RowsAffected())}, err
+}
+
+// strayDeliveriesSQL looks at the $5 deliveries that follow the id $4 and removes those
+// whose run is gone. It returns the last of them, "" when they were fewer, and how many
+// it has removed. Reads a range of the primary key, and the primary key of runs. Nobody
+// else locks deliveries.
+const strayDeliveriesSQL = `
+WITH page AS MATERIALIZED (
+	SELECT d.namespace_id, d.id
+	FROM {schema}.workflow_signals d
+	WHERE d.namespace_id = $1 AND d.id > $4
+	ORDER BY d.id
+	LIMIT $5
+), removed AS (
+	DELETE FROM {schema}.workflow_signals d
+	USING page
+	WHERE d.namespace_id = page.namespace_id AND d.id = page.id AND d.created_at < now() - $2::interval
+		AND NOT EXISTS (
+			SELECT
+			FROM {schema}.workflow_runs r
+			WHERE r.namespace_id = d.namespace_id AND r.id = d.workflow_run_id
+			OFFSET 0
+		)
+		AND ` + dueDelivery + `
+	RETURNING d.id
+)
+SELECT (SELECT CASE WHEN count(*) = $5 THEN max(page.id) ELSE '' END FROM page), (SELECT count(*) FROM removed)`
+
+// RemoveStrayDeliveries looks at up to limit deliveries after an id, "" to begin, and
+// removes those whose run is gone: they arrived while it was removed, were kept for their
+// key, or somebody has deleted the run by hand. It returns where to go on, "" at the end.
+func (s *Store) RemoveStrayDeliveries(ctx context.Context, r Retention, after string, limit int) (next string, removed int, err error) {
+	err = s.pool.QueryRow(ctx, s.sql(strayDeliveriesSQL), s.namespace, r.After, window(r.KeyedAfter), after, limit).Scan(&next, &removed)
+	return next, removed, Classify(err)
+}
