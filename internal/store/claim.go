@@ -88,7 +88,7 @@ WITH served AS MATERIALIZED (
 	FROM served s CROSS JOIN LATERAL (
 		SELECT r.id, r.available_at
 		FROM {schema}.workflow_runs r
-		WHERE r.namespace_id = $1 AND r.status = 'pending' AND {served}
+		WHERE r.namespace_id || '' = $1 AND r.status = 'pending' AND {served}
 			AND r.available_at IS NOT NULL
 			AND r.error ->> 'message' LIKE 'Workflow "%is not registered' AND r.error ->> 'message' = s.refusal
 		ORDER BY r.created_at
@@ -122,21 +122,21 @@ const ofServed = `r.workflow_name = s.workflow_name
 		AND r.suspended_at IS NULL
 		AND (r.deadline_at IS NULL OR r.deadline_at > now())`
 
-// dueFrom says that a run is due, and not before the range begins. Written as in the
-// indexes, so that no other index of instants looks as good: such a one would be walked
-// through all that others serve.
+// dueFrom says that a run of the namespace is due, and not before the range begins. The
+// namespace is written as in the indexes of claims, so that no other is of use. Before
+// the tables are analyzed, or when most runs are of one workflow, others look as good to
+// the planner, and each claim would walk through all that is pending.
 func dueFrom(begin string) string {
-	const due = `coalesce(r.available_at, 'infinity')`
-	return due + ` >= ` + begin + ` AND ` + due + ` <= now() AND ` + ofServed
+	return `r.namespace_id || '' = $1 AND r.available_at >= ` + begin + ` AND r.available_at <= now() AND ` + ofServed
 }
 
 // claims fills in the repetitions of claimSQL and claimGivenBackSQL.
 var claims = strings.NewReplacer(
-	"{due_again}", "r.namespace_id = $1 AND r.status IN ('running', 'sleeping') AND "+dueFrom("s.again_from"),
-	"{pending}", "r.namespace_id = $1 AND r.status = 'pending' AND "+dueFrom("s.new_from"),
+	"{due_again}", "r.status IN ('running', 'sleeping') AND "+dueFrom("s.again_from"),
+	"{pending}", "r.status = 'pending' AND "+dueFrom("s.new_from"),
 	"{served}", ofServed,
 	"{ordered}", `
-		ORDER BY coalesce(r.available_at, 'infinity'), r.created_at
+		ORDER BY r.available_at, r.created_at
 		LIMIT cardinality($4::text[])
 		FOR NO KEY UPDATE SKIP LOCKED`,
 	"{run}", runColumns,

@@ -200,18 +200,17 @@ CREATE TABLE IF NOT EXISTS {schema}.operator_sweeps (
 	// 10: the runs that OpenWorkflow's workers have given back (R62), for Claim.
 	`
 CREATE INDEX IF NOT EXISTS operator_runs_given_back_idx
-	ON {schema}.workflow_runs (namespace_id, workflow_name, (coalesce(version, '')), created_at)
+	ON {schema}.workflow_runs ((namespace_id || ''), workflow_name, (coalesce(version, '')), created_at)
 	WHERE status = 'pending' AND error ->> 'message' LIKE 'Workflow "%is not registered'` + ";" + statistics,
 
-	// 11: the ranges of number 1, by an expression that no other index has. For a table
-	// in which most runs are of one workflow, the planner takes OpenWorkflow's index of
-	// instants for as good, and walks through all of them.
+	// 11: the ranges of number 1, by an expression for the namespace that no other index
+	// has, see dueFrom.
 	`
 CREATE INDEX IF NOT EXISTS operator_runs_new_idx
-	ON {schema}.workflow_runs (namespace_id, workflow_name, (coalesce(version, '')), (coalesce(available_at, 'infinity')), created_at)
+	ON {schema}.workflow_runs ((namespace_id || ''), workflow_name, (coalesce(version, '')), available_at, created_at)
 	WHERE status = 'pending';
 CREATE INDEX IF NOT EXISTS operator_runs_again_idx
-	ON {schema}.workflow_runs (namespace_id, workflow_name, (coalesce(version, '')), (coalesce(available_at, 'infinity')), created_at)
+	ON {schema}.workflow_runs ((namespace_id || ''), workflow_name, (coalesce(version, '')), available_at, created_at)
 	WHERE status IN ('running', 'sleeping');
 DROP INDEX IF EXISTS {schema}.operator_runs_pending_idx;
 DROP INDEX IF EXISTS {schema}.operator_runs_due_again_idx;` + statistics,

@@ -122,6 +122,29 @@ func TestClaim_PlanReadsOnlyTheFrontOfOurIndexes(t *testing.T) {
 	}
 }
 
+// TestClaim_PlanAtABacklogOfOthers: until the tables are analyzed, the planner believes
+// that hardly any run is pending, and that to sort them costs nothing.
+func TestClaim_PlanAtABacklogOfOthers(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(`ALTER TABLE openworkflow.workflow_runs SET (autovacuum_enabled = off)`)
+	f.exec(`
+INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, available_at, created_at, updated_at)
+SELECT 'default', i, 'nobody''s', 'pending', '{}', 0, now(), now(), now() FROM generate_series(1, 20000) i`)
+	for name, plan := range map[string]string{
+		"due":        f.explain(f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, workerIDs(10), lease, 5, fronts(1), fronts(1)),
+		"given back": f.explain(f.ClaimGivenBackSQL(), "default", []string{"wf"}, []*string{nil}, workerIDs(10), lease, []string{"no"}),
+	} {
+		for _, m := range readRows.FindAllStringSubmatch(plan, -1) {
+			for _, n := range m[1:] {
+				if rows, _ := strconv.Atoi(n); rows > 10 {
+					t.Fatalf("%s: read %d rows of others:\n%s", name, rows, plan)
+				}
+			}
+		}
+	}
+}
+
 func TestPlans_NoStatementReadsTheHistory(t *testing.T) {
 	t.Parallel()
 	for _, analyzed := range []bool{false, true} {

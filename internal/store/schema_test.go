@@ -38,12 +38,12 @@ var additions = []string{
 	"index CREATE INDEX operator_attempts_waiting_idx ON openworkflow.step_attempts USING btree (namespace_id, id) " +
 		"WHERE ((status = 'running'::text) AND (kind = ANY (ARRAY['workflow'::text, 'signal-wait'::text])))",
 	"index CREATE INDEX operator_runs_again_idx ON openworkflow.workflow_runs USING btree " +
-		"(namespace_id, workflow_name, COALESCE(version, ''::text), COALESCE(available_at, 'infinity'::timestamp with time zone), created_at) " +
+		"(((namespace_id || ''::text)), workflow_name, COALESCE(version, ''::text), available_at, created_at) " +
 		"WHERE (status = ANY (ARRAY['running'::text, 'sleeping'::text]))",
 	"index CREATE INDEX operator_runs_deadline_idx ON openworkflow.workflow_runs USING btree (namespace_id, deadline_at) " +
 		"WHERE ((deadline_at IS NOT NULL) AND (status = ANY (ARRAY['pending'::text, 'running'::text, 'sleeping'::text])))",
 	"index CREATE INDEX operator_runs_given_back_idx ON openworkflow.workflow_runs USING btree " +
-		"(namespace_id, workflow_name, COALESCE(version, ''::text), created_at) " +
+		"(((namespace_id || ''::text)), workflow_name, COALESCE(version, ''::text), created_at) " +
 		`WHERE ((status = 'pending'::text) AND ((error ->> 'message'::text) ~~ 'Workflow "%is not registered'::text))`,
 	"index CREATE INDEX operator_runs_lease_idx ON openworkflow.workflow_runs USING btree (namespace_id, worker_id text_pattern_ops) " +
 		"WHERE ((status = 'running'::text) AND (worker_id IS NOT NULL))",
@@ -52,7 +52,7 @@ var additions = []string{
 		"WHERE (((context #>> '{kubernetes,cluster}'::text[]) IS NOT NULL) AND " +
 		"(status = ANY (ARRAY['pending'::text, 'running'::text, 'sleeping'::text])))",
 	"index CREATE INDEX operator_runs_new_idx ON openworkflow.workflow_runs USING btree " +
-		"(namespace_id, workflow_name, COALESCE(version, ''::text), COALESCE(available_at, 'infinity'::timestamp with time zone), created_at) " +
+		"(((namespace_id || ''::text)), workflow_name, COALESCE(version, ''::text), available_at, created_at) " +
 		"WHERE (status = 'pending'::text)",
 	"index CREATE UNIQUE INDEX operator_migrations_pkey ON openworkflow.operator_migrations USING btree (version)",
 	"index CREATE UNIQUE INDEX operator_sweeps_pkey ON openworkflow.operator_sweeps USING btree (namespace_id)",
