@@ -274,12 +274,7 @@ const held = `CASE r.status WHEN 'running' THEN r.worker_id = w.worker_id ELSE f
 // inserted or, by anyStepsSQL, ended by primary key. It returns the attempts that it
 // wrote.
 const stepsSQL = `
-WITH write AS MATERIALIZED (
-	SELECT $1::text AS namespace_id, w.*
-	FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-		$8::text[], $9::text[], $10::text[], $11::interval[]) WITH ORDINALITY
-		w (run_id, worker_id, id, step_name, kind, status, context, output, error, elapsed, n)
-)
+WITH write AS {writes}
 INSERT INTO {schema}.step_attempts AS a (
 	namespace_id, id, workflow_run_id, step_name, kind, status, config, context, output, error,
 	started_at, finished_at, created_at, updated_at
@@ -302,17 +297,36 @@ FROM (
 {conflict}
 RETURNING a.id`
 
+// manyWrites are the writes of a batch.
+const manyWrites = `MATERIALIZED (
+	SELECT $1::text AS namespace_id, w.*
+	FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+		$8::text[], $9::text[], $10::text[], $11::interval[]) WITH ORDINALITY
+		w (run_id, worker_id, id, step_name, kind, status, context, output, error, elapsed, n)
+)`
+
+// oneWrite is the write of a run that goes on by itself, step by step: nothing is
+// gathered, joined or sorted for it.
+const oneWrite = `(
+	SELECT $1::text AS namespace_id, $2::text AS run_id, $3::text AS worker_id, $4::text AS id, $5::text AS step_name,
+		$6::text AS kind, $7::text AS status, $8::text AS context, $9::text AS output, $10::text AS error,
+		$11::interval AS elapsed, 1 AS n
+)`
+
 // newStepsSQL is stepsSQL for attempts of which there is no row.
-var newStepsSQL = strings.ReplaceAll(stepsSQL, "{conflict}", "")
+var (
+	newStepsSQL = strings.NewReplacer("{writes}", manyWrites, "{conflict}", "").Replace(stepsSQL)
+	newStepSQL  = strings.NewReplacer("{writes}", oneWrite, "{conflict}", "").Replace(stepsSQL)
+)
 
 // anyStepsSQL is stepsSQL for attempts that are perhaps there already.
-var anyStepsSQL = strings.ReplaceAll(stepsSQL, "{conflict}", `ON CONFLICT (namespace_id, id) DO UPDATE
+var anyStepsSQL = strings.NewReplacer("{writes}", manyWrites, "{conflict}", `ON CONFLICT (namespace_id, id) DO UPDATE
 SET status      = excluded.status,
 	output      = excluded.output,
 	error       = excluded.error,
 	finished_at = excluded.finished_at,
 	updated_at  = excluded.updated_at
-WHERE a.workflow_run_id = excluded.workflow_run_id AND a.status = 'running' AND excluded.status <> 'running'`)
+WHERE a.workflow_run_id = excluded.workflow_run_id AND a.status = 'running' AND excluded.status <> 'running'`).Replace(stepsSQL)
 
 // stepsDoneSQL looks at attempts that stepsSQL did not write, and returns those whose
 // outcome is in the row already: it was written before, and the acknowledgement was
@@ -423,7 +437,12 @@ func (w *stepWrites) queueSome(s *Store, b *queued, sql string, anew bool) {
 		outputs, errs = append(outputs, text(step.Attempt.Output)), append(errs, text(step.Attempt.Error))
 		elapsed = append(elapsed, max(0, step.Elapsed))
 	}
-	if len(ids) > 0 {
+	switch {
+	case len(ids) == 0:
+	case len(ids) == 1 && anew:
+		b.collect(w.collect, s.sql(newStepSQL), s.namespace, runIDs[0], workerIDs[0], ids[0], names[0], kinds[0], statuses[0],
+			contexts[0], outputs[0], errs[0], elapsed[0])
+	default:
 		b.collect(w.collect, s.sql(sql), s.namespace, runIDs, workerIDs, ids, names, kinds, statuses, contexts, outputs, errs, elapsed)
 	}
 }

@@ -13,6 +13,7 @@ func (s *Store) ExpiredSQL() string        { return s.sql(expiredSQL) }
 func (s *Store) OpenObjectRunsSQL() string { return s.sql(openObjectRunsSQL) }
 func (s *Store) StepsSQL() string          { return s.sql(anyStepsSQL) }
 func (s *Store) NewStepsSQL() string       { return s.sql(newStepsSQL) }
+func (s *Store) NewStepSQL() string        { return s.sql(newStepSQL) }
 func (s *Store) StepsDoneSQL() string      { return s.sql(stepsDoneSQL) }
 func (s *Store) CompletedSQL() string      { return s.sql(completedSQL) }
 func (s *Store) RunsSQL() string           { return s.sql(runsSQL) }

@@ -201,6 +201,7 @@ func (f *fixture) expectIndexes() {
 		"objects":    {f.OpenObjectRunsSQL(), []any{"default", "c", "parked-2", 10}, "operator_runs_object_idx"},
 		"steps":      {f.StepsSQL(), []any{"default", ids, ws, ids, names, kinds, statuses, nulls, nulls, nulls, make([]time.Duration, 3)}, "workflow_runs_pkey"},
 		"new steps":  {f.NewStepsSQL(), []any{"default", ids, ws, []string{"n1", "n2", "n3"}, names, kinds, statuses, nulls, nulls, nulls, make([]time.Duration, 3)}, "workflow_runs_pkey"},
+		"new step":   {f.NewStepSQL(), []any{"default", ids[0], ws[0], "n4", "a", "function", "running", nulls[0], nulls[0], nulls[0], time.Second}, "workflow_runs_pkey"},
 		"runs":       {f.RunsSQL(), []any{"default", ids, ws, []string{"park", "fail", "complete"}, times, nulls, nulls, times, make([]bool, 3)}, "workflow_runs_pkey"},
 		"completed":  {f.CompletedSQL(), []any{"default", ids, ws, []int{0, 1, 2}}, "workflow_runs_pkey"},
 		"steps done": {f.StepsDoneSQL(), []any{"default", ids, ws, ids, statuses}, "step_attempts_pkey"},
