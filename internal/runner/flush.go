@@ -4,10 +4,10 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -30,6 +30,8 @@ type write struct {
 // But a transaction costs as much as several rows, and many runs that are each in step
 // with a flush of their own would send the smallest ones possible. So a second flush
 // begins only once it is half as large as the first; else the first one's end begins it.
+// And where nothing else is written, the pass itself does it: to wake another thread for
+// that would take a good part of the time that a commit does.
 type flusher struct {
 	runner *Runner
 	log    *slog.Logger
@@ -62,7 +64,17 @@ func newFlusher(r *Runner) *flusher {
 // cannot be stored). Trouble with the database is waited out; when ctx ends first,
 // submit returns its cause, and the write may or may not happen.
 func (f *flusher) submit(ctx context.Context, steps []store.StepWrite, run *store.RunWrite) error {
-	w := &write{ctx: ctx, steps: steps, run: run, done: make(chan error, 1)}
+	w := &write{ctx: ctx, steps: steps, run: run}
+	if f.begin() {
+		outcome, err := f.alone(w)
+		if err == nil {
+			return outcome
+		}
+		// It is tried again, together with what others write.
+		w.steps = slices.Clone(steps)
+		unknown(w.steps)
+	}
+	w.done = make(chan error, 1)
 	f.mu.Lock()
 	f.pending = append(f.pending, w)
 	if f.enough() {
@@ -74,6 +86,70 @@ func (f *flusher) submit(ctx context.Context, steps []store.StepWrite, run *stor
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// begin reports whether nothing is written or waits to be, and then begins a flush of one
+// write.
+func (f *flusher) begin() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.flushing > 0 || len(f.pending) > 0 {
+		return false
+	}
+	f.flushing, f.underWay = 1, 1
+	return true
+}
+
+// alone flushes one write, once. The error is that of the database, as which the end of
+// the write's context counts, too.
+func (f *flusher) alone(w *write) (outcome, err error) {
+	defer func() {
+		f.flushed(1)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.enough() {
+			f.wake()
+		}
+	}()
+	var runs []store.RunWrite
+	if w.run != nil {
+		runs = []store.RunWrite{*w.run}
+	}
+	stepErrs, runErrs, err := f.try(w.ctx, w.steps, runs, f.runner.exchange(len(runs)))
+	if err != nil {
+		return nil, err
+	}
+	return firstOf(stepErrs, runErrs), nil
+}
+
+// firstOf returns the first failure among the results of one write.
+func firstOf(stepErrs, runErrs []error) error {
+	for _, errs := range [][]error{stepErrs, runErrs} {
+		for _, err := range errs {
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// try sends writes, and what to claim with them.
+func (f *flusher) try(
+	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest,
+) (stepErrs, runErrs []error, err error) {
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	stepErrs, runErrs, claimed, err := f.runner.store.ApplyAndClaim(ctx, steps, runs, request)
+	f.runner.exchanged(request, claimed)
+	return stepErrs, runErrs, err
+}
+
+// unknown takes note that the attempts may have been written.
+func unknown(steps []store.StepWrite) {
+	for i := range steps {
+		steps[i].New = false
 	}
 }
 
@@ -158,15 +234,9 @@ func (f *flusher) flush(ctx context.Context, batch []*write) {
 		if abandoned(batch) {
 			return nil
 		}
-		try, cancel := context.WithTimeout(ctx, flushTimeout)
-		defer cancel()
-		var claimed []openworkflow.Run
-		stepErrs, runErrs, claimed, err = f.runner.store.ApplyAndClaim(try, steps, runs, request)
-		f.runner.exchanged(request, claimed)
+		stepErrs, runErrs, err = f.try(ctx, steps, runs, request)
 		if request = nil; err != nil {
-			for i := range steps { // this try may have written them
-				steps[i].New = false
-			}
+			unknown(steps)
 		}
 		return err
 	})
@@ -174,22 +244,13 @@ func (f *flusher) flush(ctx context.Context, batch []*write) {
 	if err != nil || stepErrs == nil && runErrs == nil {
 		return // whoever still waits is told by his own context
 	}
-	step, run := 0, 0
 	for _, w := range batch {
-		var failure error
-		for range w.steps {
-			if failure == nil {
-				failure = stepErrs[step]
-			}
-			step++
-		}
+		n, ended := len(w.steps), 0
 		if w.run != nil {
-			if failure == nil {
-				failure = runErrs[run]
-			}
-			run++
+			ended = 1
 		}
-		w.done <- failure
+		w.done <- firstOf(stepErrs[:n], runErrs[:ended])
+		stepErrs, runErrs = stepErrs[n:], runErrs[ended:]
 	}
 }
 
