@@ -11,6 +11,9 @@ import (
 
 const claimTimeout = 5 * time.Second
 
+// givenBackPolls is after how many polls a look is made for runs that were given back.
+const givenBackPolls = 4
+
 // wake makes the claim loop look for due runs now. It never blocks; wakes that
 // come together count once.
 func (r *Runner) wake() {
@@ -33,17 +36,18 @@ func (r *Runner) wakeAt(at time.Time) {
 // claimLoop claims due runs whenever there may be some and a slot is free: after a
 // notification, when a full batch suggests that there are more, and, as a safety net, at
 // every poll. While all slots are taken, runs are claimed together with the ends of
-// others instead (exchange). Polls also look for runs that OpenWorkflow's workers have
+// others instead (exchange). Some polls also look for runs that OpenWorkflow's workers have
 // given back, of which nobody notifies (R62). It returns when ctx ends.
 func (r *Runner) claimLoop(ctx context.Context) {
 	poll := time.NewTimer(0)
 	defer poll.Stop()
 	trouble := newBackoff()
-	troubled, polled := false, false
+	troubled, polls := false, 0
 	for {
 		if n := r.slots.take(); n > 0 {
 			claimed, err := r.claim(ctx, n, false)
-			if err == nil && polled && claimed < n {
+			if err == nil && polls >= givenBackPolls && claimed < n {
+				polls = 0
 				var more int
 				more, err = r.claim(ctx, n-claimed, true)
 				claimed += more
@@ -69,7 +73,6 @@ func (r *Runner) claimLoop(ctx context.Context) {
 				poll.Reset(interval/2 + rand.N(interval/2))
 			}
 		}
-		polled = false
 		select {
 		case <-ctx.Done():
 			return
@@ -82,7 +85,7 @@ func (r *Runner) claimLoop(ctx context.Context) {
 				}
 			}
 		case <-poll.C:
-			polled = true
+			polls++
 		}
 	}
 }
@@ -120,11 +123,11 @@ func (r *Runner) exchanged(request *store.ClaimRequest, runs []openworkflow.Run)
 }
 
 // pollInterval is the longest time between two polls of this worker. Those who serve the
-// same poll as often as one of them would, or a little more: a run that nobody was
-// notified of is found as soon, and an idle pool costs the same whatever its size.
+// same poll together as often as one of them would alone: a run that nobody was notified
+// of is found as soon, and an idle pool costs nearly the same whatever its size.
 func (r *Runner) pollInterval() time.Duration {
 	const longest = 30 * time.Second
-	shared := time.Duration(r.alike.Load()) * r.options.PollInterval * 6 / 10
+	shared := time.Duration(r.alike.Load()) * r.options.PollInterval
 	return max(r.options.PollInterval, min(shared, longest))
 }
 

@@ -58,6 +58,7 @@ WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AN
 		return n
 	}
 	pool := b.startWorkers(workers)
+	idleFor(b, 20*time.Second) // until each of them knows of the others
 	for range s.slowRounds {
 		before, cpu, began := statements(), processorTime(t, d.server.PID()), time.Now()
 		idleFor(b, s.idle)
