@@ -156,14 +156,7 @@ func (r *BackendReconciler) check(ctx context.Context, backend *v1alpha1.Backend
 		if err != nil {
 			return nil, backendCheck{stage: stageOpen, err: err}
 		}
-		conn = &Connection{
-			Store:       opened,
-			Key:         key,
-			NamespaceID: options.NamespaceID,
-			Schema:      options.Schema,
-			Hash:        hash,
-			wakes:       make(chan struct{}, 1),
-		}
+		conn = newConnection(key, opened, options, hash)
 	}
 	return conn, r.prepare(ctx, backend, conn)
 }
