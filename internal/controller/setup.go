@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"time"
+	"unique"
 
 	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
@@ -64,7 +65,8 @@ func CacheOptions(namespaces ...string) (cache.Options, error) {
 
 // stripRun drops what nobody reads: who manages which field, annotations, which hold a
 // copy of the object, and the input of a run that has its row. Of a run that has ended
-// it keeps what its end in Kubernetes depends on.
+// it keeps what its end in Kubernetes depends on. What is the same in many runs is kept
+// once.
 func stripRun(in any) (any, error) {
 	run, ok := in.(*v1alpha1.WorkflowRun)
 	if !ok {
@@ -82,7 +84,20 @@ func stripRun(in any) (any, error) {
 			RunID: status.RunID, FinishedAt: status.FinishedAt,
 		}
 	}
+	share(&run.Namespace, &spec.BackendRef.Name, &spec.WorkflowName, &spec.Version, &status.Worker, &status.Message)
+	status.State = unique.Make(status.State).Value()
+	for i := range status.Conditions {
+		share(&status.Conditions[i].Type, &status.Conditions[i].Reason, &status.Conditions[i].Message)
+		status.Conditions[i].Status = unique.Make(status.Conditions[i].Status).Value()
+	}
 	return run, nil
+}
+
+// share makes texts that are the same in many objects take memory once.
+func share(texts ...*string) {
+	for _, text := range texts {
+		*text = unique.Make(*text).Value()
+	}
 }
 
 // stripPod keeps a pod's identity, its containers' names and its status.
