@@ -115,9 +115,9 @@ bench: envtest ## Measure everything beside a pgbench baseline; the report is di
 	KUBEBUILDER_ASSETS=$(DEVCLUSTER_CACHE)/bin go test -tags bench -count=1 -timeout 4h -v -run '^TestBench$$' ./test/bench
 
 .PHONY: bench-short
-bench-short: ## Measure small sizes, and compare ratios with test/bench/ranges.yaml.
+bench-short: envtest ## Measure small sizes, and compare ratios with test/bench/ranges.yaml.
 	hack/require.sh postgres
-	go test -tags bench -count=1 -timeout 15m -v -run '^TestBench$$' ./test/bench -short
+	KUBEBUILDER_ASSETS=$(DEVCLUSTER_CACHE)/bin go test -tags bench -count=1 -timeout 15m -v -run '^TestBench$$' ./test/bench -short
 
 .PHONY: bench-peers
 bench-peers: ## Compare with OpenWorkflow's own package and with DBOS Transact for Go.

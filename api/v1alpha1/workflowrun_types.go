@@ -188,7 +188,7 @@ type WorkflowRunStatus struct {
 	// +kubebuilder:validation:MaxLength=1024
 	Message string `json:"message,omitempty"`
 
-	// conditions are Ready, Complete and Failed, and Reconciling or Stalled while true.
+	// conditions are Ready, and Complete, Failed, Reconciling and Stalled while true.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

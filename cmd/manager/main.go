@@ -3,13 +3,20 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/labels"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // for a kubeconfig outside the cluster
+	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -27,6 +34,8 @@ type options struct {
 	leaderElect    bool
 	leaderElection string
 	namespaces     string
+	selector       string
+	pprofAddress   string
 	qps            float64
 	burst          int
 }
@@ -39,12 +48,17 @@ func main() {
 	flag.BoolVar(&o.leaderElect, "leader-elect", false, "Elect a leader, so that several replicas may run.")
 	flag.StringVar(&o.leaderElection, "leader-election-namespace", "", "Namespace of the leader's lease. Defaults to the manager's own.")
 	flag.StringVar(&o.namespaces, "namespaces", "", "Namespaces to watch, separated by commas. Empty means all.")
-	flag.Float64Var(&o.qps, "kube-api-qps", 200, "Requests per second to the API server, on average.")
-	flag.IntVar(&o.burst, "kube-api-burst", 400, "Requests to the API server that may come at once.")
+	flag.StringVar(&o.pprofAddress, "pprof-bind-address", "0", "Address of Go's profiles, such as 127.0.0.1:6060. 0 turns it off.")
+	flag.StringVar(&o.selector, "namespace-selector", "", "Labels of the namespaces to watch, instead of their names: managers with selectors of which each picks others share the work.")
+	flag.Float64Var(&o.qps, "kube-api-qps", -1, "Requests per second to the API server, on average. Below 0 the API server alone decides, by its flow control.")
+	flag.IntVar(&o.burst, "kube-api-burst", 400, "Requests to the API server that may come at once, given a limit.")
 	logs := zap.Options{}
 	logs.BindFlags(flag.CommandLine)
 	flag.Parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logs)))
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50) // most of its memory are caches that live long
+	}
 
 	if err := run(ctrl.SetupSignalHandler(), o); err != nil {
 		ctrl.Log.Error(err, "Manager ended")
@@ -52,20 +66,64 @@ func main() {
 	}
 }
 
-// run runs the manager until ctx ends. It returns after the leader's lease was
-// released, and the process must end then.
+// run runs the manager until ctx ends.
 func run(ctx context.Context, o options) error {
 	config, err := ctrl.GetConfig()
 	if err != nil {
 		return fmt.Errorf("find the cluster: %w", err)
 	}
 	config.QPS, config.Burst = float32(o.qps), o.burst
+	if o.selector == "" {
+		return manage(ctx, config, o, split(o.namespaces))
+	}
+	if o.namespaces != "" {
+		return errors.New("give --namespaces or --namespace-selector, not both")
+	}
+	selector, err := labels.Parse(o.selector)
+	if err != nil {
+		return fmt.Errorf("parse --namespace-selector: %w", err)
+	}
+	return controller.InNamespaces(ctx, config, selector, func(ctx context.Context, namespaces []string) error {
+		if len(namespaces) == 0 { // not to be mistaken for all
+			return idle(ctx, o.probeAddress)
+		}
+		return manage(ctx, config, o, namespaces)
+	})
+}
 
+// idle answers health checks until ctx ends.
+func idle(ctx context.Context, address string) error {
+	server := &http.Server{
+		Addr:              address,
+		ReadHeaderTimeout: 5 * time.Second,
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok")) }),
+	}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("answer health checks: %w", err)
+	}
+	return nil
+}
+
+// leaseName is that of the managers that do the same work.
+func leaseName(selector string) string {
+	const name = "manager.openworkflow.dev"
+	if selector == "" {
+		return name
+	}
+	sum := sha256.Sum256([]byte(selector))
+	return hex.EncodeToString(sum[:5]) + "." + name
+}
+
+// manage manages these namespaces, or all when there are none, until ctx ends. It
+// returns after the leader's lease was released: nothing that only the leader may do
+// may follow.
+func manage(ctx context.Context, config *rest.Config, o options, namespaces []string) error {
 	scheme, err := controller.NewScheme()
 	if err != nil {
 		return err
 	}
-	caches, err := controller.CacheOptions(split(o.namespaces)...)
+	caches, err := controller.CacheOptions(namespaces...)
 	if err != nil {
 		return err
 	}
@@ -79,8 +137,9 @@ func run(ctx context.Context, o options) error {
 		Cache:                         caches,
 		Metrics:                       metrics,
 		HealthProbeBindAddress:        o.probeAddress,
+		PprofBindAddress:              o.pprofAddress,
 		LeaderElection:                o.leaderElect,
-		LeaderElectionID:              "manager.openworkflow.dev",
+		LeaderElectionID:              leaseName(o.selector),
 		LeaderElectionNamespace:       o.leaderElection,
 		LeaderElectionReleaseOnCancel: true,
 		GracefulShutdownTimeout:       &grace,
@@ -100,7 +159,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	if err := controller.Setup(ctx, mgr, controller.Options{Cluster: cluster}); err != nil {
+	if err := controller.Setup(ctx, mgr, controller.Options{Cluster: cluster, SkipNameValidation: o.selector != ""}); err != nil {
 		return err
 	}
 	return mgr.Start(ctx)

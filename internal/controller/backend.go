@@ -157,14 +157,7 @@ func (r *BackendReconciler) check(ctx context.Context, backend *v1alpha1.Backend
 		if err != nil {
 			return nil, backendCheck{stage: stageOpen, err: err}
 		}
-		conn = &Connection{
-			Store:       opened,
-			Key:         key,
-			NamespaceID: options.NamespaceID,
-			Schema:      options.Schema,
-			Hash:        hash,
-			wakes:       make(chan struct{}, 1),
-		}
+		conn = newConnection(key, opened, options, hash)
 	}
 	// With the URL and the namespace that it is meant for: a spec that changes both at
 	// once must not remove anything from the database of before.

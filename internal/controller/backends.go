@@ -13,6 +13,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/metrics"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -26,6 +27,16 @@ type Connection struct {
 	// Hash changes with all that worker pods read of the Backend at their start.
 	Hash string
 
+	// creates, states and cancels share the calls of reconciles that are under way
+	// together. Of a run that does not exist the state is nil, the status empty.
+	creates *batcher[store.NewRun, store.Created]
+	states  *batcher[string, *openworkflow.Run]
+	cancels *batcher[string, openworkflow.RunStatus]
+
+	// silent has the workers that did not report what they had done, and until when
+	// they are not waited for.
+	silent sync.Map
+
 	version string
 	// retention is how long ended runs are kept in this database, nil for ever, as the
 	// spec with which it was last checked says.
@@ -35,6 +46,43 @@ type Connection struct {
 	ended     atomic.Bool
 	cancel    context.CancelFunc
 	loops     sync.WaitGroup
+}
+
+// pace is the least time between two inserts of runs. Runs that are inserted together
+// are claimed together, and their workers' writes go together too: under load that is
+// worth more to Postgres than a few milliseconds are to a run.
+const pace = 50 * time.Millisecond
+
+// newConnection makes a connection of an open database. What runs beside it, the
+// batchers too, begins with Backends.Loops.
+func newConnection(key types.NamespacedName, opened Store, o store.Options, hash string) *Connection {
+	c := &Connection{
+		Store:       opened,
+		Key:         key,
+		NamespaceID: o.NamespaceID,
+		Schema:      o.Schema,
+		Hash:        hash,
+		wakes:       make(chan struct{}, 1),
+	}
+	c.creates = newBatcher(sweepBatch, pace, opened.CreateRuns)
+	c.states = newBatcher(sweepBatch, 0, byID(opened.RunStates))
+	c.cancels = newBatcher(sweepBatch, pace, byID(opened.CancelRuns))
+	return c
+}
+
+// byID makes a call that returns a map one that returns a list.
+func byID[out any](call func(context.Context, []string) (map[string]out, error)) func(context.Context, []string) ([]out, error) {
+	return func(ctx context.Context, ids []string) ([]out, error) {
+		found, err := call(ctx, ids)
+		if err != nil {
+			return nil, err
+		}
+		outputs := make([]out, len(ids))
+		for i, id := range ids {
+			outputs[i] = found[id]
+		}
+		return outputs, nil
+	}
 }
 
 // Workers returns the live workers as last seen, a few seconds ago at most while

@@ -8,9 +8,12 @@
 //	backend.go       Backend: connect, migrate, check, report    (backend_plan.go: its words)
 //	workerpool.go    WorkerPool: owned objects and status        (specs.go, template.go, workerpool_plan.go)
 //	workflowrun.go   WorkflowRun: mirror, cancel, suspend, ttl   (workflowrun_plan.go, noworker.go)
+//	batcher.go       calls of the database that reconciles share
 //	runstatus.go     the one way in which a run's status is written
-//	syncer.go        the loops beside each open database: deadlines, repair, orphans
+//	trust.go         which workers report by themselves
+//	syncer.go        the loops beside each open database: deadlines, orphans    (repair.go)
 //	leases.go        leases of workers that died
+//	shards.go        a manager for the namespaces with a label
 //
 // Who is authoritative for what: an object's spec for intent, Postgres for
 // execution. Status is a projection, and the only thing ever decided from it is

@@ -156,7 +156,7 @@ func TestManager_KilledBetweenAnyTwoWrites(t *testing.T) {
 				k := newKiller(n, before)
 				first := w.start(func(o *managerOptions) {
 					o.Open, o.newClient = k.open, k.newClient
-					o.Intervals = Intervals{Deadline: time.Hour, Heal: time.Hour, Repair: time.Hour, Orphan: time.Hour}
+					o.Intervals = Intervals{Deadline: time.Hour, Heal: time.Hour, Repair: time.Hour, Orphan: time.Hour, FirstReport: 100 * time.Millisecond}
 				})
 				survived := false
 				settled := func() error { return allSettled(w, plain, canceled, suspended) }

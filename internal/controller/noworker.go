@@ -23,6 +23,9 @@ type fleet struct {
 	served map[definition]bool
 	// byPool has the same by pool, as text, in order.
 	byPool map[string][]string
+	// missing has what is said of runs that nobody serves: the same of all that want
+	// the same.
+	missing map[definition]string
 }
 
 // definition is openworkflow.Definition as a map's key.
@@ -32,7 +35,7 @@ type definition struct {
 }
 
 func newFleet(backend string, pools []v1alpha1.WorkerPool, workers []store.Worker) *fleet {
-	f := &fleet{backend: backend, pools: pools, served: map[definition]bool{}, byPool: map[string][]string{}}
+	f := &fleet{backend: backend, pools: pools, served: map[definition]bool{}, byPool: map[string][]string{}, missing: map[definition]string{}}
 	for _, w := range workers {
 		for _, d := range w.Workflows {
 			f.served[definition{d.Name, ptr.Deref(d.Version, ""), d.Version != nil}] = true
@@ -60,9 +63,18 @@ func (f *fleet) noWorker(row *openworkflow.Run, now time.Time) string {
 	if row.Status.Terminal() || row.SuspendedAt != nil || row.AvailableAt == nil || now.Before(row.AvailableAt.Add(patience)) {
 		return ""
 	}
-	if f.served[definition{row.WorkflowName, ptr.Deref(row.Version, ""), row.Version != nil}] {
+	d := definition{row.WorkflowName, ptr.Deref(row.Version, ""), row.Version != nil}
+	if f.served[d] {
 		return ""
 	}
+	if f.missing[d] == "" {
+		f.missing[d] = f.explain(row)
+	}
+	return f.missing[d]
+}
+
+// explain says that nobody serves the run's workflow, and what is served.
+func (f *fleet) explain(row *openworkflow.Run) string {
 	wanted := fmt.Sprintf("workflow %q", truncateText(row.WorkflowName, 128))
 	if row.Version != nil {
 		wanted += fmt.Sprintf(" version %q", truncateText(*row.Version, 128))

@@ -93,6 +93,58 @@ func TestPlanRun(t *testing.T) {
 	}
 }
 
+// What a worker that lives has begun or ended it reports by itself, and once.
+func TestPlanRun_LeavesFirstReportsToWorkers(t *testing.T) {
+	t.Parallel()
+	object := newTestRun("order", func(r *run) { r.UID, r.Generation = "uid", 1 })
+	ref := openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{UID: "uid", Generation: 1}}.Encode()
+	begun := openworkflow.Run{
+		ID: "uid", Status: openworkflow.RunRunning, Attempts: 1, WorkerID: new("a.b.1"), Context: ref,
+		StartedAt: &noon, CreatedAt: noon, UpdatedAt: noon,
+	}
+	ended := begun
+	ended.Status, ended.FinishedAt = openworkflow.RunCompleted, new(noon.Add(20*time.Second))
+	type want struct {
+		state   v1alpha1.RunState // that is reported
+		requeue time.Duration
+		awaits  bool
+		overdue bool
+	}
+	for name, test := range map[string]struct {
+		row    openworkflow.Run
+		change func(*runSeen)
+		want   want
+	}{
+		"begun":                 {begun, nil, want{requeue: 5 * time.Second, awaits: true}},
+		"ended, not for long":   {ended, func(s *runSeen) { s.Now = noon.Add(52 * time.Second) }, want{requeue: 3 * time.Second, awaits: true}},
+		"ended, and no report":  {ended, func(s *runSeen) { s.Now = noon.Add(55 * time.Second) }, want{state: v1alpha1.RunCompleted, overdue: true}},
+		"its worker has died":   {begun, func(s *runSeen) { s.Reports = false }, want{state: v1alpha1.RunRunning}},
+		"its spec has changed":  {begun, func(s *runSeen) { s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation = "uid", 2 }) }, want{state: v1alpha1.RunRunning}},
+		"another object's run":  {begun, func(s *runSeen) { s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation = "u", 1 }) }, want{state: v1alpha1.RunRunning}},
+		"inserted a moment ago": {begun, func(s *runSeen) { s.Row, s.Begun, s.FirstReport = nil, true, 2*time.Second }, want{requeue: 2 * time.Second, awaits: true}},
+		"reported, and looked at": {ended, func(s *runSeen) {
+			s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation, r.Status.RunID = "uid", 1, "uid" })
+		}, want{state: v1alpha1.RunCompleted}},
+		"not begun by any of them": {openworkflow.Run{ID: "uid", Status: openworkflow.RunPending, Context: ref}, nil, want{state: v1alpha1.RunPending}},
+	} {
+		seen := runSeen{Run: object, RunID: "uid", Row: &test.row, Backend: BackendState{Known: true, Ready: true}, Reports: true, Now: noon}
+		if test.row.WorkerID == nil {
+			seen.Reports = false
+		}
+		if test.change != nil {
+			test.change(&seen)
+		}
+		plan := planRun(seen)
+		got := want{requeue: plan.RequeueAfter, awaits: plan.Awaits, overdue: plan.Overdue}
+		if plan.Status != nil {
+			got.state = plan.Status.State
+		}
+		if got != test.want {
+			t.Errorf("%s: got %+v, want %+v", name, got, test.want)
+		}
+	}
+}
+
 func TestRunStatus_KeepsTransitionTimes(t *testing.T) {
 	t.Parallel()
 	row := &openworkflow.Run{ID: "uid", Status: openworkflow.RunRunning, WorkerID: new("a.b.1"), Attempts: 1, StartedAt: &noon, CreatedAt: noon, UpdatedAt: noon}

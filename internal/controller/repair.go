@@ -2,12 +2,16 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -16,6 +20,9 @@ import (
 	"github.com/openworkflow-operator/operator/internal/projection"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
+
+// writers is the number of patches of one sweep that are under way at once.
+const writers = 8
 
 // expireBatch is the number of runs that one statement may fail at their deadline.
 const expireBatch = 500
@@ -28,8 +35,10 @@ type repairer struct {
 	conn *Connection
 	// settled has, by object, what a row looked like when the object's status was
 	// last found or made equal to it. A row that still looks so, and that nobody
-	// executes, needs no second look. Only sweep touches it.
+	// executes, needs no second look. Passes has those that a worker executes. Only
+	// sweep touches both.
 	settled map[types.UID]rowMark
+	passes  map[types.UID]passMark
 	served  string
 }
 
@@ -37,6 +46,37 @@ type repairer struct {
 type rowMark struct {
 	updatedAt time.Time
 	noWorker  string
+}
+
+// passMark is what is remembered of a run that a worker executes. Its steps change
+// without its row, so they are looked at now and then, at growing intervals as those of
+// the reports of a worker.
+type passMark struct {
+	claim int
+	// revision is that of the object at the last look: when it has another at the next
+	// one, the worker reports by itself.
+	revision int64
+	next     time.Time
+	wait     time.Duration
+}
+
+// lastProgress is the longest time between two looks at a run that is executed.
+const lastProgress = time.Minute
+
+// look decides whether to look at the steps of a run that a worker executes, and what
+// to remember of it.
+func (m passMark) look(shown *v1alpha1.WorkflowRunStatus, claim int, every time.Duration, now time.Time) (passMark, bool) {
+	revision := ptr.Deref(shown.Revision, 0)
+	switch {
+	case m.claim != claim:
+		begun := shown.State == v1alpha1.RunRunning && ptr.Deref(shown.Attempts, 0) == int32(claim)
+		return passMark{claim: claim, revision: revision, next: now.Add(every), wait: every}, !begun
+	case now.Before(m.next):
+		return m, false
+	default:
+		wait := min(2*m.wait, lastProgress)
+		return passMark{claim: claim, revision: revision, next: now.Add(wait), wait: wait}, m.revision == revision
+	}
 }
 
 // sweep looks at all open objects of the Backend.
@@ -49,10 +89,10 @@ func (r *repairer) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	before := r.settled
-	r.settled = make(map[types.UID]rowMark, len(objects))
+	before := *r
+	r.settled, r.passes = make(map[types.UID]rowMark, len(objects)), map[types.UID]passMark{}
 	for batch := range slices.Chunk(objects, sweepBatch) {
-		if err := r.repair(ctx, batch, f, before); err != nil {
+		if err := r.repair(ctx, batch, f, &before); err != nil {
 			return err
 		}
 	}
@@ -90,7 +130,7 @@ func (r *repairer) expired(ctx context.Context, ids []string) error {
 		}
 		objects = append(objects, of...)
 	}
-	return (&repairer{Syncer: r.Syncer, conn: r.conn}).repair(ctx, objects, nil, nil)
+	return (&repairer{Syncer: r.Syncer, conn: r.conn}).repair(ctx, objects, nil, &repairer{})
 }
 
 // heal wakes runs that wait for something that has come, which a worker that died
@@ -124,9 +164,9 @@ func (r *repairer) openObjects(ctx context.Context, options ...client.ListOption
 }
 
 // repair compares a batch of objects with their rows and patches those that
-// differ. Steps are read only of runs whose row has changed, or that a worker
-// executes: step attempts change without their run.
-func (r *repairer) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, f *fleet, settled map[types.UID]rowMark) error {
+// differ. Steps are read only of runs whose row has changed since the sweep before, or
+// that a worker has executed for a while.
+func (r *repairer) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, f *fleet, before *repairer) error {
 	if len(objects) == 0 {
 		return nil
 	}
@@ -144,17 +184,17 @@ func (r *repairer) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, 
 		seen := runSeen{Run: o, RunID: o.Status.RunID, Row: rows[o.Status.RunID], Backend: BackendState{Known: true, Ready: true}, Now: r.Clock.Now()}
 		if seen.Row == nil {
 			if notReadyReason(o.Status.Conditions) != v1alpha1.ReasonRunMissing {
-				r.look(client.ObjectKeyFromObject(o))
+				if _, err := r.status.write(ctx, o, missingStatus(seen)); err != nil {
+					return err
+				}
 			}
 			continue
 		}
 		if f != nil {
 			seen.NoWorker = f.noWorker(seen.Row, seen.Now)
 		}
-		active := seen.Row.Status == openworkflow.RunRunning && seen.Row.WorkerID != nil
-		mark := rowMark{seen.Row.UpdatedAt, seen.NoWorker}
-		if !active && settled[o.UID] == mark {
-			r.settled[o.UID] = mark
+		seen.Reports = r.conn.reports(seen.Row, seen.Now)
+		if !r.changed(&seen, before) || r.awaitsEnd(&seen) {
 			continue
 		}
 		differ = append(differ, seen)
@@ -168,20 +208,75 @@ func (r *repairer) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, 
 			return fmt.Errorf("read steps: %w", err)
 		}
 	}
-	for _, seen := range differ {
-		seen.Steps = steps[seen.RunID]
-		seen.Worker = r.pods.holder(ctx, seen.Row)
-		outcome, err := r.status.write(ctx, seen.Run, runStatus(seen))
-		if err != nil {
-			return err
-		}
+	for i := range differ {
+		differ[i].Steps = steps[differ[i].RunID]
+		differ[i].Worker = r.pods.holder(ctx, differ[i].Row)
+	}
+	outcomes, err := r.writeAll(ctx, differ)
+	for i, outcome := range outcomes {
+		seen := &differ[i]
 		// Settled is only what the cache confirms: a status that was just written
 		// is compared once more.
 		if r.settled != nil && outcome == statusUnchanged {
 			r.settled[seen.Run.UID] = rowMark{seen.Row.UpdatedAt, seen.NoWorker}
 		}
+		if mark, ok := r.passes[seen.Run.UID]; ok && outcome == statusWritten {
+			mark.revision = projection.Revision(seen.Row, seen.Steps)
+			r.passes[seen.Run.UID] = mark
+		}
 	}
-	return nil
+	return err
+}
+
+// writeAll writes the status of runs, some at once, and returns what became of each:
+// nothing for those that it did not come to, because of the error of another.
+func (r *repairer) writeAll(ctx context.Context, runs []runSeen) ([]written, error) {
+	outcomes, errs := make([]written, len(runs)), make([]error, len(runs))
+	var next atomic.Int64
+	var failed atomic.Bool
+	var tasks sync.WaitGroup
+	for range min(writers, len(runs)) {
+		tasks.Go(func() {
+			for i := int(next.Add(1) - 1); i < len(runs) && !failed.Load(); i = int(next.Add(1) - 1) {
+				if outcomes[i], errs[i] = r.status.write(ctx, runs[i].Run, runStatus(runs[i])); errs[i] != nil {
+					failed.Store(true)
+				}
+			}
+		})
+	}
+	tasks.Wait()
+	return outcomes, errors.Join(errs...)
+}
+
+// awaitsEnd reports whether the run has ended and its worker is about to say so.
+func (r *repairer) awaitsEnd(seen *runSeen) bool {
+	if !seen.Row.Status.Terminal() {
+		return false
+	}
+	wait, overdue := seen.awaited()
+	if overdue {
+		r.conn.distrust(seen.Row, seen.Now)
+	}
+	return wait > 0
+}
+
+// changed reports whether the object may show something else than the row, going by
+// what the sweep before has found, and keeps that for the next one.
+func (r *repairer) changed(seen *runSeen, before *repairer) bool {
+	uid := seen.Run.UID
+	if seen.Row.Status == openworkflow.RunRunning && seen.Row.WorkerID != nil {
+		mark, look := before.passes[uid].look(&seen.Run.Status, seen.Row.Attempts, r.Intervals.Repair, seen.Now)
+		if r.passes != nil {
+			r.passes[uid] = mark
+		}
+		return look
+	}
+	mark := rowMark{seen.Row.UpdatedAt, seen.NoWorker}
+	if before.settled[uid] != mark {
+		return true
+	}
+	r.settled[uid] = mark
+	return false
 }
 
 // refreshFleet asks who is live, and has the pools look when it has changed.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -98,8 +97,7 @@ func (w *runStatusWriter) send(ctx context.Context, run *v1alpha1.WorkflowRun, p
 
 // isStale reports whether a transition rule of the resource refused the status.
 func isStale(err error) bool {
-	return apierrors.IsInvalid(err) &&
-		(strings.Contains(err.Error(), "status of an older revision") || strings.Contains(err.Error(), "the run has ended"))
+	return apierrors.IsInvalid(err) && projection.Outdated(err.Error())
 }
 
 // replaced reports whether the object's name belongs to another by now. The API

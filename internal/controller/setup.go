@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"time"
+	"unique"
 
 	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
@@ -48,8 +49,9 @@ func CacheOptions(namespaces ...string) (cache.Options, error) {
 	options := cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Pod{}:        {Label: selector, Transform: stripPod},
-			&appsv1.Deployment{}: {Label: selector, Transform: stripDeployment},
+			&v1alpha1.WorkflowRun{}: {Transform: stripRun},
+			&corev1.Pod{}:           {Label: selector, Transform: stripPod},
+			&appsv1.Deployment{}:    {Label: selector, Transform: stripDeployment},
 		},
 	}
 	for _, namespace := range namespaces {
@@ -59,6 +61,43 @@ func CacheOptions(namespaces ...string) (cache.Options, error) {
 		options.DefaultNamespaces[namespace] = cache.Config{}
 	}
 	return options, nil
+}
+
+// stripRun drops what nobody reads: who manages which field, annotations, which hold a
+// copy of the object, and the input of a run that has its row. Of a run that has ended
+// it keeps what its end in Kubernetes depends on. What is the same in many runs is kept
+// once.
+func stripRun(in any) (any, error) {
+	run, ok := in.(*v1alpha1.WorkflowRun)
+	if !ok {
+		return in, nil
+	}
+	run.ManagedFields, run.Annotations, run.Labels, run.OwnerReferences = nil, nil, nil, nil
+	spec, status := &run.Spec, &run.Status
+	if status.RunID != "" || status.State.Terminal() {
+		spec.Input = nil
+	}
+	if status.State.Terminal() {
+		*spec = v1alpha1.WorkflowRunSpec{BackendRef: spec.BackendRef, TTLSecondsAfterFinished: spec.TTLSecondsAfterFinished}
+		*status = v1alpha1.WorkflowRunStatus{
+			ObservedGeneration: status.ObservedGeneration, Revision: status.Revision, State: status.State,
+			RunID: status.RunID, FinishedAt: status.FinishedAt,
+		}
+	}
+	share(&run.Namespace, &spec.BackendRef.Name, &spec.WorkflowName, &spec.Version, &status.Worker, &status.Message)
+	status.State = unique.Make(status.State).Value()
+	for i := range status.Conditions {
+		share(&status.Conditions[i].Type, &status.Conditions[i].Reason, &status.Conditions[i].Message)
+		status.Conditions[i].Status = unique.Make(status.Conditions[i].Status).Value()
+	}
+	return run, nil
+}
+
+// share makes texts that are the same in many objects take memory once.
+func share(texts ...*string) {
+	for _, text := range texts {
+		*text = unique.Make(*text).Value()
+	}
 }
 
 // stripPod keeps a pod's identity, its containers' names and its status.
@@ -117,7 +156,7 @@ type Options struct {
 	Intervals Intervals
 	// Backend holds settings of the Backend reconciler.
 	Backend BackendOptions
-	// SkipNameValidation allows several managers in one process, for tests.
+	// SkipNameValidation allows several managers in one process, beside or after each other.
 	SkipNameValidation bool
 }
 
@@ -129,7 +168,8 @@ type BackendOptions struct {
 	Linger time.Duration
 }
 
-// Setup adds all controllers to a manager. Everything it adds runs only on the leader.
+// Setup adds all controllers to a manager. What it adds does something only on the leader;
+// elsewhere it watches.
 func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if o.Open == nil {
 		o.Open = OpenStore
@@ -147,7 +187,6 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	recorder := mgr.GetEventRecorder("openworkflow-manager")
 	writer := &runStatusWriter{Client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder}
 	pods := &podNames{mgr.GetClient()}
-	requests := &runQueue{}
 	syncer := &Syncer{
 		Client:    mgr.GetClient(),
 		Live:      mgr.GetAPIReader(),
@@ -158,7 +197,6 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Intervals: o.Intervals.withDefaults(),
 		status:    writer,
 		pods:      pods,
-		look:      requests.add,
 	}
 	backends.Loops = syncer.Run
 	if o.Backend.Linger > 0 {
@@ -168,7 +206,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		return fmt.Errorf("add the registry of Backends: %w", err)
 	}
 
-	options := controller.Options{SkipNameValidation: &o.SkipNameValidation}
+	// Caches and queues of a manager that stands by are filled, so that it takes over at once.
+	options := controller.Options{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}
 	backend := &BackendReconciler{
 		Client: mgr.GetClient(), Secrets: mgr.GetAPIReader(), Backends: backends, Open: o.Open,
 		Sweep: syncer.Sweep, Events: recorder, Clock: o.Clock, CheckInterval: o.Backend.CheckInterval,
@@ -182,13 +221,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	}
 	run := &WorkflowRunReconciler{
 		Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, Cluster: o.Cluster,
-		status: writer, pods: pods, requests: requests,
+		FirstReport: syncer.Intervals.FirstReport, status: writer, pods: pods,
 	}
-	if err := run.SetupWithManager(mgr, controller.TypedOptions[runRequest]{SkipNameValidation: &o.SkipNameValidation}); err != nil {
+	if err := run.SetupWithManager(mgr, controller.TypedOptions[runRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
 		return fmt.Errorf("set up the WorkflowRun controller: %w", err)
 	}
 	lease := &LeaseReconciler{Client: mgr.GetClient(), Backends: backends}
-	if err := lease.SetupWithManager(mgr, controller.TypedOptions[leaseRequest]{SkipNameValidation: &o.SkipNameValidation}); err != nil {
+	if err := lease.SetupWithManager(mgr, controller.TypedOptions[leaseRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
 		return fmt.Errorf("set up the lease controller: %w", err)
 	}
 	return nil

@@ -174,15 +174,19 @@ type manager struct {
 type managerOptions struct {
 	Options
 	newClient client.NewClientFunc
+	// config defaults to that of a manager.
+	config *rest.Config
+	// elected managers of a world lead one after the other.
+	elected bool
 }
 
 // start starts a manager that looks at this world only. It ends with the test.
 func (w *world) start(changes ...func(*managerOptions)) *manager {
 	w.t.Helper()
-	o := managerOptions{Options: Options{
+	o := managerOptions{config: cluster.manager, Options: Options{
 		Cluster:            "test-cluster",
 		SkipNameValidation: true,
-		Intervals:          Intervals{Deadline: 100 * time.Millisecond, Heal: 100 * time.Millisecond, Repair: 100 * time.Millisecond, Orphan: 200 * time.Millisecond},
+		Intervals:          Intervals{Deadline: 100 * time.Millisecond, Heal: 100 * time.Millisecond, Repair: 100 * time.Millisecond, Orphan: 200 * time.Millisecond, FirstReport: 100 * time.Millisecond},
 		Backend:            BackendOptions{CheckInterval: 500 * time.Millisecond},
 	}}
 	for _, change := range changes {
@@ -193,12 +197,16 @@ func (w *world) start(changes ...func(*managerOptions)) *manager {
 		w.t.Fatal(err)
 	}
 	logs := &logBuffer{}
-	mgr, err := ctrl.NewManager(cluster.manager, ctrl.Options{
-		Scheme:    cluster.scheme,
-		Cache:     caches,
-		Metrics:   metricsserver.Options{BindAddress: "0"},
-		Logger:    logs.logger(),
-		NewClient: o.newClient,
+	mgr, err := ctrl.NewManager(o.config, ctrl.Options{
+		Scheme:                        cluster.scheme,
+		Cache:                         caches,
+		Metrics:                       metricsserver.Options{BindAddress: "0"},
+		Logger:                        logs.logger(),
+		NewClient:                     o.newClient,
+		LeaderElection:                o.elected,
+		LeaderElectionID:              "manager",
+		LeaderElectionNamespace:       w.Namespace,
+		LeaderElectionReleaseOnCancel: true,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -16,19 +16,22 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/metrics"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
 const (
-	// sweepBatch is the number of runs in one query of a sweep.
+	// sweepBatch is the number of runs in one statement.
 	sweepBatch = 500
 	// liveWorker is how long after its last report a worker counts as live.
 	liveWorker = 30 * time.Second
+	// lastInterval bounds the rest after a turn of a loop that took long.
+	lastInterval = 30 * time.Second
 	// loopTimeout bounds one turn of a loop.
 	loopTimeout = time.Minute
 )
 
-// Intervals are the times between the sweeps over an open database. Zero values
-// mean the defaults.
+// Intervals are the times between the sweeps over an open database, and before the
+// first report. Zero values mean the defaults.
 type Intervals struct {
 	// Deadline is for runs past their deadline. Defaults to 1 s.
 	Deadline time.Duration
@@ -40,12 +43,16 @@ type Intervals struct {
 	Orphan time.Duration
 	// Retention is for runs that ended long ago. Defaults to 1 min.
 	Retention time.Duration
+	// FirstReport is how long a worker may take to report a new run before the manager
+	// does. Defaults to 2 s.
+	FirstReport time.Duration
 }
 
 func (i Intervals) withDefaults() Intervals {
 	for field, value := range map[*time.Duration]time.Duration{
 		&i.Deadline: time.Second, &i.Heal: 3 * time.Second, &i.Repair: 3 * time.Second, &i.Orphan: 30 * time.Second,
-		&i.Retention: time.Minute,
+		&i.Retention:   time.Minute,
+		&i.FirstReport: 2 * time.Second,
 	} {
 		if *field == 0 {
 			*field = value
@@ -68,8 +75,6 @@ type Syncer struct {
 
 	status *runStatusWriter
 	pods   *podNames
-	// look asks for a reconcile of a run that needs more than a status.
-	look func(types.NamespacedName)
 }
 
 // Run runs the loops of one connection until ctx ends. They stand still while
@@ -77,6 +82,9 @@ type Syncer struct {
 func (s *Syncer) Run(ctx context.Context, conn *Connection) {
 	repair := &repairer{Syncer: s, conn: conn}
 	var loops sync.WaitGroup
+	loops.Go(func() { conn.creates.run(ctx) })
+	loops.Go(func() { conn.states.run(ctx) })
+	loops.Go(func() { conn.cancels.run(ctx) })
 	loops.Go(func() { s.notify(ctx, conn) })
 	loops.Go(func() { s.loop(ctx, conn, "deadline", s.Intervals.Deadline, repair.expire) })
 	loops.Go(func() { s.loop(ctx, conn, "heal", s.Intervals.Heal, repair.heal) })
@@ -115,6 +123,7 @@ func (s *Syncer) loop(ctx context.Context, conn *Connection, name string, interv
 				return
 			case err == nil:
 				last, failures = "", 0
+				next = max(interval, min(9*time.Since(begin), lastInterval)) // a tenth of the time at most
 			default:
 				s.Backends.Suspect(conn.Key)
 				if text := err.Error(); !passes(err) && text != last {
@@ -179,9 +188,16 @@ func (s *Syncer) sweepOrphans(ctx context.Context, conn *Connection) error {
 			}
 		}
 		if len(orphans) > 0 {
-			if err := cancelGone(ctx, conn, orphans, "orphaned"); err != nil {
-				return err
+			canceled, err := conn.Store.CancelRuns(ctx, orphans)
+			if err != nil {
+				return fmt.Errorf("cancel runs of deleted objects: %w", err)
 			}
+			for _, status := range canceled {
+				if status == openworkflow.RunCanceled {
+					metrics.RunsCanceled.WithLabelValues("orphaned").Inc()
+				}
+			}
+			conn.Ended()
 			s.Log.Info("Canceled runs whose objects are gone", "namespace", conn.Key.Namespace, "backend", conn.Key.Name, "runs", len(orphans))
 		}
 	}

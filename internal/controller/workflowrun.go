@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -55,20 +55,21 @@ type WorkflowRunReconciler struct {
 	// Cluster identifies the cluster in the context of runs.
 	Cluster string
 
-	status   *runStatusWriter
-	pods     *podNames
-	requests *runQueue
+	// FirstReport is how long a worker may take to report a new run before the
+	// manager does: one write less for each run that is executed at once.
+	FirstReport time.Duration
+
+	status *runStatusWriter
+	pods   *podNames
+	// begun has, by name, the objects whose rows are there though their status does not
+	// say so yet: those rows are read, not inserted again. Its values are begunRuns.
+	begun sync.Map
 }
 
-// runQueue lets others ask for a look at a run.
-type runQueue struct {
-	queue atomic.Pointer[workqueue.TypedRateLimitingInterface[runRequest]]
-}
-
-func (q *runQueue) add(key types.NamespacedName) {
-	if queue := q.queue.Load(); queue != nil {
-		(*queue).Add(runRequest{NamespacedName: key})
-	}
+// begunRun is an object whose row is there.
+type begunRun struct {
+	uid     types.UID
+	backend string
 }
 
 // +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowruns,verbs=get;list;watch;delete
@@ -76,13 +77,12 @@ func (q *runQueue) add(key types.NamespacedName) {
 
 // SetupWithManager registers the reconciler.
 func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options controller.TypedOptions[runRequest]) error {
-	options.MaxConcurrentReconciles = 16
+	options.MaxConcurrentReconciles = 64 // they wait for the database, and share its calls
 	options.ReconciliationTimeout = 30 * time.Second
 	return builder.TypedControllerManagedBy[runRequest](mgr).
 		Named("workflowrun").
 		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, runEvents())).
 		WatchesRawSource(source.TypedFunc[runRequest](func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[runRequest]) error {
-			r.requests.queue.Store(&queue)
 			r.Backends.Listen(func(key types.NamespacedName) { r.backendChanged(ctx, key, queue) })
 			return nil
 		})).
@@ -93,8 +93,22 @@ func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options contr
 		Complete(r)
 }
 
+// needsLook reports whether there may be something to do for a run: it is new, its
+// spec has changed, it is to be deleted. All else is between the workers and the sweeps.
+func needsLook(run *v1alpha1.WorkflowRun) bool {
+	switch {
+	case run.Status.ObservedGeneration != run.Generation:
+		return true
+	case run.Status.State.Terminal():
+		return run.Spec.TTLSecondsAfterFinished != nil && run.DeletionTimestamp.IsZero()
+	default:
+		return run.Status.RunID == "" || !run.DeletionTimestamp.IsZero()
+	}
+}
+
 // runEvents picks the events that call for a look: a new object, a changed spec,
-// an end (for the ttl), a deletion. Progress reported by workers does not.
+// an end (for the ttl), a deletion. Progress reported by workers does not. Objects that
+// are there when the manager starts wait for those that come.
 func runEvents() handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
 	live := func(run *v1alpha1.WorkflowRun) runRequest {
 		return runRequest{NamespacedName: client.ObjectKeyFromObject(run)}
@@ -110,16 +124,19 @@ func runEvents() handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
 	}
 	return handler.TypedFuncs[*v1alpha1.WorkflowRun, runRequest]{
 		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*v1alpha1.WorkflowRun], queue workqueue.TypedRateLimitingInterface[runRequest]) {
-			queue.Add(live(e.Object))
+			if needsLook(e.Object) {
+				queue.Add(live(e.Object))
+			}
 		},
 		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[*v1alpha1.WorkflowRun], queue workqueue.TypedRateLimitingInterface[runRequest]) {
 			before, after := e.ObjectOld, e.ObjectNew
 			if before.UID != after.UID { // deleted and created again while the watch was down
 				deleted(before, queue)
 			}
-			if before.UID != after.UID || before.Generation != after.Generation ||
+			changed := before.UID != after.UID || before.Generation != after.Generation ||
 				before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
-				before.Status.State.Terminal() != after.Status.State.Terminal() {
+				before.Status.State.Terminal() != after.Status.State.Terminal()
+			if changed && needsLook(after) {
 				queue.Add(live(after))
 			}
 		},
@@ -138,8 +155,7 @@ func (r *WorkflowRunReconciler) backendChanged(ctx context.Context, key types.Na
 		return // the manager is stopping: reads are from the cache
 	}
 	for i := range runs.Items {
-		run := &runs.Items[i]
-		if run.Status.RunID == "" || run.Status.ObservedGeneration != run.Generation {
+		if run := &runs.Items[i]; needsLook(run) {
 			queue.Add(runRequest{NamespacedName: client.ObjectKeyFromObject(run)})
 		}
 	}
@@ -151,10 +167,21 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 		return ctrl.Result{}, r.cancelDeleted(ctx, req)
 	}
 	var run v1alpha1.WorkflowRun
-	if err := r.Get(ctx, req.NamespacedName, &run); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+	err := r.Get(ctx, req.NamespacedName, &run, client.UnsafeDisableDeepCopy) // not to be changed
+	if client.IgnoreNotFound(err) != nil {
+		return ctrl.Result{}, err
 	}
-	seen, conn, err := r.observe(ctx, &run)
+	begun := r.takeBegun(req.NamespacedName)
+	if begun.uid != "" && begun.uid != run.UID { // its deletion may have been handled before its row was there
+		gone := runRequest{NamespacedName: req.NamespacedName, Deleted: begun.uid, Backend: begun.backend}
+		if err := r.cancelDeleted(ctx, gone); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	if run.UID == "" || !needsLook(&run) { // it is gone, or was queued before a report came
+		return ctrl.Result{}, nil
+	}
+	seen, conn, err := r.observe(ctx, &run, begun.uid == run.UID)
 	if err != nil {
 		return r.trouble(ctx, &seen, err)
 	}
@@ -172,6 +199,9 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 		}
 		plan = planRun(seen)
 	}
+	if plan.Overdue {
+		conn.distrust(seen.Row, seen.Now)
+	}
 	if plan.Status != nil {
 		if err := r.report(ctx, conn, &seen, *plan.Status); err != nil {
 			return ctrl.Result{}, err
@@ -180,15 +210,33 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 			r.event(&seen, action)
 		}
 	}
-	return ctrl.Result{RequeueAfter: plan.RequeueAfter}, nil
+	result := ctrl.Result{RequeueAfter: plan.RequeueAfter}
+	if plan.Awaits {
+		r.begun.Store(req.NamespacedName, begunRun{run.UID, backendName(run.Spec.BackendRef)})
+		result.Priority = new(handler.LowPriority)
+	}
+	return result, nil
+}
+
+// takeBegun returns what is known of the row of the object of this name, and forgets it.
+func (r *WorkflowRunReconciler) takeBegun(key types.NamespacedName) begunRun {
+	if value, ok := r.begun.LoadAndDelete(key); ok {
+		if begun, ok := value.(begunRun); ok {
+			return begun
+		}
+	}
+	return begunRun{}
 }
 
 // observe gathers what a plan is made from. The row is read only when something
-// depends on it.
-func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.WorkflowRun) (runSeen, *Connection, error) {
-	seen := runSeen{Run: run, Cluster: r.Cluster, RunID: run.Status.RunID, Now: r.Clock.Now()}
+// depends on it. Begun says that it is there, whatever the object's status says.
+func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.WorkflowRun, begun bool) (runSeen, *Connection, error) {
+	seen := runSeen{Run: run, Cluster: r.Cluster, RunID: run.Status.RunID, FirstReport: r.FirstReport, Now: r.Clock.Now()}
 	if run.Status.State.Terminal() {
 		return seen, nil, nil
+	}
+	if begun && seen.RunID == "" {
+		seen.RunID = string(run.UID)
 	}
 	key := types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)}
 	conn := r.Backends.Ready(key)
@@ -208,14 +256,17 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 	return seen, conn, r.load(ctx, conn, &seen)
 }
 
-// load reads the run's row and steps.
-func (r *WorkflowRunReconciler) load(ctx context.Context, conn *Connection, seen *runSeen) error {
-	rows, err := conn.Store.RunStates(ctx, []string{seen.RunID})
-	if err != nil {
+// load reads the run's row and, when they may be shown, its steps.
+func (r *WorkflowRunReconciler) load(ctx context.Context, conn *Connection, seen *runSeen) (err error) {
+	if seen.Row, err = conn.states.do(ctx, seen.RunID); err != nil {
 		return fmt.Errorf("read run %s: %w", seen.RunID, err)
 	}
-	seen.Row, seen.Steps = rows[seen.RunID], openworkflow.StepSummary{}
+	seen.Steps, seen.Worker, seen.Reports = openworkflow.StepSummary{}, "", false
 	if seen.Row == nil || seen.Row.Attempts == 0 {
+		return nil
+	}
+	seen.Reports = conn.reports(seen.Row, seen.Now)
+	if wait, _ := seen.firstAwaited(); wait > 0 {
 		return nil
 	}
 	steps, err := conn.Store.StepSummaries(ctx, []string{seen.RunID}, projection.NewestSteps)
@@ -234,7 +285,7 @@ func (r *WorkflowRunReconciler) carryOut(ctx context.Context, conn *Connection, 
 		if err := r.mirror(ctx, conn, seen, plan.NewRun); err != nil {
 			return err
 		}
-		if seen.Refused != "" {
+		if seen.Refused != "" || seen.Begun {
 			return nil
 		}
 	case runCancel:
@@ -266,22 +317,22 @@ func (r *WorkflowRunReconciler) carryOut(ctx context.Context, conn *Connection, 
 
 // mirror inserts the run's row, or finds the one that is there.
 func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *Connection, seen *runSeen, row store.NewRun) error {
-	created, err := conn.Store.CreateRuns(ctx, []store.NewRun{row})
+	c, err := conn.creates.do(ctx, row)
 	if err != nil {
 		return fmt.Errorf("create run: %w", err)
 	}
-	c := created[0]
-	outcome := "attached"
+	seen.RunID = c.RunID
 	switch {
 	case c.Err != nil:
-		outcome = "rejected"
 		seen.Refused = "the run cannot be stored: " + strings.TrimPrefix(c.Err.Error(), store.ErrInvalidJSON.Error()+": ") + ": correct the input (no U+0000 in texts, no numbers beyond what Postgres holds) and create the run anew"
+		metrics.RunsMirrored.WithLabelValues("rejected").Inc()
 	case c.Inserted:
-		outcome = "inserted"
+		seen.Begun = !row.Suspended
 		conn.Wake()
+		metrics.RunsMirrored.WithLabelValues("inserted").Inc()
+	case !seen.own():
+		metrics.RunsMirrored.WithLabelValues("attached").Inc()
 	}
-	metrics.RunsMirrored.WithLabelValues(outcome).Inc()
-	seen.RunID = c.RunID
 	return nil
 }
 
@@ -297,7 +348,7 @@ func (r *WorkflowRunReconciler) report(ctx context.Context, conn *Connection, se
 		return err
 	}
 	if outcome == statusGone && conn != nil && seen.own() && !status.State.Terminal() {
-		return cancelGone(ctx, conn, []string{seen.RunID}, "deleted")
+		return cancelDeletedRun(ctx, conn, seen.RunID)
 	}
 	return nil
 }
@@ -310,7 +361,7 @@ func (r *WorkflowRunReconciler) cancelDeleted(ctx context.Context, req runReques
 	if conn == nil {
 		return nil
 	}
-	if err := cancelGone(ctx, conn, []string{string(req.Deleted)}, "deleted"); err != nil {
+	if err := cancelDeletedRun(ctx, conn, string(req.Deleted)); err != nil {
 		r.Backends.Suspect(conn.Key)
 		if passes(err) {
 			return nil
@@ -320,16 +371,15 @@ func (r *WorkflowRunReconciler) cancelDeleted(ctx context.Context, req runReques
 	return nil
 }
 
-// cancelGone cancels runs whose objects are gone.
-func cancelGone(ctx context.Context, conn *Connection, ids []string, cause string) error {
-	canceled, err := conn.Store.CancelRuns(ctx, ids)
+// cancelDeletedRun cancels the run of an object that was deleted, together with
+// others of which the same is heard.
+func cancelDeletedRun(ctx context.Context, conn *Connection, id string) error {
+	status, err := conn.cancels.do(ctx, id)
 	if err != nil {
-		return fmt.Errorf("cancel runs of deleted objects: %w", err)
+		return fmt.Errorf("cancel the run of a deleted object: %w", err)
 	}
-	for _, status := range canceled {
-		if status == openworkflow.RunCanceled {
-			metrics.RunsCanceled.WithLabelValues(cause).Inc()
-		}
+	if status == openworkflow.RunCanceled {
+		metrics.RunsCanceled.WithLabelValues("deleted").Inc()
 	}
 	conn.Ended()
 	return nil
@@ -360,23 +410,17 @@ func (r *WorkflowRunReconciler) trouble(ctx context.Context, seen *runSeen, err 
 
 // passes reports whether an error means that the database does not answer now.
 func passes(err error) bool {
-	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded)
+	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errBatcherStopped)
 }
 
-// event tells of what was done, after the status shows it.
+// event tells of what was done, after the status shows it. That a run was started is
+// told by its status: an event would be as dear as the object itself.
 func (r *WorkflowRunReconciler) event(seen *runSeen, action runAction) {
-	switch action {
-	case runMirror:
-		switch {
-		case seen.Refused != "": // told by the status
-		case seen.own():
-			r.Events.Eventf(seen.Run, nil, eventType(true), "Started", "Mirror", "Run %s was handed to Backend %s", seen.RunID, backendName(seen.Run.Spec.BackendRef))
-		default:
-			r.Events.Eventf(seen.Run, nil, eventType(true), "Attached", "Mirror", "Shows run %s, which was started earlier with idempotencyKey %q", seen.RunID, seen.Run.Spec.IdempotencyKey)
-		}
-	case runResume:
+	switch {
+	case action == runMirror && seen.Refused == "" && !seen.own():
+		r.Events.Eventf(seen.Run, nil, eventType(true), "Attached", "Mirror", "Shows run %s, which was started earlier with idempotencyKey %q", seen.RunID, seen.Run.Spec.IdempotencyKey)
+	case action == runResume:
 		r.Events.Eventf(seen.Run, nil, eventType(true), "Resumed", "Resume", "Run goes on")
-	case runCancel, runSuspend, runDelete, runNothing: // told by the status
 	}
 }
 

@@ -30,16 +30,54 @@ type runSeen struct {
 	Steps openworkflow.StepSummary
 	// Worker is the name of the pod that holds the run, when it is known.
 	Worker string
+	// Reports says that whoever holds the run or, once it has completed, did, is live and
+	// reports by itself.
+	Reports bool
 	// NoWorker says that nobody serves the run's workflow.
 	NoWorker string
 	// Refused is why the database cannot store the run.
 	Refused string
-	Now     time.Time
+	// Begun says that the row was inserted just now, and that a worker may have
+	// claimed it already. Nobody looked.
+	Begun bool
+	// FirstReport is how long a worker may take to claim a run and report it.
+	FirstReport time.Duration
+	Now         time.Time
 }
 
 // own reports whether the row was made for this object, and not for an earlier
 // one with the same idempotency key.
 func (s *runSeen) own() bool { return s.RunID == string(s.Run.UID) }
+
+// reportPatience is how long a live worker has to report what it has done with a run,
+// which is longer than it tries.
+const reportPatience = 35 * time.Second
+
+// awaited is how much longer the worker that has begun or ended the run may take to
+// report that. When it is 0 the manager reports, and overdue says that it had to.
+func (s *runSeen) awaited() (wait time.Duration, overdue bool) {
+	object := s.Row.Object()
+	if !s.Reports || object == nil || object.UID != string(s.Run.UID) || object.Generation != s.Run.Generation {
+		return 0, false
+	}
+	since := s.Row.StartedAt
+	if s.Row.FinishedAt != nil {
+		since = s.Row.FinishedAt
+	}
+	if since == nil {
+		return 0, false
+	}
+	wait = since.Add(reportPatience).Sub(s.Now)
+	return max(wait, 0), wait <= 0
+}
+
+// firstAwaited is awaited for an object that nobody has reported yet.
+func (s *runSeen) firstAwaited() (wait time.Duration, overdue bool) {
+	if s.Run.Status.RunID != "" {
+		return 0, false
+	}
+	return s.awaited()
+}
 
 // runAction is the one thing to do next.
 type runAction string
@@ -62,8 +100,13 @@ type runPlan struct {
 	// Status is what to report, nil for nothing. A plan with an action has none:
 	// the action's outcome is planned for afresh.
 	Status *v1alpha1.WorkflowRunStatus
+	// Overdue says that the row's worker should have reported.
+	Overdue bool
 	// RequeueAfter, when not zero, is when the next thing is due.
 	RequeueAfter time.Duration
+	// Awaits says that the row is there and that the worker has yet to report it, which
+	// is looked at after everything that is more urgent.
+	Awaits bool
 }
 
 // planRun decides about a WorkflowRun.
@@ -74,6 +117,8 @@ func planRun(seen runSeen) runPlan {
 		return planEnded(seen)
 	case seen.Refused != "":
 		return report(rejectedStatus(seen, seen.Refused))
+	case seen.Begun:
+		return await(seen.FirstReport)
 	case seen.RunID == "":
 		return planNew(seen)
 	case !seen.Backend.Ready:
@@ -81,7 +126,7 @@ func planRun(seen runSeen) runPlan {
 	case seen.Row == nil:
 		return report(missingStatus(seen))
 	case seen.Row.Status.Terminal():
-		return report(runStatus(seen))
+		return planReport(seen)
 	}
 	wanted := ptr.Deref(run.Spec.Suspend, false)
 	switch {
@@ -92,8 +137,24 @@ func planRun(seen runSeen) runPlan {
 	case seen.own() && !wanted && seen.Row.SuspendedAt != nil:
 		return runPlan{Action: runResume}
 	default:
-		return report(runStatus(seen))
+		return planReport(seen)
 	}
+}
+
+// planReport shows the row, unless its worker is about to show it for the first time.
+func planReport(seen runSeen) runPlan {
+	wait, overdue := seen.firstAwaited()
+	if wait > 0 {
+		return await(wait)
+	}
+	plan := report(runStatus(seen))
+	plan.Overdue = overdue
+	return plan
+}
+
+// await looks again: the worker may have died meanwhile.
+func await(wait time.Duration) runPlan {
+	return runPlan{RequeueAfter: min(wait, 5*time.Second), Awaits: true}
 }
 
 // planNew decides about a run that has no row yet.
@@ -172,10 +233,11 @@ func newRun(run *v1alpha1.WorkflowRun, cluster string) store.NewRun {
 		n.DeadlineAt = new(run.CreationTimestamp.Add(time.Duration(*spec.TimeoutSeconds) * time.Second))
 	}
 	context, err := json.Marshal(openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{
-		Cluster:   cluster,
-		Namespace: run.Namespace,
-		Name:      run.Name,
-		UID:       string(run.UID),
+		Cluster:    cluster,
+		Namespace:  run.Namespace,
+		Name:       run.Name,
+		UID:        string(run.UID),
+		Generation: run.Generation,
 	}})
 	if err != nil { // strings always marshal
 		panic(err)

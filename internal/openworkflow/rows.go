@@ -139,6 +139,9 @@ type ObjectRef struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	UID       string `json:"uid"`
+	// Generation is that of the spec that the run was created from, or 0 when it is
+	// not known.
+	Generation int64 `json:"generation,omitempty"`
 }
 
 // RunContext is the context column of workflow_runs. TraceContext is

@@ -10,7 +10,7 @@ import (
 )
 
 // conditions says the run's state in the words that "kubectl wait", Flux and
-// Argo CD understand. Reconciling and Stalled are there only while true; a
+// Argo CD understand. All but Ready are there only while true, as those of a Job; a
 // canceled run is as its spec asks, so it is ready though not complete.
 func conditions(run *openworkflow.Run, state v1alpha1.RunState, reason, message string) []metav1.Condition {
 	since := run.UpdatedAt
@@ -23,12 +23,6 @@ func conditions(run *openworkflow.Run, state v1alpha1.RunState, reason, message 
 // Conditions returns the conditions of a run in this state. The manager uses it
 // for what it alone knows, such as a missing Backend. Since is when the state began.
 func Conditions(state v1alpha1.RunState, reason, message string, since time.Time) []metav1.Condition {
-	truth := func(b bool) metav1.ConditionStatus {
-		if b {
-			return metav1.ConditionTrue
-		}
-		return metav1.ConditionFalse
-	}
 	condition := func(kind string, status metav1.ConditionStatus) metav1.Condition {
 		return metav1.Condition{
 			Type:               kind,
@@ -38,14 +32,16 @@ func Conditions(state v1alpha1.RunState, reason, message string, since time.Time
 			LastTransitionTime: metav1.Time{Time: since.UTC().Truncate(time.Second)},
 		}
 	}
-	list := []metav1.Condition{
-		condition(v1alpha1.ConditionReady, truth(state == v1alpha1.RunCompleted || state == v1alpha1.RunCanceled)),
-		condition(v1alpha1.ConditionComplete, truth(state == v1alpha1.RunCompleted)),
-		condition(v1alpha1.ConditionFailed, truth(state == v1alpha1.RunFailed)),
+	ready := metav1.ConditionFalse
+	if state == v1alpha1.RunCompleted || state == v1alpha1.RunCanceled {
+		ready = metav1.ConditionTrue
 	}
+	list := []metav1.Condition{condition(v1alpha1.ConditionReady, ready)}
 	switch {
+	case state == v1alpha1.RunCompleted:
+		list = append(list, condition(v1alpha1.ConditionComplete, metav1.ConditionTrue))
 	case state == v1alpha1.RunFailed:
-		list = append(list, condition(v1alpha1.ConditionStalled, metav1.ConditionTrue))
+		list = append(list, condition(v1alpha1.ConditionFailed, metav1.ConditionTrue), condition(v1alpha1.ConditionStalled, metav1.ConditionTrue))
 	case !state.Terminal() && reason != v1alpha1.ReasonSuspended:
 		list = append(list, condition(v1alpha1.ConditionReconciling, metav1.ConditionTrue))
 	}

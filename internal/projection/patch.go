@@ -3,8 +3,7 @@ package projection
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
+	"strings"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 )
@@ -12,12 +11,92 @@ import (
 // PatchContentType is the kind of patch that Patch returns.
 const PatchContentType = "application/json-patch+json"
 
-// clearable are the members of a status that go away again: a patch removes them
-// when the status has none. What is missing here stays as the object has
-// it: startedAt and worker, which a row may no longer know, and
-// observedGeneration, which only the manager sets.
-var clearable = []string{
-	"finishedAt", "duration", "nextAt", "output", "outputTruncated", "error", "message",
+// member is a member of a status. One that goes away again is clearable: a patch
+// removes it when the status has none. Otherwise what is missing stays as the object
+// has it: startedAt and worker, which a row may no longer know, and observedGeneration,
+// which not every writer knows.
+type member struct {
+	name      string
+	value     any
+	has       bool
+	clearable bool
+}
+
+func members(s *v1alpha1.WorkflowRunStatus) []member {
+	return []member{
+		{"observedGeneration", s.ObservedGeneration, s.ObservedGeneration != 0, false},
+		{"revision", s.Revision, s.Revision != nil, false},
+		{"state", s.State, s.State != "", false},
+		{"runID", s.RunID, s.RunID != "", false},
+		{"worker", s.Worker, s.Worker != "", false},
+		{"attempts", s.Attempts, s.Attempts != nil, false},
+		{"startedAt", s.StartedAt, s.StartedAt != nil, false},
+		{"finishedAt", s.FinishedAt, s.FinishedAt != nil, true},
+		{"duration", s.Duration, s.Duration != "", true},
+		{"nextAt", s.NextAt, s.NextAt != nil, true},
+		{"output", s.Output, s.Output != nil, true},
+		{"outputTruncated", s.OutputTruncated, s.OutputTruncated != nil, true},
+		{"error", s.Error, s.Error != nil, true},
+		{"steps", s.Steps, s.Steps != nil, false},
+		{"message", s.Message, s.Message != "", true},
+		{"conditions", s.Conditions, len(s.Conditions) > 0, false},
+	}
+}
+
+// Patch returns the patch for the status subresource that makes an object's
+// status equal to this one. It tests the object's uid, so that the API server
+// refuses it for a namesake created later, and names no resource version: an
+// outdated patch is refused by the transition rules of the resource itself
+// (see Outdated).
+//
+// It is a JSON patch because a merge patch can do neither: the API server
+// ignores a uid in what is written to a status, and a merge patch drops the
+// nulls in an output. That every object has a status to add to is the doing of
+// its default.
+func Patch(uid string, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
+	return patch(status, test{"uid", uid})
+}
+
+// PatchAt is Patch for a writer that knows the spec of one generation only: the API
+// server refuses it as soon as the object has another, so that what the manager has
+// observed meanwhile is not overwritten.
+func PatchAt(uid string, generation int64, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
+	status.ObservedGeneration = generation
+	tests := []test{{"uid", uid}, {"generation", generation}}
+	if status.StartedAt == nil || status.Worker == "" {
+		return patch(status, tests...)
+	}
+	// It has all that a status may have, so it takes the place of the one before as a
+	// whole: the API server has the less to do.
+	return encode(append(operationsOf(tests), operation{"add", "/status", status}))
+}
+
+// test is what a member of the object's metadata has to be.
+type test struct {
+	name  string
+	value any
+}
+
+func operationsOf(tests []test) []operation {
+	var operations []operation
+	for _, t := range tests {
+		operations = append(operations, operation{"test", "/metadata/" + t.name, t.value})
+	}
+	return operations
+}
+
+func patch(status v1alpha1.WorkflowRunStatus, tests ...test) ([]byte, error) {
+	operations := operationsOf(tests)
+	for _, m := range members(&status) {
+		path := "/status/" + m.name
+		switch {
+		case m.has:
+			operations = append(operations, operation{"add", path, m.value})
+		case m.clearable: // to remove what is not there is an error, so put it there first
+			operations = append(operations, operation{"add", path, ""}, operation{Op: "remove", Path: path})
+		}
+	}
+	return encode(operations)
 }
 
 // operation is one of a JSON patch.
@@ -27,36 +106,16 @@ type operation struct {
 	Value any    `json:"value,omitempty"`
 }
 
-// Patch returns the patch for the status subresource that makes an object's
-// status equal to this one. It tests the object's uid, so that the API server
-// refuses it for a namesake created later, and names no resource version: an
-// outdated patch is refused by the transition rules of the resource itself.
-//
-// It is a JSON patch because a merge patch can do neither: the API server
-// ignores a uid in what is written to a status, and a merge patch drops the
-// nulls in an output. That every object has a status to add to is the doing of
-// its default.
-func Patch(uid string, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
-	encoded, err := json.Marshal(status)
-	if err != nil {
-		return nil, fmt.Errorf("encode status: %w", err)
-	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(encoded, &members); err != nil {
-		return nil, fmt.Errorf("decode status: %w", err)
-	}
-	operations := []operation{{"test", "/metadata/uid", uid}}
-	for _, name := range slices.Sorted(maps.Keys(members)) {
-		operations = append(operations, operation{"add", "/status/" + name, members[name]})
-	}
-	for _, name := range clearable {
-		if _, ok := members[name]; !ok { // to remove what is not there is an error, so put it there first
-			operations = append(operations, operation{"add", "/status/" + name, ""}, operation{Op: "remove", Path: "/status/" + name})
-		}
-	}
-	patch, err := json.Marshal(operations)
+func encode(operations []operation) ([]byte, error) {
+	encoded, err := json.Marshal(operations)
 	if err != nil {
 		return nil, fmt.Errorf("encode status patch: %w", err)
 	}
-	return patch, nil
+	return encoded, nil
+}
+
+// Outdated reports whether the API server's answer to a patch that it refused as
+// invalid is that of a transition rule: the object shows something later.
+func Outdated(answer string) bool {
+	return strings.Contains(answer, "status of an older revision") || strings.Contains(answer, "the run has ended")
 }

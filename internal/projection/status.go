@@ -292,7 +292,10 @@ func timeOf(t *time.Time) *metav1.Time {
 // truncate cuts text so that it takes at most limit bytes in JSON, quotes not
 // counted, and marks the cut.
 func truncate(text string, limit int) string {
-	const mark = "…"
+	const mark, longest = "…", 6 // the longest encoding of a byte is that of a control character
+	if len(text)*longest <= limit {
+		return text
+	}
 	size, cut := 0, 0
 	for i, r := range text {
 		if size <= limit-len(mark) {
@@ -307,6 +310,9 @@ func truncate(text string, limit int) string {
 }
 
 func encodedSize(r rune) int {
+	if r == ' ' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' {
+		return 1 // nearly all of them, in no time
+	}
 	encoded, err := json.Marshal(string(r))
 	if err != nil { // a string always marshals
 		return 6

@@ -2,11 +2,13 @@ package projection
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -250,6 +252,79 @@ func TestPatchNamesTheObjectAndClearsWhatIsOver(t *testing.T) {
 	}
 	if op, ok := last["/metadata/resourceVersion"]; ok {
 		t.Errorf("patch has %v of a resource version", op)
+	}
+}
+
+// A member that the patch forgets would never be shown.
+func TestPatchHasEveryMemberOfAStatus(t *testing.T) {
+	t.Parallel()
+	var status v1alpha1.WorkflowRunStatus
+	var want []string
+	for field := range reflect.TypeFor[v1alpha1.WorkflowRunStatus]().Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		want = append(want, name)
+	}
+	var got []string
+	for _, m := range members(&status) {
+		got = append(got, m.name)
+		if m.has {
+			t.Errorf("an empty status has %s", m.name)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("members (-want +got):\n%s", diff)
+	}
+}
+
+func TestPatchOfOneGenerationTestsIt(t *testing.T) {
+	t.Parallel()
+	patch, err := PatchAt("uid-1", 3, Status(row(func(*openworkflow.Run) {}), openworkflow.StepSummary{}, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []struct {
+		Op, Path string
+		Value    any
+	}
+	if err := json.Unmarshal(patch, &got); err != nil {
+		t.Fatal(err)
+	}
+	if test := got[1]; test.Op != "test" || test.Path != "/metadata/generation" || test.Value != 3.0 {
+		t.Errorf("patch has %v, want a test of the generation", test)
+	}
+	if add := got[2]; add.Op != "add" || add.Path != "/status/observedGeneration" || add.Value != 3.0 {
+		t.Errorf("patch has %v, want the generation as observed", add)
+	}
+}
+
+func TestPatchOfAllThatThereCanBeReplacesTheStatus(t *testing.T) {
+	t.Parallel()
+	run := row(func(r *openworkflow.Run) {
+		r.Status, r.Attempts, r.StartedAt, r.FinishedAt = openworkflow.RunCompleted, 1, after(0), after(time.Second)
+		r.Output = json.RawMessage(`{"total":null}`)
+	})
+	status := Status(run, openworkflow.StepSummary{}, "pod-1")
+	patch, err := PatchAt("uid-1", 3, status)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []struct {
+		Op, Path string
+		Value    json.RawMessage
+	}
+	if err := json.Unmarshal(patch, &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 3 || got[2].Op != "add" || got[2].Path != "/status" {
+		t.Fatalf("patch is %s, want two tests and the status", patch)
+	}
+	var shown v1alpha1.WorkflowRunStatus
+	if err := json.Unmarshal(got[2].Value, &shown); err != nil {
+		t.Fatal(err)
+	}
+	status.ObservedGeneration = 3
+	if !equality.Semantic.DeepEqual(status, shown) {
+		t.Errorf("status (-want +got):\n%s", cmp.Diff(status, shown))
 	}
 }
 

@@ -28,7 +28,10 @@ import (
 
 const (
 	// senders is the number of patches under way at once.
-	senders = 8
+	senders = 32
+	// settle is how long a report of a run that goes on is held back: of a run that ends
+	// or changes sooner, only what it came to is sent.
+	settle = 400 * time.Millisecond
 	// giveUpAfter is how long a report is tried; the manager repairs what is left.
 	giveUpAfter = 30 * time.Second
 	// sendTimeout bounds one try.
@@ -46,18 +49,44 @@ type Reporter struct {
 
 	mu      sync.Mutex
 	latest  map[string]*report // by object uid
-	queue   []string           // uids with something to send, oldest first
+	ended   queue              // runs that have ended
+	ongoing queue              // all others
 	sending int
-	changed *sync.Cond
+	timed   bool // a timer will wake a sender
 	closed  bool
+	changed *sync.Cond
 }
 
 // report is the newest unsent status of an object.
 type report struct {
 	object openworkflow.ObjectRef
 	status *v1alpha1.WorkflowRunStatus // nil when all is sent
-	since  time.Time
-	busy   bool // a sender has it
+	since  time.Time                   // when it came, or the oldest one that it replaced
+	due    time.Time                   // when it may be sent
+	busy   bool                        // a sender has it
+	// moved is true once the object has another generation than its run was created
+	// from: only the manager knows what that means.
+	moved bool
+}
+
+// queue has objects in the order in which they are due. One whose report was sent
+// from the other queue is passed over.
+type queue []*report
+
+// first returns the object whose turn it is, or nil.
+func (q *queue) first() *report {
+	for len(*q) > 0 {
+		if entry := (*q)[0]; entry.status != nil && !entry.busy {
+			return entry
+		}
+		q.pop()
+	}
+	return nil
+}
+
+func (q *queue) pop() {
+	(*q)[0] = nil
+	*q = (*q)[1:]
 }
 
 // New returns a reporter for the objects of one namespace. The config needs the
@@ -105,13 +134,33 @@ func (r *Reporter) Report(run *openworkflow.Run, steps openworkflow.StepSummary)
 		entry = &report{object: *object}
 		r.latest[object.UID] = entry
 	}
-	if entry.status == nil {
-		entry.since = time.Now()
-		if !entry.busy {
-			r.queue = append(r.queue, object.UID)
-		}
+	now := time.Now()
+	fresh := entry.status == nil
+	if fresh {
+		entry.since = now
 	}
 	entry.status = &status
+	switch {
+	case status.State.Terminal():
+		entry.due = now
+	case fresh:
+		entry.due = now.Add(settle)
+	default:
+		return // it takes the place of one that has a turn
+	}
+	r.enqueue(entry)
+}
+
+// enqueue gives an object with something to send its turn, unless a sender has it.
+func (r *Reporter) enqueue(entry *report) {
+	if entry.busy {
+		return
+	}
+	if entry.status.State.Terminal() {
+		r.ended = append(r.ended, entry)
+	} else {
+		r.ongoing = append(r.ongoing, entry)
+	}
 	r.changed.Signal()
 }
 
@@ -138,23 +187,51 @@ func (r *Reporter) Run(ctx context.Context, farewell time.Duration) {
 	tasks.Wait()
 }
 
-// next waits for an object with something to send; nil means that the reporter is
-// closed and its queue empty.
+// next waits for an object whose report is due; nil means that the reporter is
+// closed and its queues are empty.
 func (r *Reporter) next() *report {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for len(r.queue) == 0 {
+	for {
+		entry, wait := r.take()
+		if entry != nil {
+			entry.busy = true
+			r.sending++
+			return entry
+		}
 		if r.closed && r.sending == 0 {
 			r.changed.Broadcast()
 			return nil
 		}
+		if wait > 0 && !r.timed {
+			r.timed = true
+			time.AfterFunc(wait, func() {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.timed = false
+				r.changed.Signal()
+			})
+		}
 		r.changed.Wait()
 	}
-	entry := r.latest[r.queue[0]]
-	r.queue = r.queue[1:]
-	entry.busy = true
-	r.sending++
-	return entry
+}
+
+// take removes the object whose turn it is, or says for how long there is none: 0
+// when nothing is in the queues. A reporter that closes sends at once.
+func (r *Reporter) take() (entry *report, wait time.Duration) {
+	end, other := r.ended.first(), r.ongoing.first()
+	if end != nil && (other == nil || !other.due.Before(end.due)) {
+		r.ended.pop()
+		return end, 0
+	}
+	if other == nil {
+		return nil, 0
+	}
+	if wait = time.Until(other.due); wait > 0 && !r.closed {
+		return nil, wait
+	}
+	r.ongoing.pop()
+	return other, 0
 }
 
 // send sends the newest status of an object, again and again until the API server
@@ -166,13 +243,9 @@ func (r *Reporter) send(ctx context.Context, entry *report) {
 		status, age := entry.status, time.Since(entry.since)
 		entry.status = nil
 		r.mu.Unlock()
-		if status == nil {
-			break
-		}
-		err := r.patch(ctx, entry.object, *status)
+		err := r.patch(ctx, entry, *status)
 		if err == nil {
-			delay = firstDelay
-			continue
+			break
 		}
 		if ctx.Err() != nil || age > giveUpAfter {
 			r.log.Warn("Could not report the status of a run; the manager will", "run", entry.object.UID,
@@ -196,44 +269,68 @@ func (r *Reporter) send(ctx context.Context, entry *report) {
 	if entry.status == nil {
 		delete(r.latest, entry.object.UID)
 	} else { // it came after the last look
-		r.queue = append(r.queue, entry.object.UID)
+		r.enqueue(entry)
 	}
 	r.changed.Broadcast()
 }
 
 // patch sends one status. A refusal that says that the report is outdated, or its
 // object gone, is not an error: there is nothing left to report.
-func (r *Reporter) patch(ctx context.Context, object openworkflow.ObjectRef, status v1alpha1.WorkflowRunStatus) error {
-	body, err := projection.Patch(object.UID, status)
+//
+// The status says that the generation which the run was created from is observed, as
+// long as the object has that one. The API server does not say which test of a patch
+// has failed, so a refusal without a reason is tried once more without it.
+func (r *Reporter) patch(ctx context.Context, entry *report, status v1alpha1.WorkflowRunStatus) error {
+	object := entry.object
+	if object.Generation == 0 || entry.moved {
+		body, err := projection.Patch(object.UID, status)
+		if err != nil {
+			return err
+		}
+		_, err = r.request(ctx, object, body)
+		return err
+	}
+	body, err := projection.PatchAt(object.UID, object.Generation, status)
 	if err != nil {
 		return err
 	}
+	refused, err := r.request(ctx, object, body)
+	if err == nil && refused {
+		entry.moved = true
+		return r.patch(ctx, entry, status)
+	}
+	return err
+}
+
+// request sends a patch, and reports whether a test in it has failed.
+func (r *Reporter) request(ctx context.Context, object openworkflow.ObjectRef, body []byte) (refused bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	target := r.base.JoinPath("apis", v1alpha1.GroupVersion.Group, v1alpha1.GroupVersion.Version,
 		"namespaces", object.Namespace, "workflowruns", object.Name, "status")
+	target.RawQuery = "fieldValidation=Ignore" // nobody reads warnings
 	request, err := http.NewRequestWithContext(ctx, http.MethodPatch, target.String(), bytes.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("make the status patch: %w", err)
+		return false, fmt.Errorf("make the status patch: %w", err)
 	}
 	request.Header.Set("Content-Type", projection.PatchContentType)
 	// The answer is not read: ask for the smallest there is.
 	request.Header.Set("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
 	response, err := r.client.Do(request)
 	if err != nil {
-		return fmt.Errorf("patch the status of workflowrun %s/%s: %w", object.Namespace, object.Name, err)
+		return false, fmt.Errorf("patch the status of workflowrun %s/%s: %w", object.Namespace, object.Name, err)
 	}
 	defer response.Body.Close()
 	answer, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
 	_, _ = io.Copy(io.Discard, response.Body) // so that the connection is used again
 	switch response.StatusCode {
 	case http.StatusOK, http.StatusCreated:
-		return nil
+		return false, nil
 	case http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity:
-		r.log.Debug("Status report was outdated", "run", object.UID, "object", object.Name, "answer", string(answer))
-		return nil
+		r.log.Debug("Status report was refused", "run", object.UID, "object", object.Name, "answer", string(answer))
+		return response.StatusCode == http.StatusUnprocessableEntity && !projection.Outdated(string(answer)), nil
 	default:
-		return fmt.Errorf("patch the status of workflowrun %s/%s: %s: %s",
+		return false, fmt.Errorf("patch the status of workflowrun %s/%s: %s: %s",
 			object.Namespace, object.Name, response.Status, answer)
 	}
 }

@@ -3,10 +3,12 @@ package reporter
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -23,8 +25,10 @@ type server struct {
 	*httptest.Server
 	mu      sync.Mutex
 	answer  func(n int) int // to the n-th patch, from 1
+	body    string          // of each answer
 	paths   []string
 	states  []string
+	tests   []string // what each patch tests
 	arrived chan struct{}
 }
 
@@ -33,6 +37,7 @@ func newServer(t *testing.T, answer func(n int) int) *server {
 	s := &server{answer: answer, arrived: make(chan struct{}, 100)}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var patch []struct {
+			Op    string `json:"op"`
 			Path  string `json:"path"`
 			Value any    `json:"value"`
 		}
@@ -43,18 +48,26 @@ func newServer(t *testing.T, answer func(n int) int) *server {
 		if err != nil || r.Method != http.MethodPatch || r.Header.Get("Content-Type") != projection.PatchContentType {
 			t.Errorf("got %s of %s (%v), want a status patch", r.Method, r.Header.Get("Content-Type"), err)
 		}
-		state := ""
+		state, tests := "", ""
 		for _, operation := range patch {
+			if operation.Op == "test" {
+				tests += fmt.Sprintf("%s=%v ", operation.Path, operation.Value)
+			}
 			if operation.Path == "/status/state" {
 				state, _ = operation.Value.(string)
+			}
+			if status, ok := operation.Value.(map[string]any); ok && operation.Path == "/status" {
+				state, _ = status["state"].(string)
 			}
 		}
 		s.mu.Lock()
 		s.paths = append(s.paths, r.URL.Path)
 		s.states = append(s.states, state)
+		s.tests = append(s.tests, tests)
 		n := len(s.paths)
 		s.mu.Unlock()
 		w.WriteHeader(s.answer(n))
+		_, _ = io.WriteString(w, s.body)
 		s.arrived <- struct{}{}
 	}))
 	t.Cleanup(s.Close)
@@ -176,6 +189,86 @@ func TestReportIsRetriedAndTheNewestWins(t *testing.T) {
 	stop()
 	if last := s.states[len(s.states)-1]; last != "Completed" || len(s.states) != 2 {
 		t.Errorf("reports were %v, want the newest after the one that failed, and no other", s.states)
+	}
+}
+
+func TestRunThatEndsSoonIsReportedOnce(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, ok)
+	r, stop := start(t, s)
+	for range 20 {
+		name := openworkflow.NewID()
+		r.Report(run(name, openworkflow.RunRunning), openworkflow.StepSummary{})
+		r.Report(run(name, openworkflow.RunCompleted), openworkflow.StepSummary{})
+	}
+	s.await(t, 20)
+	stop()
+	if want := slices.Repeat([]string{"Completed"}, 20); !slices.Equal(s.states, want) {
+		t.Errorf("reports of 20 runs: %v, want the end of each", s.states)
+	}
+}
+
+func TestRunThatLastsIsReportedWithinHalfASecond(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, ok)
+	r, _ := start(t, s)
+	began := time.Now()
+	r.Report(run("order-1", openworkflow.RunRunning), openworkflow.StepSummary{})
+	s.await(t, 1)
+	if took := time.Since(began); took < settle {
+		t.Errorf("the beginning was reported after %s: an end has no time to take its place", took)
+	}
+	if settle > 500*time.Millisecond {
+		t.Errorf("the beginning is held back for %s", settle)
+	}
+}
+
+func TestEndsDoNotWaitForRunsThatGoOn(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, ok)
+	r, _ := start(t, s)
+	r.Report(run("order-1", openworkflow.RunRunning), openworkflow.StepSummary{})
+	r.Report(run("order-2", openworkflow.RunCompleted), openworkflow.StepSummary{})
+	s.await(t, 2)
+	if want := []string{"Completed", "Running"}; !slices.Equal(s.states, want) {
+		t.Errorf("reports were %v, want %v", s.states, want)
+	}
+}
+
+// A user may have changed the spec since the run was created from it: what that means
+// is the manager's to say.
+func TestReportObservesTheGenerationOfItsRunOnly(t *testing.T) {
+	t.Parallel()
+	const uid, generation = "/metadata/uid=uid-of-order-1 ", "/metadata/generation=7 "
+	s := newServer(t, func(n int) int {
+		if n == 1 {
+			return http.StatusUnprocessableEntity
+		}
+		return http.StatusOK
+	})
+	r, stop := start(t, s)
+	created := run("order-1", openworkflow.RunCompleted)
+	created.Context = json.RawMessage(`{"kubernetes":{"cluster":"c","namespace":"shop","name":"order-1","uid":"uid-of-order-1","generation":7}}`)
+	r.Report(created, openworkflow.StepSummary{})
+	s.await(t, 2)
+	stop()
+	if want := []string{uid + generation, uid}; !slices.Equal(s.tests, want) {
+		t.Errorf("patches test %q, want %q", s.tests, want)
+	}
+}
+
+func TestP4OutdatedReportIsNotTriedWithoutItsGeneration(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, func(int) int { return http.StatusUnprocessableEntity })
+	s.body = "status: Invalid value: \"object\": status of an older revision: the run has moved on"
+	r, stop := start(t, s)
+	created := run("order-1", openworkflow.RunCompleted)
+	created.Context = json.RawMessage(`{"kubernetes":{"cluster":"c","namespace":"shop","name":"order-1","uid":"uid-of-order-1","generation":7}}`)
+	r.Report(created, openworkflow.StepSummary{})
+	s.await(t, 1)
+	stop()
+	if len(s.paths) != 1 {
+		t.Errorf("an outdated report was sent %d times", len(s.paths))
 	}
 }
 

@@ -30,6 +30,7 @@ import (
 var (
 	out    = flag.String("out", filepath.Join(repository, "dist", "bench"), "directory of the report")
 	rounds = flag.Int("rounds", 0, "number of rounds, instead of the usual ones")
+	many   = flag.Int("objects", 0, "number of objects in W6, instead of the usual one")
 )
 
 func TestMain(m *testing.M) {
@@ -73,7 +74,7 @@ var short = sizes{
 	rounds: 3, slowRounds: 1, baseline: time.Second, workers: []int{1, 2}, runs: 3000, long: 300,
 	latencies: 100, idle: 5 * time.Second, lease: 2 * time.Second,
 	history: 20_000, backlog: 10_000, steps: 500, children: 200, parked: 1000, large: 50,
-	objects: 300, peerRuns: 500,
+	objects: 1000, peerRuns: 500,
 }
 
 // session is one run of the suite.
@@ -95,6 +96,9 @@ func newSession() *session {
 	}
 	if *rounds > 0 {
 		s.rounds, s.slowRounds = *rounds, *rounds
+	}
+	if *many > 0 {
+		s.sizes.objects = *many
 	}
 	s.report = report.Report{
 		Began: time.Now().UTC(), Revision: revision(), Short: testing.Short(), Machine: machine(),
@@ -127,9 +131,7 @@ func TestBench(t *testing.T) {
 		}
 	})
 	t.Run("W3-idle", s.idlePool)
-	if !testing.Short() || strings.Contains(filter(), "W6") {
-		t.Run("W6", s.objects)
-	}
+	t.Run("W6", s.objects)
 	s.finish(t, "report")
 }
 

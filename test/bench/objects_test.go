@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,6 +20,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -27,6 +30,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/projection"
 	"github.com/openworkflow-operator/operator/test/bench/report"
 	"github.com/openworkflow-operator/operator/test/bench/workflows"
 )
@@ -39,11 +44,18 @@ const creators = 32
 func (s *session) objects(t *testing.T) {
 	c := startCluster(t)
 	d := startDisk(t, asIs)
-	for round := range min(s.slowRounds, 3) {
-		sample := c.round(t, d, fmt.Sprintf("bench-%d", round), s.sizes.objects, s.idle)
-		s.report.Add(asIs, "W6 objects", sample)
-		t.Logf("W6 objects, round %d: %v", round+1, sample)
-	}
+	t.Run("executed", func(t *testing.T) {
+		for round := range min(s.slowRounds, 3) {
+			sample := c.round(t, d, fmt.Sprintf("bench-%d", round), s.sizes.objects, s.idle)
+			s.report.Add(asIs, "W6 objects", sample)
+			t.Logf("W6 objects, round %d: %v", round+1, sample)
+		}
+	})
+	t.Run("waiting", func(t *testing.T) {
+		sample := c.waiting(t, d, "bench-waiting", s.sizes.objects, s.idle)
+		s.report.Add(asIs, "W6 waiting objects", sample)
+		t.Logf("W6 waiting objects: %v", sample)
+	})
 }
 
 // cluster is an API server without nodes.
@@ -118,8 +130,71 @@ func (c *cluster) round(t *testing.T, d *disk, namespace string, n int, idle tim
 	t.Helper()
 	b := d.emptyBase(t)
 	defer b.drop()
-	bare := c.bareRate(t, namespace+"-bare", n)
+	bare := c.bareRate(t, namespace+"-bare", n, v1alpha1.WorkflowRunStatus{State: v1alpha1.RunCompleted})
+	same := c.bareRate(t, namespace+"-same", n, fiveSteps())
 
+	manager := c.manage(t, b, namespace)
+	reporting := start(t, 0, []string{
+		"BENCH_KUBECONFIG=" + c.kubeconfig,
+		"BENCH_OBJECTS=" + namespace,
+		"OPENWORKFLOW_NAMESPACE_ID=" + namespace,
+		"OPENWORKFLOW_POSTGRES_URL=" + b.url,
+		"OPENWORKFLOW_CONCURRENCY=" + strconv.Itoa(slots),
+		"POD_NAME=bench",
+	}, program(t, "./test/bench/worker"))
+
+	spent := func() map[string]time.Duration {
+		return map[string]time.Duration{
+			"API server": processorTime(t, child(t, "kube-apiserver")),
+			"etcd":       processorTime(t, child(t, "etcd")),
+			"manager":    processorTime(t, manager.cmd.Process.Pid),
+			"worker":     processorTime(t, reporting.cmd.Process.Pid),
+			"Postgres":   processorTime(t, d.server.PID()),
+		}
+	}
+	before := spent()
+	writes, began := c.writes(t), time.Now()
+	c.forEach(t, namespace, n, func(ctx context.Context, run *v1alpha1.WorkflowRun) error { return c.Create(ctx, run) })
+	created := time.Since(began)
+	var ended time.Time
+	b.await("completed objects", patience, func() bool {
+		var rows int
+		b.scan(`SELECT count(*) FROM openworkflow.workflow_runs WHERE namespace_id = $1 AND status = 'completed'`,
+			[]any{namespace}, &rows)
+		ended = time.Now()
+		return rows == n && c.completed(t, namespace)
+	})
+	after := spent()
+	perRun := (c.writes(t) - writes) / float64(n)
+	live := resident(t, manager.cmd.Process.Pid)
+	stop([]*process{reporting})
+
+	c.forEach(t, namespace, n, func(ctx context.Context, run *v1alpha1.WorkflowRun) error { return c.Delete(ctx, run) })
+	idleFor(b, idle) // the manager's collector gives memory back little by little
+	gone := resident(t, manager.cmd.Process.Pid)
+	stop([]*process{manager})
+
+	rate := float64(n) / ended.Sub(began).Seconds()
+	sample := report.Sample{
+		"objects/s":                     rate,
+		"objects created/s":             float64(n) / created.Seconds(),
+		"bare objects/s":                bare,
+		"objects ÷ bare":                rate / bare,
+		"objects ÷ bare, same status":   rate / same,
+		"API writes/run":                perRun,
+		"manager MiB, all objects live": live / (1 << 20),
+		"manager MiB, all objects gone": gone / (1 << 20),
+	}
+	for name := range after {
+		sample[name+" µs/object"] = float64((after[name] - before[name]).Microseconds()) / float64(n)
+	}
+	return sample
+}
+
+// manage starts a manager for a namespace that it creates, with a Backend. It returns
+// when the tables are there.
+func (c *cluster) manage(t *testing.T, b *base, namespace string) *process {
+	t.Helper()
 	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: namespace, Name: name} }
 	c.create(t,
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
@@ -136,60 +211,73 @@ func (c *cluster) round(t *testing.T, d *disk, namespace string, n int, idle tim
 		b.scan(`SELECT to_regclass('openworkflow.operator_sweeps') IS NOT NULL`, nil, &ready)
 		return ready
 	})
-	reporting := start(t, 0, []string{
-		"BENCH_KUBECONFIG=" + c.kubeconfig,
-		"BENCH_OBJECTS=" + namespace,
-		"OPENWORKFLOW_NAMESPACE_ID=" + namespace,
-		"OPENWORKFLOW_POSTGRES_URL=" + b.url,
-		"OPENWORKFLOW_CONCURRENCY=" + strconv.Itoa(slots),
-	}, program(t, "./test/bench/worker"))
+	return manager
+}
 
-	writes, began := c.writes(t), time.Now()
+// waiting creates n WorkflowRuns that nobody executes, and looks at what they cost once
+// all of them say so.
+func (c *cluster) waiting(t *testing.T, d *disk, namespace string, n int, idle time.Duration) report.Sample {
+	t.Helper()
+	b := d.emptyBase(t)
+	defer b.drop()
+	manager := c.manage(t, b, namespace)
+	before := c.writes(t)
 	c.forEach(t, namespace, n, func(ctx context.Context, run *v1alpha1.WorkflowRun) error { return c.Create(ctx, run) })
-	created := time.Since(began)
-	var ended time.Time
-	b.await("completed objects", patience, func() bool {
-		var rows int
-		b.scan(`SELECT count(*) FROM openworkflow.workflow_runs WHERE namespace_id = $1 AND status = 'completed'`,
-			[]any{namespace}, &rows)
-		ended = time.Now()
-		return rows == n && c.completed(t, namespace) == n
+	const calm = 10 * time.Second // longer than it takes until somebody says that there is no worker
+	writes, since := c.writes(t), time.Now()
+	b.await("calm", patience, func() bool {
+		if now := c.writes(t); now != writes {
+			writes, since = now, time.Now()
+		}
+		return time.Since(since) > calm
 	})
-	perRun := (c.writes(t) - writes) / float64(n)
-	live := resident(t, manager.cmd.Process.Pid)
-	stop([]*process{reporting})
-
-	c.forEach(t, namespace, n, func(ctx context.Context, run *v1alpha1.WorkflowRun) error { return c.Delete(ctx, run) })
-	idleFor(b, idle) // the manager's collector gives memory back little by little
-	gone := resident(t, manager.cmd.Process.Pid)
-	stop([]*process{manager})
-
-	rate := float64(n) / ended.Sub(began).Seconds()
-	return report.Sample{
-		"objects/s":                     rate,
-		"objects created/s":             float64(n) / created.Seconds(),
-		"bare objects/s":                bare,
-		"objects ÷ bare":                rate / bare,
-		"API writes/run":                perRun,
-		"manager MiB, all objects live": live / (1 << 20),
-		"manager MiB, all objects gone": gone / (1 << 20),
+	busy, postgres := processorTime(t, manager.cmd.Process.Pid), processorTime(t, d.server.PID())
+	began := time.Now()
+	idleFor(b, idle)
+	took := time.Since(began).Seconds()
+	sample := report.Sample{
+		"API writes/object": (writes - before) / float64(n),
+		"manager MiB":       resident(t, manager.cmd.Process.Pid) / (1 << 20),
+		"manager CPU %":     100 * (processorTime(t, manager.cmd.Process.Pid) - busy).Seconds() / took,
+		"Postgres CPU %":    100 * (processorTime(t, d.server.PID()) - postgres).Seconds() / took,
 	}
+	stop([]*process{manager})
+	return sample
 }
 
 // bareRate is the rate at which this client creates objects that nobody watches, and
 // patches their status once.
-func (c *cluster) bareRate(t *testing.T, namespace string, n int) float64 {
+func (c *cluster) bareRate(t *testing.T, namespace string, n int, status v1alpha1.WorkflowRunStatus) float64 {
 	t.Helper()
 	c.create(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
+	patch, err := json.Marshal(map[string]any{"status": status})
+	if err != nil {
+		t.Fatal(err)
+	}
 	began := time.Now()
 	c.forEach(t, namespace, n, func(ctx context.Context, run *v1alpha1.WorkflowRun) error {
 		if err := c.Create(ctx, run); err != nil {
 			return err
 		}
-		patch := client.RawPatch("application/merge-patch+json", []byte(`{"status":{"state":"Completed"}}`))
-		return c.Status().Patch(ctx, run, patch)
+		return c.Status().Patch(ctx, run, client.RawPatch(types.MergePatchType, patch))
 	})
 	return float64(n) / time.Since(began).Seconds()
+}
+
+// fiveSteps is the status of a completed run of five steps, as a worker reports it.
+func fiveSteps() v1alpha1.WorkflowRunStatus {
+	now := time.Now()
+	steps := openworkflow.StepSummary{Completed: 5, Names: 5}
+	for i := range 5 {
+		steps.Newest = append(steps.Newest, openworkflow.StepAttempt{
+			StepName: fmt.Sprintf("step:%d", i), Kind: openworkflow.KindFunction, Status: openworkflow.StepCompleted,
+			StartedAt: &now, FinishedAt: &now,
+		})
+	}
+	return projection.Status(&openworkflow.Run{
+		ID: openworkflow.NewID(), Status: openworkflow.RunCompleted, Attempts: 1, Output: []byte("10"),
+		StartedAt: &now, FinishedAt: &now, CreatedAt: now, UpdatedAt: now,
+	}, steps, "bench")
 }
 
 // forEach calls f for the n objects of a namespace, for some of them at once.
@@ -220,23 +308,18 @@ func (c *cluster) forEach(t *testing.T, namespace string, n int, f func(context.
 	}
 }
 
-// completed counts the objects that say that they have completed.
-func (c *cluster) completed(t *testing.T, namespace string) (n int) {
+// completed reports whether all objects say that they have completed. It asks for one
+// that does not: to list them all would cost more than to complete them.
+func (c *cluster) completed(t *testing.T, namespace string) bool {
 	t.Helper()
-	var page v1alpha1.WorkflowRunList
-	for {
-		if err := c.List(t.Context(), &page, client.InNamespace(namespace), client.Limit(2000), client.Continue(page.Continue)); err != nil {
-			t.Fatal(err)
-		}
-		for i := range page.Items {
-			if page.Items[i].Status.State == v1alpha1.RunCompleted {
-				n++
-			}
-		}
-		if page.Continue == "" {
-			return n
-		}
+	var others metav1.PartialObjectMetadataList
+	others.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("WorkflowRunList"))
+	notCompleted := fields.OneTermNotEqualSelector("status.state", string(v1alpha1.RunCompleted))
+	if err := c.List(t.Context(), &others, client.InNamespace(namespace),
+		client.MatchingFieldsSelector{Selector: notCompleted}, client.Limit(1)); err != nil {
+		t.Fatal(err)
 	}
+	return len(others.Items) == 0
 }
 
 // writes counts what the API server was asked to write of WorkflowRuns.
@@ -267,4 +350,25 @@ func (c *cluster) writes(t *testing.T) (n float64) {
 		}
 	}
 	return n
+}
+
+// child returns the process of this name that the test has started.
+func child(t *testing.T, name string) int {
+	t.Helper()
+	processes, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range processes {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		comm, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "comm"))
+		if stat, err := readStat(pid); err == nil && stat.parent == os.Getpid() && strings.TrimSpace(string(comm)) == name {
+			return pid
+		}
+	}
+	t.Fatalf("There is no process %s", name)
+	return 0
 }

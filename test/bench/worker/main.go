@@ -18,13 +18,6 @@ import (
 )
 
 func main() {
-	if kubeconfig := os.Getenv("BENCH_KUBECONFIG"); kubeconfig != "" {
-		if err := runOutside(kubeconfig, os.Getenv("BENCH_OBJECTS")); err != nil {
-			slog.Error("Worker cannot work", "error", err)
-			os.Exit(1)
-		}
-		return
-	}
 	stop := func() {}
 	if name := os.Getenv("BENCH_CPU_PROFILE"); name != "" {
 		file, err := os.Create(name + "." + strconv.Itoa(os.Getpid()))
@@ -40,6 +33,13 @@ func main() {
 			_ = file.Close()
 		}
 	}
-	worker.Main(workflows.All()...)
-	stop()
+	defer stop()
+	kubeconfig := os.Getenv("BENCH_KUBECONFIG")
+	if kubeconfig == "" {
+		worker.Main(workflows.All()...)
+		return
+	}
+	if err := runOutside(kubeconfig, os.Getenv("BENCH_OBJECTS")); err != nil {
+		slog.Error("Worker cannot work", "error", err)
+	}
 }

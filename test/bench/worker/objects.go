@@ -32,7 +32,7 @@ func runOutside(kubeconfig, namespace string) error {
 	if err != nil {
 		return err
 	}
-	reports, err := reporter.New(cluster, namespace, "bench", slog.Default())
+	reports, err := reporter.New(cluster, namespace, config.PodName, slog.Default())
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,9 @@ func runOutside(kubeconfig, namespace string) error {
 	for _, w := range workflows.All() {
 		definitions = append(definitions, w.Durable())
 	}
-	r, err := runner.New(database, definitions, runner.Options{Concurrency: config.Concurrency, Reporter: reports})
+	r, err := runner.New(database, definitions, runner.Options{
+		Concurrency: config.Concurrency, PodUID: config.PodUID, PodName: config.PodName, Reporter: reports,
+	})
 	if err != nil {
 		return err
 	}

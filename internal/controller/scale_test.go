@@ -1,0 +1,435 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/durable"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/projection"
+	"github.com/openworkflow-operator/operator/internal/reporter"
+	"github.com/openworkflow-operator/operator/internal/runner"
+	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/step"
+	"github.com/openworkflow-operator/operator/workflow"
+)
+
+// ledger notes what a manager looks at and writes.
+type ledger struct {
+	mu      sync.Mutex
+	looks   map[string]int // at objects, by name
+	asked   map[string]int // of the database, by run
+	patches map[string]int // of status, by object's name
+}
+
+func newLedger() *ledger {
+	return &ledger{looks: map[string]int{}, asked: map[string]int{}, patches: map[string]int{}}
+}
+
+func (l *ledger) note(notes map[string]int, keys ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, key := range keys {
+		notes[key]++
+	}
+}
+
+func (l *ledger) of(notes map[string]int, key string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return notes[key]
+}
+
+func (l *ledger) newClient(config *rest.Config, o client.Options) (client.Client, error) {
+	inner, err := client.NewWithWatch(config, o)
+	if err != nil {
+		return nil, err
+	}
+	return interceptor.NewClient(inner, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			if _, ok := o.(*v1alpha1.WorkflowRun); ok {
+				l.note(l.looks, key.Name)
+			}
+			return c.Get(ctx, key, o, opts...)
+		},
+		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+			l.note(l.patches, o.GetName())
+			return c.SubResource(sub).Patch(ctx, o, p, opts...)
+		},
+	}), nil
+}
+
+func (l *ledger) open(ctx context.Context, o store.Options) (Store, error) {
+	s, err := OpenStore(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return &notedStore{Store: s, ledger: l}, nil
+}
+
+// notedStore is a database that notes which runs it is asked for.
+type notedStore struct {
+	Store
+	*ledger
+}
+
+func (s *notedStore) CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Created, error) {
+	for _, run := range runs {
+		s.note(s.asked, run.ID)
+	}
+	return s.Store.CreateRuns(ctx, runs)
+}
+
+func (s *notedStore) RunStates(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error) {
+	s.note(s.asked, ids...)
+	return s.Store.RunStates(ctx, ids)
+}
+
+func (s *notedStore) StepSummaries(ctx context.Context, ids []string, newest int) (map[string]openworkflow.StepSummary, error) {
+	s.note(s.asked, ids...)
+	return s.Store.StepSummaries(ctx, ids, newest)
+}
+
+func (s *notedStore) CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error) {
+	s.note(s.asked, ids...)
+	return s.Store.CancelRuns(ctx, ids)
+}
+
+// finished creates a WorkflowRun that has completed, as a worker's report leaves it.
+func (w *world) finished(name string) *v1alpha1.WorkflowRun {
+	w.t.Helper()
+	run := newTestRun(name)
+	w.create(run)
+	now := time.Now().UTC()
+	row := &openworkflow.Run{
+		ID: string(run.UID), Status: openworkflow.RunCompleted, Attempts: 1,
+		StartedAt: &now, FinishedAt: &now, CreatedAt: now, UpdatedAt: now,
+	}
+	patch, err := projection.PatchAt(string(run.UID), run.Generation, projection.Status(row, openworkflow.StepSummary{}, "pod"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.Status().Patch(w.t.Context(), run, client.RawPatch(projection.PatchContentType, patch)); err != nil {
+		w.t.Fatal(err)
+	}
+	return run
+}
+
+// Finished objects pile up until somebody deletes them: neither the start of a manager,
+// nor a sweep, nor their deletion looks at one.
+func TestFinishedRunsCostNothing(t *testing.T) {
+	w := newWorld(t)
+	var old []*v1alpha1.WorkflowRun
+	for i := range 30 {
+		old = append(old, w.finished(fmt.Sprintf("old-%d", i)))
+	}
+	l := newLedger()
+	m := w.start(func(o *managerOptions) { o.Open, o.newClient = l.open, l.newClient })
+	w.backend()
+	run := newTestRun("new")
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	asked := l.of(l.asked, string(run.UID))
+	eventually(t, func() error { // a few sweeps
+		if l.of(l.asked, string(run.UID)) < asked+3 {
+			return fmt.Errorf("the sweeps have not come")
+		}
+		return nil
+	})
+	if err := w.Delete(t.Context(), old[0]); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Delete(t.Context(), run); err != nil { // its deletion comes after the other
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if row := w.row(w.store(), run.UID); row.Status != openworkflow.RunCanceled {
+			return fmt.Errorf("the row is %s", row.Status)
+		}
+		return nil
+	})
+	m.halt()
+	for _, o := range old {
+		if looks, asked := l.looks[o.Name], l.asked[string(o.UID)]; looks > 0 || asked > 0 {
+			t.Errorf("%s was looked at %d times, and its row %d times", o.Name, looks, asked)
+		}
+	}
+}
+
+// slowStore holds back an insert until the deletion of its object was handled.
+type slowStore struct {
+	Store
+	deleted func()
+	handled chan struct{}
+	once    sync.Once
+}
+
+func (s *slowStore) CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Created, error) {
+	s.deleted()
+	select {
+	case <-s.handled:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return s.Store.CreateRuns(ctx, runs)
+}
+
+func (s *slowStore) CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error) {
+	states, err := s.Store.CancelRuns(ctx, ids)
+	s.once.Do(func() { close(s.handled) })
+	return states, err
+}
+
+func TestRun_DeletedWhileItIsMirroredIsCanceled(t *testing.T) {
+	w := newWorld(t)
+	w.start(func(o *managerOptions) {
+		o.Intervals.Orphan = time.Hour // by the watch alone
+		o.Open = func(ctx context.Context, so store.Options) (Store, error) {
+			s, err := OpenStore(ctx, so)
+			if err != nil {
+				return nil, err
+			}
+			deleted := sync.OnceFunc(func() {
+				order := newTestRun("order", func(r *v1alpha1.WorkflowRun) { r.Namespace = w.Namespace })
+				if err := w.Delete(context.Background(), order); err != nil {
+					t.Error(err)
+				}
+			})
+			return &slowStore{Store: s, deleted: deleted, handled: make(chan struct{})}, nil
+		}
+	})
+	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
+	run := newTestRun("order")
+	w.create(run)
+	s := w.store()
+	eventually(t, func() error {
+		row := w.row(s, run.UID)
+		if row == nil || row.Status != openworkflow.RunCanceled {
+			return fmt.Errorf("the row is %+v", row)
+		}
+		return nil
+	})
+}
+
+// countedTransport counts requests.
+type countedTransport struct {
+	http.RoundTripper
+	n *atomic.Int64
+}
+
+func (c countedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	c.n.Add(1)
+	return c.RoundTripper.RoundTrip(r)
+}
+
+// A run that is executed at once is written twice: by who creates it, and by its worker
+// once it has ended. One more is allowed for a slow machine.
+func TestRunThatIsExecutedAtOnceIsReportedOnce(t *testing.T) {
+	const n = 20
+	w := newWorld(t)
+	l := newLedger()
+	w.start(func(o *managerOptions) {
+		o.Open, o.newClient = l.open, l.newClient
+		o.Intervals.FirstReport = time.Second
+	})
+	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
+
+	var reports atomic.Int64
+	config := rest.CopyConfig(cluster.admin)
+	config.Wrap(func(inner http.RoundTripper) http.RoundTripper { return countedTransport{inner, &reports} })
+	r, err := reporter.New(config, w.Namespace, "pod-1", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkout := workflow.Define("checkout", func(ctx context.Context, _ struct{}) (int, error) {
+		return step.Run(ctx, "charge", func(context.Context) (int, error) { return 42, nil })
+	})
+	worker, err := runner.New(w.store(), []durable.Definition{checkout.Durable()},
+		runner.Options{PodUID: "pod-uid", PodName: "pod-1", Reporter: r, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var tasks sync.WaitGroup
+	tasks.Go(func() { r.Run(ctx, time.Second) })
+	tasks.Go(func() { _ = worker.Run(ctx, time.Second) })
+	t.Cleanup(func() {
+		cancel()
+		tasks.Wait()
+	})
+
+	runs := make([]*v1alpha1.WorkflowRun, n)
+	for i := range runs {
+		runs[i] = newTestRun(fmt.Sprintf("order-%d", i))
+		w.create(runs[i])
+	}
+	patches := 0
+	for _, run := range runs {
+		w.awaitState(run, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted)
+		if run.Status.RunID != string(run.UID) || run.Status.ObservedGeneration != run.Generation || run.Status.Worker != "pod-1" {
+			t.Errorf("%s has run %q of worker %q, generation %d of %d observed",
+				run.Name, run.Status.RunID, run.Status.Worker, run.Status.ObservedGeneration, run.Generation)
+		}
+		patches += l.of(l.patches, run.Name)
+	}
+	if total := patches + int(reports.Load()); total > 2*n {
+		t.Errorf("%d patches of %d runs, %d of them by the manager", total, n, patches)
+	} else {
+		t.Logf("%d patches of %d runs, %d of them by the manager", total, n, patches)
+	}
+}
+
+// A worker that lives and whose reports do not arrive is not waited for for ever, nor
+// each time.
+func TestP4EndThatItsWorkerDoesNotReportIsShown(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
+	s := w.store()
+	mute := store.Worker{PodUID: "pod", Process: "process", PodName: "pod-1"}
+	if _, err := s.SaveWorker(t.Context(), mute, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	run := newTestRun("order")
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	claimed := claim(t, s, "pod")
+	end(t, s, claimed, store.RunWrite{Op: store.RunComplete})
+	execute(t, w.URL, `UPDATE openworkflow.workflow_runs SET finished_at = now() - interval '1 minute'`)
+	w.awaitState(run, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted)
+}
+
+func TestConnection_WaitsForWorkersThatReport(t *testing.T) {
+	t.Parallel()
+	conn := newConnection(types.NamespacedName{}, (*store.Store)(nil), store.Options{}, "")
+	conn.workers.Store(&[]store.Worker{{PodUID: "a", Process: "1", PodName: "pod-a"}, {PodUID: "b", Process: "1"}})
+	held := func(id string) *openworkflow.Run { return &openworkflow.Run{WorkerID: &id} }
+	for name, test := range map[string]struct {
+		run  *openworkflow.Run
+		want bool
+	}{
+		"a live worker in a pod":             {held("a.1.7"), true},
+		"an earlier life of its container":   {held("a.0.7"), false},
+		"a worker outside of a pod":          {held("b.1.7"), false},
+		"OpenWorkflow's own worker":          {held("3f0c1c5e-0000-4000-8000-000000000000"), false},
+		"nobody":                             {&openworkflow.Run{}, false},
+		"one that nothing was heard of late": {held("c.1.7"), false},
+	} {
+		if got := conn.reports(test.run, noon); got != test.want {
+			t.Errorf("%s: reports is %t", name, got)
+		}
+	}
+	conn.distrust(held("a.1.7"), noon)
+	if conn.reports(held("a.1.8"), noon.Add(time.Minute)) {
+		t.Error("a worker that did not report is waited for again")
+	}
+	if !conn.reports(held("a.1.9"), noon.Add(distrustFor)) {
+		t.Error("a worker that did not report once is never waited for again")
+	}
+}
+
+func TestRunEvents_LiveOnesComeBeforeThoseOfTheStart(t *testing.T) {
+	t.Parallel()
+	queue := priorityqueue.New[runRequest]("test-" + t.Name())
+	defer queue.ShutDown()
+	object := func(name string, changes ...func(*run)) *v1alpha1.WorkflowRun {
+		return newTestRun(name, append(changes, func(r *run) { r.Generation = 1 })...)
+	}
+	events := runEvents()
+	create := func(o *v1alpha1.WorkflowRun, initial bool) {
+		events.Create(t.Context(), event.TypedCreateEvent[*v1alpha1.WorkflowRun]{Object: o, IsInInitialList: initial}, queue)
+	}
+	done := object("finished", func(r *run) { r.Status.State, r.Status.ObservedGeneration = v1alpha1.RunCompleted, 1 })
+	kept := object("reported", func(r *run) {
+		r.Status.State, r.Status.ObservedGeneration, r.Status.RunID = v1alpha1.RunRunning, 1, "u"
+	})
+	create(done, true)
+	create(kept, true)
+	events.Update(t.Context(), event.TypedUpdateEvent[*v1alpha1.WorkflowRun]{ObjectOld: kept, ObjectNew: done}, queue)
+	create(object("old"), true)
+	create(object("new"), false)
+	var got []string
+	var priorities []int
+	for range 2 {
+		request, priority, _ := queue.GetWithPriority()
+		got, priorities = append(got, request.Name), append(priorities, priority)
+	}
+	if want := []string{"new", "old"}; !slices.Equal(got, want) || !slices.Equal(priorities, []int{0, handler.LowPriority}) {
+		t.Errorf("the queue has %v with priorities %v, want %v", got, priorities, want)
+	}
+	if n := queue.Len(); n > 0 {
+		t.Errorf("%d more in the queue", n)
+	}
+}
+
+func TestPassMark_LooksAtGrowingIntervals(t *testing.T) {
+	t.Parallel()
+	pending := &v1alpha1.WorkflowRunStatus{State: v1alpha1.RunPending, Revision: new(int64(1))}
+	var mark passMark
+	var looked []time.Duration
+	for at := time.Duration(0); at < 4*time.Minute; at += time.Second {
+		var look bool
+		if mark, look = mark.look(pending, 1, 3*time.Second, noon.Add(at)); look {
+			looked = append(looked, at)
+		}
+	}
+	want := []time.Duration{0, 3 * time.Second, 9 * time.Second, 21 * time.Second, 45 * time.Second, 93 * time.Second, 153 * time.Second, 213 * time.Second}
+	if !slices.Equal(looked, want) {
+		t.Errorf("a run whose worker does not report was looked at after %v, want %v", looked, want)
+	}
+	reported := &v1alpha1.WorkflowRunStatus{State: v1alpha1.RunRunning, Attempts: new(int32(2)), Revision: new(int64(8))}
+	if mark, look := mark.look(reported, 2, 3*time.Second, noon); look {
+		t.Error("a claim that its worker has reported was looked at")
+	} else if _, look := mark.look(&v1alpha1.WorkflowRunStatus{Revision: new(int64(9))}, 2, 3*time.Second, noon.Add(3*time.Second)); look {
+		t.Error("a run whose worker reports was looked at")
+	}
+}
+
+func TestStripRun_KeepsWhatItsEndDependsOn(t *testing.T) {
+	t.Parallel()
+	full := newTestRun("order", func(r *run) {
+		r.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "user"}}
+		r.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}"}
+		r.Spec.TTLSecondsAfterFinished = new(int32(9))
+	})
+	strip := func(change func(*v1alpha1.WorkflowRun)) *v1alpha1.WorkflowRun {
+		in := full.DeepCopy()
+		change(in)
+		out, err := stripRun(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.(*v1alpha1.WorkflowRun)
+	}
+	fresh := strip(func(*run) {})
+	if fresh.ManagedFields != nil || fresh.Annotations != nil || fresh.Spec.WorkflowName == "" {
+		t.Errorf("a new run became %+v", fresh)
+	}
+	ended := strip(func(r *run) {
+		r.Status.State, r.Status.RunID, r.Status.FinishedAt = v1alpha1.RunCompleted, "u", &metav1.Time{Time: noon}
+		r.Status.Message, r.Status.Steps = "long", &v1alpha1.StepsStatus{Summary: "1/1"}
+	})
+	if ended.Status.Message != "" || ended.Status.Steps != nil || ended.Spec.WorkflowName != "" {
+		t.Errorf("a run that has ended became %+v", ended)
+	}
+	if plan := planRun(runSeen{Run: ended, Now: noon.Add(9 * time.Second)}); plan.Action != runDelete {
+		t.Errorf("it is not deleted after its ttl but %+v", plan)
+	}
+}

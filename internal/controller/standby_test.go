@@ -1,0 +1,76 @@
+package controller
+
+import (
+	"fmt"
+	"net/http"
+	"path"
+	"sync"
+	"testing"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+)
+
+// watches counts the watches that a manager begins, by resource.
+type watches struct {
+	http.RoundTripper
+	mu    *sync.Mutex
+	begun map[string]int
+}
+
+func (w watches) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Query().Get("watch") != "" {
+		w.mu.Lock()
+		w.begun[path.Base(r.URL.Path)]++
+		w.mu.Unlock()
+	}
+	return w.RoundTripper.RoundTrip(r)
+}
+
+// A manager that stands by has seen everything when it takes over: with many objects
+// it would else begin with reading them all.
+func TestP6StandbyTakesOverWithWhatItHasSeen(t *testing.T) {
+	w := newWorld(t)
+	seen := watches{mu: &sync.Mutex{}, begun: map[string]int{}}
+	config := rest.CopyConfig(cluster.admin)
+	config.Wrap(func(inner http.RoundTripper) http.RoundTripper {
+		return watches{inner, seen.mu, seen.begun}
+	})
+	elected := func(o *managerOptions) { o.config, o.elected = cluster.admin, true }
+	first := w.start(elected)
+	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
+	before := newTestRun("before")
+	w.create(before)
+	w.awaitState(before, v1alpha1.RunPending, v1alpha1.ReasonPending)
+
+	w.start(elected, func(o *managerOptions) { o.config = config })
+	resources := []string{"workflowruns", "backends", "workerpools", "pods", "deployments"}
+	begun := func() map[string]int {
+		seen.mu.Lock()
+		defer seen.mu.Unlock()
+		counts := map[string]int{}
+		for _, resource := range resources {
+			counts[resource] = seen.begun[resource]
+		}
+		return counts
+	}
+	eventually(t, func() error {
+		for resource, n := range begun() {
+			if n == 0 {
+				return fmt.Errorf("the standby does not watch %s", resource)
+			}
+		}
+		return nil
+	})
+	watched := begun()
+	first.halt()
+	after := newTestRun("after")
+	w.create(after)
+	w.awaitState(after, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	for resource, n := range begun() {
+		if n != watched[resource] {
+			t.Errorf("the standby watched %s %d times when it took over, and %d times before", resource, n-watched[resource], watched[resource])
+		}
+	}
+}
