@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -307,7 +308,5 @@ func (f *fronts) took(last map[rangeKey]time.Time, all bool) {
 	if f.ranges == nil {
 		f.ranges = map[rangeKey]time.Time{}
 	}
-	for key, at := range last {
-		f.ranges[key] = at
-	}
+	maps.Copy(f.ranges, last)
 }

@@ -292,3 +292,23 @@ func TestClaim_LocksOnlyWhatItTakes(t *testing.T) {
 		t.Errorf("claimed %d, want the one that the other claimer left", len(runs))
 	}
 }
+
+// P3: while there is more than a worker takes at a time, claims go on where the last one
+// ended. A run that has become due before that point is found all the same.
+func TestClaim_P3FindsWhatIsDueBehindTheFront(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.create(20)
+	f.claim(2) // takes all that it asks for: the next claim begins here
+	late := f.create(1, func(r *store.NewRun) { r.AvailableAt = new(time.Now().Add(-time.Hour)) })[0]
+
+	claimed := map[string]bool{}
+	for range 30 {
+		for _, run := range f.claim(2) {
+			claimed[run.ID] = true
+		}
+	}
+	if len(claimed) != 19 || !claimed[late] {
+		t.Errorf("claimed %d of 19 runs, the late one: %t", len(claimed), claimed[late])
+	}
+}

@@ -1,0 +1,84 @@
+package conformance
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+func request(n int) *store.ClaimRequest {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = "pod.proc." + openworkflow.NewID()
+	}
+	return &store.ClaimRequest{Served: served, WorkerIDs: ids, Lease: minute}
+}
+
+// Whoever ends runs takes the next ones with them: those that are due already, and those
+// that the ends make due.
+func TestApplyAndClaim_TakesTheNextRunsWithTheEnds(t *testing.T) {
+	onBoth(t, func(t *testing.T, s Store) {
+		b := bench{t, s}
+		parent := b.lease(b.create(1)[0])
+		start := child(parent)
+		b.must([]store.StepWrite{start}, []store.RunWrite{{Lease: parent, Op: store.RunPark, At: later()}})
+		l := b.lease(start.Child.ID)
+		next := b.create(1)[0]
+
+		stepErrs, runErrs, claimed, err := b.ApplyAndClaim(b.Context(),
+			[]store.StepWrite{function(l, "last", complete, `1`)}, []store.RunWrite{ending(l, store.RunComplete)}, request(5))
+
+		if err != nil || stepErrs[0] != nil || runErrs[0] != nil {
+			t.Fatalf("ApplyAndClaim: %v, %v, %v", stepErrs, runErrs, err)
+		}
+		var ids []string
+		for _, run := range claimed {
+			ids = append(ids, run.ID)
+		}
+		for _, want := range []string{parent.RunID, next} {
+			if !slices.Contains(ids, want) {
+				t.Errorf("claimed %v, without %s", ids, want)
+			}
+		}
+		if len(ids) != 2 {
+			t.Errorf("claimed %v, want two", ids)
+		}
+	})
+}
+
+// A claim does not suffer from a write that is refused, nor the other way round.
+func TestApplyAndClaim_P2RefusedWritesTakeNothingAway(t *testing.T) {
+	onBoth(t, func(t *testing.T, s Store) {
+		b := bench{t, s}
+		b.create(2)
+		_, runErrs, claimed, err := b.ApplyAndClaim(b.Context(), nil,
+			[]store.RunWrite{ending(openworkflow.Lease{RunID: "none", WorkerID: "nobody"}, store.RunComplete)}, request(1))
+		if err != nil || len(runErrs) != 1 || runErrs[0] == nil || len(claimed) != 1 {
+			t.Errorf("claimed %d runs, %v, %v; want one, and a refusal", len(claimed), runErrs, err)
+		}
+	})
+}
+
+// That an attempt is new is no more than a hint: a write that says so and is wrong, after
+// an acknowledgement that was lost, changes nothing and succeeds.
+func TestApply_P1AnAttemptThatIsNotNewIsWrittenOnce(t *testing.T) {
+	onBoth(t, func(t *testing.T, s Store) {
+		b := bench{t, s}
+		b.create(1)
+		l := leaseOf(b.claim(1, minute)[0])
+		first, other := function(l, "a", complete, `1`), function(l, "b", complete, `2`)
+		first.New, other.New = true, true
+		b.mustStep(first)
+
+		b.must([]store.StepWrite{first, other}, []store.RunWrite{ending(l, store.RunComplete)})
+
+		if steps := b.steps(l.RunID); len(steps) != 2 {
+			t.Errorf("%d attempts are stored, want 2", len(steps))
+		}
+		if run := b.run(l.RunID); run.Status != openworkflow.RunCompleted {
+			t.Errorf("the run is %s", run.Status)
+		}
+	})
+}
