@@ -57,7 +57,7 @@ FROM pg_stat_statements
 WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query NOT LIKE '%pg_%stat%'`, nil, &n)
 		return n
 	}
-	pool := b.startWorkers(workers)
+	pool := b.startWorkers(workers, "OPENWORKFLOW_CONCURRENCY=100")
 	idleFor(b, 20*time.Second) // until each of them knows of the others
 	for range s.slowRounds {
 		before, cpu, began := statements(), processorTime(t, d.server.PID()), time.Now()

@@ -54,8 +54,9 @@ type process struct {
 	port   int
 }
 
-// slots is how many runs a worker executes at once, unless said otherwise.
-const slots = 100
+// slots is how many runs a worker executes at once, unless said otherwise: enough for
+// flushes to be large while all others wait for theirs. They cost little else.
+const slots = 300
 
 // startWorkers starts workers on the database, and returns when all are ready.
 func (b *base) startWorkers(n int, environment ...string) []*process {
