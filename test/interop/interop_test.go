@@ -76,6 +76,8 @@ type lab struct {
 	pool *pgxpool.Pool
 	// store is a client in Go, and looks at rows.
 	store *store.Store
+	// loaded is how many runs load has started.
+	loaded int
 }
 
 // newLab returns a database that this module has migrated.
