@@ -358,18 +358,20 @@ func TestEngine(t *testing.T) {
 	})
 }
 
-// message is what the sender sends.
+// message is what the sender sends, and to whom.
 type message struct {
 	Signal string
 	Data   json.RawMessage
+	To     string
 }
 
-// sender sends a signal until somebody has received it.
+// sender sends a signal until the run has received it. Others may have too: the steps of
+// runs that have ended go on waiting (R106).
 func sender(unit time.Duration) *workflow.Workflow[message, int] {
 	return workflow.Define("sender", func(ctx context.Context, m message) (int, error) {
 		for {
 			ids, err := step.SendSignal(ctx, m.Signal, m.Data)
-			if err != nil || len(ids) > 0 {
+			if err != nil || slices.Contains(ids, m.To) {
 				return len(ids), err
 			}
 			if err := step.Sleep(ctx, "pause", unit); err != nil {
@@ -405,7 +407,7 @@ func (c engineCase) check(t *testing.T, s Store, unit time.Duration, wait func(i
 		runs[0].DeadlineAt = new(time.Now().Add(c.deadline))
 	}
 	for signal, data := range c.signals {
-		input, err := json.Marshal(message{signal, json.RawMessage(data)})
+		input, err := json.Marshal(message{signal, json.RawMessage(data), runs[0].ID})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -473,6 +475,8 @@ func awaitEnd(t *testing.T, s *store.Store, id string) {
 	})
 	sweep := time.NewTicker(20 * time.Millisecond)
 	defer sweep.Stop()
+	const patience = time.Minute
+	tooLong := time.After(patience)
 	for !(bench{t, s}).run(id).Status.Terminal() {
 		select {
 		case <-ends:
@@ -480,6 +484,8 @@ func awaitEnd(t *testing.T, s *store.Store, id string) {
 			if _, err := s.FailExpired(ctx, 10); err != nil {
 				t.Fatal(err)
 			}
+		case <-tooLong:
+			t.Fatalf("the run has not ended within %s", patience)
 		}
 	}
 }
