@@ -224,10 +224,10 @@ var errTryAgain = errors.New("the step has failed and is tried again")
 func (e *execution) attempt(
 	ctx context.Context, attempt openworkflow.StepAttempt, step durable.FunctionStep, inline bool,
 ) (json.RawMessage, error) {
-	shown := e.showWhenLong(attempt)
+	lasting := e.runner.shower.watch(e, attempt)
 	output, err := e.callTraced(ctx, attempt.StepName, step)
 	write := e.stepWrite
-	if !shown.stop() {
+	if !e.runner.shower.forget(lasting) {
 		write = e.firstWrite
 	}
 
@@ -321,36 +321,4 @@ func (e *execution) failures(name string) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.history.failures[name]
-}
-
-// showDelay is how long a step must last before its running row is written. The
-// row is information for those who look, not a lock (R177).
-const showDelay = 50 * time.Millisecond
-
-// showing writes the running row of an attempt that lasts.
-type showing struct {
-	timer *time.Timer
-	done  chan struct{}
-}
-
-func (e *execution) showWhenLong(attempt openworkflow.StepAttempt) *showing {
-	s := &showing{done: make(chan struct{})}
-	s.timer = time.AfterFunc(showDelay, func() {
-		defer close(s.done)
-		err := e.runner.flusher.submit(e.writeCtx, []store.StepWrite{e.firstWrite(attempt)}, nil)
-		if errors.Is(err, store.ErrLeaseLost) {
-			e.disowned()
-		}
-	})
-	return s
-}
-
-// stop returns once the running row is written or never will be, and reports whether it
-// may have been.
-func (s *showing) stop() (shown bool) {
-	if s.timer.Stop() {
-		return false
-	}
-	<-s.done
-	return true
 }

@@ -66,6 +66,7 @@ func (r *Runner) pass(e *execution) {
 func (r *Runner) leave(e *execution) {
 	r.leases.remove(e.lease)
 	r.arrivals.forget(e)
+	e.unwritten.end()
 	e.lost(durable.ErrLeaseLost) // nothing that is left behind may go on
 	r.release(1)
 }

@@ -16,6 +16,7 @@
 //	child.go      child runs
 //	signal.go     signals that a workflow sends
 //	unwritten.go  attempts that travel with the next write
+//	show.go       rows of steps that last
 //	history.go    what is known of a run's steps
 //	memory.go     histories of runs that were put aside
 //	arrivals.go   what comes for executions that go on with something else
@@ -105,6 +106,7 @@ type Runner struct {
 	leases   *leaseKeeper
 	memory   *memory
 	arrivals *arrivals
+	shower   shower
 	due      *hinter // runs have become due
 	ends     *hinter // runs have ended
 

@@ -27,8 +27,13 @@ type unwritten struct {
 
 	// flush is held while they are being written on behalf of a function.
 	flush sync.Mutex
-	// late writes them should the workflow do nothing durable for a while.
-	late *time.Timer
+	// late writes them should the workflow do nothing durable for a while. It is set at
+	// the first of many results, not at each, and looks again when it is early: to set a
+	// timer wakes a thread.
+	late  *time.Timer
+	armed bool
+	// since is when the oldest result was taken up that is not written.
+	since time.Time
 }
 
 // patience is how long the result of a step may be unwritten while its workflow does
@@ -39,11 +44,39 @@ const patience = 5 * time.Millisecond
 func (u *unwritten) soon(write func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.late == nil {
-		u.late = time.AfterFunc(patience, write)
-	} else {
+	if u.since.IsZero() {
+		u.since = time.Now()
+	}
+	switch {
+	case u.armed:
+		return
+	case u.late == nil:
+		u.late = time.AfterFunc(patience, func() {
+			if u.due() {
+				write()
+			}
+		})
+	default:
 		u.late.Reset(patience)
 	}
+	u.armed = true
+}
+
+// due reports whether something has been unwritten for long enough. The timer is set
+// anew for what has not.
+func (u *unwritten) due() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.armed = false
+	if u.since.IsZero() {
+		return false
+	}
+	if rest := patience - time.Since(u.since); rest > 0 {
+		u.late.Reset(rest)
+		u.armed = true
+		return false
+	}
+	return true
 }
 
 // decide takes up an attempt that must be durable before another function is called.
@@ -65,11 +98,17 @@ func (u *unwritten) take() []store.StepWrite {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	all := append(u.decisions, u.notes...)
-	u.decisions, u.notes = nil, nil
-	if u.late != nil {
+	u.decisions, u.notes, u.since = nil, nil, time.Time{}
+	return all
+}
+
+// end stops the timer, when nothing more is to be written.
+func (u *unwritten) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.armed {
 		u.late.Stop()
 	}
-	return all
 }
 
 // takeNotes returns the notes, and forgets them.

@@ -305,19 +305,27 @@ const manyWrites = `MATERIALIZED (
 		w (run_id, worker_id, id, step_name, kind, status, context, output, error, elapsed, n)
 )`
 
-// oneWrite is the write of a run that goes on by itself, step by step: nothing is
-// gathered, joined or sorted for it.
-const oneWrite = `(
-	SELECT $1::text AS namespace_id, $2::text AS run_id, $3::text AS worker_id, $4::text AS id, $5::text AS step_name,
-		$6::text AS kind, $7::text AS status, $8::text AS context, $9::text AS output, $10::text AS error,
-		$11::interval AS elapsed, 1 AS n
-)`
-
 // newStepsSQL is stepsSQL for attempts of which there is no row.
-var (
-	newStepsSQL = strings.NewReplacer("{writes}", manyWrites, "{conflict}", "").Replace(stepsSQL)
-	newStepSQL  = strings.NewReplacer("{writes}", oneWrite, "{conflict}", "").Replace(stepsSQL)
+var newStepsSQL = strings.NewReplacer("{writes}", manyWrites, "{conflict}", "").Replace(stepsSQL)
+
+// newStepSQL is newStepsSQL for the write of a run that goes on by itself, step by step:
+// nothing is gathered, joined or sorted for it.
+const newStepSQL = `
+INSERT INTO {schema}.step_attempts AS a (
+	namespace_id, id, workflow_run_id, step_name, kind, status, config, context, output, error,
+	started_at, finished_at, created_at, updated_at
 )
+SELECT r.namespace_id, $4::text, r.id, $5::text, $6::text, $7::text, '{}', $8::text::jsonb,
+	CASE WHEN $7 = 'completed' THEN $9::text::jsonb END,
+	CASE WHEN $7 = 'failed' THEN $10::text::jsonb END,
+	now() - $11::interval,
+	CASE WHEN $7 <> 'running' THEN now() END,
+	date_trunc('milliseconds', now()),
+	now()
+FROM {schema}.workflow_runs r
+WHERE r.namespace_id = $1 AND r.id = $2 AND CASE r.status WHEN 'running' THEN r.worker_id = $3 ELSE false END
+FOR NO KEY UPDATE OF r
+RETURNING a.id`
 
 // anyStepsSQL is stepsSQL for attempts that are perhaps there already.
 var anyStepsSQL = strings.NewReplacer("{writes}", manyWrites, "{conflict}", `ON CONFLICT (namespace_id, id) DO UPDATE
