@@ -200,6 +200,7 @@ func (s *session) write(name string, ranges []report.Range) error {
 // The measurements that others are compared with.
 const (
 	w1 = "W1 1 worker"
+	w2 = "W2 one long run"
 	w5 = "W5 empty tables"
 )
 

@@ -13,7 +13,7 @@ import (
 
 // sequence is W2: one run of many steps, one after the other.
 func (s *session) sequence(t *testing.T, d *disk) {
-	s.measure(t, d, s.rounds, measurement{name: "W2 one long run", clients: 1, run: func(b *base) report.Sample {
+	s.measure(t, d, s.rounds, measurement{name: w2, clients: 1, run: func(b *base) report.Sample {
 		return oneByOne(b, workflows.Long, s.long, 1, "step")
 	}})
 }

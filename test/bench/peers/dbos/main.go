@@ -1,11 +1,11 @@
-// A program of DBOS Transact for Go, for comparison: it executes a workflow of five
-// steps that do nothing, a hundred runs at once. Started by their callers, they are
-// on DBOS' fast path, without its queues.
+// A program of DBOS Transact for Go, for comparison: it executes a workflow of steps that
+// do nothing, a hundred runs at once. Started by their callers, they are on DBOS' fast
+// path, without its queues.
 //
 //	DATABASE_URL=… PORT=… dbos
 //
-// It answers on PORT: /readyz once it works, and /run?runs=N with the seconds that N
-// runs took.
+// It answers on PORT: /readyz once it works, and /run?runs=N&steps=M with the seconds
+// that N runs of M steps took.
 package main
 
 import (
@@ -26,9 +26,9 @@ import (
 
 const concurrency = 100
 
-func five(ctx dbos.Context, _ int) (int, error) {
+func sequence(ctx dbos.Context, steps int) (int, error) {
 	sum := 0
-	for i := range 5 {
+	for i := range steps {
 		n, err := dbos.RunAsStep(ctx, func(context.Context) (int, error) { return i, nil }, dbos.WithStepName("step"))
 		if err != nil {
 			return 0, err
@@ -56,7 +56,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	dbos.RegisterWorkflow(app, five)
+	dbos.RegisterWorkflow(app, sequence)
 	if err := dbos.Launch(app); err != nil {
 		return err
 	}
@@ -67,7 +67,12 @@ func run() error {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		seconds, err := execute(app, runs)
+		steps, err := strconv.Atoi(r.FormValue("steps"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		seconds, err := execute(app, runs, steps)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
@@ -86,17 +91,17 @@ func run() error {
 	return nil
 }
 
-// execute executes runs and returns the seconds that it took.
-func execute(app dbos.Context, runs int) (float64, error) {
+// execute executes runs of so many steps and returns the seconds that it took.
+func execute(app dbos.Context, runs, steps int) (float64, error) {
 	var tasks sync.WaitGroup
 	var once sync.Once
 	var failure error
-	next := make(chan int)
+	next := make(chan struct{})
 	began := time.Now()
 	for range concurrency {
 		tasks.Go(func() {
-			for n := range next {
-				handle, err := dbos.RunWorkflow(app, five, n)
+			for range next {
+				handle, err := dbos.RunWorkflow(app, sequence, steps)
 				if err == nil {
 					_, err = handle.GetResult()
 				}
@@ -106,8 +111,8 @@ func execute(app dbos.Context, runs int) (float64, error) {
 			}
 		})
 	}
-	for n := range runs {
-		next <- n
+	for range runs {
+		next <- struct{}{}
 	}
 	close(next)
 	tasks.Wait()

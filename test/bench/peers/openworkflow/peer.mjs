@@ -1,7 +1,7 @@
-// A worker of OpenWorkflow's own package that serves "five", the workflow of five steps
-// that do nothing, on tables that it creates itself.
+// A worker of OpenWorkflow's own package that serves workflows of steps that do nothing,
+// "five" and, of STEPS steps, "long", on tables that it creates itself.
 //
-//   OPENWORKFLOW_POSTGRES_URL=… PORT=… node peer.mjs
+//   OPENWORKFLOW_POSTGRES_URL=… PORT=… STEPS=… node peer.mjs
 //
 // It answers on PORT once it works, and stops on SIGTERM.
 import { createServer } from "node:http";
@@ -10,11 +10,13 @@ import { BackendPostgres } from "openworkflow/postgres";
 
 const backend = await BackendPostgres.connect(process.env.OPENWORKFLOW_POSTGRES_URL);
 const ow = new OpenWorkflow({ backend });
-ow.defineWorkflow({ name: "five" }, async ({ step }) => {
+const sequence = (steps) => async ({ step }) => {
   let sum = 0;
-  for (let i = 0; i < 5; i++) sum += await step.run({ name: `step-${i}` }, () => i);
+  for (let i = 0; i < steps; i++) sum += await step.run({ name: `step-${i}` }, () => i);
   return sum;
-});
+};
+ow.defineWorkflow({ name: "five" }, sequence(5));
+ow.defineWorkflow({ name: "long" }, sequence(Number(process.env.STEPS)));
 const worker = ow.newWorker({ concurrency: 100 });
 await worker.start();
 createServer((_, response) => response.end("ok\n")).listen(Number(process.env.PORT), "127.0.0.1");
