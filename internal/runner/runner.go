@@ -221,9 +221,7 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 		stopBackground()
 		tasks.Wait()
 	}()
-	for range flushers {
-		tasks.Go(func() { r.flusher.run(background) })
-	}
+	tasks.Go(func() { r.flusher.group.Run(background) })
 	tasks.Go(func() { r.leases.run(background) })
 	tasks.Go(func() { r.arrivals.run(background) })
 	for _, h := range []*hinter{r.due, r.ends} {

@@ -1,0 +1,265 @@
+package groupcommit_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/openworkflow-operator/operator/internal/groupcommit"
+)
+
+// database takes batches, each of which stays under way until it is let go.
+type database struct {
+	t     *testing.T
+	group *groupcommit.Group[int]
+
+	mu       sync.Mutex
+	underWay []*flush
+}
+
+type flush struct {
+	ctx   context.Context
+	items []int
+	end   chan struct{}
+}
+
+func start(t *testing.T) *database {
+	d := &database{t: t}
+	d.group = groupcommit.New(func(ctx context.Context, batch []*groupcommit.Write[int]) {
+		f := &flush{ctx: ctx, end: make(chan struct{})}
+		for _, w := range batch {
+			f.items = append(f.items, w.Item)
+		}
+		d.mu.Lock()
+		d.underWay = append(d.underWay, f)
+		d.mu.Unlock()
+		<-f.end
+		for _, w := range batch {
+			w.Finish(outcome(w.Item))
+		}
+	})
+	go d.group.Run(t.Context())
+	return d
+}
+
+var errOdd = errors.New("odd")
+
+// outcome is what becomes of an item: each has its own.
+func outcome(item int) error {
+	if item%2 == 1 {
+		return errOdd
+	}
+	return nil
+}
+
+// join lets items join, one after the other.
+func (d *database) join(ctx context.Context, items ...int) {
+	for _, item := range items {
+		go func() {
+			if err := d.group.Join(ctx, item); ctx.Err() == nil && !errors.Is(err, outcome(item)) {
+				d.t.Errorf("item %d: %v, want %v", item, err, outcome(item))
+			}
+		}()
+		synctest.Wait()
+	}
+}
+
+// want fails the test if other batches than these are under way.
+func (d *database) want(batches ...[]int) {
+	d.t.Helper()
+	synctest.Wait()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var got [][]int
+	for _, f := range d.underWay {
+		got = append(got, f.items)
+	}
+	if !slices.EqualFunc(got, batches, slices.Equal) {
+		d.t.Errorf("under way: %v, want %v", got, batches)
+	}
+}
+
+// end lets the oldest batch go.
+func (d *database) end() {
+	d.mu.Lock()
+	f := d.underWay[0]
+	d.underWay = d.underWay[1:]
+	d.mu.Unlock()
+	close(f.end)
+}
+
+func TestAlone_OnlyWhileNothingIsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t)
+		if !d.group.Alone() {
+			t.Fatal("the first is not alone")
+		}
+		if d.group.Alone() {
+			t.Error("there are two that are alone")
+		}
+		d.group.Done()
+		d.join(t.Context(), 0)
+		d.want([]int{0})
+		if d.group.Alone() {
+			t.Error("alone beside a batch")
+		}
+		d.end()
+		d.want()
+		if !d.group.Alone() {
+			t.Error("not alone after the batch")
+		}
+		d.group.Done()
+	})
+}
+
+func TestJoin_WhatGathersGoesNextInItsOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t)
+		d.join(t.Context(), 0)
+		d.join(t.Context(), 1) // half as large as the first, and more
+		d.join(t.Context(), 2, 3, 4, 5)
+		d.want([]int{0}, []int{1})
+		d.end()
+		d.want([]int{1}, []int{2, 3, 4, 5})
+		d.join(t.Context(), 6)
+		d.end()
+		d.want([]int{2, 3, 4, 5}) // 6 is less than half
+		d.end()
+		d.want([]int{6})
+		d.end()
+		d.want()
+	})
+}
+
+func TestJoin_ASecondBatchIsHalfAsLargeAsTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t)
+		d.group.Alone()
+		d.join(t.Context(), 0)
+		d.want([]int{0}) // beside the one that is alone
+		d.join(t.Context(), 2, 4, 6, 8)
+		d.end()
+		d.want([]int{2, 4, 6, 8})
+		d.group.Done()
+		d.join(t.Context(), 1)
+		d.want([]int{2, 4, 6, 8})
+		d.join(t.Context(), 3)
+		d.want([]int{2, 4, 6, 8}, []int{1, 3})
+		d.join(t.Context(), 5, 7, 9)
+		d.want([]int{2, 4, 6, 8}, []int{1, 3}) // never a third
+		d.end()
+		d.end()
+		d.want([]int{5, 7, 9})
+		d.end()
+		d.want()
+	})
+}
+
+func TestDone_BeginsWhatGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t)
+		d.group.Alone()
+		d.join(t.Context(), 0, 2)
+		d.want([]int{0})
+		d.join(t.Context(), 4)
+		d.end()
+		d.want([]int{2, 4})
+		d.group.Done()
+		d.end()
+		d.want()
+	})
+}
+
+func TestJoin_WhoHasLeftIsNotWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t)
+		d.join(t.Context(), 0)
+		d.join(t.Context(), 2)
+		ctx, cancel := context.WithCancel(t.Context())
+		d.join(ctx, 4)
+		d.join(t.Context(), 6)
+		cancel()
+		d.end()
+		d.want([]int{2}, []int{6})
+		d.end()
+		d.end()
+	})
+}
+
+func TestJoin_ABatchIsGivenUpWithTheLastWhoWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t)
+		d.group.Alone()
+		first, cancelFirst := context.WithCancel(t.Context())
+		second, cancelSecond := context.WithCancel(t.Context())
+		d.join(t.Context(), 0)
+		d.join(first, 2)
+		d.join(second, 4)
+		d.end()
+		d.want([]int{2, 4})
+		cancelFirst()
+		synctest.Wait()
+		if d.underWay[0].ctx.Err() != nil {
+			t.Error("the end of one context is that of the batch")
+		}
+		cancelSecond()
+		synctest.Wait()
+		if d.underWay[0].ctx.Err() == nil {
+			t.Error("the batch goes on, and nobody waits for it")
+		}
+		d.end()
+		d.group.Done()
+	})
+}
+
+func TestJoin_ReturnsTheCause(t *testing.T) {
+	why := errors.New("why")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	group := groupcommit.New(func(context.Context, []*groupcommit.Write[int]) {})
+	if err := group.Join(ctx, 0); !errors.Is(err, why) {
+		t.Errorf("%v, want the cause", err)
+	}
+}
+
+// TestJoin_Concurrently: each has its own result once, in fewer batches than writes.
+func TestJoin_Concurrently(t *testing.T) {
+	const writers, each = 64, 200
+	var batches, written atomic.Int64
+	group := groupcommit.New(func(_ context.Context, batch []*groupcommit.Write[int]) {
+		batches.Add(1)
+		written.Add(int64(len(batch)))
+		for _, w := range batch {
+			w.Finish(outcome(w.Item))
+		}
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	var run, writing sync.WaitGroup
+	run.Go(func() { group.Run(ctx) })
+	for range writers {
+		writing.Go(func() {
+			for item := range each {
+				if group.Alone() {
+					batches.Add(1)
+					written.Add(1)
+					group.Done()
+				} else if err := group.Join(ctx, item); !errors.Is(err, outcome(item)) {
+					t.Errorf("item %d: %v, want %v", item, err, outcome(item))
+				}
+			}
+		})
+	}
+	writing.Wait()
+	stop()
+	run.Wait()
+	if n := written.Load(); n != writers*each {
+		t.Errorf("%d writes, want %d", n, writers*each)
+	}
+	if batches.Load() >= written.Load() {
+		t.Errorf("%d batches for %d writes", batches.Load(), written.Load())
+	}
+}
