@@ -54,6 +54,7 @@ type Client struct {
 	tracer    *tracing.Tracer
 	outcomes  *awaiter
 	due, ends *hinter
+	starts    *creator
 
 	// stop ends what the client has begun, which tasks waits for.
 	stop  context.CancelFunc
@@ -97,6 +98,8 @@ func Open(ctx context.Context, config Config) (*Client, error) {
 	c.outcomes = newAwaiter(life, database, c.begin)
 	c.due = newHinter(life, database.Notify, c.begin)
 	c.ends = newHinter(life, database.NotifyEnds, c.begin)
+	c.starts = newCreator(database)
+	c.begin(func() { c.starts.group.Run(context.WithoutCancel(ctx)) })
 	return c, nil
 }
 
@@ -113,9 +116,14 @@ func (c *Client) begin(task func()) {
 // with ErrClosed.
 func (c *Client) Close() {
 	c.mu.Lock()
+	closed := c.closed
 	c.closed = true
 	c.mu.Unlock()
+	if closed {
+		return
+	}
 	c.stop()
+	c.starts.group.Stop()
 	c.tasks.Wait()
 	c.store.Close()
 }

@@ -100,6 +100,9 @@ func Deadline(t time.Time) StartOption {
 // there is one. The workflow may be defined in this program, or declared
 // (workflow.Declare) when another program or language implements it.
 //
+// Starts at the same time share transactions, without an ID or an IdempotencyKey, and each
+// succeeds or fails by itself.
+//
 // When the error is ErrUnreachable the run may have been stored: repeat the call with
 // the same ID or IdempotencyKey.
 func Start[In, Out any](ctx context.Context, c *Client, w *workflow.Workflow[In, Out], in In, options ...StartOption) (*Handle[Out], error) {
@@ -107,17 +110,14 @@ func Start[In, Out any](ctx context.Context, c *Client, w *workflow.Workflow[In,
 	if err != nil {
 		return nil, err
 	}
-	created, err := c.store.CreateRuns(ctx, []store.NewRun{run.NewRun})
-	if err == nil {
-		err = created[0].Err
-	}
+	created, err := c.starts.create(ctx, run)
 	if err != nil {
 		return nil, run.failed(err)
 	}
-	if run.toBeginNow(created[0]) {
+	if run.toBeginNow(created) {
 		c.due.hint(ctx)
 	}
-	return handle[Out](c, run.started(created[0])), nil
+	return handle[Out](c, run.started(created)), nil
 }
 
 // StartTx is Start as a part of a transaction of yours: the run exists if and only if
@@ -204,7 +204,9 @@ func StartBatch[In, Out any](
 // newRun is a run about to be created, and the span of its creation.
 type newRun struct {
 	store.NewRun
-	span tracing.Span
+	// unique says that the id was made for this run, and that it has no key.
+	unique bool
+	span   tracing.Span
 }
 
 // begin returns the run that a start asks for. Its creation has to end with failed or
@@ -212,7 +214,8 @@ type newRun struct {
 func begin[In, Out any](
 	ctx context.Context, c *Client, w *workflow.Workflow[In, Out], in In, options ...[]StartOption,
 ) (context.Context, newRun, error) {
-	run := newRun{NewRun: store.NewRun{ID: openworkflow.NewID(), WorkflowName: w.Name(), Version: w.Durable().Version}}
+	id := openworkflow.NewID()
+	run := newRun{NewRun: store.NewRun{ID: id, WorkflowName: w.Name(), Version: w.Durable().Version}}
 	for _, option := range slices.Concat(options...) {
 		if err := option.start(&run.NewRun); err != nil {
 			return ctx, run, startError(w.Name(), err)
@@ -223,6 +226,7 @@ func begin[In, Out any](
 		return ctx, run, startError(w.Name(), fmt.Errorf("encode the input: %w", err))
 	}
 	run.Input = input
+	run.unique = run.ID == id && run.IdempotencyKey == nil
 
 	ctx, run.span = c.tracer.StartCreate(ctx, tracing.Creation{
 		Workflow: w.Durable().Definition, NamespaceID: c.namespace, RunID: run.ID,

@@ -12,6 +12,7 @@ package groupcommit
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"sync"
 )
@@ -54,13 +55,19 @@ type Group[T any] struct {
 	flushing, underWay int
 	// ready holds a token when a batch may begin.
 	ready chan struct{}
+	// stop is closed once nothing more may join.
+	stop    chan struct{}
+	stopped bool
 }
+
+// ErrStopped is the error of Join after Stop.
+var ErrStopped = errors.New("nothing is written any more")
 
 // New returns a group whose batches are written by flush, which finishes the writes. A
 // write that it does not finish waits until its own context ends. The context of a batch
 // ends when nobody waits for it any more.
 func New[T any](flush func(ctx context.Context, batch []*Write[T])) *Group[T] {
-	return &Group[T]{flush: flush, ready: make(chan struct{}, 1)}
+	return &Group[T]{flush: flush, ready: make(chan struct{}, 1), stop: make(chan struct{})}
 }
 
 // Alone reports whether nothing is written or waits to be. The caller then writes by
@@ -88,10 +95,9 @@ func (g *Group[T]) Done() {
 // of the end of ctx, when it may or may not have been written.
 func (g *Group[T]) Join(ctx context.Context, item T) error {
 	w := &Write[T]{Item: item, ctx: ctx, done: make(chan error, 1)}
-	g.mu.Lock()
-	g.pending = append(g.pending, w)
-	g.wakeIfEnough()
-	g.mu.Unlock()
+	if !g.queue(w) {
+		return ErrStopped
+	}
 	select {
 	case err := <-w.done:
 		return err
@@ -99,6 +105,18 @@ func (g *Group[T]) Join(ctx context.Context, item T) error {
 		g.leave(w)
 		return context.Cause(ctx)
 	}
+}
+
+// queue puts a write into the next batch, unless there is none any more.
+func (g *Group[T]) queue(w *Write[T]) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stopped {
+		return false
+	}
+	g.pending = append(g.pending, w)
+	g.wakeIfEnough()
+	return true
 }
 
 // leave takes note that nobody waits for a write any more.
@@ -115,7 +133,7 @@ func (g *Group[T]) leave(w *Write[T]) {
 
 // enough reports whether what is pending is to be written now.
 func (g *Group[T]) enough() bool {
-	return len(g.pending) > 0 && (g.flushing == 0 || g.flushing < batches && 2*len(g.pending) >= g.underWay)
+	return len(g.pending) > 0 && (g.flushing == 0 || g.stopped || g.flushing < batches && 2*len(g.pending) >= g.underWay)
 }
 
 func (g *Group[T]) wakeIfEnough() {
@@ -128,7 +146,16 @@ func (g *Group[T]) wakeIfEnough() {
 	}
 }
 
-// Run writes batches until ctx ends, which ends the contexts of those under way.
+// Stop lets Run return as soon as what waits has been written. It is called at most once.
+func (g *Group[T]) Stop() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stopped = true
+	close(g.stop)
+}
+
+// Run writes batches until Stop is called, or until ctx ends, which ends the contexts of
+// those under way.
 func (g *Group[T]) Run(ctx context.Context) {
 	var tasks sync.WaitGroup
 	for range batches {
@@ -138,10 +165,12 @@ func (g *Group[T]) Run(ctx context.Context) {
 }
 
 func (g *Group[T]) run(ctx context.Context) {
-	for {
+	for stopped := false; !stopped; {
 		select {
 		case <-ctx.Done():
 			return
+		case <-g.stop:
+			stopped = true
 		case <-g.ready:
 		}
 		for g.next(ctx) {

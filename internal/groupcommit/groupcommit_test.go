@@ -216,6 +216,25 @@ func TestJoin_ABatchIsGivenUpWithTheLastWhoWaits(t *testing.T) {
 	})
 }
 
+func TestStop_WritesWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t)
+		d.join(t.Context(), 0)
+		d.join(t.Context(), 2)
+		d.join(t.Context(), 4, 6)
+		d.group.Stop()
+		if err := d.group.Join(t.Context(), 8); !errors.Is(err, groupcommit.ErrStopped) {
+			t.Errorf("joined after the end: %v", err)
+		}
+		d.want([]int{0}, []int{2})
+		d.end()
+		d.want([]int{2}, []int{4, 6})
+		d.end()
+		d.end()
+		d.want()
+	})
+}
+
 func TestJoin_ReturnsTheCause(t *testing.T) {
 	why := errors.New("why")
 	ctx, cancel := context.WithCancelCause(t.Context())
