@@ -114,6 +114,7 @@ func TestBench(t *testing.T) {
 		t.Run("W1", func(t *testing.T) { s.throughput(t, d) })
 		t.Run("W2", func(t *testing.T) { s.sequence(t, d) })
 		t.Run("W3", func(t *testing.T) { s.latency(t, d) })
+		t.Run("W3-starts", func(t *testing.T) { s.concurrentStarts(t, d) })
 		t.Run("W4", func(t *testing.T) { s.crash(t, d) })
 		t.Run("W5", func(t *testing.T) { s.history(t, d) })
 		t.Run("W7", func(t *testing.T) { s.fanOut(t, d) })
@@ -126,6 +127,7 @@ func TestBench(t *testing.T) {
 		t.Run("W2", func(t *testing.T) { s.sequence(t, d) })
 		if !testing.Short() {
 			t.Run("W3", func(t *testing.T) { s.latency(t, d) })
+			t.Run("W3-starts", func(t *testing.T) { s.concurrentStarts(t, d) })
 			t.Run("W7", func(t *testing.T) { s.fanOut(t, d) })
 			t.Run("W8", func(t *testing.T) { s.signals(t, d) })
 		}
@@ -289,6 +291,7 @@ func relate(sample report.Sample, before, after rate) {
 		"steps/s":          {"steps ÷ baseline", perSecond},
 		"runs/s":           {"runs ÷ baseline", perSecond},
 		"children/s":       {"children ÷ baseline", perSecond},
+		"starts/s":         {"starts ÷ baseline", perSecond},
 		"ms/step":          {"ms/step ÷ baseline", latency},
 		"p50 ms":           {"p50 ÷ baseline", latency},
 		"p99 ms":           {"p99 ÷ baseline", latency},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,6 +32,38 @@ func (s *session) latency(t *testing.T, d *disk) {
 			"p50 ms": report.Quantile(times, 0.5),
 			"p99 ms": report.Quantile(times, 0.99),
 			"max ms": report.Quantile(times, 1),
+		}
+	}})
+}
+
+// starters is how many callers start runs at once.
+const starters = 64
+
+// concurrentStarts is a part of W3: what many callers of one client start, one run in each
+// call.
+func (s *session) concurrentStarts(t *testing.T, d *disk) {
+	s.measure(t, d, s.rounds, measurement{name: "W3 concurrent starts", run: func(b *base) report.Sample {
+		b.exec(`CHECKPOINT`)
+		before, began := b.usage(), time.Now()
+		var callers sync.WaitGroup
+		for range starters {
+			callers.Go(func() {
+				for i := range s.runs / starters {
+					if _, err := client.Start(b.t.Context(), b.client, workflows.Echo, i); err != nil {
+						b.t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		callers.Wait()
+		seconds := time.Since(began).Seconds()
+		starts := float64(s.runs / starters * starters)
+		used := b.usage().less(before)
+		return report.Sample{
+			"starts/s":          starts / seconds,
+			"flushes/start":     used.flushes / starts,
+			"Postgres µs/start": used.cpu.Seconds() * 1e6 / starts,
 		}
 	}})
 }
