@@ -50,9 +50,9 @@ func claim(t *testing.T, s *store.Store, podUID string) openworkflow.Run {
 func end(t *testing.T, s *store.Store, claimed openworkflow.Run, write store.RunWrite) {
 	t.Helper()
 	write.Lease = openworkflow.Lease{RunID: claimed.ID, WorkerID: *claimed.WorkerID}
-	_, errs, err := s.Apply(context.Background(), nil, []store.RunWrite{write})
+	_, errs, _, err := s.ApplyAndClaim(context.Background(), nil, []store.RunWrite{write}, nil)
 	if err != nil || errs[0] != nil {
-		t.Fatalf("Apply: %v, %v", err, errs)
+		t.Fatalf("ApplyAndClaim: %v, %v", err, errs)
 	}
 }
 
@@ -337,7 +337,8 @@ func TestRun_ParentThatWasNotWokenIsHealed(t *testing.T) {
 	wait := store.StepWrite{Lease: lease, Child: child, Attempt: openworkflow.StepAttempt{
 		ID: openworkflow.NewID(), StepName: "label", Kind: openworkflow.KindWorkflow, Status: openworkflow.StepRunning,
 	}}
-	errs, _, err := s.Apply(t.Context(), []store.StepWrite{wait}, []store.RunWrite{{Lease: lease, Op: store.RunPark, At: time.Now().Add(time.Hour)}})
+	park := store.RunWrite{Lease: lease, Op: store.RunPark, At: time.Now().Add(time.Hour)}
+	errs, _, _, err := s.ApplyAndClaim(t.Context(), []store.StepWrite{wait}, []store.RunWrite{park}, nil)
 	if err != nil || errs[0] != nil {
 		t.Fatal(errs, err)
 	}

@@ -200,7 +200,8 @@ func TestAnUnlinkedAttemptGetsItsChild(t *testing.T) {
 		Context: json.RawMessage(`{"kind":"workflow","timeoutAt":"2999-01-01T00:00:00.000Z"}`),
 	}
 	lease := openworkflow.Lease{RunID: id, WorkerID: "typescript"}
-	if errs, _, err := b.store.Apply(t.Context(), []store.StepWrite{{Lease: lease, Attempt: attempt}}, nil); err != nil || errs[0] != nil {
+	write := store.StepWrite{Lease: lease, Attempt: attempt}
+	if errs, _, _, err := b.store.ApplyAndClaim(t.Context(), []store.StepWrite{write}, nil, nil); err != nil || errs[0] != nil {
 		t.Fatal(errs, err)
 	}
 	b.work(runner.Options{}, parent, child)

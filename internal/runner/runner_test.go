@@ -440,7 +440,7 @@ func TestR62ARunThatWasGivenBackGoesOnAtTheNextPoll(t *testing.T) {
 		Lease: openworkflow.Lease{RunID: id, WorkerID: "typescript"}, Op: store.RunRetry, At: time.Now().Add(time.Hour),
 		Error: json.RawMessage(`{"message":"Workflow \"w\" is not registered"}`),
 	}
-	if _, errs, err := b.store.Apply(t.Context(), nil, []store.RunWrite{back}); err != nil || errs[0] != nil {
+	if _, errs, _, err := b.store.ApplyAndClaim(t.Context(), nil, []store.RunWrite{back}, nil); err != nil || errs[0] != nil {
 		t.Fatal(errs, err)
 	}
 	b.work(runner.Options{PollInterval: 10 * time.Millisecond}, w)

@@ -70,8 +70,8 @@ type RunWrite struct {
 	HasParent bool
 }
 
-// Apply writes step attempts, then ends leases, in one transaction and one round
-// trip. Each write succeeds or fails by itself, and its result stands at its
+// ApplyAndClaim writes step attempts, then ends leases, then claims, in one transaction
+// and one round trip. Each write succeeds or fails by itself, and its result stands at its
 // index in stepErrs or runErrs: nil, ErrLeaseLost, or what is wrong with its own
 // values (ErrInvalidJSON, ErrTooLarge). When a step write has such a fault, a
 // run write for the same lease is not carried out and has the same result.
@@ -83,22 +83,17 @@ type RunWrite struct {
 // (R82); the caller notifies. A run that parks although what it waits for has
 // come is made due (R83).
 //
+// The claim, if one is requested, is Claim: whoever ends runs takes the next ones with
+// them. It may claim fewer than there are; none when a write has a fault of its own.
+//
 // The error err means trouble with the database itself: it is unknown whether
 // anything was written, and the caller repeats the same call. Repeated writes
 // change nothing: those of steps and RunComplete report success again. RunPark,
 // RunFail, RunRetry and RunRelease leave no trace of the worker id behind, so
 // after a first success they report ErrLeaseLost; in either case the lease is
-// over.
-func (s *Store) Apply(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
-	stepErrs, runErrs, _, err = s.ApplyAndClaim(ctx, steps, runs, nil)
-	return stepErrs, runErrs, err
-}
-
-// ApplyAndClaim is Apply and, in the same transaction after all writes, Claim: whoever
-// ends runs takes the next ones with them. It may claim fewer than there are; none when a
-// write has a fault of its own. With an error it returns what is claimed for certain.
-// A call is repeated without the request, whose worker ids may be used: what has been
-// claimed and was not returned is due again when its lease ends.
+// over. With an error it returns what is claimed for certain. A call is repeated without
+// the request, whose worker ids may be used: what has been claimed and was not returned
+// is due again when its lease ends.
 func (s *Store) ApplyAndClaim(
 	ctx context.Context, steps []StepWrite, runs []RunWrite, request *ClaimRequest,
 ) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {

@@ -28,7 +28,7 @@
 // and runs before step attempts, so they never deadlock with each other. They
 // expect read committed isolation.
 //
-// Apply, SendSignal, SendSignals and CancelRuns wake in their own transaction whoever
+// ApplyAndClaim, SendSignal, SendSignals and CancelRuns wake in their own transaction whoever
 // waits for what they did. Sweep finds what was left behind by OpenWorkflow's processes,
 // whose writes and wakes are separate transactions.
 //

@@ -2,6 +2,12 @@ package store
 
 import "context"
 
+// Apply is ApplyAndClaim without the claim.
+func (s *Store) Apply(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
+	stepErrs, runErrs, _, err = s.ApplyAndClaim(ctx, steps, runs, nil)
+	return stepErrs, runErrs, err
+}
+
 // PlanOnceSQL is what connections set.
 const PlanOnceSQL = planOnceSQL
 
