@@ -237,6 +237,15 @@ func TestEndsDoNotWaitForRunsThatGoOn(t *testing.T) {
 
 // A user may have changed the spec since the run was created from it: what that means
 // is the manager's to say.
+// ofGeneration7 is a run that was created for the object's generation 7.
+func ofGeneration7(name string) *openworkflow.Run {
+	created := run(name, openworkflow.RunCompleted)
+	created.Context = openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{
+		Cluster: "c", Namespace: "shop", Name: name, UID: "uid-of-" + name, Generation: 7,
+	}}.Encode()
+	return created
+}
+
 func TestReportObservesTheGenerationOfItsRunOnly(t *testing.T) {
 	t.Parallel()
 	const uid, generation = "/metadata/uid=uid-of-order-1 ", "/metadata/generation=7 "
@@ -247,9 +256,7 @@ func TestReportObservesTheGenerationOfItsRunOnly(t *testing.T) {
 		return http.StatusOK
 	})
 	r, stop := start(t, s)
-	created := run("order-1", openworkflow.RunCompleted)
-	created.Context = json.RawMessage(`{"kubernetes":{"cluster":"c","namespace":"shop","name":"order-1","uid":"uid-of-order-1","generation":7}}`)
-	r.Report(created, openworkflow.StepSummary{})
+	r.Report(ofGeneration7("order-1"), openworkflow.StepSummary{})
 	s.await(t, 2)
 	stop()
 	if want := []string{uid + generation, uid}; !slices.Equal(s.tests, want) {
@@ -262,9 +269,7 @@ func TestP4OutdatedReportIsNotTriedWithoutItsGeneration(t *testing.T) {
 	s := newServer(t, func(int) int { return http.StatusUnprocessableEntity })
 	s.body = "status: Invalid value: \"object\": status of an older revision: the run has moved on"
 	r, stop := start(t, s)
-	created := run("order-1", openworkflow.RunCompleted)
-	created.Context = json.RawMessage(`{"kubernetes":{"cluster":"c","namespace":"shop","name":"order-1","uid":"uid-of-order-1","generation":7}}`)
-	r.Report(created, openworkflow.StepSummary{})
+	r.Report(ofGeneration7("order-1"), openworkflow.StepSummary{})
 	s.await(t, 1)
 	stop()
 	if len(s.paths) != 1 {
