@@ -8,25 +8,21 @@ import (
 // WorkflowRunSpec says which workflow to run, once, with which input. What
 // defines the run is immutable; cancel, suspend and ttlSecondsAfterFinished may
 // change at any time.
-// +kubebuilder:validation:XValidation:rule="has(self.version) == has(oldSelf.version) && (!has(self.version) || self.version == oldSelf.version)",message="version is immutable: delete the WorkflowRun and create another"
-// +kubebuilder:validation:XValidation:rule="has(self.idempotencyKey) == has(oldSelf.idempotencyKey) && (!has(self.idempotencyKey) || self.idempotencyKey == oldSelf.idempotencyKey)",message="idempotencyKey is immutable: delete the WorkflowRun and create another"
-// +kubebuilder:validation:XValidation:rule="has(self.availableAt) == has(oldSelf.availableAt) && (!has(self.availableAt) || self.availableAt == oldSelf.availableAt)",message="availableAt is immutable: delete the WorkflowRun and create another"
-// +kubebuilder:validation:XValidation:rule="has(self.deadlineAt) == has(oldSelf.deadlineAt) && (!has(self.deadlineAt) || self.deadlineAt == oldSelf.deadlineAt)",message="deadlineAt is immutable: delete the WorkflowRun and create another"
-// +kubebuilder:validation:XValidation:rule="has(self.timeoutSeconds) == has(oldSelf.timeoutSeconds) && (!has(self.timeoutSeconds) || self.timeoutSeconds == oldSelf.timeoutSeconds)",message="timeoutSeconds is immutable: delete the WorkflowRun and create another"
+//
+// That is one rule, because every write of a status pays for each.
+// +kubebuilder:validation:XValidation:rule="self == oldSelf || (self.workflowName == oldSelf.workflowName && self.backendRef == oldSelf.backendRef && (has(self.version) ? has(oldSelf.version) && self.version == oldSelf.version : !has(oldSelf.version)) && (has(self.idempotencyKey) ? has(oldSelf.idempotencyKey) && self.idempotencyKey == oldSelf.idempotencyKey : !has(oldSelf.idempotencyKey)) && (has(self.availableAt) ? has(oldSelf.availableAt) && self.availableAt == oldSelf.availableAt : !has(oldSelf.availableAt)) && (has(self.timeoutSeconds) ? has(oldSelf.timeoutSeconds) && self.timeoutSeconds == oldSelf.timeoutSeconds : !has(oldSelf.timeoutSeconds)) && (has(self.deadlineAt) ? has(oldSelf.deadlineAt) && self.deadlineAt == oldSelf.deadlineAt : !has(oldSelf.deadlineAt)))",message="workflowName, backendRef, version, idempotencyKey, availableAt, deadlineAt and timeoutSeconds are immutable: delete the WorkflowRun and create another"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.cancel) || !oldSelf.cancel || (has(self.cancel) && self.cancel)",message="cancel cannot be taken back"
 // +kubebuilder:validation:XValidation:rule="!has(self.deadlineAt) || !has(self.timeoutSeconds)",message="give deadlineAt or timeoutSeconds, not both"
 type WorkflowRunSpec struct {
 	// backendRef names the Backend that holds the run. Defaults to the one named default.
 	// +optional
 	// +default={"name": "default"}
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: delete the WorkflowRun and create another"
 	BackendRef BackendReference `json:"backendRef,omitzero"`
 
 	// workflowName is the name under which a worker has defined the workflow.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: delete the WorkflowRun and create another"
 	WorkflowName string `json:"workflowName,omitempty"`
 
 	// version is the workflow's version. Empty means the unversioned workflow;
@@ -109,9 +105,9 @@ func (s RunState) Terminal() bool {
 
 // WorkflowRunStatus is a projection of the run's rows in Postgres. The API server
 // itself keeps it from moving backwards, so runner and manager may both write it.
+// +mapType=atomic
 // +kubebuilder:validation:MinProperties=1
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.revision) || (has(self.revision) && self.revision >= oldSelf.revision)",message="status of an older revision: the run has moved on"
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.state) || !(oldSelf.state in ['Completed', 'Failed', 'Canceled']) || (has(self.state) && self.state == oldSelf.state)",message="the run has ended: its state cannot change"
+// +kubebuilder:validation:XValidation:rule="(!has(oldSelf.revision) || (has(self.revision) && self.revision >= oldSelf.revision)) && (!has(oldSelf.state) || !(oldSelf.state in ['Completed', 'Failed', 'Canceled']) || (has(self.state) && self.state == oldSelf.state))",messageExpression="has(oldSelf.revision) && !(has(self.revision) && self.revision >= oldSelf.revision) ? 'status of an older revision: the run has moved on' : 'the run has ended: its state cannot change'"
 type WorkflowRunStatus struct {
 	// observedGeneration is the generation of the spec that the manager last acted on.
 	// +optional
@@ -240,7 +236,8 @@ type StepsStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	Failed *int32 `json:"failed,omitempty"`
 
-	// newest are the step attempts that were begun last, oldest first.
+	// newest are the step attempts that were begun last, oldest first. A run that has
+	// completed counts its steps only; they are in the database.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1

@@ -137,23 +137,23 @@ func TestRun_DefinitionIsImmutable(t *testing.T) {
 		r.Spec.Cancel = new(true)
 	})
 	w.create(run)
-	const anew = "is immutable: delete the WorkflowRun and create another"
+	const anew = "are immutable: delete the WorkflowRun and create another"
 	tests := map[string]struct {
 		spec string
 		want string
 	}{
 		"workflowName":           {`{"workflowName":"other"}`, anew},
-		"version":                {`{"version":"2"}`, "version " + anew},
-		"version removed":        {`{"version":null}`, "version " + anew},
-		"input":                  {`{"input":{"a":2}}`, "input " + anew},
-		"input removed":          {`{"input":null}`, "input " + anew},
-		"idempotencyKey":         {`{"idempotencyKey":"l"}`, "idempotencyKey " + anew},
-		"idempotencyKey removed": {`{"idempotencyKey":null}`, "idempotencyKey " + anew},
-		"availableAt":            {`{"availableAt":"2031-01-01T00:00:00Z"}`, "availableAt " + anew},
-		"availableAt removed":    {`{"availableAt":null}`, "availableAt " + anew},
-		"deadlineAt":             {`{"deadlineAt":"2031-01-01T00:00:00Z"}`, "deadlineAt " + anew},
-		"deadlineAt removed":     {`{"deadlineAt":null}`, "deadlineAt " + anew},
-		"timeoutSeconds added":   {`{"timeoutSeconds":5,"deadlineAt":null}`, "timeoutSeconds " + anew},
+		"version":                {`{"version":"2"}`, anew},
+		"version removed":        {`{"version":null}`, anew},
+		"input":                  {`{"input":{"a":2}}`, "input is immutable: delete the WorkflowRun and create another"},
+		"input removed":          {`{"input":null}`, "input is immutable: delete the WorkflowRun and create another"},
+		"idempotencyKey":         {`{"idempotencyKey":"l"}`, anew},
+		"idempotencyKey removed": {`{"idempotencyKey":null}`, anew},
+		"availableAt":            {`{"availableAt":"2031-01-01T00:00:00Z"}`, anew},
+		"availableAt removed":    {`{"availableAt":null}`, anew},
+		"deadlineAt":             {`{"deadlineAt":"2031-01-01T00:00:00Z"}`, anew},
+		"deadlineAt removed":     {`{"deadlineAt":null}`, anew},
+		"timeoutSeconds added":   {`{"timeoutSeconds":5,"deadlineAt":null}`, anew},
 		"two deadlines":          {`{"timeoutSeconds":5}`, "give deadlineAt or timeoutSeconds, not both"},
 		"backendRef":             {`{"backendRef":{"name":"other"}}`, anew},
 		"cancel taken back":      {`{"cancel":false}`, "cancel cannot be taken back"},

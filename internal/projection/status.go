@@ -65,7 +65,7 @@ func Status(run *openworkflow.Run, steps openworkflow.StepSummary, worker string
 		Worker:    worker,
 		Attempts:  new(int32(run.Attempts)),
 		StartedAt: timeOf(run.StartedAt),
-		Steps:     stepsStatus(steps),
+		Steps:     stepsStatus(steps, state),
 	}
 	if state.Terminal() {
 		status.FinishedAt = timeOf(run.FinishedAt)
@@ -207,7 +207,10 @@ func newestRunning(steps openworkflow.StepSummary) *openworkflow.StepAttempt {
 	return nil
 }
 
-func stepsStatus(steps openworkflow.StepSummary) *v1alpha1.StepsStatus {
+// stepsStatus counts the steps and shows the newest ones, which say what goes on or went
+// wrong. A run that has completed has nothing to explain: there, to list them would be a
+// third of what the API server works and etcd keeps for each run.
+func stepsStatus(steps openworkflow.StepSummary, state v1alpha1.RunState) *v1alpha1.StepsStatus {
 	status := &v1alpha1.StepsStatus{
 		Summary:   fmt.Sprintf("%d/%d", steps.Completed, max(steps.Names, steps.Completed)),
 		Completed: new(int32(steps.Completed)),
@@ -215,6 +218,9 @@ func stepsStatus(steps openworkflow.StepSummary) *v1alpha1.StepsStatus {
 		Failed:    new(int32(steps.Failed)),
 	}
 	newest := steps.Newest
+	if state == v1alpha1.RunCompleted {
+		newest = nil
+	}
 	if len(newest) > NewestSteps {
 		newest = newest[len(newest)-NewestSteps:]
 	}

@@ -220,6 +220,22 @@ func TestStatusStaysBelow8KiB(t *testing.T) {
 	}
 }
 
+func TestStepsAreListedUntilARunCompletes(t *testing.T) {
+	t.Parallel()
+	steps := openworkflow.StepSummary{Completed: 1, Names: 1, Newest: []openworkflow.StepAttempt{
+		{StepName: "charge", Kind: openworkflow.KindFunction, Status: openworkflow.StepCompleted},
+	}}
+	for status, want := range map[openworkflow.RunStatus]int{
+		openworkflow.RunPending: 1, openworkflow.RunRunning: 1, openworkflow.RunFailed: 1, openworkflow.RunCanceled: 1,
+		openworkflow.RunCompleted: 0, openworkflow.RunSucceeded: 0,
+	} {
+		shown := Status(row(func(r *openworkflow.Run) { r.Status = status }), steps, "pod").Steps
+		if len(shown.Newest) != want || *shown.Completed != 1 || shown.Summary != "1/1" {
+			t.Errorf("a run that is %s shows %d steps of %s, want %d", status, len(shown.Newest), shown.Summary, want)
+		}
+	}
+}
+
 func TestPatchNamesTheObjectAndClearsWhatIsOver(t *testing.T) {
 	t.Parallel()
 	run := row(func(r *openworkflow.Run) {

@@ -45,12 +45,8 @@ spec: {workflowName: greet-in-typescript, input: {name: Grace}, timeoutSeconds: 
 	if err := json.Unmarshal(hello.Output.Raw, &output); err != nil || output.Text != "Hello, Ada!" || output.SentAt.IsZero() {
 		t.Errorf("output is %s (%v)", hello.Output.Raw, err)
 	}
-	var steps []string
-	for _, s := range hello.Steps.Newest {
-		steps = append(steps, *s.Name+" "+s.Kind+" "+s.State)
-	}
-	t.Logf("steps: %q, worker %q, %s", steps, hello.Worker, hello.Steps.Summary)
-	if hello.State != v1alpha1.RunCompleted || *hello.Steps.Completed != 3 || len(steps) != 3 {
+	t.Logf("worker %q, steps %s", hello.Worker, hello.Steps.Summary)
+	if hello.State != v1alpha1.RunCompleted || *hello.Steps.Completed != 3 {
 		t.Errorf("status is %+v", hello)
 	}
 	for name, want := range map[string]string{"nobody": "name is empty", "later": "deadline exceeded"} {
