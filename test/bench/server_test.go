@@ -156,6 +156,21 @@ func (b *base) await(what string, within time.Duration, ready func() bool) {
 	}
 }
 
+// awaitCalm returns once a count has stood still for longer than any timer of the manager
+// that leads to a report, and what it then is.
+func (b *base) awaitCalm(count func() float64) float64 {
+	b.t.Helper()
+	const calm = 10 * time.Second
+	last, since := count(), time.Now()
+	b.await("calm", patience, func() bool {
+		if now := count(); now != last {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > calm
+	})
+	return last
+}
+
 // patience is how long a load may take, on a machine that has other things to do.
 const patience = 15 * time.Minute
 

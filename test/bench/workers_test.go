@@ -52,6 +52,8 @@ type process struct {
 	log    *bytes.Buffer
 	exited chan struct{}
 	port   int
+	// metrics is the port of a manager's metrics.
+	metrics int
 }
 
 // slots is how many runs a worker executes at once, unless said otherwise: enough for
