@@ -217,6 +217,28 @@ func TestPark_R83_IsDueWhenWhatItWaitsForHasCome(t *testing.T) {
 	})
 }
 
+func TestPark_R83_OfWhatHasComeIsNotifiedOf(t *testing.T) {
+	onBoth(t, func(t *testing.T, s Store) {
+		b := bench{t, s}
+		parent := b.start()
+		w := child(parent)
+		b.mustStep(w)
+		b.mustRun(ending(b.lease(w.Child.ID), store.RunComplete))
+		wakes := make(chan struct{}, 100)
+		done := make(chan error, 1)
+		go func() { done <- s.Listen(t.Context(), func() { wakes <- struct{}{} }) }()
+		<-wakes // it listens
+		b.mustRun(ending(parent, store.RunPark))
+		select {
+		case <-wakes:
+		case err := <-done:
+			t.Errorf("stopped listening: %v", err)
+		case <-time.After(10 * time.Second):
+			t.Error("nobody was told of a parked run that is due")
+		}
+	})
+}
+
 // send sends a signal and returns the runs that received it.
 func (b bench) send(name, data string) []string {
 	b.Helper()

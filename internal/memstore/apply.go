@@ -48,10 +48,14 @@ func (s *Store) ApplyAndClaim(
 			runErrs[i] = s.writeRun(w, now)
 		}
 	}
+	woken := false
 	for _, w := range runs {
 		if w.Op == store.RunPark {
-			s.reconcile(s.runs[w.RunID], now)
+			woken = s.reconcile(s.runs[w.RunID], now) || woken
 		}
+	}
+	if woken {
+		s.due.notify()
 	}
 	if request != nil {
 		claimed = s.claim(*request, now)
@@ -203,9 +207,7 @@ func (s *Store) reconcile(r *run, now time.Time) bool {
 	}
 	for _, a := range s.steps[r.ID] {
 		if _, arrived := s.arrival(a); arrived {
-			before := r.UpdatedAt
-			r.wake(now)
-			return r.UpdatedAt != before
+			return r.wake(now)
 		}
 	}
 	return false

@@ -165,16 +165,18 @@ func (r *run) setDue(at time.Time) {
 	}
 }
 
-// wake makes a run due now unless it is already (R42).
-func (r *run) wake(now time.Time) {
+// wake makes a run due now unless it is already (R42), and reports whether it did.
+func (r *run) wake(now time.Time) (woken bool) {
 	due := r.AvailableAt
 	if r.SuspendedAt != nil {
 		due = r.resumeAt
 	}
-	if due == nil || due.After(now) {
-		r.setDue(now)
-		r.UpdatedAt = now
+	if due != nil && !due.After(now) {
+		return false
 	}
+	r.setDue(now)
+	r.UpdatedAt = now
+	return true
 }
 
 func isOpen(status openworkflow.RunStatus) bool {

@@ -73,6 +73,61 @@ func TestR98ChildRunsOnceAndItsOutputIsTheSteps(t *testing.T) {
 	}
 }
 
+// TestChildrenBeginAndEndWithoutAPoll: whatever a child is started with (its parent's park,
+// a write while a function executes, its parent's end), a worker hears of it; and its parent
+// of its end.
+func TestChildrenBeginAndEndWithoutAPoll(t *testing.T) {
+	child := workflow.Define("child", func(_ context.Context, n int) (int, error) { return n + 1, nil })
+	parents := map[string]func(context.Context, int) (int, error){
+		"parked": func(ctx context.Context, n int) (int, error) {
+			for range 3 {
+				var err error
+				if n, err = step.RunWorkflow(ctx, child, n); err != nil {
+					return 0, err
+				}
+			}
+			return n, nil
+		},
+		"busy": func(ctx context.Context, n int) (int, error) {
+			begun := make(chan struct{})
+			busy := step.Go(ctx, "busy", func(ctx context.Context) (any, error) {
+				select {
+				case <-begun:
+				case <-ctx.Done():
+				}
+				return nil, ctx.Err()
+			})
+			n, err := step.GoWorkflow(ctx, child, n).Await()
+			close(begun)
+			if err != nil {
+				return 0, err
+			}
+			_, err = busy.Await()
+			return n + 2, err
+		},
+		"ended": func(ctx context.Context, n int) (int, error) {
+			step.GoWorkflow(ctx, child, n)
+			return n + 3, nil
+		},
+	}
+	for name, execute := range parents {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			parent := workflow.Define(name, execute)
+			b.work(runner.Options{PollInterval: time.Hour}, parent, child)
+			id := b.start(parent, `1`)
+			if got := b.completed(id); got != `4` {
+				t.Errorf("output is %s", got)
+			}
+			for _, a := range b.steps(id) {
+				if a.Kind == openworkflow.KindWorkflow {
+					b.completed(*a.ChildWorkflowRunID)
+				}
+			}
+		})
+	}
+}
+
 func TestR98FailuresOfAChildAreTheSteps(t *testing.T) {
 	b := newBench(t)
 	var c calls

@@ -89,6 +89,10 @@ func (f *flusher) try(
 	defer cancel()
 	stepErrs, runErrs, claimed, err := f.runner.store.ApplyAndClaim(ctx, steps, runs, request)
 	f.runner.exchanged(request, claimed)
+	if err == nil && slices.ContainsFunc(steps, func(w store.StepWrite) bool { return w.Child != nil }) {
+		f.runner.due.hint() // another worker may serve the children
+		f.runner.wake()
+	}
 	return stepErrs, runErrs, err
 }
 

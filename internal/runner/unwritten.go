@@ -163,13 +163,6 @@ func (e *execution) submit(steps []store.StepWrite, run *store.RunWrite) error {
 	if errors.Is(err, store.ErrLeaseLost) || e.writeCtx.Err() != nil {
 		e.leave(e.disowned())
 	}
-	for _, w := range steps {
-		if w.Child != nil && err == nil {
-			e.runner.due.hint() // another worker may serve it
-			e.runner.wake()
-			break
-		}
-	}
 	return err
 }
 

@@ -81,7 +81,7 @@ type RunWrite struct {
 //
 // Ends of runs that have parents wake those that wait for them in the same transaction
 // (R82); the caller notifies. A run that parks although what it waits for has
-// come is made due (R83).
+// come is made due (R83), and listeners are notified of it.
 //
 // The claim, if one is requested, is Claim: whoever ends runs takes the next ones with
 // them. It may claim fewer than there are; none when a write has a fault of its own.

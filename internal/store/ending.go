@@ -225,7 +225,8 @@ WHERE p.namespace_id = parked.namespace_id AND p.id = parked.id
 RETURNING p.id`
 
 // reconcile follows up the parks among the writes, also those that report a lost
-// lease: they may have succeeded in a call whose acknowledgement was lost.
+// lease: they may have succeeded in a call whose acknowledgement was lost. It notifies of
+// those that it makes due: who sent what has come did so when nobody could claim them.
 func (s *Store) reconcile(ctx context.Context, runs []RunWrite) error {
 	var parked []string
 	for _, w := range runs {
@@ -236,6 +237,9 @@ func (s *Store) reconcile(ctx context.Context, runs []RunWrite) error {
 	if len(parked) == 0 {
 		return nil
 	}
-	_, err := s.pool.Exec(ctx, s.sql(reconcileSQL), s.namespace, parked)
+	due, err := s.pool.Exec(ctx, s.sql(reconcileSQL), s.namespace, parked)
+	if err == nil && due.RowsAffected() > 0 {
+		_ = s.Notify(ctx) // nobody was told of these; without it, a poll finds them
+	}
 	return err
 }

@@ -31,6 +31,10 @@ func (s *session) fanOut(t *testing.T, d *disk) {
 		measurement{name: "W7 children", run: func(b *base) report.Sample {
 			sample := oneByOne(b, workflows.Parent, s.children, times, "child")
 			sample["children/s"] = 1e3 / sample["ms/child"]
+			var claims float64
+			b.scan(`SELECT sum(attempts) FROM openworkflow.workflow_runs WHERE namespace_id = 'default' AND workflow_name = $1`,
+				[]any{workflows.Parent.Name()}, &claims)
+			sample["claims of the parent/child"] = claims / float64(s.children*times+1)
 			return sample
 		}},
 	)
