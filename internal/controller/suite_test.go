@@ -395,12 +395,17 @@ func (w *world) awaitRun(run *v1alpha1.WorkflowRun, check func(*v1alpha1.Workflo
 	})
 }
 
-// awaitState waits for a state and the reason of the Ready condition.
+// awaitState waits for a state and the reason of the Ready condition, of the spec that
+// the object has: a sweep or a worker may show a state before the manager has said which
+// spec it acted on.
 func (w *world) awaitState(run *v1alpha1.WorkflowRun, state v1alpha1.RunState, reason string) {
 	w.t.Helper()
 	w.awaitRun(run, func(run *v1alpha1.WorkflowRun) error {
 		if got := conditionReason(run.Status.Conditions); run.Status.State != state || got != reason {
 			return fmt.Errorf("run %s is %q (%s: %s), want %q (%s)", run.Name, run.Status.State, got, run.Status.Message, state, reason)
+		}
+		if observed := run.Status.ObservedGeneration; observed != run.Generation {
+			return fmt.Errorf("run %s shows generation %d, want %d", run.Name, observed, run.Generation)
 		}
 		return nil
 	})

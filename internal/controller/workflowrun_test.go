@@ -185,9 +185,6 @@ func TestRun_Cancel(t *testing.T) {
 	if !meta.IsStatusConditionTrue(run.Status.Conditions, v1alpha1.ConditionReady) || meta.FindStatusCondition(run.Status.Conditions, v1alpha1.ConditionStalled) != nil {
 		t.Errorf("a canceled run is ready and not stalled: %+v", run.Status.Conditions)
 	}
-	if run.Status.ObservedGeneration != run.Generation {
-		t.Errorf("observedGeneration %d, generation %d", run.Status.ObservedGeneration, run.Generation)
-	}
 	if row := w.row(w.store(), types.UID(claimed.ID)); row.Status != openworkflow.RunCanceled {
 		t.Errorf("row is %s", row.Status)
 	}
