@@ -18,7 +18,7 @@ const (
 	lookTimeout = 15 * time.Second
 	// lookBatch bounds the runs of one statement.
 	lookBatch = 5000
-	// lookPause is how much longer than the last look the pause after it is, so that
+	// lookPause is how much longer than a look at all runs the pause after it is, so that
 	// many ends in a row cost the database a share of its time and not all of it.
 	lookPause = 3
 )
@@ -117,20 +117,21 @@ func (w *awaiter) look() {
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
 	for {
-		var ids []string
+		all := true
 		select {
 		case <-w.life.Done():
 			return
 		case <-w.asked:
-			ids = w.take(false)
+			all = false
 		case <-w.ended:
-			ids = w.take(true)
 		case <-tick.C:
-			ids = w.take(true)
 		}
 		began := time.Now()
-		for batch := range slices.Chunk(ids, lookBatch) {
+		for batch := range slices.Chunk(w.take(all), lookBatch) {
 			w.lookAt(batch)
+		}
+		if !all { // each run is looked at once for that
+			continue
 		}
 		select {
 		case <-w.life.Done():
