@@ -18,22 +18,26 @@ import (
 // latency is W3: from a start to the result in the caller's hand, on an idle worker.
 func (s *session) latency(t *testing.T, d *disk) {
 	s.measure(t, d, s.rounds, measurement{name: "W3 start to result", clients: 1, run: func(b *base) report.Sample {
-		workers := b.startWorkers(1)
-		awaitRun(b, workflows.Echo, 0) // statements are prepared now
-		times := make([]float64, s.latencies)
-		for i := range times {
-			idleFor(b, rand.N(25*time.Millisecond)) // whatever coalesces or polls is at any point of its cycle
-			began := time.Now()
-			awaitRun(b, workflows.Echo, i)
-			times[i] = time.Since(began).Seconds() * 1e3
-		}
-		stop(workers)
-		return report.Sample{
-			"p50 ms": report.Quantile(times, 0.5),
-			"p99 ms": report.Quantile(times, 0.99),
-			"max ms": report.Quantile(times, 1),
-		}
+		return latency(b, s.latencies)
 	}})
+}
+
+func latency(b *base, starts int) report.Sample {
+	workers := b.startWorkers(1)
+	awaitRun(b, workflows.Echo, 0) // statements are prepared now
+	times := make([]float64, starts)
+	for i := range times {
+		idleFor(b, rand.N(25*time.Millisecond)) // whatever coalesces or polls is at any point of its cycle
+		began := time.Now()
+		awaitRun(b, workflows.Echo, i)
+		times[i] = time.Since(began).Seconds() * 1e3
+	}
+	stop(workers)
+	return report.Sample{
+		"p50 ms": report.Quantile(times, 0.5),
+		"p99 ms": report.Quantile(times, 0.99),
+		"max ms": report.Quantile(times, 1),
+	}
 }
 
 // starters is how many callers start runs at once.

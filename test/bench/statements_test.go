@@ -24,6 +24,7 @@ func TestStatements(t *testing.T) {
 			return throughput(b, load{workers: 1, runs: s.runs})
 		},
 		"W2":          func(b *base) report.Sample { return oneByOne(b, workflows.Long, s.long, 1, "step") },
+		"W3":          func(b *base) report.Sample { return latency(b, s.latencies) },
 		"W7-steps":    func(b *base) report.Sample { return oneByOne(b, workflows.FanOut, s.steps, 1, "step") },
 		"W7-children": func(b *base) report.Sample { return oneByOne(b, workflows.Parent, s.children, 1, "child") },
 		"W8":          func(b *base) report.Sample { return wake(b, s.parked) },
