@@ -114,9 +114,6 @@ func Start[In, Out any](ctx context.Context, c *Client, w *workflow.Workflow[In,
 	if err != nil {
 		return nil, run.failed(err)
 	}
-	if run.toBeginNow(created) {
-		c.due.hint(ctx)
-	}
 	return handle[Out](c, run.started(created)), nil
 }
 
@@ -186,17 +183,12 @@ func StartBatch[In, Out any](
 		}
 		return nil, startError(w.Name(), err)
 	}
-	now := false
 	for i, run := range runs {
 		if err := created[i].Err; err != nil {
 			results[at[i]].Err = run.failed(err)
 			continue
 		}
 		results[at[i]].Handle = handle[Out](c, run.started(created[i]))
-		now = now || run.toBeginNow(created[i])
-	}
-	if now {
-		c.due.hint(ctx)
 	}
 	return results, nil
 }
@@ -248,11 +240,6 @@ func (r newRun) started(created store.Created) store.Created {
 	r.span.SetRun(created.RunID)
 	r.span.End("", nil)
 	return created
-}
-
-// toBeginNow reports whether a worker may take the run at once.
-func (r newRun) toBeginNow(created store.Created) bool {
-	return created.Inserted && (r.AvailableAt == nil || !r.AvailableAt.After(time.Now()))
 }
 
 func startError(name string, err error) error { return fmt.Errorf("start workflow %q: %w", name, err) }

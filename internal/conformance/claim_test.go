@@ -76,11 +76,9 @@ func TestClaim_R62_TakesWhatWasGivenBack(t *testing.T) {
 			{"no more", 9, true, served[0], nil},
 			{"what is due", 9, false, served[0], []string{due}},
 		} {
-			request := store.ClaimRequest{Served: []openworkflow.Definition{step.served}, Lease: minute, GivenBack: step.givenBack}
-			for range step.slots {
-				request.WorkerIDs = append(request.WorkerIDs, "pod.proc."+openworkflow.NewID())
-			}
-			runs, err := b.Claim(t.Context(), request)
+			request := request(step.slots)
+			request.Served, request.GivenBack = []openworkflow.Definition{step.served}, step.givenBack
+			runs, err := b.Claim(t.Context(), *request)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -194,14 +192,13 @@ func TestReleaseLeases_OfAPodOrItsEarlierLife(t *testing.T) {
 	onBoth(t, func(t *testing.T, s Store) {
 		b := bench{t, s}
 		b.create(5)
-		workers := []string{"uid.old.1", "uid.new.1", "uid2.old.1", "uidx", "u%d.old.1"}
-		runs, err := b.Claim(t.Context(), store.ClaimRequest{Served: served, WorkerIDs: workers, Lease: minute})
-		if err != nil || len(runs) != 5 {
-			t.Fatalf("Claim: %v, %v", runs, err)
-		}
 		of := map[string]string{}
-		for _, run := range runs {
-			of[*run.WorkerID] = run.ID
+		for _, worker := range []string{"uid.old.", "uid.new.", "uid2.old.", "uidx", "u%d.old."} {
+			runs, err := b.Claim(t.Context(), store.ClaimRequest{Served: served, Max: 1, WorkerID: worker, First: 1, Lease: minute})
+			if err != nil || len(runs) != 1 {
+				t.Fatalf("Claim: %v, %v", runs, err)
+			}
+			of[*runs[0].WorkerID] = runs[0].ID
 		}
 		released, err := b.ReleaseLeases(t.Context(), "uid", "new")
 		if err != nil || len(released) != 1 || released[0] != of["uid.old.1"] {

@@ -416,9 +416,6 @@ func (c engineCase) check(t *testing.T, s Store, unit time.Duration, wait func(i
 	if _, err := s.CreateRuns(t.Context(), runs); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Notify(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	id := runs[0].ID
 	wait(id)
 

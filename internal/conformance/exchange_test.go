@@ -8,12 +8,9 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
+// request asks for up to n runs.
 func request(n int) *store.ClaimRequest {
-	ids := make([]string, n)
-	for i := range ids {
-		ids[i] = "pod.proc." + openworkflow.NewID()
-	}
-	return &store.ClaimRequest{Served: served, WorkerIDs: ids, Lease: minute}
+	return &store.ClaimRequest{Served: served, Max: n, WorkerID: "pod.proc." + openworkflow.NewID() + ".", First: 1, Lease: minute}
 }
 
 // Whoever ends runs takes the next ones with them: those that are due already, and those
@@ -28,7 +25,7 @@ func TestApplyAndClaim_TakesTheNextRunsWithTheEnds(t *testing.T) {
 		next := b.create(1)[0]
 
 		stepErrs, runErrs, claimed, err := b.ApplyAndClaim(b.Context(),
-			[]store.StepWrite{function(l, "last", complete, `1`)}, []store.RunWrite{ending(l, store.RunComplete)}, request(5))
+			[]store.StepWrite{function(l, "last", complete, `1`)}, []store.RunWrite{ending(l, store.RunComplete)}, request(5), store.Hints{})
 
 		if err != nil || stepErrs[0] != nil || runErrs[0] != nil {
 			t.Fatalf("ApplyAndClaim: %v, %v, %v", stepErrs, runErrs, err)
@@ -54,7 +51,7 @@ func TestApplyAndClaim_P2RefusedWritesTakeNothingAway(t *testing.T) {
 		b := bench{t, s}
 		b.create(2)
 		_, runErrs, claimed, err := b.ApplyAndClaim(b.Context(), nil,
-			[]store.RunWrite{ending(openworkflow.Lease{RunID: "none", WorkerID: "nobody"}, store.RunComplete)}, request(1))
+			[]store.RunWrite{ending(openworkflow.Lease{RunID: "none", WorkerID: "nobody"}, store.RunComplete)}, request(1), store.Hints{})
 		if err != nil || len(runErrs) != 1 || runErrs[0] == nil || len(claimed) != 1 {
 			t.Errorf("claimed %d runs, %v, %v; want one, and a refusal", len(claimed), runErrs, err)
 		}

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -371,27 +372,33 @@ func TestFailExpired_R44(t *testing.T) {
 }
 
 func TestNotify_WakesListeners(t *testing.T) {
+	// release and complete write with the hints, and nothing else does.
+	release := func(b bench, l openworkflow.Lease) error {
+		_, _, _, err := b.ApplyAndClaim(b.Context(), nil, []store.RunWrite{ending(l, store.RunRelease)}, nil, store.Hints{Due: true})
+		return err
+	}
+	complete := func(b bench, l openworkflow.Lease) error {
+		_, _, _, err := b.ApplyAndClaim(b.Context(), nil, []store.RunWrite{ending(l, store.RunComplete)}, nil, store.Hints{Ends: true})
+		return err
+	}
 	onBoth(t, func(t *testing.T, s Store) {
-		for name, channel := range map[string]struct {
-			listen func(Store, chan struct{}) error
-			notify func(Store) error
+		for name, of := range map[string]struct {
+			listen func(context.Context, func()) error
+			notify func(bench, openworkflow.Lease) error
 		}{
-			"due": {
-				func(s Store, wakes chan struct{}) error { return s.Listen(t.Context(), func() { wakes <- struct{}{} }) },
-				func(s Store) error { return s.Notify(t.Context()) },
-			},
-			"ends": {
-				func(s Store, wakes chan struct{}) error {
-					return s.ListenEnds(t.Context(), func() { wakes <- struct{}{} })
-				},
-				func(s Store) error { return s.NotifyEnds(t.Context()) },
-			},
+			"notify":            {s.Listen, func(b bench, _ openworkflow.Lease) error { return b.Notify(b.Context()) }},
+			"a run is created":  {s.Listen, func(b bench, _ openworkflow.Lease) error { b.create(1); return nil }},
+			"a write makes due": {s.Listen, release},
+			"notify of ends":    {s.ListenEnds, func(b bench, _ openworkflow.Lease) error { return b.NotifyEnds(b.Context()) }},
+			"a write ends":      {s.ListenEnds, complete},
 		} {
+			b := bench{t, s}
+			l := b.lease(b.create(1)[0])
 			wakes := make(chan struct{}, 100)
 			done := make(chan error, 1)
-			go func() { done <- channel.listen(s, wakes) }()
+			go func() { done <- of.listen(t.Context(), func() { wakes <- struct{}{} }) }()
 			<-wakes // it listens
-			if err := channel.notify(s); err != nil {
+			if err := of.notify(b, l); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 			select {

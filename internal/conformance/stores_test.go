@@ -104,11 +104,9 @@ func (b bench) create(n int, change ...func(*store.NewRun)) []string {
 // claim claims up to n runs for so long.
 func (b bench) claim(n int, d time.Duration) []openworkflow.Run {
 	b.Helper()
-	ids := make([]string, n)
-	for i := range ids {
-		ids[i] = "pod.proc." + openworkflow.NewID()
-	}
-	runs, err := b.Claim(b.Context(), store.ClaimRequest{Served: served, WorkerIDs: ids, Lease: d})
+	r := request(n)
+	r.Lease = d
+	runs, err := b.Claim(b.Context(), *r)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -175,7 +173,7 @@ func (b bench) step(runID, attemptID string) openworkflow.StepAttempt {
 
 func (b bench) apply(steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error) {
 	b.Helper()
-	stepErrs, runErrs, _, err := b.ApplyAndClaim(b.Context(), steps, runs, nil)
+	stepErrs, runErrs, _, err := b.ApplyAndClaim(b.Context(), steps, runs, nil, store.Hints{})
 	if err != nil {
 		b.Fatalf("Apply: %v", err)
 	}

@@ -328,7 +328,6 @@ func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *Connection, se
 		metrics.RunsMirrored.WithLabelValues("rejected").Inc()
 	case c.Inserted:
 		seen.Begun = !row.Suspended
-		conn.Wake()
 		metrics.RunsMirrored.WithLabelValues("inserted").Inc()
 	case !seen.own():
 		metrics.RunsMirrored.WithLabelValues("attached").Inc()

@@ -30,9 +30,11 @@ func claim(t *testing.T, s *store.Store, podUID string) openworkflow.Run {
 	var got openworkflow.Run
 	eventually(t, func() error {
 		runs, err := s.Claim(context.Background(), store.ClaimRequest{
-			Served:    []openworkflow.Definition{{Name: "checkout"}},
-			WorkerIDs: []string{podUID + ".process." + openworkflow.NewID()},
-			Lease:     time.Minute,
+			Served:   []openworkflow.Definition{{Name: "checkout"}},
+			Max:      1,
+			WorkerID: podUID + "." + openworkflow.NewID() + ".",
+			First:    1,
+			Lease:    time.Minute,
 		})
 		if err != nil {
 			return err
@@ -50,7 +52,7 @@ func claim(t *testing.T, s *store.Store, podUID string) openworkflow.Run {
 func end(t *testing.T, s *store.Store, claimed openworkflow.Run, write store.RunWrite) {
 	t.Helper()
 	write.Lease = openworkflow.Lease{RunID: claimed.ID, WorkerID: *claimed.WorkerID}
-	_, errs, _, err := s.ApplyAndClaim(context.Background(), nil, []store.RunWrite{write}, nil)
+	_, errs, _, err := s.ApplyAndClaim(context.Background(), nil, []store.RunWrite{write}, nil, store.Hints{})
 	if err != nil || errs[0] != nil {
 		t.Fatalf("ApplyAndClaim: %v, %v", err, errs)
 	}
@@ -213,7 +215,7 @@ func TestRun_SuspendAndResume(t *testing.T) {
 		t.Errorf("a suspended run neither reconciles nor stalls: %+v", c)
 	}
 	s := w.store()
-	request := store.ClaimRequest{Served: []openworkflow.Definition{{Name: "checkout"}}, WorkerIDs: []string{"a.b.1"}, Lease: time.Minute}
+	request := store.ClaimRequest{Served: []openworkflow.Definition{{Name: "checkout"}}, Max: 1, WorkerID: "a.b.", First: 1, Lease: time.Minute}
 	if runs, err := s.Claim(t.Context(), request); err != nil || len(runs) > 0 {
 		t.Fatalf("a suspended run was claimed: %v, %v", runs, err)
 	}
@@ -335,7 +337,7 @@ func TestRun_ParentThatWasNotWokenIsHealed(t *testing.T) {
 		ID: openworkflow.NewID(), StepName: "label", Kind: openworkflow.KindWorkflow, Status: openworkflow.StepRunning,
 	}}
 	park := store.RunWrite{Lease: lease, Op: store.RunPark, At: time.Now().Add(time.Hour)}
-	errs, _, _, err := s.ApplyAndClaim(t.Context(), []store.StepWrite{wait}, []store.RunWrite{park}, nil)
+	errs, _, _, err := s.ApplyAndClaim(t.Context(), []store.StepWrite{wait}, []store.RunWrite{park}, nil, store.Hints{})
 	if err != nil || errs[0] != nil {
 		t.Fatal(errs, err)
 	}

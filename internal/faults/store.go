@@ -138,7 +138,7 @@ func (s *Store) judgeClaims(runs []openworkflow.Run) (kept []openworkflow.Run, d
 
 // ApplyAndClaim implements runner.Store. What it writes for one lease is one Write.
 func (s *Store) ApplyAndClaim(
-	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest,
+	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest, hints store.Hints,
 ) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
 	dropped, dead := s.judge(steps, runs)
 	var keptSteps []store.StepWrite
@@ -153,7 +153,7 @@ func (s *Store) ApplyAndClaim(
 			keptRuns = append(keptRuns, w)
 		}
 	}
-	someSteps, someRuns, claimed, err := s.applyAndRecord(ctx, keptSteps, keptRuns, request)
+	someSteps, someRuns, claimed, err := s.applyAndRecord(ctx, keptSteps, keptRuns, request, hints)
 	claimed, deadClaims := s.judgeClaims(claimed)
 	if err != nil {
 		return nil, nil, claimed, err
@@ -190,11 +190,11 @@ func spread[W any](writes []W, some []error, dropped, struck map[openworkflow.Le
 }
 
 func (s *Store) applyAndRecord(
-	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest,
+	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest, hints store.Hints,
 ) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
 	s.applying.Lock()
 	defer s.applying.Unlock()
-	stepErrs, runErrs, claimed, err = s.Store.ApplyAndClaim(ctx, steps, runs, request)
+	stepErrs, runErrs, claimed, err = s.Store.ApplyAndClaim(ctx, steps, runs, request, hints)
 	if err == nil {
 		s.keepRecord(steps, stepErrs)
 	}
@@ -274,10 +274,8 @@ func (s *Store) release(ctx context.Context, leases []openworkflow.Lease) error 
 	for i, l := range leases {
 		writes[i] = store.RunWrite{Lease: l, Op: store.RunRelease}
 	}
-	if _, _, _, err := s.Store.ApplyAndClaim(ctx, nil, writes, nil); err != nil {
-		return err
-	}
-	return s.Notify(ctx)
+	_, _, _, err := s.Store.ApplyAndClaim(ctx, nil, writes, nil, store.Hints{Due: true})
+	return err
 }
 
 // keepRecord takes down the ends of function steps that are stored.

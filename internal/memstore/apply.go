@@ -11,7 +11,7 @@ import (
 // ApplyAndClaim writes step attempts, then ends leases, then claims. Each write succeeds
 // or fails by itself; see the method of package store.
 func (s *Store) ApplyAndClaim(
-	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest,
+	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest, hints store.Hints,
 ) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
 	now, err := s.begin(ctx)
 	if err != nil {
@@ -54,9 +54,7 @@ func (s *Store) ApplyAndClaim(
 			woken = s.reconcile(s.runs[w.RunID], now) || woken
 		}
 	}
-	if woken {
-		s.due.notify()
-	}
+	s.hint(store.Hints{Due: hints.Due || woken, Ends: hints.Ends})
 	if request != nil {
 		claimed = s.claim(*request, now)
 	}

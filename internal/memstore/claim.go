@@ -3,6 +3,7 @@ package memstore
 import (
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -10,11 +11,11 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// Claim leases due runs to the request's worker ids and returns them (R42, R43). Of
+// Claim leases due runs to worker ids of their own and returns them (R42, R43). Of
 // the slots, half are for new runs and half for those that are due again. With GivenBack
 // it leases those instead (R62).
 func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openworkflow.Run, error) {
-	if len(request.WorkerIDs) == 0 || len(request.Served) == 0 {
+	if request.Max <= 0 || len(request.Served) == 0 {
 		return nil, nil
 	}
 	now, err := s.begin(ctx)
@@ -58,16 +59,15 @@ func (s *Store) claim(request store.ClaimRequest, now time.Time) []openworkflow.
 	if !request.GivenBack {
 		s.turn++
 	}
-	slots := len(request.WorkerIDs)
-	share := min(len(again), (slots+int(s.turn%2))/2)
+	share := min(len(again), (request.Max+int(s.turn%2))/2)
 	chosen := slices.Concat(again[:share], pending, again[share:])
-	chosen = chosen[:min(len(chosen), slots)]
+	chosen = chosen[:min(len(chosen), request.Max)]
 
 	runs := make([]openworkflow.Run, 0, len(chosen))
 	for i, r := range chosen {
 		r.Status = openworkflow.RunRunning
 		r.Attempts++
-		r.WorkerID = new(request.WorkerIDs[i])
+		r.WorkerID = new(request.WorkerID + strconv.FormatInt(request.First+int64(i), 10))
 		r.AvailableAt = new(now.Add(request.Lease))
 		if r.StartedAt == nil {
 			r.StartedAt = &now

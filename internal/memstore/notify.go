@@ -3,6 +3,8 @@ package memstore
 import (
 	"context"
 	"sync"
+
+	"github.com/openworkflow-operator/operator/internal/store"
 )
 
 // listeners are those who listen to a channel.
@@ -46,9 +48,19 @@ func (l *listeners) listen(ctx context.Context, wake func()) error {
 	}
 }
 
+// hint gives the hints.
+func (s *Store) hint(hints store.Hints) {
+	if hints.Due {
+		s.due.notify()
+	}
+	if hints.Ends {
+		s.ends.notify()
+	}
+}
+
 // Notify hints that a run may be due.
 func (s *Store) Notify(ctx context.Context) error {
-	s.due.notify()
+	s.hint(store.Hints{Due: true})
 	return ctx.Err()
 }
 
@@ -57,7 +69,7 @@ func (s *Store) Listen(ctx context.Context, wake func()) error { return s.due.li
 
 // NotifyEnds hints that runs have ended.
 func (s *Store) NotifyEnds(ctx context.Context) error {
-	s.ends.notify()
+	s.hint(store.Hints{Ends: true})
 	return ctx.Err()
 }
 

@@ -20,6 +20,7 @@ func (s *Store) CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Cr
 	for i, n := range runs {
 		created[i] = s.create(n, nil, now)
 	}
+	s.hint(store.Hints{Due: true})
 	return created, nil
 }
 

@@ -243,9 +243,11 @@ func TestAnUnlinkedAttemptGetsItsChild(t *testing.T) {
 	})
 	id := b.start(parent, `null`)
 	claimed, err := b.store.Claim(t.Context(), store.ClaimRequest{
-		Served:    []openworkflow.Definition{{Name: "parent"}},
-		WorkerIDs: []string{"typescript"},
-		Lease:     time.Millisecond,
+		Served:   []openworkflow.Definition{{Name: "parent"}},
+		Max:      1,
+		WorkerID: "typescript-",
+		First:    1,
+		Lease:    time.Millisecond,
 	})
 	if err != nil || len(claimed) != 1 {
 		t.Fatalf("claimed %v, %v", claimed, err)
@@ -254,9 +256,9 @@ func TestAnUnlinkedAttemptGetsItsChild(t *testing.T) {
 		ID: openworkflow.NewID(), StepName: "child", Kind: openworkflow.KindWorkflow, Status: openworkflow.StepRunning,
 		Context: json.RawMessage(`{"kind":"workflow","timeoutAt":"2999-01-01T00:00:00.000Z"}`),
 	}
-	lease := openworkflow.Lease{RunID: id, WorkerID: "typescript"}
+	lease := openworkflow.Lease{RunID: id, WorkerID: "typescript-1"}
 	write := store.StepWrite{Lease: lease, Attempt: attempt}
-	if errs, _, _, err := b.store.ApplyAndClaim(t.Context(), []store.StepWrite{write}, nil, nil); err != nil || errs[0] != nil {
+	if errs, _, _, err := b.store.ApplyAndClaim(t.Context(), []store.StepWrite{write}, nil, nil, store.Hints{}); err != nil || errs[0] != nil {
 		t.Fatal(errs, err)
 	}
 	b.work(runner.Options{}, parent, child)

@@ -117,7 +117,7 @@ func (r *Runner) exchanged(request *store.ClaimRequest, runs []openworkflow.Run)
 		return
 	}
 	r.begin(runs)
-	if unused := len(request.WorkerIDs) - len(runs); unused > 0 {
+	if unused := request.Max - len(runs); unused > 0 {
 		r.release(unused) // the claim loop finds out whether that was all
 	}
 }
@@ -144,11 +144,15 @@ func (r *Runner) claim(ctx context.Context, n int, givenBack bool) (int, error) 
 	return len(runs), err
 }
 
-// claimRequest asks for up to n runs, each with a fencing token of its own.
+// claimRequest asks for up to n runs, each with a fencing token of its own: unique for
+// each claim, and recognizable as this pod's and this process' (decision 4 of the
+// architecture).
 func (r *Runner) claimRequest(n int) *store.ClaimRequest {
-	ids := make([]string, n)
-	for i := range ids {
-		ids[i] = r.workerID()
+	return &store.ClaimRequest{
+		Served:   r.served,
+		Max:      n,
+		WorkerID: r.options.PodUID + "." + r.process + ".",
+		First:    r.claims.Add(int64(n)) - int64(n) + 1,
+		Lease:    r.options.Lease,
 	}
-	return &store.ClaimRequest{Served: r.served, WorkerIDs: ids, Lease: r.options.Lease}
 }

@@ -81,20 +81,40 @@ func firstOf(stepErrs, runErrs []error) error {
 	return nil
 }
 
-// try sends writes, and what to claim with them.
+// try sends writes, and what to claim with them, and tells others what comes of it.
 func (f *flusher) try(
 	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest,
 ) (stepErrs, runErrs []error, err error) {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	stepErrs, runErrs, claimed, err := f.runner.store.ApplyAndClaim(ctx, steps, runs, request)
-	f.runner.exchanged(request, claimed)
-	if err == nil && slices.ContainsFunc(steps, func(w store.StepWrite) bool { return w.Child != nil }) {
-		f.runner.due.hint() // another worker may serve the children
-		f.runner.wake()
+	r := f.runner
+	children := slices.ContainsFunc(steps, func(w store.StepWrite) bool { return w.Child != nil })
+	released := slices.ContainsFunc(runs, func(w store.RunWrite) bool { return w.Op == store.RunRelease })
+	parents := slices.ContainsFunc(runs, func(w store.RunWrite) bool { return w.HasParent && ends(w) })
+	due, ended := children || released || parents, slices.ContainsFunc(runs, ends)
+	hints := store.Hints{Due: due && r.due.seize(), Ends: ended && r.ends.seize()}
+	stepErrs, runErrs, claimed, err := r.store.ApplyAndClaim(ctx, steps, runs, request, hints)
+	r.exchanged(request, claimed)
+	if err != nil {
+		return stepErrs, runErrs, err
 	}
-	return stepErrs, runErrs, err
+	if due && !hints.Due {
+		r.due.hint()
+	}
+	if ended && !hints.Ends {
+		r.ends.hint()
+	}
+	if children { // this worker may serve them
+		r.wake()
+	}
+	if parents { // and go on with them
+		r.arrivals.kick()
+	}
+	return stepErrs, runErrs, nil
 }
+
+// ends reports whether the write ends a run for good.
+func ends(w store.RunWrite) bool { return w.Op == store.RunComplete || w.Op == store.RunFail }
 
 // unknown takes note that the attempts may have been written.
 func unknown(steps []store.StepWrite) {

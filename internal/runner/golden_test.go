@@ -365,7 +365,6 @@ func (x *trial) create(golden row, change ...func(*store.NewRun)) (id string) {
 	if err != nil || created[0].Err != nil || !created[0].Inserted {
 		x.Fatalf("create run: %v %+v", err, created)
 	}
-	x.notify()
 	return run.ID
 }
 

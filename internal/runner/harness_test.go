@@ -96,9 +96,6 @@ func (b *bench) start(w workflow.Definition, input string, change ...func(*store
 	if err != nil || created[0].Err != nil {
 		b.Fatalf("create run: %v %v", err, created)
 	}
-	if err := b.store.Notify(b.Context()); err != nil {
-		b.Fatal(err)
-	}
 	return created[0].RunID
 }
 

@@ -168,7 +168,6 @@ func (r *Runner) conclude(e *execution, o outcome) {
 		if e.conclusion(store.RunWrite{Op: store.RunRelease}) {
 			now := time.Now()
 			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt, run.UpdatedAt = nil, &now, now })
-			r.due.hint()
 			e.span.End(tracing.Suspended, nil)
 		}
 	case outcomeSuspended:
@@ -199,7 +198,6 @@ func (r *Runner) concludeReturn(e *execution, o outcome) {
 				run.Status, run.Output, run.Error = openworkflow.RunCompleted, o.output, nil
 				run.AvailableAt, run.FinishedAt = nil, &now
 			})
-			e.hintEnd()
 			e.span.End(tracing.Completed, nil)
 			return
 		}
@@ -226,17 +224,7 @@ func (r *Runner) concludeReturn(e *execution, o outcome) {
 			run.Status, run.Error = openworkflow.RunFailed, decision.Error
 			run.WorkerID, run.AvailableAt, run.FinishedAt = nil, nil, &now
 		})
-		e.hintEnd()
 		e.span.End(tracing.Failed, err)
-	}
-}
-
-// hintEnd tells those who may wait for the run that it has ended.
-func (e *execution) hintEnd() {
-	e.runner.ends.hint()
-	if e.run.ParentStepAttemptID != nil {
-		e.runner.due.hint() // the parent may be another worker's to go on with
-		e.runner.arrivals.kick()
 	}
 }
 

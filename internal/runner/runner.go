@@ -35,7 +35,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,8 +50,9 @@ type Store interface {
 	Claim(ctx context.Context, request store.ClaimRequest) ([]openworkflow.Run, error)
 	LoadSteps(ctx context.Context, runIDs []string) (map[string][]openworkflow.StepAttempt, error)
 	Heartbeat(ctx context.Context, leases []openworkflow.Lease, d time.Duration) ([]store.LeaseState, error)
-	ApplyAndClaim(ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest) (
-		stepErrs, runErrs []error, claimed []openworkflow.Run, err error)
+	ApplyAndClaim(
+		ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest, hints store.Hints,
+	) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error)
 	ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error)
 	SaveWorker(ctx context.Context, worker store.Worker, within time.Duration) (alike int, err error)
 	RemoveWorker(ctx context.Context, podUID, process string) error
@@ -351,7 +351,7 @@ func (r *Runner) handBack(ctx context.Context, leases []openworkflow.Lease) int 
 	for i, lease := range leases {
 		writes[i] = store.RunWrite{Lease: lease, Op: store.RunRelease}
 	}
-	_, errs, _, err := r.store.ApplyAndClaim(ctx, nil, writes, nil)
+	_, errs, _, err := r.store.ApplyAndClaim(ctx, nil, writes, nil, store.Hints{Due: true})
 	if err != nil {
 		r.log.Warn("Could not hand back runs; they go on when their leases end", "error", err)
 		return 0
@@ -362,14 +362,7 @@ func (r *Runner) handBack(ctx context.Context, leases []openworkflow.Lease) int 
 			handed++
 		}
 	}
-	r.due.hint()
 	return handed
-}
-
-// workerID returns a new fencing token: unique for each claim, and recognizable
-// as this pod's and this process' (decision 4 of the architecture).
-func (r *Runner) workerID() string {
-	return r.options.PodUID + "." + r.process + "." + strconv.FormatInt(r.claims.Add(1), 10)
 }
 
 // retry calls f until it succeeds or ctx ends, with a growing delay. It logs the

@@ -347,7 +347,7 @@ func TestP6RestartedContainerReleasesTheLeasesOfItsEarlierLife(t *testing.T) {
 	w := workflow.Define("w", func(context.Context, any) (string, error) { return "done", nil })
 	id := b.start(w, `null`)
 	runs, err := b.store.Claim(t.Context(), store.ClaimRequest{
-		Served: []openworkflow.Definition{{Name: "w"}}, WorkerIDs: []string{"pod-1.earlier.1"}, Lease: time.Hour,
+		Served: []openworkflow.Definition{{Name: "w"}}, Max: 1, WorkerID: "pod-1.earlier.", First: 1, Lease: time.Hour,
 	})
 	if err != nil || len(runs) != 1 {
 		t.Fatalf("claimed %d runs: %v", len(runs), err)
@@ -431,16 +431,16 @@ func TestR62ARunThatWasGivenBackGoesOnAtTheNextPoll(t *testing.T) {
 	w := workflow.Define("w", func(context.Context, any) (string, error) { return "done", nil })
 	id := b.start(w, `null`)
 	runs, err := b.store.Claim(t.Context(), store.ClaimRequest{
-		Served: []openworkflow.Definition{{Name: "w"}}, WorkerIDs: []string{"typescript"}, Lease: time.Hour,
+		Served: []openworkflow.Definition{{Name: "w"}}, Max: 1, WorkerID: "typescript-", First: 1, Lease: time.Hour,
 	})
 	if err != nil || len(runs) != 1 {
 		t.Fatalf("claimed %d runs: %v", len(runs), err)
 	}
 	back := store.RunWrite{
-		Lease: openworkflow.Lease{RunID: id, WorkerID: "typescript"}, Op: store.RunRetry, At: time.Now().Add(time.Hour),
+		Lease: openworkflow.Lease{RunID: id, WorkerID: "typescript-1"}, Op: store.RunRetry, At: time.Now().Add(time.Hour),
 		Error: json.RawMessage(`{"message":"Workflow \"w\" is not registered"}`),
 	}
-	if _, errs, _, err := b.store.ApplyAndClaim(t.Context(), nil, []store.RunWrite{back}, nil); err != nil || errs[0] != nil {
+	if _, errs, _, err := b.store.ApplyAndClaim(t.Context(), nil, []store.RunWrite{back}, nil, store.Hints{}); err != nil || errs[0] != nil {
 		t.Fatal(errs, err)
 	}
 	b.work(runner.Options{PollInterval: 10 * time.Millisecond}, w)

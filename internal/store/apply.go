@@ -76,12 +76,10 @@ type RunWrite struct {
 // values (ErrInvalidJSON, ErrTooLarge). When a step write has such a fault, a
 // run write for the same lease is not carried out and has the same result.
 //
-// A child is created and linked together with its attempt, or neither is. The caller
-// notifies.
-//
-// Ends of runs that have parents wake those that wait for them in the same transaction
-// (R82); the caller notifies. A run that parks although what it waits for has
-// come is made due (R83), and listeners are notified of it.
+// A child is created and linked together with its attempt, or neither is. Ends of runs
+// that have parents wake those that wait for them in the same transaction (R82). Of all
+// that, listeners are notified as hints says. A run that parks although what it waits for
+// has come is made due (R83), and listeners are notified of that in any case.
 //
 // The claim, if one is requested, is Claim: whoever ends runs takes the next ones with
 // them. It may claim fewer than there are; none when a write has a fault of its own.
@@ -95,16 +93,18 @@ type RunWrite struct {
 // the request, whose worker ids may be used: what has been claimed and was not returned
 // is due again when its lease ends.
 func (s *Store) ApplyAndClaim(
-	ctx context.Context, steps []StepWrite, runs []RunWrite, request *ClaimRequest,
+	ctx context.Context, steps []StepWrite, runs []RunWrite, request *ClaimRequest, hints Hints,
 ) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
 	c := s.newClaim(request)
-	stepErrs, runErrs, err = s.applyOnce(ctx, steps, runs, c)
+	stepErrs, runErrs, err = s.applyOnce(ctx, steps, runs, c, hints)
 	if err == nil && c != nil {
 		c.took(s)
 		claimed = c.runs
 	}
 	if err != nil && (ownFault(err) || notNew(err)) {
-		stepErrs, runErrs, err = s.applySeparately(ctx, steps, runs)
+		if stepErrs, runErrs, err = s.applySeparately(ctx, steps, runs); err == nil {
+			_ = s.notify(ctx, hints) // a poll finds what nobody was told of
+		}
 	}
 	if err == nil {
 		err = s.reconcile(ctx, runs)
@@ -116,7 +116,9 @@ func (s *Store) ApplyAndClaim(
 }
 
 // applyOnce sends all writes, and the claim if there is one, as one batch.
-func (s *Store) applyOnce(ctx context.Context, steps []StepWrite, runs []RunWrite, c *claim) (stepErrs, runErrs []error, err error) {
+func (s *Store) applyOnce(
+	ctx context.Context, steps []StepWrite, runs []RunWrite, c *claim, hints Hints,
+) (stepErrs, runErrs []error, err error) {
 	if len(steps) == 0 && len(runs) == 0 && c == nil {
 		return nil, nil, nil
 	}
@@ -141,7 +143,7 @@ func (s *Store) applyOnce(ctx context.Context, steps []StepWrite, runs []RunWrit
 	if c != nil {
 		c.queue(s, &b)
 	}
-	if err := s.send(ctx, &b); err != nil {
+	if err := s.sendAndNotify(ctx, &b, hints); err != nil {
 		return nil, nil, err
 	}
 	if stepErrs, err = stepWrites.results(ctx, s); err == nil {
@@ -158,7 +160,7 @@ func (s *Store) applySeparately(ctx context.Context, steps []StepWrite, runs []R
 		steps[i].New = false
 	}
 	stepErrs, err = halve(steps, func(part []StepWrite) ([]error, error) {
-		errs, _, err := s.applyOnce(ctx, part, nil, nil)
+		errs, _, err := s.applyOnce(ctx, part, nil, nil, Hints{})
 		return errs, err
 	})
 	if err != nil {
@@ -180,7 +182,7 @@ func (s *Store) applySeparately(ctx context.Context, steps []StepWrite, runs []R
 		sound, at = append(sound, w), append(at, i)
 	}
 	soundErrs, err := halve(sound, func(part []RunWrite) ([]error, error) {
-		_, errs, err := s.applyOnce(ctx, nil, part, nil)
+		_, errs, err := s.applyOnce(ctx, nil, part, nil, Hints{})
 		return errs, err
 	})
 	if err != nil {

@@ -17,9 +17,12 @@ import (
 type ClaimRequest struct {
 	// Served lists what may be claimed, exact in name and version (R61).
 	Served []openworkflow.Definition
-	// WorkerIDs are the fencing tokens, one for each run to claim at most. None
-	// may ever have been used before.
-	WorkerIDs []string
+	// Max is how many runs to claim at most.
+	Max int
+	// WorkerID and a number make the fencing token of each run that is claimed: First for
+	// one, First+1 for the next. None may ever have been used before.
+	WorkerID string
+	First    int64
 	// Lease is how long the claims last without a heartbeat.
 	Lease time.Duration
 	// GivenBack asks, instead of for what is due, for runs that a worker of OpenWorkflow
@@ -34,7 +37,7 @@ type ClaimRequest struct {
 // one of operator_runs_new_idx and one of operator_runs_again_idx for each
 // workflow that is served, read from the front: no backlog is sorted, none of other
 // workflows is walked past, no history is read. Neither kind starves the other: the
-// first $6 rows are for those due again, the next for new runs, and what is left over
+// first $8 rows are for those due again, the next for new runs, and what is left over
 // for either. The workflows come in the order in which they are given, which the caller
 // changes from claim to claim. Each range is read as far as its rows are taken, so
 // exactly the claimed rows are locked, and a claimer that skips locked rows never skips
@@ -46,27 +49,28 @@ type ClaimRequest struct {
 // pass.
 const claimSQL = `
 WITH served AS MATERIALIZED (
-	SELECT s.* FROM unnest($2::text[], $3::text[], $7::timestamptz[], $8::timestamptz[])
+	SELECT s.* FROM unnest($2::text[], $3::text[], $9::timestamptz[], $10::timestamptz[])
 		s (workflow_name, version, again_from, new_from)
 ), due_again AS MATERIALIZED (
 	SELECT r.id, r.available_at
 	FROM served s CROSS JOIN LATERAL (
 		SELECT r.id, r.available_at FROM {schema}.workflow_runs r WHERE {due_again} {ordered}
 	) r
-	LIMIT $6
+	LIMIT $8
 ), pending AS MATERIALIZED (
 	SELECT r.id, r.available_at
 	FROM served s CROSS JOIN LATERAL (
 		SELECT r.id, r.available_at FROM {schema}.workflow_runs r WHERE {pending} {ordered}
 	) r
-	LIMIT cardinality($4::text[]) - (SELECT count(*) FROM due_again)
+	LIMIT $7::int - (SELECT count(*) FROM due_again)
 ), more_due_again AS MATERIALIZED (
 	SELECT r.id, r.available_at
 	FROM served s CROSS JOIN LATERAL (
 		SELECT r.id, r.available_at FROM {schema}.workflow_runs r
 		WHERE {due_again} AND r.id <> ALL (ARRAY(SELECT id FROM due_again)) {ordered}
 	) r
-	LIMIT cardinality($4::text[]) - (SELECT count(*) FROM due_again) - (SELECT count(*) FROM pending)
+	WHERE (SELECT count(*) FROM due_again) = $8 -- else there are no more
+	LIMIT $7::int - (SELECT count(*) FROM due_again) - (SELECT count(*) FROM pending)
 ), chosen AS (
 	SELECT $1::text AS namespace_id, c.*, row_number() OVER () AS n
 	FROM (
@@ -83,7 +87,7 @@ WITH served AS MATERIALIZED (
 // as by claimSQL.
 const claimGivenBackSQL = `
 WITH served AS MATERIALIZED (
-	SELECT s.workflow_name, s.version, s.refusal FROM unnest($2::text[], $3::text[], $6::text[]) s (workflow_name, version, refusal)
+	SELECT s.workflow_name, s.version, s.refusal FROM unnest($2::text[], $3::text[], $8::text[]) s (workflow_name, version, refusal)
 ), given_back AS MATERIALIZED (
 	SELECT r.id, r.available_at
 	FROM served s CROSS JOIN LATERAL (
@@ -93,10 +97,10 @@ WITH served AS MATERIALIZED (
 			AND r.available_at IS NOT NULL
 			AND r.error ->> 'message' LIKE 'Workflow "%is not registered' AND r.error ->> 'message' = s.refusal
 		ORDER BY r.created_at
-		LIMIT cardinality($4::text[])
+		LIMIT $7::int
 		FOR NO KEY UPDATE SKIP LOCKED
 	) r
-	LIMIT cardinality($4::text[])
+	LIMIT $7::int
 ), chosen AS (
 	SELECT $1::text AS namespace_id, g.*, false AS again, row_number() OVER () AS n FROM given_back g
 )
@@ -106,12 +110,11 @@ WITH served AS MATERIALIZED (
 const leaseChosen = `UPDATE {schema}.workflow_runs r
 SET status       = 'running',
 	attempts     = r.attempts + 1,
-	worker_id    = w.worker_id,
+	worker_id    = $4::text || ($6::bigint + c.n - 1),
 	available_at = now() + $5::interval,
 	started_at   = coalesce(r.started_at, now()),
 	updated_at   = now()
 FROM chosen c
-JOIN unnest($4::text[]) WITH ORDINALITY w (worker_id, n) USING (n)
 WHERE r.namespace_id = c.namespace_id AND r.id = c.id
 RETURNING {run}, c.again, c.available_at`
 
@@ -138,7 +141,7 @@ var claims = strings.NewReplacer(
 	"{served}", ofServed,
 	"{ordered}", `
 		ORDER BY r.available_at, r.created_at
-		LIMIT cardinality($4::text[])
+		LIMIT $7::int
 		FOR NO KEY UPDATE SKIP LOCKED`,
 	"{run}", runColumns,
 )
@@ -148,7 +151,7 @@ var (
 	claimGivenBackTemplate = claims.Replace(claimGivenBackSQL)
 )
 
-// Claim leases due runs to the request's worker ids and returns them, in no
+// Claim leases due runs to worker ids of their own and returns them, in no
 // order, also those of a first part when a second one has failed. It returns fewer than
 // asked for when no more are due, and never one that another claimer is taking. Runs
 // past their deadline, suspended, or of a workflow that is not served stay untouched.
@@ -169,7 +172,8 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]openworkflow.Run, 
 		if c.whole {
 			return runs, nil
 		}
-		r.WorkerIDs = r.WorkerIDs[len(c.runs):] // what has become due before that is still to be found
+		r.Max -= len(c.runs) // what has become due before that is still to be found
+		r.First += int64(len(c.runs))
 	}
 }
 
@@ -186,7 +190,7 @@ type claim struct {
 
 // newClaim returns a claim of what is requested; nil when that is nothing.
 func (s *Store) newClaim(r *ClaimRequest) *claim {
-	if r == nil || len(r.WorkerIDs) == 0 || len(r.Served) == 0 {
+	if r == nil || r.Max <= 0 || len(r.Served) == 0 {
 		return nil
 	}
 	c := &claim{ClaimRequest: r, turn: int(s.turn.Load()), last: map[rangeKey]time.Time{}}
@@ -208,15 +212,15 @@ func (c *claim) queue(s *Store, b *queued) {
 	}
 	if c.GivenBack {
 		c.whole = true
-		b.collect(c.collect, s.sql(claimGivenBackTemplate), s.namespace, names, versions, c.WorkerIDs, c.Lease, refusals)
+		b.collect(c.collect, s.sql(claimGivenBackTemplate), s.namespace, names, versions, c.WorkerID, c.Lease, c.First, c.Max, refusals)
 		return
 	}
 	// An odd slot goes to each branch in turn, else a worker that frees one slot
 	// at a time would always serve the same one.
-	share := (len(c.WorkerIDs) + c.turn%2) / 2
+	share := (c.Max + c.turn%2) / 2
 	var again, pending []pgtype.Timestamptz
 	again, pending, c.whole = s.fronts.from(keys, time.Now())
-	b.collect(c.collect, s.sql(claimTemplate), s.namespace, names, versions, c.WorkerIDs, c.Lease, share, again, pending)
+	b.collect(c.collect, s.sql(claimTemplate), s.namespace, names, versions, c.WorkerID, c.Lease, c.First, c.Max, share, again, pending)
 }
 
 // collect takes in a claimed run.
@@ -238,7 +242,7 @@ func (c *claim) collect(row pgx.CollectableRow) error {
 // took is called once the claim is committed.
 func (c *claim) took(s *Store) {
 	if !c.GivenBack {
-		s.fronts.took(c.last, len(c.runs) == len(c.WorkerIDs))
+		s.fronts.took(c.last, len(c.runs) == c.Max)
 	}
 }
 

@@ -207,9 +207,7 @@ func TestClaim_ConcurrentClaimersNeverShareARun_P2(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for {
-				runs, err := f.Claim(t.Context(), store.ClaimRequest{
-					Served: []openworkflow.Definition{{Name: "wf"}}, WorkerIDs: workerIDs(7), Lease: lease,
-				})
+				runs, err := f.Claim(t.Context(), request(7))
 				if err != nil {
 					t.Errorf("Claim: %v", err)
 					return
@@ -259,15 +257,13 @@ func TestClaim_SkipsWhatAnotherHolds(t *testing.T) {
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
 	// A claimer that has not committed takes the first of each branch, and no more.
-	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, workerIDs(2), lease, 1, fronts(1), fronts(1)); err != nil {
+	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 2, 1, fronts(1), fronts(1)); err != nil {
 		t.Fatal(err)
 	}
 
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	runs, err := f.Claim(ctx, store.ClaimRequest{
-		Served: []openworkflow.Definition{{Name: "wf"}}, WorkerIDs: workerIDs(4), Lease: lease,
-	})
+	runs, err := f.Claim(ctx, request(4))
 	if err != nil {
 		t.Fatalf("Claim waited: %v", err)
 	}
@@ -285,7 +281,7 @@ func TestClaim_LocksOnlyWhatItTakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
-	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, workerIDs(1), lease, 1, fronts(1), fronts(1)); err != nil {
+	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 1, 1, fronts(1), fronts(1)); err != nil {
 		t.Fatal(err)
 	}
 	if runs := f.claim(1); len(runs) != 1 {

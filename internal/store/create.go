@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -46,17 +47,19 @@ type Created struct {
 }
 
 // CreateRuns creates runs and returns what became of each, in the same order. A
-// run whose id exists is left as it is, so the call may be repeated. The caller
-// notifies.
+// run whose id exists is left as it is, so the call may be repeated. Listeners are
+// notified when one is due now.
 func (s *Store) CreateRuns(ctx context.Context, runs []NewRun) ([]Created, error) {
 	created := make([]Created, len(runs))
 	plain, keyed := newRows(runs, created)
 	for _, part := range []struct {
 		rows   []newRow
-		create func(context.Context, sender, []newRow) error
+		create func([]newRow, func(*queued) error) error
 	}{{plain, s.createPlain}, {keyed, s.createKeyed}} {
 		errs, err := halve(part.rows, func(rows []newRow) ([]error, error) {
-			return make([]error, len(rows)), part.create(ctx, s.pool, rows)
+			return make([]error, len(rows)), part.create(rows, func(b *queued) error {
+				return s.sendAndNotify(ctx, b, Hints{Due: anyDue(rows)})
+			})
 		})
 		if err != nil {
 			return nil, Classify(err)
@@ -79,6 +82,7 @@ var errIsolation = errors.New("idempotency keys need a transaction of isolation 
 func (s *Store) CreateRunsIn(ctx context.Context, tx pgx.Tx, runs []NewRun) ([]Created, error) {
 	created := make([]Created, len(runs))
 	plain, keyed := newRows(runs, created)
+	send := func(b *queued) error { return tx.SendBatch(ctx, &b.Batch).Close() }
 	if len(keyed) > 0 {
 		var isolation string
 		if err := tx.QueryRow(ctx, `SHOW transaction_isolation`).Scan(&isolation); err != nil {
@@ -87,12 +91,12 @@ func (s *Store) CreateRunsIn(ctx context.Context, tx pgx.Tx, runs []NewRun) ([]C
 		if isolation != "read committed" {
 			return nil, errIsolation
 		}
-		if err := s.createKeyed(ctx, tx, keyed); err != nil {
+		if err := s.createKeyed(keyed, send); err != nil {
 			return nil, Classify(err)
 		}
 	}
 	if len(plain) > 0 {
-		if err := s.createPlain(ctx, tx, plain); err != nil {
+		if err := s.createPlain(plain, send); err != nil {
 			return nil, Classify(err)
 		}
 	}
@@ -195,15 +199,17 @@ FROM (
 ) n
 ORDER BY n.ordinal`
 
-// sender is a pool, or a transaction.
-type sender interface {
-	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+// anyDue reports whether one of the runs may be executed at once.
+func anyDue(rows []newRow) bool {
+	return slices.ContainsFunc(rows, func(r newRow) bool {
+		return !r.Suspended && (r.AvailableAt == nil || !r.AvailableAt.After(time.Now()))
+	})
 }
 
-func (s *Store) createPlain(ctx context.Context, to sender, rows []newRow) error {
+func (s *Store) createPlain(rows []newRow, send func(*queued) error) error {
 	var b queued
 	inserted := s.queueInsert(&b, insertPlainSQL, rows)
-	if err := to.SendBatch(ctx, &b.Batch).Close(); err != nil {
+	if err := send(&b); err != nil {
 		return err
 	}
 	markInserted(rows, inserted)
@@ -212,7 +218,7 @@ func (s *Store) createPlain(ctx context.Context, to sender, rows []newRow) error
 
 // createKeyed locks the keys first, in a statement of its own, so that the next
 // one sees what their former holders committed.
-func (s *Store) createKeyed(ctx context.Context, to sender, rows []newRow) error {
+func (s *Store) createKeyed(rows []newRow, send func(*queued) error) error {
 	var ids, names, keys, scopes, holders []string
 	var windows []*time.Duration
 	for _, r := range rows {
@@ -229,7 +235,7 @@ func (s *Store) createKeyed(ctx context.Context, to sender, rows []newRow) error
 		holders = append(holders, holder)
 		return err
 	}, s.sql(heldKeysSQL), s.namespace, ids, names, keys, windows)
-	if err := to.SendBatch(ctx, &b.Batch).Close(); err != nil {
+	if err := send(&b); err != nil {
 		return err
 	}
 	for i, r := range rows {

@@ -18,8 +18,8 @@
 //
 // It knows rows, not workflows: it does not replay, decide on retries, or know
 // what a step does. It knows nothing of Kubernetes beyond the object reference
-// in a run's context. It does not decide when to notify: Notify is a statement
-// of its own that the caller issues after whatever made a run due.
+// in a run's context. Of most of what makes runs due it does not notify by itself: the
+// caller says so with the write, or notifies after it.
 //
 // # Statements
 //

@@ -4,7 +4,7 @@ import "context"
 
 // Apply is ApplyAndClaim without the claim.
 func (s *Store) Apply(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
-	stepErrs, runErrs, _, err = s.ApplyAndClaim(ctx, steps, runs, nil)
+	stepErrs, runErrs, _, err = s.ApplyAndClaim(ctx, steps, runs, nil, Hints{})
 	return stepErrs, runErrs, err
 }
 

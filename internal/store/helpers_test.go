@@ -126,21 +126,18 @@ func (f *fixture) create(n int, change ...func(*store.NewRun)) []string {
 }
 
 // workerIDs returns n fresh worker ids of pod "pod", process "proc".
-func workerIDs(n int) []string {
-	ids := make([]string, n)
-	for i := range ids {
-		ids[i] = "pod.proc." + openworkflow.NewID()
+// request asks for up to n runs, of workflow "wf" unless others are served.
+func request(n int, served ...openworkflow.Definition) store.ClaimRequest {
+	if len(served) == 0 {
+		served = []openworkflow.Definition{{Name: "wf"}}
 	}
-	return ids
+	return store.ClaimRequest{Served: served, Max: n, WorkerID: "pod.proc." + openworkflow.NewID() + ".", First: 1, Lease: lease}
 }
 
 // claim claims up to n runs of workflow "wf".
 func (f *fixture) claim(n int, served ...openworkflow.Definition) []openworkflow.Run {
 	f.t.Helper()
-	if len(served) == 0 {
-		served = []openworkflow.Definition{{Name: "wf"}}
-	}
-	runs, err := f.Claim(f.t.Context(), store.ClaimRequest{Served: served, WorkerIDs: workerIDs(n), Lease: lease})
+	runs, err := f.Claim(f.t.Context(), request(n, served...))
 	if err != nil {
 		f.t.Fatalf("Claim: %v", err)
 	}

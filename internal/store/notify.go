@@ -31,21 +31,41 @@ func (s *Store) channelName(channel string) string {
 	return "openworkflow_" + hex.EncodeToString(sum[:16]) + channel
 }
 
-// Notify hints to all listeners of the namespace that a run may be due. It is a
-// statement of its own: in a transaction that writes data it would take a lock
-// across commits. Losing it loses nothing but time.
+// notifySQL is never a part of a transaction that writes data, where it would take a
+// lock across the commit.
+const notifySQL = `SELECT pg_notify($1, '')`
+
+// Hints say of what to notify, right after a write has been committed and in its round
+// trip.
+type Hints struct {
+	// Due is Notify, Ends is NotifyEnds.
+	Due, Ends bool
+}
+
+// Notify hints to all listeners of the namespace that a run may be due. Losing it
+// loses nothing but time.
 func (s *Store) Notify(ctx context.Context) error {
-	return s.notify(ctx, channelDue)
+	return s.notify(ctx, Hints{Due: true})
 }
 
 // NotifyEnds is Notify for who awaits results: a run may have ended.
 func (s *Store) NotifyEnds(ctx context.Context) error {
-	return s.notify(ctx, channelEnds)
+	return s.notify(ctx, Hints{Ends: true})
 }
 
-func (s *Store) notify(ctx context.Context, channel string) error {
-	_, err := s.pool.Exec(ctx, `SELECT pg_notify($1, '')`, s.channelName(channel))
-	return Classify(err)
+func (s *Store) notify(ctx context.Context, hints Hints) error {
+	var b queued
+	s.queueHints(&b, hints)
+	return Classify(s.send(ctx, &b))
+}
+
+func (s *Store) queueHints(b *queued, hints Hints) {
+	if hints.Due {
+		b.Queue(notifySQL, s.channelName(channelDue))
+	}
+	if hints.Ends {
+		b.Queue(notifySQL, s.channelName(channelEnds))
+	}
 }
 
 // Listen calls wake for each Notify, and after each connect, because

@@ -97,7 +97,7 @@ func TestClaim_PlanReadsOnlyTheFrontOfOurIndexes(t *testing.T) {
 				f.exec(`ANALYZE openworkflow.workflow_runs`)
 			}
 			for _, slots := range []int{1, 10, 100} {
-				plan := f.explain(f.ClaimSQL(), "default", []string{"other", "wf"}, []*string{new("2"), nil}, workerIDs(slots), lease, slots/2,
+				plan := f.explain(f.ClaimSQL(), "default", []string{"other", "wf"}, []*string{new("2"), nil}, "pod.proc.", lease, 1, slots, slots/2,
 					fronts(2), fronts(2))
 				for _, index := range []string{"operator_runs_new_idx", "operator_runs_again_idx"} {
 					if !strings.Contains(plan, "Index Scan using "+index) {
@@ -132,8 +132,8 @@ func TestClaim_PlanAtABacklogOfOthers(t *testing.T) {
 INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, available_at, created_at, updated_at)
 SELECT 'default', i, 'nobody''s', 'pending', '{}', 0, now(), now(), now() FROM generate_series(1, 20000) i`)
 	for name, plan := range map[string]string{
-		"due":        f.explain(f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, workerIDs(10), lease, 5, fronts(1), fronts(1)),
-		"given back": f.explain(f.ClaimGivenBackSQL(), "default", []string{"wf"}, []*string{nil}, workerIDs(10), lease, []string{"no"}),
+		"due":        f.explain(f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 10, 5, fronts(1), fronts(1)),
+		"given back": f.explain(f.ClaimGivenBackSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 10, []string{"no"}),
 	} {
 		for _, m := range readRows.FindAllStringSubmatch(plan, -1) {
 			for _, n := range m[1:] {
@@ -195,7 +195,7 @@ func (f *fixture) expectIndexes() {
 		args []any
 		want string // the indexes that may serve it
 	}{
-		"given back": {f.ClaimGivenBackSQL(), []any{"default", []string{"wf"}, make([]*string, 1), ws, lease, []string{"Workflow \"wf\" is not registered"}}, "operator_runs_given_back_idx"},
+		"given back": {f.ClaimGivenBackSQL(), []any{"default", []string{"wf"}, make([]*string, 1), "pod.proc.", lease, 1, 3, []string{"Workflow \"wf\" is not registered"}}, "operator_runs_given_back_idx"},
 		"release":    {f.ReleaseSQL(), []any{"default", "pod7", "x"}, "operator_runs_lease_idx"},
 		"expired":    {f.ExpiredSQL(), []any{"default", 10}, "operator_runs_deadline_idx"},
 		"objects":    {f.OpenObjectRunsSQL(), []any{"default", "c", "parked-2", 10}, "operator_runs_object_idx"},

@@ -198,6 +198,21 @@ func (s *Store) send(ctx context.Context, b *queued) error {
 	return s.pool.SendBatch(ctx, &b.Batch).Close()
 }
 
+// sendAndNotify is send, and gives the hints after that, in the same round trip. The
+// batch is a transaction of its own before that, as a notification takes a lock across
+// the commit. A batch that fails costs its connection, which is left inside of it.
+func (s *Store) sendAndNotify(ctx context.Context, b *queued, hints Hints) error {
+	if hints == (Hints{}) {
+		return s.send(ctx, b)
+	}
+	var all queued
+	all.Queue(`BEGIN`)
+	all.QueuedQueries = append(all.QueuedQueries, b.QueuedQueries...)
+	all.Queue(`COMMIT`)
+	s.queueHints(&all, hints)
+	return s.send(ctx, &all)
+}
+
 // collect queues a query whose rows are scanned by next, one call for each.
 func (b *queued) collect(next func(pgx.CollectableRow) error, sql string, args ...any) {
 	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {

@@ -148,9 +148,7 @@ func TestCancelTree_NothingBelowSurvives(t *testing.T) {
 				once.Do(func() { close(begun) })
 				continue
 			}
-			runs, err := f.Claim(t.Context(), store.ClaimRequest{
-				Served: []openworkflow.Definition{{Name: "child"}}, WorkerIDs: workerIDs(1), Lease: lease,
-			})
+			runs, err := f.Claim(t.Context(), request(1, openworkflow.Definition{Name: "child"}))
 			if err != nil {
 				t.Errorf("Claim: %v", err)
 			}
