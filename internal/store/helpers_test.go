@@ -125,7 +125,6 @@ func (f *fixture) create(n int, change ...func(*store.NewRun)) []string {
 	return ids
 }
 
-// workerIDs returns n fresh worker ids of pod "pod", process "proc".
 // request asks for up to n runs, of workflow "wf" unless others are served.
 func request(n int, served ...openworkflow.Definition) store.ClaimRequest {
 	if len(served) == 0 {

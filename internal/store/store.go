@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -200,7 +201,8 @@ func (s *Store) send(ctx context.Context, b *queued) error {
 
 // sendAndNotify is send, and gives the hints after that, in the same round trip. The
 // batch is a transaction of its own before that, as a notification takes a lock across
-// the commit. A batch that fails costs its connection, which is left inside of it.
+// the commit. A batch that fails costs its connection, which is left inside of it. What
+// fails after the commit has lost hints only, and is no error.
 func (s *Store) sendAndNotify(ctx context.Context, b *queued, hints Hints) error {
 	if hints == (Hints{}) {
 		return s.send(ctx, b)
@@ -208,9 +210,16 @@ func (s *Store) sendAndNotify(ctx context.Context, b *queued, hints Hints) error
 	var all queued
 	all.Queue(`BEGIN`)
 	all.QueuedQueries = append(all.QueuedQueries, b.QueuedQueries...)
-	all.Queue(`COMMIT`)
+	committed := false
+	all.Queue(`COMMIT`).Exec(func(pgconn.CommandTag) error {
+		committed = true
+		return nil
+	})
 	s.queueHints(&all, hints)
-	return s.send(ctx, &all)
+	if err := s.send(ctx, &all); !committed {
+		return err
+	}
+	return nil
 }
 
 // collect queues a query whose rows are scanned by next, one call for each.
