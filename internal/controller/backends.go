@@ -33,9 +33,7 @@ type Connection struct {
 	states  *batcher[string, *openworkflow.Run]
 	cancels *batcher[string, openworkflow.RunStatus]
 
-	// silent has the workers that did not report what they had done, and until when
-	// they are not waited for.
-	silent sync.Map
+	trust trust
 
 	version string
 	// retention is how long ended runs are kept in this database, nil for ever, as the

@@ -115,13 +115,18 @@ func TestPlanRun_LeavesFirstReportsToWorkers(t *testing.T) {
 		change func(*runSeen)
 		want   want
 	}{
-		"begun":                 {begun, nil, want{requeue: 5 * time.Second, awaits: true}},
-		"ended, not for long":   {ended, func(s *runSeen) { s.Now = noon.Add(52 * time.Second) }, want{requeue: 3 * time.Second, awaits: true}},
-		"ended, and no report":  {ended, func(s *runSeen) { s.Now = noon.Add(55 * time.Second) }, want{state: v1alpha1.RunCompleted, overdue: true}},
-		"its worker has died":   {begun, func(s *runSeen) { s.Reports = false }, want{state: v1alpha1.RunRunning}},
-		"its spec has changed":  {begun, func(s *runSeen) { s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation = "uid", 2 }) }, want{state: v1alpha1.RunRunning}},
-		"another object's run":  {begun, func(s *runSeen) { s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation = "u", 1 }) }, want{state: v1alpha1.RunRunning}},
-		"inserted a moment ago": {begun, func(s *runSeen) { s.Row, s.Begun, s.FirstReport = nil, true, 2*time.Second }, want{requeue: 2 * time.Second, awaits: true}},
+		"begun":                          {begun, nil, want{requeue: 5 * time.Second, awaits: true}},
+		"ended, not for long":            {ended, func(s *runSeen) { s.Now = noon.Add(52 * time.Second) }, want{requeue: 3 * time.Second, awaits: true}},
+		"ended, and no report":           {ended, func(s *runSeen) { s.Now = noon.Add(55 * time.Second) }, want{state: v1alpha1.RunCompleted, overdue: true}},
+		"ended, while reports take long": {ended, func(s *runSeen) { s.Now, s.Lag = noon.Add(80*time.Second), time.Minute }, want{requeue: 30 * time.Second, awaits: true}},
+		"ended, and others' are later":   {ended, func(s *runSeen) { s.Now, s.Lag = noon.Add(65*time.Second), 10*time.Second }, want{state: v1alpha1.RunCompleted, overdue: true}},
+		"its worker has died":            {begun, func(s *runSeen) { s.Reports = false }, want{state: v1alpha1.RunRunning}},
+		"its spec has changed":           {begun, func(s *runSeen) { s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation = "uid", 2 }) }, want{state: v1alpha1.RunRunning}},
+		"another object's run":           {begun, func(s *runSeen) { s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation = "u", 1 }) }, want{state: v1alpha1.RunRunning}},
+		"inserted a moment ago":          {begun, func(s *runSeen) { s.Row, s.Begun, s.FirstReport = nil, true, 2*time.Second }, want{requeue: 2 * time.Second, awaits: true}},
+		"inserted while reports take long": {begun, func(s *runSeen) {
+			s.Row, s.Begun, s.FirstReport, s.Lag = nil, true, 2*time.Second, 10*time.Second
+		}, want{requeue: 12 * time.Second, awaits: true}},
 		"reported, and looked at": {ended, func(s *runSeen) {
 			s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation, r.Status.RunID = "uid", 1, "uid" })
 		}, want{state: v1alpha1.RunCompleted}},

@@ -193,7 +193,7 @@ func (r *repairer) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, 
 		if f != nil {
 			seen.NoWorker = f.noWorker(seen.Row, seen.Now)
 		}
-		seen.Reports = r.conn.reports(seen.Row, seen.Now)
+		seen.Lag, seen.Reports = r.conn.reports(seen.Row, seen.Now)
 		if !r.changed(&seen, before) || r.awaitsEnd(&seen) {
 			continue
 		}
@@ -285,7 +285,7 @@ func (r *repairer) refreshFleet(ctx context.Context) (*fleet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list live workers: %w", err)
 	}
-	r.conn.workers.Store(&workers)
+	r.conn.setWorkers(workers)
 	pools, err := poolsOf(ctx, r.Client, r.conn.Key)
 	if err != nil {
 		return nil, err

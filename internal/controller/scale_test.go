@@ -319,7 +319,7 @@ func TestP4EndThatItsWorkerDoesNotReportIsShown(t *testing.T) {
 func TestConnection_WaitsForWorkersThatReport(t *testing.T) {
 	t.Parallel()
 	conn := newConnection(types.NamespacedName{}, (*store.Store)(nil), store.Options{}, "")
-	conn.workers.Store(&[]store.Worker{{PodUID: "a", Process: "1", PodName: "pod-a"}, {PodUID: "b", Process: "1"}})
+	conn.setWorkers([]store.Worker{{PodUID: "a", Process: "1", PodName: "pod-a"}, {PodUID: "b", Process: "1"}})
 	held := func(id string) *openworkflow.Run { return &openworkflow.Run{WorkerID: &id} }
 	for name, test := range map[string]struct {
 		run  *openworkflow.Run
@@ -332,16 +332,73 @@ func TestConnection_WaitsForWorkersThatReport(t *testing.T) {
 		"nobody":                             {&openworkflow.Run{}, false},
 		"one that nothing was heard of late": {held("c.1.7"), false},
 	} {
-		if got := conn.reports(test.run, noon); got != test.want {
+		if _, got := conn.reports(test.run, noon); got != test.want {
 			t.Errorf("%s: reports is %t", name, got)
 		}
 	}
 	conn.distrust(held("a.1.7"), noon)
-	if conn.reports(held("a.1.8"), noon.Add(time.Minute)) {
+	if _, ok := conn.reports(held("a.1.8"), noon.Add(time.Minute)); ok {
 		t.Error("a worker that did not report is waited for again")
 	}
-	if !conn.reports(held("a.1.9"), noon.Add(distrustFor)) {
+	if _, ok := conn.reports(held("a.1.9"), noon.Add(distrustFor)); !ok {
 		t.Error("a worker that did not report once is never waited for again")
+	}
+}
+
+// While many reports wait for each other, the manager waits as long as those take that
+// come, and no longer when none come any more.
+func TestConnection_WaitsAsLongAsReportsTake(t *testing.T) {
+	t.Parallel()
+	conn := newConnection(types.NamespacedName{}, (*store.Store)(nil), store.Options{}, "")
+	conn.setWorkers([]store.Worker{{PodUID: "a", Process: "1", PodName: "pod-a"}, {PodUID: "b", Process: "1", PodName: "pod-b"}})
+	id := "a.1.7"
+	held := &openworkflow.Run{WorkerID: &id}
+	at := noon
+	expect := func(what string, of, slowest time.Duration) {
+		t.Helper()
+		if lag, ok := conn.reports(held, at); !ok || lag != of {
+			t.Errorf("%s: the worker's lag is %s, %t, want %s", what, lag, ok, of)
+		}
+		if lag := conn.lag(at); lag != slowest {
+			t.Errorf("%s: the lag is %s, want %s", what, lag, slowest)
+		}
+	}
+	heard := func(worker string, age time.Duration) {
+		of := metav1.NewTime(at.Add(-age))
+		run := newTestRun("order", func(r *run) {
+			r.Status = v1alpha1.WorkflowRunStatus{State: v1alpha1.RunCompleted, Worker: worker, FinishedAt: &of}
+		})
+		if _, err := stripRun(run); err != nil { // as the cache does
+			t.Fatal(err)
+		}
+		conn.hear(&run.Status, at)
+	}
+	expect("nothing heard", 0, 0)
+	heard("pod-a", time.Second)
+	expect("a report that came at once", 0, 0)
+	heard("pod-b", 31*time.Second)
+	expect("another worker's report of 30 s ago", 0, 30*time.Second)
+	heard("pod-a", 51*time.Second)
+	expect("one of 50 s ago", 50*time.Second, 50*time.Second)
+	at = at.Add(10 * time.Second)
+	heard("pod-a", time.Second)
+	expect("one that overtook the others", 40*time.Second, 40*time.Second)
+	heard("pod-c", time.Hour)
+	heard("", time.Hour)
+	expect("those of who is not live", 40*time.Second, 40*time.Second)
+	at = at.Add(reportPatience + time.Second)
+	expect("none for a while", 0, 0)
+	heard("pod-a", time.Hour)
+	expect("one of an hour ago", maxLag, maxLag)
+
+	conn.distrust(held, at)
+	heard("pod-a", 51*time.Second)
+	if _, ok := conn.reports(held, at); ok || conn.lag(at) != 0 {
+		t.Errorf("what the manager has reported itself counts as heard of a silent worker")
+	}
+	conn.setWorkers([]store.Worker{{PodUID: "b", Process: "1", PodName: "pod-b"}})
+	if n := len(conn.trust.of); n != 1 {
+		t.Errorf("%d workers are remembered, one is live", n)
 	}
 }
 
@@ -352,7 +409,8 @@ func TestRunEvents_LiveOnesComeBeforeThoseOfTheStart(t *testing.T) {
 	object := func(name string, changes ...func(*run)) *v1alpha1.WorkflowRun {
 		return newTestRun(name, append(changes, func(r *run) { r.Generation = 1 })...)
 	}
-	events := runEvents()
+	var told []string
+	events := runEvents(func(run *v1alpha1.WorkflowRun) { told = append(told, run.Name) })
 	create := func(o *v1alpha1.WorkflowRun, initial bool) {
 		events.Create(t.Context(), event.TypedCreateEvent[*v1alpha1.WorkflowRun]{Object: o, IsInInitialList: initial}, queue)
 	}
@@ -362,6 +420,7 @@ func TestRunEvents_LiveOnesComeBeforeThoseOfTheStart(t *testing.T) {
 	})
 	create(done, true)
 	create(kept, true)
+	events.Update(t.Context(), event.TypedUpdateEvent[*v1alpha1.WorkflowRun]{ObjectOld: kept, ObjectNew: kept}, queue)
 	events.Update(t.Context(), event.TypedUpdateEvent[*v1alpha1.WorkflowRun]{ObjectOld: kept, ObjectNew: done}, queue)
 	create(object("old"), true)
 	create(object("new"), false)
@@ -376,6 +435,9 @@ func TestRunEvents_LiveOnesComeBeforeThoseOfTheStart(t *testing.T) {
 	}
 	if n := queue.Len(); n > 0 {
 		t.Errorf("%d more in the queue", n)
+	}
+	if want := []string{"finished"}; !slices.Equal(told, want) {
+		t.Errorf("heard of %v, want %v", told, want)
 	}
 }
 

@@ -81,7 +81,7 @@ func stripRun(in any) (any, error) {
 		*spec = v1alpha1.WorkflowRunSpec{BackendRef: spec.BackendRef, TTLSecondsAfterFinished: spec.TTLSecondsAfterFinished}
 		*status = v1alpha1.WorkflowRunStatus{
 			ObservedGeneration: status.ObservedGeneration, Revision: status.Revision, State: status.State,
-			RunID: status.RunID, FinishedAt: status.FinishedAt,
+			RunID: status.RunID, Worker: status.Worker, FinishedAt: status.FinishedAt,
 		}
 	}
 	share(&run.Namespace, &spec.BackendRef.Name, &spec.WorkflowName, &spec.Version, &status.Worker, &status.Message)

@@ -81,7 +81,7 @@ func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options contr
 	options.ReconciliationTimeout = 30 * time.Second
 	return builder.TypedControllerManagedBy[runRequest](mgr).
 		Named("workflowrun").
-		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, runEvents())).
+		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, runEvents(r.hear))).
 		WatchesRawSource(source.TypedFunc[runRequest](func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[runRequest]) error {
 			r.Backends.Listen(func(key types.NamespacedName) { r.backendChanged(ctx, key, queue) })
 			return nil
@@ -108,8 +108,9 @@ func needsLook(run *v1alpha1.WorkflowRun) bool {
 
 // runEvents picks the events that call for a look: a new object, a changed spec,
 // an end (for the ttl), a deletion. Progress reported by workers does not. Objects that
-// are there when the manager starts wait for those that come.
-func runEvents() handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
+// are there when the manager starts wait for those that come. Told hears of each status
+// that tells of a begin or an end for the first time.
+func runEvents(told func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
 	live := func(run *v1alpha1.WorkflowRun) runRequest {
 		return runRequest{NamespacedName: client.ObjectKeyFromObject(run)}
 	}
@@ -139,10 +140,24 @@ func runEvents() handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
 			if changed && needsLook(after) {
 				queue.Add(live(after))
 			}
+			if before.Status.State.Terminal() != after.Status.State.Terminal() || before.Status.StartedAt.IsZero() != after.Status.StartedAt.IsZero() {
+				told(after)
+			}
 		},
 		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*v1alpha1.WorkflowRun], queue workqueue.TypedRateLimitingInterface[runRequest]) {
 			deleted(e.Object, queue)
 		},
+	}
+}
+
+// hear takes note of what a worker has reported of a run.
+func (r *WorkflowRunReconciler) hear(run *v1alpha1.WorkflowRun) {
+	if run.Status.RunID != string(run.UID) { // an earlier object's run, perhaps of long ago
+		return
+	}
+	key := types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)}
+	if conn := r.Backends.Ready(key); conn != nil {
+		conn.hear(&run.Status, r.Clock.Now())
 	}
 }
 
@@ -242,6 +257,7 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 	conn := r.Backends.Ready(key)
 	if conn != nil {
 		seen.Backend = BackendState{Known: true, Ready: true}
+		seen.Lag = conn.lag(seen.Now)
 	} else {
 		state, err := backendState(ctx, r.Client, r.Backends, key)
 		if err != nil {
@@ -261,11 +277,11 @@ func (r *WorkflowRunReconciler) load(ctx context.Context, conn *Connection, seen
 	if seen.Row, err = conn.states.do(ctx, seen.RunID); err != nil {
 		return fmt.Errorf("read run %s: %w", seen.RunID, err)
 	}
-	seen.Steps, seen.Worker, seen.Reports = openworkflow.StepSummary{}, "", false
+	seen.Steps, seen.Worker, seen.Reports, seen.Lag = openworkflow.StepSummary{}, "", false, 0
 	if seen.Row == nil || seen.Row.Attempts == 0 {
 		return nil
 	}
-	seen.Reports = conn.reports(seen.Row, seen.Now)
+	seen.Lag, seen.Reports = conn.reports(seen.Row, seen.Now)
 	if wait, _ := seen.firstAwaited(); wait > 0 {
 		return nil
 	}

@@ -33,6 +33,9 @@ type runSeen struct {
 	// Reports says that whoever holds the run or, once it has completed, did, is live and
 	// reports by itself.
 	Reports bool
+	// Lag is how long reports take at the moment: those of whoever holds the run or, as
+	// long as that is not known, of the slowest worker.
+	Lag time.Duration
 	// NoWorker says that nobody serves the run's workflow.
 	NoWorker string
 	// Refused is why the database cannot store the run.
@@ -49,10 +52,6 @@ type runSeen struct {
 // one with the same idempotency key.
 func (s *runSeen) own() bool { return s.RunID == string(s.Run.UID) }
 
-// reportPatience is how long a live worker has to report what it has done with a run,
-// which is longer than it tries.
-const reportPatience = 35 * time.Second
-
 // awaited is how much longer the worker that has begun or ended the run may take to
 // report that. When it is 0 the manager reports, and overdue says that it had to.
 func (s *runSeen) awaited() (wait time.Duration, overdue bool) {
@@ -67,7 +66,7 @@ func (s *runSeen) awaited() (wait time.Duration, overdue bool) {
 	if since == nil {
 		return 0, false
 	}
-	wait = since.Add(reportPatience).Sub(s.Now)
+	wait = since.Add(reportPatience + s.Lag).Sub(s.Now)
 	return max(wait, 0), wait <= 0
 }
 
@@ -118,7 +117,7 @@ func planRun(seen runSeen) runPlan {
 	case seen.Refused != "":
 		return report(rejectedStatus(seen, seen.Refused))
 	case seen.Begun:
-		return await(seen.FirstReport)
+		return await(seen, seen.FirstReport+seen.Lag)
 	case seen.RunID == "":
 		return planNew(seen)
 	case !seen.Backend.Ready:
@@ -145,16 +144,18 @@ func planRun(seen runSeen) runPlan {
 func planReport(seen runSeen) runPlan {
 	wait, overdue := seen.firstAwaited()
 	if wait > 0 {
-		return await(wait)
+		return await(seen, wait)
 	}
 	plan := report(runStatus(seen))
 	plan.Overdue = overdue
 	return plan
 }
 
-// await looks again: the worker may have died meanwhile.
-func await(wait time.Duration) runPlan {
-	return runPlan{RequeueAfter: min(wait, 5*time.Second), Awaits: true}
+// await looks again: the worker may have died meanwhile. When reports take long because
+// there are many, so do looks: there would be as many.
+func await(seen runSeen, wait time.Duration) runPlan {
+	const pause, longest = 5 * time.Second, 30 * time.Second
+	return runPlan{RequeueAfter: min(wait, pause+seen.Lag, longest), Awaits: true}
 }
 
 // planNew decides about a run that has no row yet.
