@@ -61,13 +61,15 @@ func (t *trust) get(process string) workerTrust {
 	return t.of[process]
 }
 
-func (t *trust) set(process string, to workerTrust) {
+// change replaces what is known of a worker, in one step: what is heard and what is not
+// come from several goroutines.
+func (t *trust) change(process string, by func(workerTrust) workerTrust) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.of == nil {
 		t.of = map[string]workerTrust{}
 	}
-	t.of[process] = to
+	t.of[process] = by(t.of[process])
 }
 
 // setWorkers remembers who is live.
@@ -116,17 +118,21 @@ func (c *Connection) hear(status *v1alpha1.WorkflowRunStatus, now time.Time) {
 		return
 	}
 	for _, w := range c.Workers() {
-		if w.PodName != status.Worker {
-			continue
-		}
-		if known := c.trust.get(processOfWorker(w)); !now.Before(known.silent) {
-			const precision = time.Second // of the times in a status
-			lag := min(now.Sub(of.Time)-precision, maxLag)
-			known.lag = max(lag, known.lagAt(now)-now.Sub(known.heard), 0) // a single one may overtake others
-			known.heard = now
-			c.trust.set(processOfWorker(w), known)
+		if w.PodName == status.Worker {
+			c.trust.change(processOfWorker(w), func(t workerTrust) workerTrust { return t.hear(now.Sub(of.Time), now) })
 		}
 	}
+}
+
+// hear is what is known after a report of this age has come.
+func (t workerTrust) hear(age time.Duration, now time.Time) workerTrust {
+	if now.Before(t.silent) {
+		return t
+	}
+	const precision = time.Second                                             // of the times in a status
+	t.lag = max(min(age-precision, maxLag), t.lagAt(now)-now.Sub(t.heard), 0) // a single one may overtake others
+	t.heard = now
+	return t
 }
 
 // lagAt is how long the worker's reports take, as far as is known by those that have
@@ -141,7 +147,7 @@ func (t workerTrust) lagAt(now time.Time) time.Duration {
 // distrust remembers that the worker that holds the run, or did, did not report it.
 func (c *Connection) distrust(run *openworkflow.Run, now time.Time) {
 	if process, ok := processOf(run); ok {
-		c.trust.set(process, workerTrust{silent: now.Add(distrustFor)})
+		c.trust.change(process, func(workerTrust) workerTrust { return workerTrust{silent: now.Add(distrustFor)} })
 	}
 }
 

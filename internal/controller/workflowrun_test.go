@@ -30,11 +30,11 @@ func claim(t *testing.T, s *store.Store, podUID string) openworkflow.Run {
 	var got openworkflow.Run
 	eventually(t, func() error {
 		runs, err := s.Claim(context.Background(), store.ClaimRequest{
-			Served:   []openworkflow.Definition{{Name: "checkout"}},
-			Max:      1,
-			WorkerID: podUID + "." + openworkflow.NewID() + ".",
-			First:    1,
-			Lease:    time.Minute,
+			Served:         []openworkflow.Definition{{Name: "checkout"}},
+			Max:            1,
+			WorkerIDPrefix: podUID + "." + openworkflow.NewID() + ".",
+			First:          1,
+			Lease:          time.Minute,
 		})
 		if err != nil {
 			return err
@@ -215,7 +215,7 @@ func TestRun_SuspendAndResume(t *testing.T) {
 		t.Errorf("a suspended run neither reconciles nor stalls: %+v", c)
 	}
 	s := w.store()
-	request := store.ClaimRequest{Served: []openworkflow.Definition{{Name: "checkout"}}, Max: 1, WorkerID: "a.b.", First: 1, Lease: time.Minute}
+	request := store.ClaimRequest{Served: []openworkflow.Definition{{Name: "checkout"}}, Max: 1, WorkerIDPrefix: "a.b.", First: 1, Lease: time.Minute}
 	if runs, err := s.Claim(t.Context(), request); err != nil || len(runs) > 0 {
 		t.Fatalf("a suspended run was claimed: %v, %v", runs, err)
 	}
