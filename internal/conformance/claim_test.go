@@ -194,7 +194,7 @@ func TestReleaseLeases_OfAPodOrItsEarlierLife(t *testing.T) {
 		b.create(5)
 		of := map[string]string{}
 		for _, worker := range []string{"uid.old.", "uid.new.", "uid2.old.", "uidx", "u%d.old."} {
-			runs, err := b.Claim(t.Context(), store.ClaimRequest{Served: served, Max: 1, WorkerID: worker, First: 1, Lease: minute})
+			runs, err := b.Claim(t.Context(), store.ClaimRequest{Served: served, Max: 1, WorkerIDPrefix: worker, First: 1, Lease: minute})
 			if err != nil || len(runs) != 1 {
 				t.Fatalf("Claim: %v, %v", runs, err)
 			}

@@ -10,7 +10,7 @@ import (
 
 // request asks for up to n runs.
 func request(n int) *store.ClaimRequest {
-	return &store.ClaimRequest{Served: served, Max: n, WorkerID: "pod.proc." + openworkflow.NewID() + ".", First: 1, Lease: minute}
+	return &store.ClaimRequest{Served: served, Max: n, WorkerIDPrefix: "pod.proc." + openworkflow.NewID() + ".", First: 1, Lease: minute}
 }
 
 // Whoever ends runs takes the next ones with them: those that are due already, and those

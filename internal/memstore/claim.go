@@ -67,7 +67,7 @@ func (s *Store) claim(request store.ClaimRequest, now time.Time) []openworkflow.
 	for i, r := range chosen {
 		r.Status = openworkflow.RunRunning
 		r.Attempts++
-		r.WorkerID = new(request.WorkerID + strconv.FormatInt(request.First+int64(i), 10))
+		r.WorkerID = new(request.WorkerIDPrefix + strconv.FormatInt(request.First+int64(i), 10))
 		r.AvailableAt = new(now.Add(request.Lease))
 		if r.StartedAt == nil {
 			r.StartedAt = &now

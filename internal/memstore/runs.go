@@ -2,6 +2,7 @@ package memstore
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -20,7 +21,7 @@ func (s *Store) CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Cr
 	for i, n := range runs {
 		created[i] = s.create(n, nil, now)
 	}
-	s.hint(store.Hints{Due: true})
+	s.hint(store.Hints{Due: slices.ContainsFunc(runs, func(n store.NewRun) bool { return n.Due(now) })})
 	return created, nil
 }
 

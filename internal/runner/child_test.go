@@ -243,11 +243,11 @@ func TestAnUnlinkedAttemptGetsItsChild(t *testing.T) {
 	})
 	id := b.start(parent, `null`)
 	claimed, err := b.store.Claim(t.Context(), store.ClaimRequest{
-		Served:   []openworkflow.Definition{{Name: "parent"}},
-		Max:      1,
-		WorkerID: "typescript-",
-		First:    1,
-		Lease:    time.Millisecond,
+		Served:         []openworkflow.Definition{{Name: "parent"}},
+		Max:            1,
+		WorkerIDPrefix: "typescript-",
+		First:          1,
+		Lease:          time.Millisecond,
 	})
 	if err != nil || len(claimed) != 1 {
 		t.Fatalf("claimed %v, %v", claimed, err)

@@ -149,10 +149,10 @@ func (r *Runner) claim(ctx context.Context, n int, givenBack bool) (int, error) 
 // architecture).
 func (r *Runner) claimRequest(n int) *store.ClaimRequest {
 	return &store.ClaimRequest{
-		Served:   r.served,
-		Max:      n,
-		WorkerID: r.options.PodUID + "." + r.process + ".",
-		First:    r.claims.Add(int64(n)) - int64(n) + 1,
-		Lease:    r.options.Lease,
+		Served:         r.served,
+		Max:            n,
+		WorkerIDPrefix: r.options.PodUID + "." + r.process + ".",
+		First:          r.claims.Add(int64(n)) - int64(n) + 1,
+		Lease:          r.options.Lease,
 	}
 }

@@ -347,7 +347,7 @@ func TestP6RestartedContainerReleasesTheLeasesOfItsEarlierLife(t *testing.T) {
 	w := workflow.Define("w", func(context.Context, any) (string, error) { return "done", nil })
 	id := b.start(w, `null`)
 	runs, err := b.store.Claim(t.Context(), store.ClaimRequest{
-		Served: []openworkflow.Definition{{Name: "w"}}, Max: 1, WorkerID: "pod-1.earlier.", First: 1, Lease: time.Hour,
+		Served: []openworkflow.Definition{{Name: "w"}}, Max: 1, WorkerIDPrefix: "pod-1.earlier.", First: 1, Lease: time.Hour,
 	})
 	if err != nil || len(runs) != 1 {
 		t.Fatalf("claimed %d runs: %v", len(runs), err)
@@ -431,7 +431,7 @@ func TestR62ARunThatWasGivenBackGoesOnAtTheNextPoll(t *testing.T) {
 	w := workflow.Define("w", func(context.Context, any) (string, error) { return "done", nil })
 	id := b.start(w, `null`)
 	runs, err := b.store.Claim(t.Context(), store.ClaimRequest{
-		Served: []openworkflow.Definition{{Name: "w"}}, Max: 1, WorkerID: "typescript-", First: 1, Lease: time.Hour,
+		Served: []openworkflow.Definition{{Name: "w"}}, Max: 1, WorkerIDPrefix: "typescript-", First: 1, Lease: time.Hour,
 	})
 	if err != nil || len(runs) != 1 {
 		t.Fatalf("claimed %d runs: %v", len(runs), err)

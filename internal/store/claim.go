@@ -19,10 +19,10 @@ type ClaimRequest struct {
 	Served []openworkflow.Definition
 	// Max is how many runs to claim at most.
 	Max int
-	// WorkerID and a number make the fencing token of each run that is claimed: First for
-	// one, First+1 for the next. None may ever have been used before.
-	WorkerID string
-	First    int64
+	// WorkerIDPrefix and a number make the worker id of each run that is claimed, its
+	// fencing token: First for one, First+1 for the next. None may ever have been used before.
+	WorkerIDPrefix string
+	First          int64
 	// Lease is how long the claims last without a heartbeat.
 	Lease time.Duration
 	// GivenBack asks, instead of for what is due, for runs that a worker of OpenWorkflow
@@ -212,7 +212,7 @@ func (c *claim) queue(s *Store, b *queued) {
 	}
 	if c.GivenBack {
 		c.whole = true
-		b.collect(c.collect, s.sql(claimGivenBackTemplate), s.namespace, names, versions, c.WorkerID, c.Lease, c.First, c.Max, refusals)
+		b.collect(c.collect, s.sql(claimGivenBackTemplate), s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, refusals)
 		return
 	}
 	// An odd slot goes to each branch in turn, else a worker that frees one slot
@@ -220,7 +220,7 @@ func (c *claim) queue(s *Store, b *queued) {
 	share := (c.Max + c.turn%2) / 2
 	var again, pending []pgtype.Timestamptz
 	again, pending, c.whole = s.fronts.from(keys, time.Now())
-	b.collect(c.collect, s.sql(claimTemplate), s.namespace, names, versions, c.WorkerID, c.Lease, c.First, c.Max, share, again, pending)
+	b.collect(c.collect, s.sql(claimTemplate), s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, share, again, pending)
 }
 
 // collect takes in a claimed run.

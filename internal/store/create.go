@@ -199,11 +199,14 @@ FROM (
 ) n
 ORDER BY n.ordinal`
 
-// anyDue reports whether one of the runs may be executed at once.
+// Due reports whether the run may be executed at once.
+func (r NewRun) Due(now time.Time) bool {
+	return !r.Suspended && (r.AvailableAt == nil || !r.AvailableAt.After(now))
+}
+
 func anyDue(rows []newRow) bool {
-	return slices.ContainsFunc(rows, func(r newRow) bool {
-		return !r.Suspended && (r.AvailableAt == nil || !r.AvailableAt.After(time.Now()))
-	})
+	now := time.Now()
+	return slices.ContainsFunc(rows, func(r newRow) bool { return r.Due(now) })
 }
 
 func (s *Store) createPlain(rows []newRow, send func(*queued) error) error {

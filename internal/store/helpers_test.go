@@ -130,7 +130,7 @@ func request(n int, served ...openworkflow.Definition) store.ClaimRequest {
 	if len(served) == 0 {
 		served = []openworkflow.Definition{{Name: "wf"}}
 	}
-	return store.ClaimRequest{Served: served, Max: n, WorkerID: "pod.proc." + openworkflow.NewID() + ".", First: 1, Lease: lease}
+	return store.ClaimRequest{Served: served, Max: n, WorkerIDPrefix: "pod.proc." + openworkflow.NewID() + ".", First: 1, Lease: lease}
 }
 
 // claim claims up to n runs of workflow "wf".
