@@ -73,6 +73,7 @@ func run(ctx context.Context, o options) error {
 		return fmt.Errorf("find the cluster: %w", err)
 	}
 	config.QPS, config.Burst = float32(o.qps), o.burst
+	config.DisableCompression = true // the API server would compress each event of a watch by itself
 	if o.selector == "" {
 		return manage(ctx, config, o, split(o.namespaces))
 	}
