@@ -46,10 +46,11 @@ type Connection struct {
 	loops     sync.WaitGroup
 }
 
-// pace is the least time between two inserts of runs. Runs that are inserted together
-// are claimed together, and their workers' writes go together too: under load that is
-// worth more to Postgres than a few milliseconds are to a run.
-const pace = 50 * time.Millisecond
+// together spaces out inserts of runs. Runs that are inserted together are claimed
+// together, and their workers' writes go together too: under load that is worth more to
+// Postgres than a few milliseconds are to a run. Half of the reconciles that wait at once
+// are enough, so that it does not bound their rate.
+var together = pace{each: 20 * time.Millisecond, longest: 200 * time.Millisecond, enough: concurrentReconciles / 2}
 
 // newConnection makes a connection of an open database. What runs beside it, the
 // batchers too, begins with Backends.Loops.
@@ -62,9 +63,9 @@ func newConnection(key types.NamespacedName, opened Store, o store.Options, hash
 		Hash:        hash,
 		wakes:       make(chan struct{}, 1),
 	}
-	c.creates = newBatcher(sweepBatch, pace, opened.CreateRuns)
-	c.states = newBatcher(sweepBatch, 0, byID(opened.RunStates))
-	c.cancels = newBatcher(sweepBatch, pace, byID(opened.CancelRuns))
+	c.creates = newBatcher(sweepBatch, together, opened.CreateRuns)
+	c.states = newBatcher(sweepBatch, pace{}, byID(opened.RunStates))
+	c.cancels = newBatcher(sweepBatch, together, byID(opened.CancelRuns))
 	return c
 }
 

@@ -11,19 +11,32 @@ import (
 var errBatcherStopped = errors.New("the connection was closed")
 
 // batcher makes one call of many: those that come while one is under way, or within
-// the pace of its beginning, share the next. One that comes alone is not delayed. Its
-// owner calls run; everybody else calls do.
+// the pace of its beginning, share the next. One that comes alone is not delayed, nor are
+// many. Its owner calls run; everybody else calls do.
 type batcher[in, out any] struct {
 	// call handles up to limit inputs, and returns as many outputs in the same order.
 	call  func(ctx context.Context, inputs []in) ([]out, error)
 	limit int
-	// pace is the least time between the beginnings of two calls.
-	pace time.Duration
+	pace  pace
 
 	mu      sync.Mutex
 	waiting []*batched[in, out]
-	arrived chan struct{}
+	arrived chan struct{} // somebody waits
+	many    chan struct{} // as many wait as are not to be delayed
 	stopped chan struct{}
+}
+
+// pace spaces calls out: the more inputs a call had, the more are likely to come.
+type pace struct {
+	// each is the time between the beginnings of two calls for each input of the first,
+	// and longest its bound.
+	each, longest time.Duration
+	// enough is how many inputs do not wait for it.
+	enough int
+}
+
+func (p pace) after(inputs int) time.Duration {
+	return min(time.Duration(inputs)*p.each, p.longest)
 }
 
 // batched is a call of do.
@@ -35,8 +48,11 @@ type batched[in, out any] struct {
 	done   chan struct{}
 }
 
-func newBatcher[in, out any](limit int, pace time.Duration, call func(context.Context, []in) ([]out, error)) *batcher[in, out] {
-	return &batcher[in, out]{call: call, limit: limit, pace: pace, arrived: make(chan struct{}, 1), stopped: make(chan struct{})}
+func newBatcher[in, out any](limit int, pace pace, call func(context.Context, []in) ([]out, error)) *batcher[in, out] {
+	return &batcher[in, out]{
+		call: call, limit: limit, pace: pace,
+		arrived: make(chan struct{}, 1), many: make(chan struct{}, 1), stopped: make(chan struct{}),
+	}
 }
 
 // do waits for the input's turn and returns its output. An error of the call is that
@@ -46,8 +62,11 @@ func (b *batcher[in, out]) do(ctx context.Context, input in) (output out, err er
 	entry := &batched[in, out]{ctx: ctx, input: input, done: make(chan struct{})}
 	b.mu.Lock()
 	b.waiting = append(b.waiting, entry)
+	if len(b.waiting) >= b.pace.enough {
+		signal(b.many)
+	}
 	b.mu.Unlock()
-	b.signal()
+	signal(b.arrived)
 	select {
 	case <-entry.done:
 		return entry.output, entry.err
@@ -68,14 +87,16 @@ func (b *batcher[in, out]) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-rest.C:
+		case <-b.many:
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-b.arrived:
 		}
-		rest.Reset(b.pace)
-		b.handle(ctx, b.take())
+		batch := b.take()
+		rest.Reset(b.pace.after(len(batch)))
+		b.handle(ctx, batch)
 	}
 }
 
@@ -94,14 +115,22 @@ func (b *batcher[in, out]) take() []*batched[in, out] {
 	clear(b.waiting[rest:])
 	b.waiting = b.waiting[:rest]
 	if rest > 0 {
-		b.signal()
+		signal(b.arrived)
+	}
+	select {
+	case <-b.many: // those were taken
+	default:
+	}
+	if rest >= b.pace.enough {
+		signal(b.many)
 	}
 	return batch
 }
 
-func (b *batcher[in, out]) signal() {
+// signal wakes who receives from c, now or next.
+func signal(c chan<- struct{}) {
 	select {
-	case b.arrived <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -14,7 +15,7 @@ import (
 func doublesInBatches(t *testing.T, limit int) (b *batcher[int, int], sizes chan int, proceed chan error) {
 	t.Helper()
 	sizes, proceed = make(chan int, 100), make(chan error)
-	b = newBatcher(limit, 0, func(ctx context.Context, inputs []int) ([]int, error) {
+	b = newBatcher(limit, pace{}, func(ctx context.Context, inputs []int) ([]int, error) {
 		sizes <- len(inputs)
 		var outputs []int
 		for _, n := range inputs {
@@ -131,11 +132,57 @@ func TestBatcher_WhoStopsWaitingIsLeftOut(t *testing.T) {
 
 func TestBatcher_NobodyWaitsForOneThatHasStopped(t *testing.T) {
 	t.Parallel()
-	b := newBatcher(1, 0, func(context.Context, []int) ([]int, error) { return nil, nil })
+	b := newBatcher(1, pace{}, func(context.Context, []int) ([]int, error) { return nil, nil })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	b.run(ctx)
 	if _, err := b.do(t.Context(), 1); !errors.Is(err, errBatcherStopped) {
 		t.Errorf("error is %v", err)
 	}
+}
+
+// One that comes alone waits for nobody; of those that come in a row more and more go
+// together, and when many are there they go at once.
+func TestBatcher_SpacesCallsOutByTheirInputs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		type called struct {
+			inputs int
+			at     time.Duration
+		}
+		var calls []called
+		began := time.Now()
+		p := pace{each: 20 * time.Millisecond, longest: 200 * time.Millisecond, enough: 32}
+		b := newBatcher(100, p, func(_ context.Context, inputs []int) ([]int, error) {
+			calls = append(calls, called{len(inputs), time.Since(began)})
+			return inputs, nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		go b.run(ctx)
+		defer func() {
+			cancel()
+			synctest.Wait()
+		}()
+		at := func(when time.Duration, inputs int) {
+			time.Sleep(when - time.Since(began))
+			for range inputs {
+				go func() { _, _ = b.do(ctx, 0) }()
+			}
+			synctest.Wait()
+		}
+		at(100*time.Millisecond, 1) // alone
+		at(101*time.Millisecond, 2) // 20 ms after one
+		at(121*time.Millisecond, 15)
+		at(165*time.Millisecond, 31) // 200 ms after 15, at most
+		at(170*time.Millisecond, 1)  // so 32 wait: they go at once
+		at(171*time.Millisecond, 1)
+		at(800*time.Millisecond, 1) // alone again
+		want := []called{
+			{1, 100 * time.Millisecond}, {2, 120 * time.Millisecond}, {15, 160 * time.Millisecond},
+			{32, 170 * time.Millisecond}, {1, 370 * time.Millisecond}, {1, 800 * time.Millisecond},
+		}
+		if !slices.Equal(calls, want) {
+			t.Errorf("calls are %v, want %v", calls, want)
+		}
+	})
 }

@@ -35,6 +35,10 @@ const (
 	indexOpenByRunID   = "open.runID"
 )
 
+// concurrentReconciles is how many WorkflowRuns are looked at at once. They wait for the
+// database, and share its calls.
+const concurrentReconciles = 64
+
 // runRequest is a WorkflowRun to look at or, with Deleted, one that is no more.
 type runRequest struct {
 	types.NamespacedName
@@ -77,7 +81,7 @@ type begunRun struct {
 
 // SetupWithManager registers the reconciler.
 func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options controller.TypedOptions[runRequest]) error {
-	options.MaxConcurrentReconciles = 64 // they wait for the database, and share its calls
+	options.MaxConcurrentReconciles = concurrentReconciles
 	options.ReconciliationTimeout = 30 * time.Second
 	return builder.TypedControllerManagedBy[runRequest](mgr).
 		Named("workflowrun").
