@@ -2,7 +2,7 @@
 
 // Package bench measures how fast runs are executed. Docs: docs/performance.md.
 //
-//	make bench        all of it, at full size, for about an hour
+//	make bench        all of it, at full size, for more than an hour
 //	make bench-short  small sizes; ratios are compared with ranges.yaml
 //
 // Every measurement stands between two of a baseline, pgbench with one-row inserts

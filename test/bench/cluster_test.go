@@ -8,7 +8,9 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,6 +80,33 @@ func startCluster(t *testing.T) *cluster {
 	}
 	c.login(t)
 	return c
+}
+
+// standApart gives the API server and its etcd one half of the processors for the rest of
+// the test, and us and whom we start from now on the other: as in clusters, where they have
+// machines of their own.
+func (c *cluster) standApart(t *testing.T) {
+	t.Helper()
+	n := runtime.NumCPU()
+	if n < 2 {
+		t.Skip("there is one processor only")
+	}
+	place := func(pid, first, last int) {
+		arguments := []string{"--all-tasks", "--cpu-list", "--pid", fmt.Sprintf("%d-%d", first, last), strconv.Itoa(pid)}
+		if out, err := exec.Command("taskset", arguments...).CombinedOutput(); err != nil { //nolint:noctx // short
+			t.Fatalf("Move a process to processors %d to %d: %v: %s", first, last, err, out)
+		}
+	}
+	servers := []int{child(t, "kube-apiserver"), child(t, "etcd")}
+	for _, pid := range servers {
+		place(pid, 0, n/2-1)
+	}
+	place(os.Getpid(), n/2, n-1)
+	t.Cleanup(func() {
+		for _, pid := range append(servers, os.Getpid()) {
+			place(pid, 0, n-1)
+		}
+	})
 }
 
 // login writes the kubeconfig. As in a cluster, it has the token of a service account.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,19 +29,28 @@ func (s *session) objects(t *testing.T) {
 	c := startCluster(t)
 	const first = 500 // an API server's first objects cost it more
 	c.createBare(t, "warm-up", first, &bare{})
-	d := startDisk(t, asIs)
-	t.Run("executed", func(t *testing.T) {
+	executed := func(t *testing.T, d *disk, name string) {
 		for round := range s.slowRounds {
-			sample := c.round(t, d, fmt.Sprintf("bench-%d", round), s.sizes.objects, s.idle)
-			s.report.Add(asIs, "W6 objects", sample)
-			t.Logf("W6 objects, round %d: %v", round+1, sample)
+			sample := c.round(t, d, fmt.Sprintf("%s-%d", namespaceOf(name), round), s.sizes.objects, s.idle)
+			s.report.Add(asIs, name, sample)
+			t.Logf("%s, round %d: %v", name, round+1, sample)
 		}
+	}
+	t.Run("apart", func(t *testing.T) {
+		c.standApart(t)
+		executed(t, startDisk(t, asIs), "W6 objects, API server apart")
 	})
+	d := startDisk(t, asIs)
+	t.Run("executed", func(t *testing.T) { executed(t, d, "W6 objects") })
 	t.Run("waiting", func(t *testing.T) {
 		sample := c.waiting(t, d, "bench-waiting", s.sizes.objects, s.idle)
 		s.report.Add(asIs, "W6 waiting objects", sample)
 		t.Logf("W6 waiting objects: %v", sample)
 	})
+}
+
+func namespaceOf(name string) string {
+	return strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(name))
 }
 
 // round creates n WorkflowRuns in a namespace of their own, and deletes them once all
