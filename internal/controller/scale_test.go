@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -228,15 +229,19 @@ func TestRun_DeletedWhileItIsMirroredIsCanceled(t *testing.T) {
 	})
 }
 
-// countedTransport counts requests.
+// countedTransport counts requests, and of those that replace something the successful.
 type countedTransport struct {
 	http.RoundTripper
-	n *atomic.Int64
+	all, replaced *atomic.Int64
 }
 
 func (c countedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	c.n.Add(1)
-	return c.RoundTripper.RoundTrip(r)
+	c.all.Add(1)
+	response, err := c.RoundTripper.RoundTrip(r)
+	if err == nil && r.Method == http.MethodPut && response.StatusCode == http.StatusOK {
+		c.replaced.Add(1)
+	}
+	return response, err
 }
 
 // A run that is executed at once is written twice: by who creates it, and by its worker
@@ -251,15 +256,15 @@ func TestRunThatIsExecutedAtOnceIsReportedOnce(t *testing.T) {
 	})
 	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
 
-	var reports atomic.Int64
+	var reports, replaced atomic.Int64
 	config := rest.CopyConfig(cluster.admin)
-	config.Wrap(func(inner http.RoundTripper) http.RoundTripper { return countedTransport{inner, &reports} })
+	config.Wrap(func(inner http.RoundTripper) http.RoundTripper { return countedTransport{inner, &reports, &replaced} })
 	r, err := reporter.New(config, w.Namespace, "pod-1", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkout := workflow.Define("checkout", func(ctx context.Context, _ struct{}) (int, error) {
-		return step.Run(ctx, "charge", func(context.Context) (int, error) { return 42, nil })
+	checkout := workflow.Define("checkout", func(ctx context.Context, _ any) (map[string]any, error) {
+		return step.Run(ctx, "charge", func(context.Context) (map[string]any, error) { return map[string]any{"refund": nil}, nil })
 	})
 	worker, err := runner.New(w.store(), []durable.Definition{checkout.Durable()},
 		runner.Options{PodUID: "pod-uid", PodName: "pod-1", Reporter: r, Logger: slog.New(slog.DiscardHandler)})
@@ -277,7 +282,10 @@ func TestRunThatIsExecutedAtOnceIsReportedOnce(t *testing.T) {
 
 	runs := make([]*v1alpha1.WorkflowRun, n)
 	for i := range runs {
-		runs[i] = newTestRun(fmt.Sprintf("order-%d", i))
+		runs[i] = newTestRun(fmt.Sprintf("order-%d", i), func(r *v1alpha1.WorkflowRun) {
+			r.Labels = map[string]string{"shop": "1"}
+			r.Spec.Input = &apiextensionsv1.JSON{Raw: []byte(`{"amount":42}`)}
+		})
 		w.create(runs[i])
 	}
 	patches := 0
@@ -287,12 +295,19 @@ func TestRunThatIsExecutedAtOnceIsReportedOnce(t *testing.T) {
 			t.Errorf("%s has run %q of worker %q, generation %d of %d observed",
 				run.Name, run.Status.RunID, run.Status.Worker, run.Status.ObservedGeneration, run.Generation)
 		}
+		if run.Spec.WorkflowName != "checkout" || string(run.Spec.Input.Raw) != `{"amount":42}` || run.Labels["shop"] != "1" ||
+			string(run.Status.Output.Raw) != `{"refund":null}` {
+			t.Errorf("%s has become %+v with %s", run.Name, run.Spec, run.Status.Output.Raw)
+		}
 		patches += l.of(l.patches, run.Name)
 	}
+	if replaced.Load() == 0 {
+		t.Error("no status was replaced")
+	}
 	if total := patches + int(reports.Load()); total > 2*n {
-		t.Errorf("%d patches of %d runs, %d of them by the manager", total, n, patches)
+		t.Errorf("%d reports of %d runs, %d of them by the manager", total, n, patches)
 	} else {
-		t.Logf("%d patches of %d runs, %d of them by the manager", total, n, patches)
+		t.Logf("%d reports of %d runs, %d of them by the manager; %d in place of a status", total, n, patches, replaced.Load())
 	}
 }
 

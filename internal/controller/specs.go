@@ -130,7 +130,7 @@ func poolRole(pool *v1alpha1.WorkerPool) *rbacv1ac.RoleApplyConfiguration {
 		WithRules(rbacv1ac.PolicyRule().
 			WithAPIGroups(v1alpha1.GroupVersion.Group).
 			WithResources("workflowruns/status").
-			WithVerbs("patch"))
+			WithVerbs("patch", "update"))
 }
 
 func poolRoleBinding(pool *v1alpha1.WorkerPool, account string) *rbacv1ac.RoleBindingApplyConfiguration {

@@ -77,7 +77,7 @@ type begunRun struct {
 }
 
 // +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowruns,verbs=get;list;watch;delete
-// +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowruns/status,verbs=patch
+// +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowruns/status,verbs=patch;update
 
 // SetupWithManager registers the reconciler.
 func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options controller.TypedOptions[runRequest]) error {

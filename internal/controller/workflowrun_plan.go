@@ -234,11 +234,12 @@ func newRun(run *v1alpha1.WorkflowRun, cluster string) store.NewRun {
 		n.DeadlineAt = new(run.CreationTimestamp.Add(time.Duration(*spec.TimeoutSeconds) * time.Second))
 	}
 	context, err := json.Marshal(openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{
-		Cluster:    cluster,
-		Namespace:  run.Namespace,
-		Name:       run.Name,
-		UID:        string(run.UID),
-		Generation: run.Generation,
+		Cluster:         cluster,
+		Namespace:       run.Namespace,
+		Name:            run.Name,
+		UID:             string(run.UID),
+		Generation:      run.Generation,
+		ResourceVersion: run.ResourceVersion,
 	}})
 	if err != nil { // strings always marshal
 		panic(err)

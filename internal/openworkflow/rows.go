@@ -142,6 +142,9 @@ type ObjectRef struct {
 	// Generation is that of the spec that the run was created from, or 0 when it is
 	// not known.
 	Generation int64 `json:"generation,omitempty"`
+	// ResourceVersion is that of the object when its run was created, or empty when it is
+	// not known.
+	ResourceVersion string `json:"resourceVersion,omitempty"`
 }
 
 // RunContext is the context column of workflow_runs. TraceContext is

@@ -5,11 +5,18 @@ import (
 	"fmt"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// PatchContentType is the kind of patch that Patch returns.
-const PatchContentType = "application/json-patch+json"
+// PatchContentType is the kind of patch that Patch returns, and ContentType that of what
+// Replace returns.
+const (
+	PatchContentType = "application/json-patch+json"
+	ContentType      = "application/json"
+)
 
 // member is a member of a status. One that goes away again is clearable: a patch
 // removes it when the status has none. Otherwise what is missing stays as the object
@@ -63,12 +70,49 @@ func Patch(uid string, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
 func PatchAt(uid string, generation int64, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
 	status.ObservedGeneration = generation
 	tests := []test{{"uid", uid}, {"generation", generation}}
-	if status.StartedAt == nil || status.Worker == "" {
+	if !whole(&status) {
 		return patch(status, tests...)
 	}
-	// It has all that a status may have, so it takes the place of the one before as a
-	// whole: the API server has the less to do.
+	// The API server has the less to do.
 	return encode(append(operationsOf(tests), operation{"add", "/status", status}))
+}
+
+// whole reports whether a status has all that it may have, so that it can take the
+// place of the one before.
+func whole(status *v1alpha1.WorkflowRunStatus) bool {
+	return status.StartedAt != nil && status.Worker != ""
+}
+
+// Replace is PatchAt for a writer that knows the very version of the object that its run
+// was created from. It returns what to put in place of the status, which costs the API
+// server less than a patch: it refuses that, as a conflict, once the object has another
+// version. There is none, and ok is false, for a status that lacks what the object may
+// have, and for an object of an unknown version.
+func Replace(object *openworkflow.ObjectRef, status v1alpha1.WorkflowRunStatus) (body []byte, ok bool, err error) {
+	if object.ResourceVersion == "" || object.Generation == 0 || !whole(&status) {
+		return nil, false, nil
+	}
+	status.ObservedGeneration = object.Generation
+	body, err = json.Marshal(struct {
+		metav1.TypeMeta
+		Metadata metadata                   `json:"metadata"`
+		Status   v1alpha1.WorkflowRunStatus `json:"status"`
+	}{
+		metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "WorkflowRun"},
+		metadata{object.Namespace, object.Name, object.UID, object.ResourceVersion},
+		status,
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("encode status: %w", err)
+	}
+	return body, true, nil
+}
+
+type metadata struct {
+	Namespace       string `json:"namespace"`
+	Name            string `json:"name"`
+	UID             string `json:"uid"`
+	ResourceVersion string `json:"resourceVersion"`
 }
 
 // test is what a member of the object's metadata has to be.

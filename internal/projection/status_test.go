@@ -344,6 +344,49 @@ func TestPatchOfAllThatThereCanBeReplacesTheStatus(t *testing.T) {
 	}
 }
 
+func TestReplaceIsForAllThatThereCanBeOfAVersion(t *testing.T) {
+	t.Parallel()
+	object := &openworkflow.ObjectRef{Namespace: "shop", Name: "order-1", UID: "uid-1", Generation: 3, ResourceVersion: "5"}
+	status := Status(row(func(r *openworkflow.Run) {
+		r.Status, r.Attempts, r.StartedAt, r.FinishedAt = openworkflow.RunCompleted, 1, after(0), after(time.Second)
+		r.Output = json.RawMessage(`{"total":null}`)
+	}), openworkflow.StepSummary{}, "pod-1")
+	body, ok, err := Replace(object, status)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	var got v1alpha1.WorkflowRun
+	if err := json.Unmarshal(body, &got); err != nil {
+		t.Fatal(err)
+	}
+	want := v1alpha1.WorkflowRun{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "openworkflow.dev/v1alpha1", Kind: "WorkflowRun"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "order-1", UID: "uid-1", ResourceVersion: "5"},
+		Status:     status,
+	}
+	want.Status.ObservedGeneration = 3
+	if !equality.Semantic.DeepEqual(want, got) {
+		t.Errorf("object (-want +got):\n%s", cmp.Diff(want, got))
+	}
+
+	withoutStart, withoutWorker := status, status
+	withoutStart.StartedAt, withoutWorker.Worker = nil, ""
+	unknown := *object
+	unknown.ResourceVersion = ""
+	for name, test := range map[string]struct {
+		object *openworkflow.ObjectRef
+		status v1alpha1.WorkflowRunStatus
+	}{
+		"a status without a start":    {object, withoutStart},
+		"a status without a worker":   {object, withoutWorker},
+		"an object of which version?": {&unknown, status},
+	} {
+		if body, ok, err := Replace(test.object, test.status); ok || err != nil {
+			t.Errorf("%s is replaced by %s, %v", name, body, err)
+		}
+	}
+}
+
 func TestTruncateCutsAtEncodedSizeBetweenCharacters(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

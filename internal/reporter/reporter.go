@@ -1,6 +1,7 @@
 // Package reporter writes the status of WorkflowRuns from within a worker pod. It
 // is the runner's Reporter: it turns rows into status with package projection and
-// sends one blind JSON patch each, with no read before it.
+// sends each blindly, with no read before it: a run that ends soon in place of the status
+// that its object has had so far, all else as a JSON patch.
 //
 // A report is a courtesy: when it fails for good, or the pod dies before it is
 // sent, the manager repairs the object from the rows.
@@ -17,6 +18,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -27,7 +29,7 @@ import (
 )
 
 const (
-	// senders is the number of patches under way at once.
+	// senders is the number of requests under way at once.
 	senders = 32
 	// settle is how long a report of a run that goes on is held back: of a run that ends
 	// or changes sooner, only what it came to is sent.
@@ -46,6 +48,8 @@ type Reporter struct {
 	namespace string
 	podName   string
 	log       *slog.Logger
+	// patchesOnly is true once the API server has said that a status must not be replaced.
+	patchesOnly atomic.Bool
 
 	mu      sync.Mutex
 	latest  map[string]*report // by object uid
@@ -64,6 +68,9 @@ type report struct {
 	since  time.Time                   // when it came, or the oldest one that it replaced
 	due    time.Time                   // when it may be sent
 	busy   bool                        // a sender has it
+	// soon is true when the status is that of a run that has ended before anybody would
+	// have reported it: most likely the object is as it was when its run was created.
+	soon bool
 	// moved is true once the object has another generation than its run was created
 	// from: only the manager knows what that means.
 	moved bool
@@ -90,7 +97,7 @@ func (q *queue) pop() {
 }
 
 // New returns a reporter for the objects of one namespace. The config needs the
-// right to patch the status of WorkflowRuns there, and no other.
+// right to patch the status of WorkflowRuns there, better to update it too, and no other.
 func New(config *rest.Config, namespace, podName string, log *slog.Logger) (*Reporter, error) {
 	config = rest.CopyConfig(config)
 	config.UserAgent = "openworkflow-worker"
@@ -139,7 +146,7 @@ func (r *Reporter) Report(run *openworkflow.Run, steps openworkflow.StepSummary)
 	if fresh {
 		entry.since = now
 	}
-	entry.status = &status
+	entry.status, entry.soon = &status, endedSoon(run)
 	switch {
 	case status.State.Terminal():
 		entry.due = now
@@ -149,6 +156,12 @@ func (r *Reporter) Report(run *openworkflow.Run, steps openworkflow.StepSummary)
 		return // it takes the place of one that has a turn
 	}
 	r.enqueue(entry)
+}
+
+// endedSoon reports whether a run has ended in its first attempt, before the report of
+// its beginning was due.
+func endedSoon(run *openworkflow.Run) bool {
+	return run.Attempts == 1 && run.StartedAt != nil && run.FinishedAt != nil && run.FinishedAt.Sub(*run.StartedAt) < settle
 }
 
 // enqueue gives an object with something to send its turn, unless a sender has it.
@@ -240,10 +253,10 @@ func (r *Reporter) send(ctx context.Context, entry *report) {
 	const firstDelay, lastDelay = 100 * time.Millisecond, 5 * time.Second
 	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
 		r.mu.Lock()
-		status, age := entry.status, time.Since(entry.since)
-		entry.status = nil
+		status, soon, age := entry.status, entry.soon, time.Since(entry.since)
+		entry.status, entry.soon = nil, false
 		r.mu.Unlock()
-		err := r.patch(ctx, entry, *status)
+		err := r.write(ctx, entry, *status, soon)
 		if err == nil {
 			break
 		}
@@ -274,6 +287,23 @@ func (r *Reporter) send(ctx context.Context, entry *report) {
 	r.changed.Broadcast()
 }
 
+// write sends one status: as a patch, or soon, in place of the one that the object has
+// had from its creation on, if it still has.
+func (r *Reporter) write(ctx context.Context, entry *report, status v1alpha1.WorkflowRunStatus, soon bool) error {
+	if soon && !entry.moved && !r.patchesOnly.Load() {
+		body, ok, err := projection.Replace(&entry.object, status)
+		if err != nil {
+			return err
+		}
+		if ok {
+			if refused, err := r.request(ctx, entry.object, http.MethodPut, body); err != nil || !refused {
+				return err
+			}
+		}
+	}
+	return r.patch(ctx, entry, status)
+}
+
 // patch sends one status. A refusal that says that the report is outdated, or its
 // object gone, is not an error: there is nothing left to report.
 //
@@ -287,14 +317,14 @@ func (r *Reporter) patch(ctx context.Context, entry *report, status v1alpha1.Wor
 		if err != nil {
 			return err
 		}
-		_, err = r.request(ctx, object, body)
+		_, err = r.request(ctx, object, http.MethodPatch, body)
 		return err
 	}
 	body, err := projection.PatchAt(object.UID, object.Generation, status)
 	if err != nil {
 		return err
 	}
-	refused, err := r.request(ctx, object, body)
+	refused, err := r.request(ctx, object, http.MethodPatch, body)
 	if err == nil && refused {
 		entry.moved = true
 		return r.patch(ctx, entry, status)
@@ -302,35 +332,46 @@ func (r *Reporter) patch(ctx context.Context, entry *report, status v1alpha1.Wor
 	return err
 }
 
-// request sends a patch, and reports whether a test in it has failed.
-func (r *Reporter) request(ctx context.Context, object openworkflow.ObjectRef, body []byte) (refused bool, err error) {
+// request sends a status with this method, and reports whether a test in a patch has
+// failed, or whether a status was not replaced that a patch might still change.
+func (r *Reporter) request(ctx context.Context, object openworkflow.ObjectRef, method string, body []byte) (refused bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
 	target := r.base.JoinPath("apis", v1alpha1.GroupVersion.Group, v1alpha1.GroupVersion.Version,
 		"namespaces", object.Namespace, "workflowruns", object.Name, "status")
 	target.RawQuery = "fieldValidation=Ignore" // nobody reads warnings
-	request, err := http.NewRequestWithContext(ctx, http.MethodPatch, target.String(), bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
 	if err != nil {
-		return false, fmt.Errorf("make the status patch: %w", err)
+		return false, fmt.Errorf("make the request with a status: %w", err)
 	}
-	request.Header.Set("Content-Type", projection.PatchContentType)
+	contentType := projection.PatchContentType
+	if method == http.MethodPut {
+		contentType = projection.ContentType
+	}
+	request.Header.Set("Content-Type", contentType)
 	// The answer is not read: ask for the smallest there is.
 	request.Header.Set("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
 	response, err := r.client.Do(request)
 	if err != nil {
-		return false, fmt.Errorf("patch the status of workflowrun %s/%s: %w", object.Namespace, object.Name, err)
+		return false, fmt.Errorf("write the status of workflowrun %s/%s: %w", object.Namespace, object.Name, err)
 	}
 	defer response.Body.Close()
 	answer, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
 	_, _ = io.Copy(io.Discard, response.Body) // so that the connection is used again
-	switch response.StatusCode {
-	case http.StatusOK, http.StatusCreated:
+	code, replaces := response.StatusCode, method == http.MethodPut
+	switch {
+	case code == http.StatusOK || code == http.StatusCreated:
 		return false, nil
-	case http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity:
+	case replaces && code == http.StatusConflict: // the object has another version
+		return true, nil
+	case replaces && code == http.StatusForbidden:
+		r.patchesOnly.Store(true)
+		return true, nil
+	case code == http.StatusNotFound || code == http.StatusConflict || code == http.StatusUnprocessableEntity:
 		r.log.Debug("Status report was refused", "run", object.UID, "object", object.Name, "answer", string(answer))
-		return response.StatusCode == http.StatusUnprocessableEntity && !projection.Outdated(string(answer)), nil
+		return code == http.StatusUnprocessableEntity && !projection.Outdated(string(answer)), nil
 	default:
-		return false, fmt.Errorf("patch the status of workflowrun %s/%s: %s: %s",
+		return false, fmt.Errorf("write the status of workflowrun %s/%s: %s: %s",
 			object.Namespace, object.Name, response.Status, answer)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
 )
@@ -24,11 +25,11 @@ import (
 type server struct {
 	*httptest.Server
 	mu      sync.Mutex
-	answer  func(n int) int // to the n-th patch, from 1
+	answer  func(n int) int // to the n-th request, from 1
 	body    string          // of each answer
 	paths   []string
 	states  []string
-	tests   []string // what each patch tests
+	tests   []string // what each patch tests, or of which object each status is
 	arrived chan struct{}
 }
 
@@ -36,29 +37,18 @@ func newServer(t *testing.T, answer func(n int) int) *server {
 	t.Helper()
 	s := &server{answer: answer, arrived: make(chan struct{}, 100)}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var patch []struct {
-			Op    string `json:"op"`
-			Path  string `json:"path"`
-			Value any    `json:"value"`
-		}
 		body, err := io.ReadAll(r.Body)
-		if err == nil {
-			err = json.Unmarshal(body, &patch)
+		if err != nil {
+			t.Error(err)
 		}
-		if err != nil || r.Method != http.MethodPatch || r.Header.Get("Content-Type") != projection.PatchContentType {
-			t.Errorf("got %s of %s (%v), want a status patch", r.Method, r.Header.Get("Content-Type"), err)
-		}
-		state, tests := "", ""
-		for _, operation := range patch {
-			if operation.Op == "test" {
-				tests += fmt.Sprintf("%s=%v ", operation.Path, operation.Value)
-			}
-			if operation.Path == "/status/state" {
-				state, _ = operation.Value.(string)
-			}
-			if status, ok := operation.Value.(map[string]any); ok && operation.Path == "/status" {
-				state, _ = status["state"].(string)
-			}
+		var state, tests string
+		switch kind := r.Method + " " + r.Header.Get("Content-Type"); kind {
+		case "PATCH " + projection.PatchContentType:
+			state, tests = readPatch(t, body)
+		case "PUT " + projection.ContentType:
+			state, tests = readObject(t, body)
+		default:
+			t.Errorf("got %s, want a status or a patch of one", kind)
 		}
 		s.mu.Lock()
 		s.paths = append(s.paths, r.URL.Path)
@@ -74,7 +64,43 @@ func newServer(t *testing.T, answer func(n int) int) *server {
 	return s
 }
 
-// await waits for n more patches.
+// readPatch returns the state in a patch, and what it tests.
+func readPatch(t *testing.T, body []byte) (state, tests string) {
+	t.Helper()
+	var patch []struct {
+		Op    string `json:"op"`
+		Path  string `json:"path"`
+		Value any    `json:"value"`
+	}
+	if err := json.Unmarshal(body, &patch); err != nil {
+		t.Error(err)
+	}
+	for _, operation := range patch {
+		if operation.Op == "test" {
+			tests += fmt.Sprintf("%s=%v ", operation.Path, operation.Value)
+		}
+		if operation.Path == "/status/state" {
+			state, _ = operation.Value.(string)
+		}
+		if status, ok := operation.Value.(map[string]any); ok && operation.Path == "/status" {
+			state, _ = status["state"].(string)
+		}
+	}
+	return state, tests
+}
+
+// readObject returns the state in an object, and which one it is.
+func readObject(t *testing.T, body []byte) (state, object string) {
+	t.Helper()
+	var run v1alpha1.WorkflowRun
+	if err := json.Unmarshal(body, &run); err != nil {
+		t.Error(err)
+	}
+	return string(run.Status.State), fmt.Sprintf("%s %s %s/%s uid=%s resourceVersion=%s observedGeneration=%d",
+		run.APIVersion, run.Kind, run.Namespace, run.Name, run.UID, run.ResourceVersion, run.Status.ObservedGeneration)
+}
+
+// await waits for n more requests.
 func (s *server) await(t *testing.T, n int) {
 	t.Helper()
 	for range n {
@@ -235,8 +261,66 @@ func TestEndsDoNotWaitForRunsThatGoOn(t *testing.T) {
 	}
 }
 
-// A user may have changed the spec since the run was created from it: what that means
-// is the manager's to say.
+// ofVersion5 is a run that was created from the object's version 5, of generation 7, and
+// that took this long.
+func ofVersion5(name string, took time.Duration) *openworkflow.Run {
+	created := ofGeneration7(name)
+	object := created.Object()
+	object.ResourceVersion = "5"
+	created.Context = openworkflow.RunContext{Kubernetes: object}.Encode()
+	started := created.CreatedAt
+	created.StartedAt, created.FinishedAt = &started, new(started.Add(took))
+	return created
+}
+
+const replaced = "openworkflow.dev/v1alpha1 WorkflowRun shop/order-1 uid=uid-of-order-1 resourceVersion=5 observedGeneration=7"
+
+func TestRunThatEndsSoonTakesThePlaceOfItsObjectsFirstStatus(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, ok)
+	r, stop := start(t, s)
+	r.Report(ofVersion5("order-1", settle/2), openworkflow.StepSummary{})
+	s.await(t, 1)
+	r.Report(ofVersion5("order-1", 2*settle), openworkflow.StepSummary{}) // its begin has been reported
+	s.await(t, 1)
+	again := ofVersion5("order-1", settle/2)
+	again.Attempts = 2
+	r.Report(again, openworkflow.StepSummary{})
+	s.await(t, 1)
+	stop()
+	const patched = "/metadata/uid=uid-of-order-1 /metadata/generation=7 "
+	if want := []string{replaced, patched, patched}; !slices.Equal(s.tests, want) {
+		t.Errorf("reports are of %q, want %q", s.tests, want)
+	}
+}
+
+func TestStatusOfAnObjectThatHasChangedIsPatched(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, func(n int) int { return []int{http.StatusConflict, http.StatusOK}[n-1] })
+	r, stop := start(t, s)
+	r.Report(ofVersion5("order-1", 0), openworkflow.StepSummary{})
+	s.await(t, 2)
+	stop()
+	if want := []string{replaced, "/metadata/uid=uid-of-order-1 /metadata/generation=7 "}; !slices.Equal(s.tests, want) {
+		t.Errorf("reports are of %q, want %q", s.tests, want)
+	}
+}
+
+func TestWorkerThatMayOnlyPatchDoes(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, func(n int) int { return []int{http.StatusForbidden, http.StatusOK, http.StatusOK}[n-1] })
+	r, stop := start(t, s)
+	r.Report(ofVersion5("order-1", 0), openworkflow.StepSummary{})
+	s.await(t, 2)
+	r.Report(ofVersion5("order-1", 0), openworkflow.StepSummary{})
+	s.await(t, 1)
+	stop()
+	const patched = "/metadata/uid=uid-of-order-1 /metadata/generation=7 "
+	if want := []string{replaced, patched, patched}; !slices.Equal(s.tests, want) {
+		t.Errorf("reports are of %q, want %q", s.tests, want)
+	}
+}
+
 // ofGeneration7 is a run that was created for the object's generation 7.
 func ofGeneration7(name string) *openworkflow.Run {
 	created := run(name, openworkflow.RunCompleted)
@@ -246,6 +330,8 @@ func ofGeneration7(name string) *openworkflow.Run {
 	return created
 }
 
+// A user may have changed the spec since the run was created from it: what that means
+// is the manager's to say.
 func TestReportObservesTheGenerationOfItsRunOnly(t *testing.T) {
 	t.Parallel()
 	const uid, generation = "/metadata/uid=uid-of-order-1 ", "/metadata/generation=7 "
