@@ -68,6 +68,7 @@ func TestRun_IsMirroredByItsUID(t *testing.T) {
 		r.Spec.TimeoutSeconds = new(int64(600))
 	})
 	w.create(run)
+	created := run.ResourceVersion
 
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
 	if run.Status.RunID != string(run.UID) || run.Status.ObservedGeneration != 1 {
@@ -81,7 +82,9 @@ func TestRun_IsMirroredByItsUID(t *testing.T) {
 	if err := json.Unmarshal(row.Input, &input); err != nil || input["total"] != 42 {
 		t.Errorf("input is %s", row.Input)
 	}
-	want := openworkflow.ObjectRef{Cluster: "test-cluster", Namespace: w.Namespace, Name: "order", UID: string(run.UID), Generation: 1}
+	want := openworkflow.ObjectRef{
+		Cluster: "test-cluster", Namespace: w.Namespace, Name: "order", UID: string(run.UID), Generation: 1, ResourceVersion: created,
+	}
 	if got := row.Object(); got == nil || *got != want {
 		t.Errorf("context names %+v, want %+v", got, want)
 	}
