@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -87,26 +86,66 @@ func startCluster(t *testing.T) *cluster {
 // machines of their own.
 func (c *cluster) standApart(t *testing.T) {
 	t.Helper()
-	n := runtime.NumCPU()
-	if n < 2 {
+	all := processors(t)
+	if len(all) < 2 {
 		t.Skip("there is one processor only")
 	}
-	place := func(pid, first, last int) {
-		arguments := []string{"--all-tasks", "--cpu-list", "--pid", fmt.Sprintf("%d-%d", first, last), strconv.Itoa(pid)}
-		if out, err := exec.Command("taskset", arguments...).CombinedOutput(); err != nil { //nolint:noctx // short
-			t.Fatalf("Move a process to processors %d to %d: %v: %s", first, last, err, out)
-		}
-	}
+	theirs, ours := all[:len(all)/2], all[len(all)/2:]
 	servers := []int{child(t, "kube-apiserver"), child(t, "etcd")}
 	for _, pid := range servers {
-		place(pid, 0, n/2-1)
+		place(t, pid, theirs)
 	}
-	place(os.Getpid(), n/2, n-1)
+	place(t, os.Getpid(), ours)
 	t.Cleanup(func() {
 		for _, pid := range append(servers, os.Getpid()) {
-			place(pid, 0, n-1)
+			place(t, pid, all)
 		}
 	})
+}
+
+// processors returns the numbers of those that we may use.
+func processors(t *testing.T) (numbers []string) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		list, ok := strings.CutPrefix(line, "Cpus_allowed_list:")
+		if !ok {
+			continue
+		}
+		for part := range strings.SplitSeq(strings.TrimSpace(list), ",") {
+			begin, end, isRange := strings.Cut(part, "-")
+			if !isRange {
+				end = begin
+			}
+			first, err := strconv.Atoi(begin)
+			last, err2 := strconv.Atoi(end)
+			if err != nil || err2 != nil {
+				t.Fatalf("Read the list of processors %q: %v, %v", list, err, err2)
+			}
+			for n := first; n <= last; n++ {
+				numbers = append(numbers, strconv.Itoa(n))
+			}
+		}
+	}
+	return numbers
+}
+
+// place moves all threads of a process to these processors. One that ends meanwhile
+// makes that fail, so it is tried again.
+func place(t *testing.T, pid int, processors []string) {
+	t.Helper()
+	var out []byte
+	var err error
+	for range 5 {
+		if out, err = exec.Command("taskset", "--all-tasks", "--cpu-list", "--pid", //nolint:noctx // short
+			strings.Join(processors, ","), strconv.Itoa(pid)).CombinedOutput(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("Move a process to processors %v: %v: %s", processors, err, out)
 }
 
 // login writes the kubeconfig. As in a cluster, it has the token of a service account.
