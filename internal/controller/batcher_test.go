@@ -159,16 +159,15 @@ func TestBatcher_SpacesCallsOutByTheirInputs(t *testing.T) {
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		go b.run(ctx)
-		defer func() {
-			cancel()
-			synctest.Wait()
-		}()
+		var callers sync.WaitGroup
 		at := func(when time.Duration, inputs int) {
-			time.Sleep(when - time.Since(began))
 			for range inputs {
-				go func() { _, _ = b.do(ctx, 0) }()
+				callers.Add(1)
+				time.AfterFunc(when, func() {
+					defer callers.Done()
+					_, _ = b.do(ctx, 0)
+				})
 			}
-			synctest.Wait()
 		}
 		at(100*time.Millisecond, 1) // alone
 		at(101*time.Millisecond, 2) // 20 ms after one
@@ -177,6 +176,8 @@ func TestBatcher_SpacesCallsOutByTheirInputs(t *testing.T) {
 		at(170*time.Millisecond, 1)  // so 32 wait: they go at once
 		at(171*time.Millisecond, 1)
 		at(800*time.Millisecond, 1) // alone again
+		callers.Wait()
+		cancel()
 		want := []called{
 			{1, 100 * time.Millisecond}, {2, 120 * time.Millisecond}, {15, 160 * time.Millisecond},
 			{32, 170 * time.Millisecond}, {1, 370 * time.Millisecond}, {1, 800 * time.Millisecond},
