@@ -177,8 +177,8 @@ type WorkflowRunStatus struct {
 	// +optional
 	Steps *StepsStatus `json:"steps,omitzero"`
 
-	// message says in a sentence what the run waits for, why it retries and when,
-	// or how it ended.
+	// message says in a sentence what the run waits for, why it retries and when, or
+	// why it ended without an output.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
@@ -221,7 +221,7 @@ type StepsStatus struct {
 	// +kubebuilder:validation:MaxLength=32
 	Summary string `json:"summary,omitempty"`
 
-	// completed is the number of steps whose result is stored.
+	// completed is the number of steps whose result is stored. A count of zero is left out.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Completed *int32 `json:"completed,omitempty"`

@@ -106,8 +106,7 @@ func TestPlanRun_LeavesFirstReportsToWorkers(t *testing.T) {
 	ended.Status, ended.FinishedAt = openworkflow.RunCompleted, new(noon.Add(20*time.Second))
 	type want struct {
 		state   v1alpha1.RunState // that is reported
-		requeue time.Duration
-		awaits  bool
+		await   time.Duration
 		overdue bool
 	}
 	for name, test := range map[string]struct {
@@ -115,18 +114,18 @@ func TestPlanRun_LeavesFirstReportsToWorkers(t *testing.T) {
 		change func(*runSeen)
 		want   want
 	}{
-		"begun":                          {begun, nil, want{requeue: 5 * time.Second, awaits: true}},
-		"ended, not for long":            {ended, func(s *runSeen) { s.Now = noon.Add(52 * time.Second) }, want{requeue: 3 * time.Second, awaits: true}},
+		"begun":                          {begun, nil, want{await: 5 * time.Second}},
+		"ended, not for long":            {ended, func(s *runSeen) { s.Now = noon.Add(52 * time.Second) }, want{await: 3 * time.Second}},
 		"ended, and no report":           {ended, func(s *runSeen) { s.Now = noon.Add(55 * time.Second) }, want{state: v1alpha1.RunCompleted, overdue: true}},
-		"ended, while reports take long": {ended, func(s *runSeen) { s.Now, s.Lag = noon.Add(80*time.Second), time.Minute }, want{requeue: 30 * time.Second, awaits: true}},
+		"ended, while reports take long": {ended, func(s *runSeen) { s.Now, s.Lag = noon.Add(80*time.Second), time.Minute }, want{await: 30 * time.Second}},
 		"ended, and others' are later":   {ended, func(s *runSeen) { s.Now, s.Lag = noon.Add(65*time.Second), 10*time.Second }, want{state: v1alpha1.RunCompleted, overdue: true}},
 		"its worker has died":            {begun, func(s *runSeen) { s.Reports = false }, want{state: v1alpha1.RunRunning}},
 		"its spec has changed":           {begun, func(s *runSeen) { s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation = "uid", 2 }) }, want{state: v1alpha1.RunRunning}},
 		"another object's run":           {begun, func(s *runSeen) { s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation = "u", 1 }) }, want{state: v1alpha1.RunRunning}},
-		"inserted a moment ago":          {begun, func(s *runSeen) { s.Row, s.Begun, s.FirstReport = nil, true, 2*time.Second }, want{requeue: 2 * time.Second, awaits: true}},
+		"inserted a moment ago":          {begun, func(s *runSeen) { s.Row, s.Begun, s.FirstReport = nil, true, 2*time.Second }, want{await: 2 * time.Second}},
 		"inserted while reports take long": {begun, func(s *runSeen) {
 			s.Row, s.Begun, s.FirstReport, s.Lag = nil, true, 2*time.Second, 10*time.Second
-		}, want{requeue: 12 * time.Second, awaits: true}},
+		}, want{await: 12 * time.Second}},
 		"reported, and looked at": {ended, func(s *runSeen) {
 			s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation, r.Status.RunID = "uid", 1, "uid" })
 		}, want{state: v1alpha1.RunCompleted}},
@@ -140,7 +139,7 @@ func TestPlanRun_LeavesFirstReportsToWorkers(t *testing.T) {
 			test.change(&seen)
 		}
 		plan := planRun(seen)
-		got := want{requeue: plan.RequeueAfter, awaits: plan.Awaits, overdue: plan.Overdue}
+		got := want{await: plan.Await, overdue: plan.Overdue}
 		if plan.Status != nil {
 			got.state = plan.Status.State
 		}

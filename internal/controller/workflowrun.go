@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/source"
@@ -65,15 +65,7 @@ type WorkflowRunReconciler struct {
 
 	status *runStatusWriter
 	pods   *podNames
-	// begun has, by name, the objects whose rows are there though their status does not
-	// say so yet: those rows are read, not inserted again. Its values are begunRuns.
-	begun sync.Map
-}
-
-// begunRun is an object whose row is there.
-type begunRun struct {
-	uid     types.UID
-	backend string
+	begun  begunRuns
 }
 
 // +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowruns,verbs=get;list;watch;delete
@@ -88,6 +80,7 @@ func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options contr
 		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, runEvents(r.hear))).
 		WatchesRawSource(source.TypedFunc[runRequest](func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[runRequest]) error {
 			r.Backends.Listen(func(key types.NamespacedName) { r.backendChanged(ctx, key, queue) })
+			r.begun.late = func(key types.NamespacedName) { lookLast(queue, runRequest{NamespacedName: key}) }
 			return nil
 		})).
 		WithOptions(options).
@@ -154,11 +147,21 @@ func runEvents(told func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler[*v1al
 	}
 }
 
+// lookLast adds a request that comes after everything that is more urgent.
+func lookLast(queue workqueue.TypedRateLimitingInterface[runRequest], req runRequest) {
+	if ordered, ok := queue.(priorityqueue.PriorityQueue[runRequest]); ok {
+		ordered.AddWithOpts(priorityqueue.AddOpts{Priority: new(handler.LowPriority)}, req)
+		return
+	}
+	queue.Add(req)
+}
+
 // hear takes note of what a worker has reported of a run.
 func (r *WorkflowRunReconciler) hear(run *v1alpha1.WorkflowRun) {
 	if run.Status.RunID != string(run.UID) { // an earlier object's run, perhaps of long ago
 		return
 	}
+	r.begun.reported(client.ObjectKeyFromObject(run), run.UID)
 	key := types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)}
 	if conn := r.Backends.Ready(key); conn != nil {
 		conn.hear(&run.Status, r.Clock.Now())
@@ -190,7 +193,7 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 	if client.IgnoreNotFound(err) != nil {
 		return ctrl.Result{}, err
 	}
-	begun := r.takeBegun(req.NamespacedName)
+	begun := r.begun.take(req.NamespacedName)
 	if begun.uid != "" && begun.uid != run.UID { // its deletion may have been handled before its row was there
 		gone := runRequest{NamespacedName: req.NamespacedName, Deleted: begun.uid, Backend: begun.backend}
 		if err := r.cancelDeleted(ctx, gone); err != nil {
@@ -229,22 +232,10 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 			r.event(&seen, action)
 		}
 	}
-	result := ctrl.Result{RequeueAfter: plan.RequeueAfter}
-	if plan.Awaits {
-		r.begun.Store(req.NamespacedName, begunRun{run.UID, backendName(run.Spec.BackendRef)})
-		result.Priority = new(handler.LowPriority)
+	if plan.Await > 0 {
+		r.begun.await(req.NamespacedName, run.UID, backendName(run.Spec.BackendRef), plan.Await)
 	}
-	return result, nil
-}
-
-// takeBegun returns what is known of the row of the object of this name, and forgets it.
-func (r *WorkflowRunReconciler) takeBegun(key types.NamespacedName) begunRun {
-	if value, ok := r.begun.LoadAndDelete(key); ok {
-		if begun, ok := value.(begunRun); ok {
-			return begun
-		}
-	}
-	return begunRun{}
+	return ctrl.Result{RequeueAfter: plan.RequeueAfter}, nil
 }
 
 // observe gathers what a plan is made from. The row is read only when something

@@ -103,9 +103,9 @@ type runPlan struct {
 	Overdue bool
 	// RequeueAfter, when not zero, is when the next thing is due.
 	RequeueAfter time.Duration
-	// Awaits says that the row is there and that the worker has yet to report it, which
-	// is looked at after everything that is more urgent.
-	Awaits bool
+	// Await, when not zero, is how long to wait for the worker, which has yet to report
+	// the row.
+	Await time.Duration
 }
 
 // planRun decides about a WorkflowRun.
@@ -155,7 +155,7 @@ func planReport(seen runSeen) runPlan {
 // there are many, so do looks: there would be as many.
 func await(seen runSeen, wait time.Duration) runPlan {
 	const pause, longest = 5 * time.Second, 30 * time.Second
-	return runPlan{RequeueAfter: min(wait, pause+seen.Lag, longest), Awaits: true}
+	return runPlan{Await: min(wait, pause+seen.Lag, longest)}
 }
 
 // planNew decides about a run that has no row yet.

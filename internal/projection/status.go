@@ -80,7 +80,9 @@ func Status(run *openworkflow.Run, steps openworkflow.StepSummary, worker string
 		status.Error = errorOf(run.Error)
 	}
 	reason, message := explain(run, steps, state)
-	status.Message = truncate(message, maxMessage)
+	if state != v1alpha1.RunCompleted { // nothing is left to be said
+		status.Message = truncate(message, maxMessage)
+	}
 	status.Conditions = conditions(run, state, reason, message)
 	return status
 }
@@ -213,9 +215,9 @@ func newestRunning(steps openworkflow.StepSummary) *openworkflow.StepAttempt {
 func stepsStatus(steps openworkflow.StepSummary, state v1alpha1.RunState) *v1alpha1.StepsStatus {
 	status := &v1alpha1.StepsStatus{
 		Summary:   fmt.Sprintf("%d/%d", steps.Completed, max(steps.Names, steps.Completed)),
-		Completed: new(int32(steps.Completed)),
-		Running:   new(int32(steps.Running)),
-		Failed:    new(int32(steps.Failed)),
+		Completed: countOf(steps.Completed),
+		Running:   countOf(steps.Running),
+		Failed:    countOf(steps.Failed),
 	}
 	newest := steps.Newest
 	if state == v1alpha1.RunCompleted {
@@ -239,6 +241,15 @@ func stepsStatus(steps openworkflow.StepSummary, state v1alpha1.RunState) *v1alp
 		status.Newest = append(status.Newest, shown)
 	}
 	return status
+}
+
+// countOf leaves out a count of zero, as a Job's status does: each member costs the API
+// server, whatever it says.
+func countOf(n int) *int32 {
+	if n == 0 {
+		return nil
+	}
+	return new(int32(n))
 }
 
 func outputOf(raw json.RawMessage) (output *apiextensionsv1.JSON, truncated *bool) {

@@ -2,7 +2,10 @@ package projection
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -112,7 +115,7 @@ func TestStatusSaysWhereARunIs(t *testing.T) {
 				r.AvailableAt, r.FinishedAt, r.StartedAt = nil, after(3*time.Second), after(time.Second)
 			}),
 			state: v1alpha1.RunCompleted, reason: v1alpha1.ReasonCompleted,
-			message: "the workflow has returned its output", truths: "Ready Complete",
+			truths: "Ready Complete",
 		},
 		"failed": {
 			run: row(func(r *openworkflow.Run) {
@@ -233,6 +236,35 @@ func TestStepsAreListedUntilARunCompletes(t *testing.T) {
 		if len(shown.Newest) != want || *shown.Completed != 1 || shown.Summary != "1/1" {
 			t.Errorf("a run that is %s shows %d steps of %s, want %d", status, len(shown.Newest), shown.Summary, want)
 		}
+	}
+}
+
+// Each member costs the API server, and most objects are completed runs.
+func TestStatusOfACompletedRunHasOnlyWhatItTells(t *testing.T) {
+	t.Parallel()
+	encode := func(steps openworkflow.StepSummary) string {
+		encoded, err := json.Marshal(Status(row(func(r *openworkflow.Run) {
+			r.Status, r.Attempts, r.WorkerID = openworkflow.RunCompleted, 1, new("pod.p.1")
+			r.AvailableAt, r.StartedAt, r.FinishedAt = nil, after(0), after(time.Second)
+		}), steps, "pod"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var members map[string]json.RawMessage
+		if err := json.Unmarshal(encoded, &members); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(slices.Sorted(maps.Keys(members)), string(members["steps"]))
+	}
+	const always = "[attempts conditions duration finishedAt revision runID startedAt state steps worker]"
+	if got, want := encode(openworkflow.StepSummary{Completed: 2, Names: 2}), always+`{"summary":"2/2","completed":2}`; got != want {
+		t.Errorf("it has %s, want %s", got, want)
+	}
+	if got, want := encode(openworkflow.StepSummary{Completed: 2, Failed: 1, Names: 2}), always+`{"summary":"2/2","completed":2,"failed":1}`; got != want {
+		t.Errorf("after a retry it has %s, want %s", got, want)
+	}
+	if got, want := encode(openworkflow.StepSummary{}), always+`{"summary":"0/0"}`; got != want {
+		t.Errorf("without steps it has %s, want %s", got, want)
 	}
 }
 

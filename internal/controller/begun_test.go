@@ -1,0 +1,50 @@
+package controller
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func TestBegunRuns_LooksOnlyAtThoseThatAreNotReported(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		type look struct {
+			name  string
+			after time.Duration
+		}
+		looks := make(chan look, 5)
+		begun := begunRuns{late: func(key types.NamespacedName) { looks <- look{key.Name, time.Since(began)} }}
+		named := func(name string) types.NamespacedName { return types.NamespacedName{Namespace: "shop", Name: name} }
+		for _, name := range []string{"reported", "created anew", "taken", "silent"} {
+			begun.await(named(name), "uid", "default", 2*time.Second)
+		}
+		begun.await(named("later"), "uid", "default", 3*time.Second)
+		begun.reported(named("reported"), "uid")
+		begun.reported(named("created anew"), "another")
+		begun.reported(named("unknown"), "uid")
+		if got := begun.take(named("taken")); got.uid != "uid" || got.backend != "default" {
+			t.Errorf("took %+v", got)
+		}
+		if got := begun.take(named("taken")); got.uid != "" {
+			t.Errorf("took %+v a second time", got)
+		}
+		got := []look{<-looks, <-looks, <-looks}
+		slices.SortFunc(got[:2], func(a, b look) int { return len(b.name) - len(a.name) })
+		want := []look{{"created anew", 2 * time.Second}, {"silent", 2 * time.Second}, {"later", 3 * time.Second}}
+		if !slices.Equal(got, want) {
+			t.Errorf("looked at %v, want %v", got, want)
+		}
+		synctest.Wait()
+		if len(looks) > 0 {
+			t.Errorf("looked at %v, too", <-looks)
+		}
+		if got := begun.take(named("silent")); got.uid != "uid" {
+			t.Errorf("a look forgets: %+v", got)
+		}
+	})
+}
