@@ -18,21 +18,32 @@ type begunRuns struct {
 	runs map[types.NamespacedName]begunRun
 }
 
-// begunRun is an object whose row is there.
+// begunRun is an object whose row is there, or about to be.
 type begunRun struct {
 	uid     types.UID
 	backend string
-	timer   *time.Timer
+	timer   *time.Timer // nil as long as nobody awaits the report
 }
 
-// await waits for the report of an object's run.
-func (b *begunRuns) await(key types.NamespacedName, uid types.UID, backend string, wait time.Duration) {
+// begin adds an object whose row may be there from now on. Its report may come before
+// whoever inserts the row hears of that.
+func (b *begunRuns) begin(key types.NamespacedName, uid types.UID, backend string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.runs == nil {
 		b.runs = map[types.NamespacedName]begunRun{}
 	}
-	b.runs[key] = begunRun{uid, backend, time.AfterFunc(wait, func() { b.late(key) })}
+	b.runs[key] = begunRun{uid: uid, backend: backend}
+}
+
+// await waits for the report of an object that has begun, unless it has come.
+func (b *begunRuns) await(key types.NamespacedName, wait time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if run, ok := b.runs[key]; ok {
+		run.timer = time.AfterFunc(wait, func() { b.late(key) })
+		b.runs[key] = run
+	}
 }
 
 // take returns what is known of the row of the object of this name, and forgets it.
@@ -40,10 +51,7 @@ func (b *begunRuns) take(key types.NamespacedName) begunRun {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	run := b.runs[key]
-	if run.timer != nil {
-		run.timer.Stop()
-		delete(b.runs, key)
-	}
+	b.forget(key, run)
 	return run
 }
 
@@ -51,8 +59,14 @@ func (b *begunRuns) take(key types.NamespacedName) begunRun {
 func (b *begunRuns) reported(key types.NamespacedName, uid types.UID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if run := b.runs[key]; run.timer != nil && run.uid == uid {
-		run.timer.Stop()
-		delete(b.runs, key)
+	if run := b.runs[key]; run.uid == uid {
+		b.forget(key, run)
 	}
+}
+
+func (b *begunRuns) forget(key types.NamespacedName, run begunRun) {
+	if run.timer != nil {
+		run.timer.Stop()
+	}
+	delete(b.runs, key)
 }

@@ -20,10 +20,14 @@ func TestBegunRuns_LooksOnlyAtThoseThatAreNotReported(t *testing.T) {
 		looks := make(chan look, 5)
 		begun := begunRuns{late: func(key types.NamespacedName) { looks <- look{key.Name, time.Since(began)} }}
 		named := func(name string) types.NamespacedName { return types.NamespacedName{Namespace: "shop", Name: name} }
-		for _, name := range []string{"reported", "created anew", "taken", "silent"} {
-			begun.await(named(name), "uid", "default", 2*time.Second)
+		for _, name := range []string{"reported", "created anew", "taken", "silent", "later", "reported at once"} {
+			begun.begin(named(name), "uid", "default")
 		}
-		begun.await(named("later"), "uid", "default", 3*time.Second)
+		begun.reported(named("reported at once"), "uid")
+		for _, name := range []string{"reported", "created anew", "taken", "silent", "reported at once"} {
+			begun.await(named(name), 2*time.Second)
+		}
+		begun.await(named("later"), 3*time.Second)
 		begun.reported(named("reported"), "uid")
 		begun.reported(named("created anew"), "another")
 		begun.reported(named("unknown"), "uid")

@@ -203,6 +203,13 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 	if run.UID == "" || !needsLook(&run) { // it is gone, or was queued before a report came
 		return ctrl.Result{}, nil
 	}
+	r.begun.begin(req.NamespacedName, run.UID, backendName(run.Spec.BackendRef))
+	awaits := false
+	defer func() {
+		if !awaits { // whatever has become of it is read anew
+			r.begun.take(req.NamespacedName)
+		}
+	}()
 	seen, conn, err := r.observe(ctx, &run, begun.uid == run.UID)
 	if err != nil {
 		return r.trouble(ctx, &seen, err)
@@ -232,8 +239,8 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 			r.event(&seen, action)
 		}
 	}
-	if plan.Await > 0 {
-		r.begun.await(req.NamespacedName, run.UID, backendName(run.Spec.BackendRef), plan.Await)
+	if awaits = plan.Await > 0; awaits {
+		r.begun.await(req.NamespacedName, plan.Await)
 	}
 	return ctrl.Result{RequeueAfter: plan.RequeueAfter}, nil
 }
