@@ -173,7 +173,7 @@ type WorkflowRunStatus struct {
 	// +optional
 	Error *RunError `json:"error,omitzero"`
 
-	// steps summarizes the run's steps.
+	// steps summarizes the run's steps. Counts of zero are left out.
 	// +optional
 	Steps *StepsStatus `json:"steps,omitzero"`
 
@@ -221,7 +221,7 @@ type StepsStatus struct {
 	// +kubebuilder:validation:MaxLength=32
 	Summary string `json:"summary,omitempty"`
 
-	// completed is the number of steps whose result is stored. A count of zero is left out.
+	// completed is the number of steps whose result is stored.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Completed *int32 `json:"completed,omitempty"`

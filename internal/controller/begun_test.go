@@ -7,7 +7,21 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 )
+
+func TestLookLast_ComesAfterWhatIsNew(t *testing.T) {
+	t.Parallel()
+	queue := priorityqueue.New[runRequest]("test-" + t.Name())
+	defer queue.ShutDown()
+	lookLast(queue, runRequest{NamespacedName: types.NamespacedName{Name: "late"}})
+	queue.Add(runRequest{NamespacedName: types.NamespacedName{Name: "new"}})
+	for _, want := range []string{"new", "late"} {
+		if got, _ := queue.Get(); got.Name != want {
+			t.Errorf("got %q, want %q", got.Name, want)
+		}
+	}
+}
 
 func TestBegunRuns_LooksOnlyAtThoseThatAreNotReported(t *testing.T) {
 	t.Parallel()

@@ -206,7 +206,7 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 	r.begun.begin(req.NamespacedName, run.UID, backendName(run.Spec.BackendRef))
 	awaits := false
 	defer func() {
-		if !awaits { // whatever has become of it is read anew
+		if !awaits { // its status says it, or nobody knows whether its row is there
 			r.begun.take(req.NamespacedName)
 		}
 	}()
