@@ -92,17 +92,17 @@ func (f *flusher) try(
 	released := slices.ContainsFunc(runs, func(w store.RunWrite) bool { return w.Op == store.RunRelease })
 	parents := slices.ContainsFunc(runs, func(w store.RunWrite) bool { return w.HasParent && ends(w) })
 	due, ended := children || released || parents, slices.ContainsFunc(runs, ends)
-	hints := store.Hints{Due: due && r.due.seize(), Ends: ended && r.ends.seize()}
+	hints := store.Hints{Due: due && r.notifyDue.tryAcquire(), Ends: ended && r.notifyEnds.tryAcquire()}
 	stepErrs, runErrs, claimed, err := r.store.ApplyAndClaim(ctx, steps, runs, request, hints)
 	r.exchanged(request, claimed)
 	if err != nil {
 		return stepErrs, runErrs, err
 	}
 	if due && !hints.Due {
-		r.due.hint()
+		r.notifyDue.request()
 	}
 	if ended && !hints.Ends {
-		r.ends.hint()
+		r.notifyEnds.request()
 	}
 	if children { // this worker may serve them
 		r.wake()

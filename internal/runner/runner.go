@@ -20,7 +20,7 @@
 //	history.go    what is known of a run's steps
 //	memory.go     histories of runs that were put aside
 //	arrivals.go   what comes for executions that go on with something else
-//	hint.go       notifications
+//	notify_limiter.go  notifications
 //	sweep.go      healing, when nobody else does it
 //	report.go     status reports to whoever shows the run
 //
@@ -102,13 +102,13 @@ type Runner struct {
 	// alike is how many live workers serve the same, this one included.
 	alike atomic.Int64
 
-	flusher  *flusher
-	leases   *leaseKeeper
-	memory   *memory
-	arrivals *arrivals
-	shower   shower
-	due      *hinter // runs have become due
-	ends     *hinter // runs have ended
+	flusher    *flusher
+	leases     *leaseKeeper
+	memory     *memory
+	arrivals   *arrivals
+	shower     shower
+	notifyDue  *notifyLimiter // runs have become due
+	notifyEnds *notifyLimiter // runs have ended
 
 	// passCtx is the parent of every pass; it ends when the grace period is over.
 	passCtx   context.Context
@@ -190,8 +190,8 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 	r.leases = newLeaseKeeper(s, options.Lease, r.log)
 	r.memory = newMemory()
 	r.arrivals = newArrivals(r)
-	r.due = newHinter(s.Notify)
-	r.ends = newHinter(s.NotifyEnds)
+	r.notifyDue = newNotifyLimiter(s.Notify)
+	r.notifyEnds = newNotifyLimiter(s.NotifyEnds)
 	return r, nil
 }
 
@@ -224,9 +224,9 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 	tasks.Go(func() { r.flusher.group.Run(background) })
 	tasks.Go(func() { r.leases.run(background) })
 	tasks.Go(func() { r.arrivals.run(background) })
-	for _, h := range []*hinter{r.due, r.ends} {
+	for _, limiter := range []*notifyLimiter{r.notifyDue, r.notifyEnds} {
 		tasks.Go(func() {
-			h.run(background, func(err error) { r.log.Debug("Could not notify", "error", err) })
+			limiter.run(background, func(err error) { r.log.Debug("Could not notify", "error", err) })
 		})
 	}
 	stopDrain := context.AfterFunc(ctx, r.Drain)
@@ -274,7 +274,7 @@ func (r *Runner) releaseEarlierLife(ctx context.Context) bool {
 	}
 	if len(released) > 0 {
 		r.log.Info("Released the runs of this pod's earlier life", "runs", len(released))
-		r.due.hint()
+		r.notifyDue.request()
 	}
 	return true
 }

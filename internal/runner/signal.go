@@ -85,7 +85,7 @@ func (e *execution) deliver(attempt openworkflow.StepAttempt, signal store.Signa
 		e.leave(e.disowned())
 	}
 	if len(sent) > 0 {
-		e.runner.due.hint()
+		e.runner.notifyDue.request()
 		e.runner.wake()
 	}
 	return sent, fault

@@ -31,8 +31,8 @@ func (r *Runner) sweep(ctx context.Context) {
 		if len(swept.Expired) > 0 || len(swept.Woken) > 0 {
 			r.log.Info("Swept runs", "expired", len(swept.Expired), "woken", len(swept.Woken))
 			r.wake()
-			r.due.hint()
-			r.ends.hint()
+			r.notifyDue.request()
+			r.notifyEnds.request()
 		}
 	}
 }
