@@ -121,7 +121,7 @@ func (e *execution) Select(base string, futures []durable.Future) (int, error) {
 	attempt := e.newAttempt(name, openworkflow.KindFunction, nil)
 	attempt.Status = openworkflow.StepCompleted
 	attempt.Output = json.RawMessage(fmt.Sprint(index))
-	e.unwritten.decide(e.firstWrite(attempt))
+	e.buffer.addRequired(e.firstWrite(attempt))
 	e.ended(attempt)
 	return index, nil
 }
@@ -156,7 +156,7 @@ func (e *execution) await(ready func() bool) {
 
 		// What has been begun is shown, and can be delivered to, while functions take
 		// their time.
-		e.flushUnwritten()
+		e.flushAll()
 		e.waitForChange(next)
 	}
 }
@@ -250,7 +250,7 @@ func (e *execution) closeOrphans() {
 		}
 	}
 	for _, a := range e.history.waiting {
-		arrival, arrived := e.arrived[a.ID]
+		arrival, arrived := e.arrivals[a.ID]
 		if !arrived || asked[a.ID] {
 			continue
 		}
@@ -260,32 +260,32 @@ func (e *execution) closeOrphans() {
 		} else {
 			a.Output = envelope(arrival.Data)
 		}
-		e.noteLocked(a)
+		e.bufferImpliedLocked(a)
 	}
 }
 
-// decideLocked takes up the outcome of a waiting attempt that another execution could
-// see otherwise; noteLocked one that the database implies.
-func (e *execution) decideLocked(a openworkflow.StepAttempt) {
-	e.unwritten.decide(e.stepWrite(a))
+// bufferRequiredLocked takes up the outcome of a waiting attempt that another execution could
+// see otherwise; bufferImpliedLocked one that the database implies.
+func (e *execution) bufferRequiredLocked(a openworkflow.StepAttempt) {
+	e.buffer.addRequired(e.stepWrite(a))
 	e.endedLocked(a)
 }
 
-func (e *execution) noteLocked(a openworkflow.StepAttempt) {
-	e.unwritten.note(e.stepWrite(a))
+func (e *execution) bufferImpliedLocked(a openworkflow.StepAttempt) {
+	e.buffer.addImplied(e.stepWrite(a))
 	e.endedLocked(a)
 }
 
-// arrive takes in what has come for an attempt that waits.
-func (e *execution) arrive(attemptID string, arrival store.Arrival) {
+// deliver takes in what has come for an attempt that waits.
+func (e *execution) deliver(attemptID string, arrival store.Arrival) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	put(&e.arrived, attemptID, arrival)
+	insert(&e.arrivals, attemptID, arrival)
 	e.change()
 }
 
-// awaited returns the attempts of calls that wait for a child or a signal.
-func (e *execution) awaited() []string {
+// externalWaits returns the attempts of calls that wait for a child or a signal.
+func (e *execution) externalWaits() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var ids []string
@@ -293,7 +293,7 @@ func (e *execution) awaited() []string {
 		if c.resolved || c.wait == nil || c.wait.attempt == nil || c.wait.attempt.Kind == openworkflow.KindSleep {
 			continue
 		}
-		if _, arrived := e.arrived[c.wait.attempt.ID]; !arrived {
+		if _, arrived := e.arrivals[c.wait.attempt.ID]; !arrived {
 			ids = append(ids, c.wait.attempt.ID)
 		}
 	}

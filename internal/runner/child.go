@@ -21,7 +21,7 @@ func (e *execution) startWorkflow(step durable.WorkflowStep) (*call, error) {
 	if waiting { // a crash has left the attempt without its child (R98c)
 		w := e.stepWrite(*c.wait.attempt)
 		w.Child = child
-		e.unwritten.decide(w)
+		e.buffer.addRequired(w)
 		return c, nil
 	}
 	attempt := e.newAttempt(c.name, openworkflow.KindWorkflow, encodeContext(waitContext{
@@ -30,13 +30,13 @@ func (e *execution) startWorkflow(step durable.WorkflowStep) (*call, error) {
 	}))
 	w := e.firstWrite(attempt)
 	w.Child = child
-	e.unwritten.decide(w)
+	e.buffer.addRequired(w)
 	e.traceWait(e.ctx, tracing.Step{
 		Name: c.name, Kind: openworkflow.KindWorkflow, ChildRunID: child.ID, TimeoutAt: waitEnd(attempt),
 	})
 	c.waitFor(attempt)
 	if !waitEnd(attempt).After(e.now()) { // a child that nobody waits for is started all the same
-		e.secure()
+		e.flushRequired()
 	}
 	return c, nil
 }
@@ -73,7 +73,7 @@ func (e *execution) resolveChild(c *call, a openworkflow.StepAttempt, child *ope
 	switch child.Status {
 	case openworkflow.RunCompleted, openworkflow.RunSucceeded:
 		a.Output = child.Output
-		e.noteLocked(a)
+		e.bufferImpliedLocked(a)
 		c.resolve(a.Output, nil)
 	case openworkflow.RunFailed:
 		failure := openworkflow.Error{Message: fmt.Sprintf("Child workflow run %q failed", child.ID)}

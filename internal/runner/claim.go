@@ -36,7 +36,7 @@ func (r *Runner) wakeAt(at time.Time) {
 // claimLoop claims due runs whenever there may be some and a slot is free: after a
 // notification, when a full batch suggests that there are more, and, as a safety net, at
 // every poll. While all slots are taken, runs are claimed together with the ends of
-// others instead (exchange). Some polls also look for runs that OpenWorkflow's workers have
+// others instead (claimForEnding). Some polls also look for runs that OpenWorkflow's workers have
 // given back, of which nobody notifies (R62). It returns when ctx ends.
 func (r *Runner) claimLoop(ctx context.Context) {
 	poll := time.NewTimer(0)
@@ -44,7 +44,7 @@ func (r *Runner) claimLoop(ctx context.Context) {
 	trouble := newBackoff()
 	troubled, polls := false, 0
 	for {
-		if n := r.slots.take(); n > 0 {
+		if n := r.slots.acquireAll(); n > 0 {
 			claimed, err := r.claim(ctx, n, false)
 			if err == nil && polls >= givenBackPolls && claimed < n {
 				polls = 0
@@ -52,7 +52,7 @@ func (r *Runner) claimLoop(ctx context.Context) {
 				more, err = r.claim(ctx, n-claimed, true)
 				claimed += more
 			}
-			r.slots.took(n-claimed, claimed == n || err != nil)
+			r.slots.returnUnused(n-claimed, claimed == n || err != nil)
 			switch {
 			case ctx.Err() != nil:
 				return
@@ -90,35 +90,35 @@ func (r *Runner) claimLoop(ctx context.Context) {
 	}
 }
 
-// release gives back slots, and sees to it that runs are claimed for them if there may
+// releaseSlots gives back slots, and sees to it that runs are claimed for them if there may
 // be some.
-func (r *Runner) release(n int) {
+func (r *Runner) releaseSlots(n int) {
 	if r.slots.release(n) {
 		r.wake()
 	}
 }
 
-// exchange returns what to claim together with the ends of so many runs, whose slots
+// claimForEnding returns what to claim together with the ends of so many runs, whose slots
 // that takes; nil when there is nothing to claim, as far as is known.
-func (r *Runner) exchange(ending int) *store.ClaimRequest {
+func (r *Runner) claimForEnding(ending int) *store.ClaimRequest {
 	if ending == 0 || r.draining.Load() {
 		return nil
 	}
-	n := r.slots.exchange(ending)
+	n := r.slots.acquireForEnding(ending)
 	if n == 0 {
 		return nil
 	}
 	return r.claimRequest(n)
 }
 
-// exchanged takes in what has become of an exchange.
-func (r *Runner) exchanged(request *store.ClaimRequest, runs []openworkflow.Run) {
+// finishClaim takes in what has become of a claim with the ends of runs.
+func (r *Runner) finishClaim(request *store.ClaimRequest, runs []openworkflow.Run) {
 	if request == nil {
 		return
 	}
 	r.begin(runs)
 	if unused := request.Max - len(runs); unused > 0 {
-		r.release(unused) // the claim loop finds out whether that was all
+		r.releaseSlots(unused) // the claim loop finds out whether that was all
 	}
 }
 

@@ -50,8 +50,8 @@ type execution struct {
 	// executing counts the functions under way on goroutines of their own.
 	executing int
 	branches  sync.WaitGroup
-	// arrived is what has come for waiting attempts, by attempt id.
-	arrived   map[string]store.Arrival
+	// arrivals is what has come for waiting attempts, by attempt id.
+	arrivals  map[string]store.Arrival
 	suspended bool
 	outcome   *outcome
 	settled   chan struct{} // closed when there is an outcome
@@ -59,7 +59,7 @@ type execution struct {
 	// may be waiting for.
 	changed chan struct{}
 
-	unwritten unwritten
+	buffer writeBuffer
 }
 
 // outcome is how an execution ended; the zero value of the members that do not

@@ -62,7 +62,7 @@ func (f *flusher) alone(ctx context.Context, w write) (outcome, err error) {
 	if w.run != nil {
 		runs = []store.RunWrite{*w.run}
 	}
-	stepErrs, runErrs, err := f.try(ctx, w.steps, runs, f.runner.exchange(len(runs)))
+	stepErrs, runErrs, err := f.try(ctx, w.steps, runs, f.runner.claimForEnding(len(runs)))
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (f *flusher) try(
 	due, ended := children || released || parents, slices.ContainsFunc(runs, ends)
 	hints := store.Hints{Due: due && r.notifyDue.tryAcquire(), Ends: ended && r.notifyEnds.tryAcquire()}
 	stepErrs, runErrs, claimed, err := r.store.ApplyAndClaim(ctx, steps, runs, request, hints)
-	r.exchanged(request, claimed)
+	r.finishClaim(request, claimed)
 	if err != nil {
 		return stepErrs, runErrs, err
 	}
@@ -108,7 +108,7 @@ func (f *flusher) try(
 		r.wake()
 	}
 	if parents { // and go on with them
-		r.arrivals.kick()
+		r.waitPoller.wake()
 	}
 	return stepErrs, runErrs, nil
 }
@@ -135,7 +135,7 @@ func (f *flusher) flush(ctx context.Context, batch []*groupcommit.Write[write]) 
 		}
 	}
 	var stepErrs, runErrs []error
-	request := f.runner.exchange(len(runs))
+	request := f.runner.claimForEnding(len(runs))
 	err := retry(ctx, f.log, "Could not write to the database", func() (err error) {
 		stepErrs, runErrs, err = f.try(ctx, steps, runs, request)
 		if request = nil; err != nil {

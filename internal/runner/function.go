@@ -32,7 +32,7 @@ func (e *execution) Run(ctx context.Context, step durable.FunctionStep) (json.Ra
 			e.awaitRetry(name, again, failure)
 		}
 		e.checkpoint()
-		e.secure()
+		e.flushRequired()
 		attempt := e.newAttempt(name, openworkflow.KindFunction, nil)
 		if output, err := e.attempt(ctx, attempt, step, true); !errors.Is(err, errTryAgain) {
 			return output, err
@@ -68,7 +68,7 @@ func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep
 		return c, nil
 	}
 	e.checkpoint()
-	e.secure()
+	e.flushRequired()
 	var first *openworkflow.StepAttempt
 	again, failure := e.retryLater(name, step.Retry)
 	if again.IsZero() {
@@ -117,7 +117,7 @@ func (e *execution) branch(ctx context.Context, c *call, step durable.FunctionSt
 				return
 			}
 			e.checkpoint()
-			e.secure()
+			e.flushRequired()
 			attempt = new(e.newAttempt(c.name, openworkflow.KindFunction, nil))
 		}
 		output, err := e.attempt(ctx, *attempt, step, false)
@@ -224,22 +224,22 @@ var errTryAgain = errors.New("the step has failed and is tried again")
 func (e *execution) attempt(
 	ctx context.Context, attempt openworkflow.StepAttempt, step durable.FunctionStep, inline bool,
 ) (json.RawMessage, error) {
-	lasting := e.runner.shower.watch(e, attempt)
+	row := e.runner.runningRows.schedule(e, attempt)
 	output, err := e.callTraced(ctx, attempt.StepName, step)
 	write := e.stepWrite
-	if !e.runner.shower.forget(lasting) {
+	if !e.runner.runningRows.cancel(row) {
 		write = e.firstWrite
 	}
 
 	if err == nil {
 		attempt.Status, attempt.Output = openworkflow.StepCompleted, output
 		if inline && openworkflow.Plain(output) {
-			e.unwritten.decide(write(attempt))
+			e.buffer.addRequired(write(attempt))
 			e.ended(attempt)
-			e.unwritten.soon(e.flushUnwritten)
+			e.buffer.flushSoon(e.flushAll)
 			return output, nil
 		}
-		err = e.submit(append(e.unwritten.takeNotes(), write(attempt)), nil)
+		err = e.submit(append(e.buffer.popImplied(), write(attempt)), nil)
 		if err == nil {
 			e.ended(attempt)
 			return output, nil
@@ -297,7 +297,7 @@ func (e *execution) fail(
 
 	if decision.Retry && !durable.IsNonRetryable(err) {
 		attempt.Error = payload.Encode()
-		e.unwritten.decide(write(attempt))
+		e.buffer.addRequired(write(attempt))
 		e.ended(attempt)
 		e.log().Info("Step failed; it is retried", "step", attempt.StepName, "error", payload.Message, "at", decision.At)
 		return errTryAgain

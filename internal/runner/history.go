@@ -40,9 +40,9 @@ func (h *history) begin(a openworkflow.StepAttempt) {
 	h.summary.Running++
 	switch a.Kind {
 	case openworkflow.KindSleep, openworkflow.KindWorkflow, openworkflow.KindSignalWait:
-		put(&h.waiting, a.StepName, a)
+		insert(&h.waiting, a.StepName, a)
 	case openworkflow.KindSignalSend:
-		put(&h.sending, a.StepName, a)
+		insert(&h.sending, a.StepName, a)
 	case openworkflow.KindFunction:
 	}
 	if len(h.summary.Newest) == projection.NewestSteps {
@@ -62,8 +62,8 @@ func (h *history) end(a openworkflow.StepAttempt) {
 		h.completed[a.StepName] = a
 	case openworkflow.StepFailed:
 		h.summary.Failed++
-		put(&h.failures, a.StepName, h.failures[a.StepName]+1)
-		put(&h.failed, a.StepName, a)
+		insert(&h.failures, a.StepName, h.failures[a.StepName]+1)
+		insert(&h.failed, a.StepName, a)
 	case openworkflow.StepRunning:
 	}
 	for i := range h.summary.Newest {
@@ -74,16 +74,16 @@ func (h *history) end(a openworkflow.StepAttempt) {
 	}
 }
 
-// put makes the map if it is not there: most runs have no use for most of them.
-func put[V any](m *map[string]V, key string, value V) {
+// insert makes the map if it is not there: most runs have no use for most of them.
+func insert[V any](m *map[string]V, key string, value V) {
 	if *m == nil {
 		*m = map[string]V{}
 	}
 	(*m)[key] = value
 }
 
-// awaited returns the attempts that wait for a child or a signal.
-func (h *history) awaited() []string {
+// externalWaits returns the attempts that wait for a child or a signal.
+func (h *history) externalWaits() []string {
 	var ids []string
 	for _, a := range h.waiting {
 		if a.Kind != openworkflow.KindSleep {

@@ -65,10 +65,10 @@ func (r *Runner) pass(e *execution) {
 // leave ends a pass, whatever has become of it, and frees its slot.
 func (r *Runner) leave(e *execution) {
 	r.leases.remove(e.lease)
-	r.arrivals.forget(e)
-	e.unwritten.end()
+	r.waitPoller.remove(e)
+	e.buffer.stop()
 	e.lost(durable.ErrLeaseLost) // nothing that is left behind may go on
-	r.release(1)
+	r.releaseSlots(1)
 }
 
 // loadHistories reads the step attempts of runs that have begun before, as far as this
@@ -78,7 +78,7 @@ func (r *Runner) loadHistories(executions []*execution) error {
 	histories := map[string]*history{}
 	var unknown []string
 	for _, e := range executions {
-		if h := r.memory.take(e.run); h != nil {
+		if h := r.histories.pop(e.run); h != nil {
 			histories[e.run.ID] = h
 		} else {
 			unknown = append(unknown, e.run.ID)
@@ -95,7 +95,7 @@ func (r *Runner) loadHistories(executions []*execution) error {
 		}
 		var waiting []string
 		for _, h := range histories {
-			waiting = append(waiting, h.awaited()...)
+			waiting = append(waiting, h.externalWaits()...)
 		}
 		if len(waiting) > 0 {
 			arrived, err = r.store.Arrivals(r.writeCtx, waiting)
@@ -116,9 +116,9 @@ func (e *execution) resume(h *history, arrived map[string]store.Arrival) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.history = h
-	for _, id := range h.awaited() {
+	for _, id := range h.externalWaits() {
 		if arrival, ok := arrived[id]; ok {
-			put(&e.arrived, id, arrival)
+			insert(&e.arrivals, id, arrival)
 		}
 	}
 	e.log().Debug("Resumed a run", "attempts", e.run.Attempts, "completedSteps", h.summary.Completed)
@@ -153,14 +153,14 @@ func (r *Runner) conclude(e *execution, o outcome) {
 	case outcomePutOff:
 		if e.conclusion(store.RunWrite{Op: store.RunRetry, At: o.at, Error: o.payload}) {
 			e.reportRetry(o.at, o.payload)
-			r.memory.keep(e.run, e.takeHistory())
+			r.histories.put(e.run, e.takeHistory())
 			r.wakeAt(o.at.Add(-e.ahead))
 			e.span.End(tracing.Retrying, nil)
 		}
 	case outcomeParked:
 		if e.conclusion(store.RunWrite{Op: store.RunPark, At: o.at}) {
 			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt = nil, &o.at })
-			r.memory.keep(e.run, e.takeHistory())
+			r.histories.put(e.run, e.takeHistory())
 			r.wakeAt(o.at.Add(-e.ahead))
 			e.span.End(tracing.Suspended, nil)
 		}
@@ -266,9 +266,9 @@ func (e *stepLimitError) encode() json.RawMessage {
 // write writes the end of the pass, and with it what has not been written yet.
 func (e *execution) write(w store.RunWrite) error {
 	w.Lease, w.HasParent = e.lease, e.run.ParentStepAttemptID != nil
-	e.unwritten.flush.Lock() // what is being written comes first
-	defer e.unwritten.flush.Unlock()
-	steps := e.unwritten.take()
+	e.buffer.flushMu.Lock() // what is being written comes first
+	defer e.buffer.flushMu.Unlock()
+	steps := e.buffer.popAll()
 	err := e.runner.flusher.submit(e.writeCtx, steps, &w)
 	if err != nil && len(steps) > 0 && !e.gone(err) {
 		return unstorable(steps, err)

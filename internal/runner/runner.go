@@ -15,11 +15,11 @@
 //	wait.go       what waiting steps have in common; sleeps, waits for signals
 //	child.go      child runs
 //	signal.go     signals that a workflow sends
-//	unwritten.go  attempts that travel with the next write
-//	show.go       rows of steps that last
+//	write_buffer.go    attempts that travel with the next write
+//	running_rows.go    rows of steps that last
 //	history.go    what is known of a run's steps
-//	memory.go     histories of runs that were put aside
-//	arrivals.go   what comes for executions that go on with something else
+//	history_cache.go   histories of runs that were put aside
+//	wait_poller.go     what arrives for executions that go on with something else
 //	notify_limiter.go  notifications
 //	sweep.go      healing, when nobody else does it
 //	report.go     status reports to whoever shows the run
@@ -102,13 +102,13 @@ type Runner struct {
 	// alike is how many live workers serve the same, this one included.
 	alike atomic.Int64
 
-	flusher    *flusher
-	leases     *leaseKeeper
-	memory     *memory
-	arrivals   *arrivals
-	shower     shower
-	notifyDue  *notifyLimiter // runs have become due
-	notifyEnds *notifyLimiter // runs have ended
+	flusher     *flusher
+	leases      *leaseKeeper
+	histories   *historyCache
+	waitPoller  *waitPoller
+	runningRows runningRows
+	notifyDue   *notifyLimiter // runs have become due
+	notifyEnds  *notifyLimiter // runs have ended
 
 	// passCtx is the parent of every pass; it ends when the grace period is over.
 	passCtx   context.Context
@@ -188,8 +188,8 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 	r.writeCtx, r.endWrites = context.WithCancelCause(context.Background())
 	r.flusher = newFlusher(r)
 	r.leases = newLeaseKeeper(s, options.Lease, r.log)
-	r.memory = newMemory()
-	r.arrivals = newArrivals(r)
+	r.histories = newHistoryCache()
+	r.waitPoller = newWaitPoller(r)
 	r.notifyDue = newNotifyLimiter(s.Notify)
 	r.notifyEnds = newNotifyLimiter(s.NotifyEnds)
 	return r, nil
@@ -223,7 +223,7 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 	}()
 	tasks.Go(func() { r.flusher.group.Run(background) })
 	tasks.Go(func() { r.leases.run(background) })
-	tasks.Go(func() { r.arrivals.run(background) })
+	tasks.Go(func() { r.waitPoller.run(background) })
 	for _, limiter := range []*notifyLimiter{r.notifyDue, r.notifyEnds} {
 		tasks.Go(func() {
 			limiter.run(background, func(err error) { r.log.Debug("Could not notify", "error", err) })
@@ -247,7 +247,7 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 		tasks.Go(func() {
 			woken := func() {
 				r.wake()
-				r.arrivals.kick()
+				r.waitPoller.wake()
 			}
 			if err := r.store.Listen(started, woken); err != nil && started.Err() == nil {
 				r.log.Error("Stopped listening for notifications; polling goes on", "error", err)

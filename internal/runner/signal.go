@@ -35,14 +35,14 @@ func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 		return sent.WorkflowRunIDs, err
 	}
 	e.checkpoint()
-	e.secure()
+	e.flushRequired()
 	attempt, begun := e.sending(name)
 	if !begun {
 		attempt = e.newAttempt(name, openworkflow.KindSignalSend, nil)
 	}
 	attempt.Status = openworkflow.StepCompleted
 	_, span := e.runner.options.Tracer.StartSignalSend(e.ctx, e.run.NamespaceID, send.Signal)
-	sent, err := e.deliver(attempt, store.Signal{
+	sent, err := e.writeSignal(attempt, store.Signal{
 		Name:           send.Signal,
 		Data:           send.Data,
 		IdempotencyKey: new("__signal:" + e.run.ID + ":" + name),
@@ -53,7 +53,7 @@ func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 		failure := durable.EncodeError(err)
 		attempt.Status, attempt.Error = openworkflow.StepFailed, failure.Encode()
 		e.mu.Lock()
-		e.decideLocked(attempt)
+		e.bufferRequiredLocked(attempt)
 		e.mu.Unlock()
 		return nil, durable.NewStepError(name, failure)
 	}
@@ -65,9 +65,9 @@ func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 	return sent, nil
 }
 
-// deliver sends a signal for an attempt, and waits out trouble with the database. The
+// writeSignal sends a signal for an attempt, and waits out trouble with the database. The
 // error it returns is that of a payload that cannot be stored.
-func (e *execution) deliver(attempt openworkflow.StepAttempt, signal store.Signal) (sent []string, fault error) {
+func (e *execution) writeSignal(attempt openworkflow.StepAttempt, signal store.Signal) (sent []string, fault error) {
 	lost := false
 	err := retry(e.writeCtx, e.log(), "Could not send a signal", func() (err error) {
 		sent, err = e.runner.store.SendSignal(e.writeCtx, e.stepWrite(attempt), signal)

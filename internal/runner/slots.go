@@ -8,38 +8,38 @@ type slots struct {
 	// free may be below zero for a moment: a run that has ended in the database has made
 	// room for another before its pass has left.
 	free int
-	// hungry says that there may be more to claim than there was room for.
-	hungry bool
+	// moreDue says that there may be more to claim than there was room for.
+	moreDue bool
 }
 
-// take takes all that are free, and returns how many. None are left over for what there
+// acquireAll takes all that are free, and returns how many. None are left over for what there
 // may be, then.
-func (s *slots) take() int {
+func (s *slots) acquireAll() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := max(s.free, 0)
 	s.free -= n
 	if n == 0 {
-		s.hungry = true
+		s.moreDue = true
 	}
 	return n
 }
 
-// took gives back those for which there was no run, and says whether there may be more.
-func (s *slots) took(unused int, more bool) {
+// returnUnused gives back those for which there was no run, and says whether there may be more.
+func (s *slots) returnUnused(unused int, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.free += unused
-	s.hungry = more
+	s.moreDue = more
 }
 
-// exchange takes those of runs that are about to end, and all that are free, if there
+// acquireForEnding takes those of runs that are about to end, and all that are free, if there
 // may be runs to claim for them.
-func (s *slots) exchange(ending int) int {
+func (s *slots) acquireForEnding(ending int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.free + ending
-	if !s.hungry || n <= 0 {
+	if !s.moreDue || n <= 0 {
 		return 0
 	}
 	s.free -= n
@@ -47,9 +47,9 @@ func (s *slots) exchange(ending int) int {
 }
 
 // release gives back slots, and reports whether there may be a run to claim for them.
-func (s *slots) release(n int) (hungry bool) {
+func (s *slots) release(n int) (moreDue bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.free += n
-	return s.hungry && s.free > 0
+	return s.moreDue && s.free > 0
 }

@@ -101,7 +101,7 @@ var onePolicy = openworkflow.RetryPolicy{MaximumAttempts: 1}
 // newWait returns an attempt that waits, and takes it up.
 func (e *execution) newWait(name string, c waitContext) openworkflow.StepAttempt {
 	attempt := e.newAttempt(name, c.Kind, encodeContext(c))
-	e.unwritten.decide(e.firstWrite(attempt))
+	e.buffer.addRequired(e.firstWrite(attempt))
 	step := tracing.Step{Name: name, Kind: c.Kind}
 	if c.Kind == openworkflow.KindSleep {
 		step.ResumeAt = waitEnd(attempt)
@@ -133,18 +133,18 @@ func (c *call) waitFor(attempt openworkflow.StepAttempt) {
 	c.wait = &wait{until: waitEnd(attempt), attempt: &attempt}
 	c.e.calls = append(c.e.calls, c)
 	if attempt.Kind != openworkflow.KindSleep {
-		c.e.runner.arrivals.watch(c.e)
+		c.e.runner.waitPoller.add(c.e)
 	}
 }
 
 // resolveWait resolves a call whose wait is over.
 func (e *execution) resolveWait(c *call, a openworkflow.StepAttempt, now time.Time) {
-	arrival, arrived := e.arrived[a.ID]
+	arrival, arrived := e.arrivals[a.ID]
 	expired := !c.wait.until.After(now)
 	a.Status = openworkflow.StepCompleted
 	switch {
 	case a.Kind == openworkflow.KindSleep && expired: // R72
-		e.noteLocked(a)
+		e.bufferImpliedLocked(a)
 		c.resolve(nil, nil)
 	case a.Kind == openworkflow.KindWorkflow && arrived && inTime(arrival.Child, c.wait.until, expired):
 		e.resolveChild(c, a, arrival.Child)
@@ -152,10 +152,10 @@ func (e *execution) resolveWait(c *call, a openworkflow.StepAttempt, now time.Ti
 		e.failWait(c, a, openworkflow.Error{Name: "Error", Message: "Timed out waiting for child workflow to complete"})
 	case a.Kind == openworkflow.KindSignalWait && arrived: // also after the timeout (R99c)
 		a.Output = envelope(arrival.Data)
-		e.noteLocked(a)
+		e.bufferImpliedLocked(a)
 		c.resolve(a.Output, nil)
 	case a.Kind == openworkflow.KindSignalWait && expired:
-		e.decideLocked(a)
+		e.bufferRequiredLocked(a)
 		c.resolve(nil, nil)
 	}
 }
@@ -163,7 +163,7 @@ func (e *execution) resolveWait(c *call, a openworkflow.StepAttempt, now time.Ti
 // failWait makes the attempt of a call fail for good.
 func (e *execution) failWait(c *call, a openworkflow.StepAttempt, failure openworkflow.Error) {
 	a.Status, a.Error = openworkflow.StepFailed, failure.Encode()
-	e.decideLocked(a)
+	e.bufferRequiredLocked(a)
 	c.resolve(nil, durable.NewStepError(c.name, failure))
 }
 
@@ -202,7 +202,7 @@ func (e *execution) endElapsedSleeps() {
 	for _, a := range e.history.waiting {
 		if a.Kind == openworkflow.KindSleep && !waitEnd(a).After(now) {
 			a.Status = openworkflow.StepCompleted
-			e.noteLocked(a)
+			e.bufferImpliedLocked(a)
 		}
 	}
 }

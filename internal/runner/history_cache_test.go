@@ -10,44 +10,44 @@ import (
 
 func TestMemoryIsGoodUntilSomebodyElseHasClaimedTheRun(t *testing.T) {
 	t.Parallel()
-	m := newMemory()
+	m := newHistoryCache()
 	h := newHistory(nil)
-	m.keep(&openworkflow.Run{ID: "a", Attempts: 3}, h)
-	if got := m.take(&openworkflow.Run{ID: "a", Attempts: 4}); got != h {
+	m.put(&openworkflow.Run{ID: "a", Attempts: 3}, h)
+	if got := m.pop(&openworkflow.Run{ID: "a", Attempts: 4}); got != h {
 		t.Error("the next claim was this worker's, and the history was forgotten")
 	}
-	if got := m.take(&openworkflow.Run{ID: "a", Attempts: 4}); got != nil {
+	if got := m.pop(&openworkflow.Run{ID: "a", Attempts: 4}); got != nil {
 		t.Error("a history was given twice")
 	}
-	m.keep(&openworkflow.Run{ID: "a", Attempts: 3}, h)
-	if got := m.take(&openworkflow.Run{ID: "a", Attempts: 5}); got != nil {
+	m.put(&openworkflow.Run{ID: "a", Attempts: 3}, h)
+	if got := m.pop(&openworkflow.Run{ID: "a", Attempts: 5}); got != nil {
 		t.Error("somebody else has claimed the run in between, and may have written steps")
 	}
-	if got := m.take(&openworkflow.Run{ID: "b", Attempts: 1}); got != nil {
+	if got := m.pop(&openworkflow.Run{ID: "b", Attempts: 1}); got != nil {
 		t.Error("a history of another run")
 	}
 }
 
 func TestMemoryIsBounded(t *testing.T) {
 	t.Parallel()
-	m := newMemory()
+	m := newHistoryCache()
 	large := func(size int) *history {
 		return newHistory([]openworkflow.StepAttempt{{
 			ID: "s", StepName: "s", Status: openworkflow.StepCompleted, Output: make(json.RawMessage, size),
 		}})
 	}
-	m.keep(&openworkflow.Run{ID: "too large", Attempts: 1}, large(memoryOfRun))
+	m.put(&openworkflow.Run{ID: "too large", Attempts: 1}, large(maxCachedHistory))
 	const n = 100
 	for i := range n {
-		m.keep(&openworkflow.Run{ID: fmt.Sprint(i), Attempts: 1}, large(memoryOfRun/2))
+		m.put(&openworkflow.Run{ID: fmt.Sprint(i), Attempts: 1}, large(maxCachedHistory/2))
 	}
-	if m.size > memorySize || len(m.runs) != m.order.Len() || len(m.runs) < memorySize/memoryOfRun {
+	if m.size > maxCacheSize || len(m.runs) != m.order.Len() || len(m.runs) < maxCacheSize/maxCachedHistory {
 		t.Errorf("%d bytes of %d runs, %d in order", m.size, len(m.runs), m.order.Len())
 	}
-	if m.take(&openworkflow.Run{ID: "too large", Attempts: 2}) != nil || m.take(&openworkflow.Run{ID: "0", Attempts: 2}) != nil {
+	if m.pop(&openworkflow.Run{ID: "too large", Attempts: 2}) != nil || m.pop(&openworkflow.Run{ID: "0", Attempts: 2}) != nil {
 		t.Error("what was to be forgotten was not")
 	}
-	if m.take(&openworkflow.Run{ID: fmt.Sprint(n - 1), Attempts: 2}) == nil {
+	if m.pop(&openworkflow.Run{ID: fmt.Sprint(n - 1), Attempts: 2}) == nil {
 		t.Error("the newest was forgotten")
 	}
 }

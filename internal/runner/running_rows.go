@@ -1,0 +1,102 @@
+package runner
+
+import (
+	"container/list"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// runningRowDelay is how long a step must last before its running row is written. The
+// row is information for those who look, not a lock (R177).
+const runningRowDelay = 50 * time.Millisecond
+
+// runningRows writes the running rows of attempts that last. Most do not, so an attempt
+// costs an entry in a list, and one timer serves them all: each that is set wakes a
+// thread, which is felt where a run's steps take less than a millisecond.
+type runningRows struct {
+	mu sync.Mutex
+	// pending are the attempts that may come to last, *lasting, oldest first.
+	pending list.List
+	timer   *time.Timer
+	armed   bool
+}
+
+// pendingRow is an attempt that may come to last.
+type pendingRow struct {
+	execution *execution
+	attempt   openworkflow.StepAttempt
+	startedAt time.Time
+	entry     *list.Element
+	// done is closed once the row is written or will never be; nil while it is not
+	// to be.
+	done chan struct{}
+}
+
+// schedule shows an attempt that begins now, should it last.
+func (s *runningRows) schedule(e *execution, attempt openworkflow.StepAttempt) *pendingRow {
+	row := &pendingRow{execution: e, attempt: attempt, startedAt: time.Now()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	row.entry = s.pending.PushBack(row)
+	s.arm(runningRowDelay)
+	return row
+}
+
+// cancel is called when an attempt has ended, and reports whether its running row may
+// have been written. It waits for one that is being written.
+func (s *runningRows) cancel(row *pendingRow) (written bool) {
+	s.mu.Lock()
+	done := row.done
+	if done == nil {
+		s.pending.Remove(row.entry)
+	}
+	s.mu.Unlock()
+	if done == nil {
+		return false
+	}
+	<-done
+	return true
+}
+
+// arm sets the timer unless it is set.
+func (s *runningRows) arm(after time.Duration) {
+	switch {
+	case s.armed:
+		return
+	case s.timer == nil:
+		s.timer = time.AfterFunc(after, s.writeDue)
+	default:
+		s.timer.Reset(after)
+	}
+	s.armed = true
+}
+
+// writeDue begins to write the rows of those that have lasted.
+func (s *runningRows) writeDue() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.armed = false
+	for entry := s.pending.Front(); entry != nil; entry = s.pending.Front() {
+		row := entry.Value.(*pendingRow)
+		if rest := runningRowDelay - time.Since(row.startedAt); rest > 0 {
+			s.arm(rest)
+			return
+		}
+		s.pending.Remove(entry)
+		row.done = make(chan struct{})
+		go row.write()
+	}
+}
+
+func (row *pendingRow) write() {
+	defer close(row.done)
+	e := row.execution
+	err := e.runner.flusher.submit(e.writeCtx, []store.StepWrite{e.firstWrite(row.attempt)}, nil)
+	if errors.Is(err, store.ErrLeaseLost) {
+		e.disowned()
+	}
+}

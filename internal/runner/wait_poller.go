@@ -1,0 +1,99 @@
+package runner
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// waitPoller looks for what executions wait for while they go on with something else:
+// children that have ended, signals that were delivered. A run that only waits is
+// parked, and looks when it is executed again.
+type waitPoller struct {
+	runner     *Runner
+	wakes      chan struct{}
+	mu         sync.Mutex
+	executions map[*execution]struct{}
+}
+
+// minPollInterval is the shortest time between two looks.
+const minPollInterval = 5 * time.Millisecond
+
+func newWaitPoller(r *Runner) *waitPoller {
+	return &waitPoller{runner: r, wakes: make(chan struct{}, 1), executions: map[*execution]struct{}{}}
+}
+
+// add looks on behalf of an execution from now on, until forget.
+func (p *waitPoller) add(e *execution) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.executions[e] = struct{}{}
+}
+
+func (p *waitPoller) remove(e *execution) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.executions, e)
+}
+
+// wake makes run look now. It never blocks.
+func (p *waitPoller) wake() {
+	select {
+	case p.wakes <- struct{}{}:
+	default:
+	}
+}
+
+// run looks whenever there may be something, and at every poll interval, until ctx
+// ends.
+func (p *waitPoller) run(ctx context.Context) {
+	ticker := time.NewTicker(p.runner.options.PollInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wakes:
+		case <-ticker.C:
+		}
+		if err := p.poll(ctx); err != nil && ctx.Err() == nil {
+			p.runner.log.Debug("Could not look for children and signals", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(minPollInterval):
+		}
+	}
+}
+
+// poll asks for all executions at once, and tells each what has come.
+func (p *waitPoller) poll(ctx context.Context) error {
+	p.mu.Lock()
+	executions := make([]*execution, 0, len(p.executions))
+	for e := range p.executions {
+		executions = append(executions, e)
+	}
+	p.mu.Unlock()
+	var ids []string
+	byAttempt := map[string]*execution{}
+	for _, e := range executions {
+		for _, id := range e.externalWaits() {
+			ids = append(ids, id)
+			byAttempt[id] = e
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	found, err := p.runner.store.Arrivals(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for id, arrival := range found {
+		byAttempt[id].deliver(id, arrival)
+	}
+	return nil
+}
