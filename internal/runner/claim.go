@@ -18,7 +18,7 @@ const givenBackPolls = 4
 // come together count once.
 func (r *Runner) wake() {
 	select {
-	case r.wakes <- struct{}{}:
+	case r.claimWake <- struct{}{}:
 	default:
 	}
 }
@@ -76,7 +76,7 @@ func (r *Runner) claimLoop(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.wakes:
+		case <-r.claimWake:
 			if troubled { // a wake is no reason to hammer a database that is down
 				select {
 				case <-ctx.Done():
@@ -116,7 +116,7 @@ func (r *Runner) finishClaim(request *store.ClaimRequest, runs []openworkflow.Ru
 	if request == nil {
 		return
 	}
-	r.begin(runs)
+	r.startPasses(runs)
 	if unused := request.Max - len(runs); unused > 0 {
 		r.releaseSlots(unused) // the claim loop finds out whether that was all
 	}
@@ -127,7 +127,7 @@ func (r *Runner) finishClaim(request *store.ClaimRequest, runs []openworkflow.Ru
 // of is found as soon, and an idle pool costs nearly the same whatever its size.
 func (r *Runner) pollInterval() time.Duration {
 	const longest = 30 * time.Second
-	shared := time.Duration(r.alike.Load()) * r.options.PollInterval
+	shared := time.Duration(r.peers.Load()) * r.options.PollInterval
 	return max(r.options.PollInterval, min(shared, longest))
 }
 
@@ -140,7 +140,7 @@ func (r *Runner) claim(ctx context.Context, n int, givenBack bool) (int, error) 
 	request := r.claimRequest(n)
 	request.GivenBack = givenBack
 	runs, err := r.store.Claim(ctx, *request)
-	r.begin(runs)
+	r.startPasses(runs)
 	return len(runs), err
 }
 

@@ -32,32 +32,32 @@ type execution struct {
 	ahead time.Duration
 
 	// ctx is the workflow's. It ends with the lease, the deadline or the worker.
-	ctx  context.Context
-	end  context.CancelCauseFunc
-	span tracing.Span
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	span   tracing.Span
 	// writeCtx ends with the lease alone, so that a result that arrives with the
 	// deadline is still stored.
-	writeCtx  context.Context
-	endWrites context.CancelCauseFunc
+	writeCtx     context.Context
+	cancelWrites context.CancelCauseFunc
 
 	names *openworkflow.Names // the workflow's goroutine only
 	busy  atomic.Bool         // a verb is under way on the workflow's goroutine
 
 	mu      sync.Mutex
 	history *history
-	// calls are the steps that were begun and have not resolved, in order.
-	calls []*call
+	// futures are the steps that were begun and have not resolved, in order.
+	futures []*future
 	// executing counts the functions under way on goroutines of their own.
 	executing int
 	branches  sync.WaitGroup
 	// arrivals is what has come for waiting attempts, by attempt id.
-	arrivals  map[string]store.Arrival
-	suspended bool
-	outcome   *outcome
-	settled   chan struct{} // closed when there is an outcome
-	// changed holds a token when something has happened that the workflow's goroutine
+	arrivals   map[string]store.Arrival
+	suspended  bool
+	outcome    *outcome
+	hasOutcome chan struct{} // closed when there is an outcome
+	// wakes holds a token when something has happened that the workflow's goroutine
 	// may be waiting for.
-	changed chan struct{}
+	wakes chan struct{}
 
 	buffer writeBuffer
 }
@@ -79,8 +79,8 @@ type outcomeKind int
 const (
 	// outcomeReturned: the function returned output or err.
 	outcomeReturned outcomeKind = iota
-	// outcomePutOff: a step failed and is retried later, and nothing else is waited for.
-	outcomePutOff
+	// outcomeRetryLater: a step failed and is retried later, and nothing else is waited for.
+	outcomeRetryLater
 	// outcomeParked: the run waits until at, or until something wakes it.
 	outcomeParked
 	// outcomeHandBack: the run goes on elsewhere, now.
@@ -99,13 +99,13 @@ func newExecution(r *Runner, run *openworkflow.Run) *execution {
 		ahead:  time.Until(run.UpdatedAt),
 		names:  openworkflow.NewNames(),
 
-		history: newHistory(nil),
-		settled: make(chan struct{}),
-		changed: make(chan struct{}, 1),
+		history:    newHistory(nil),
+		hasOutcome: make(chan struct{}),
+		wakes:      make(chan struct{}, 1),
 	}
-	e.writeCtx, e.endWrites = context.WithCancelCause(r.writeCtx)
-	ctx, end := context.WithCancelCause(r.passCtx)
-	e.end = end
+	e.writeCtx, e.cancelWrites = context.WithCancelCause(r.writeCtx)
+	ctx, cancel := context.WithCancelCause(r.passCtx)
+	e.cancel = cancel
 	ctx, e.span = r.options.Tracer.StartPass(ctx, run)
 	e.ctx = durable.WithExecution(ctx, e)
 	return e
@@ -116,10 +116,10 @@ func (e *execution) log() *slog.Logger {
 	return e.runner.log.With("run", e.run.ID, "workflow", e.run.WorkflowName)
 }
 
-// lost implements leaseHolder.
-func (e *execution) lost(cause error) {
-	e.end(cause)
-	e.endWrites(cause)
+// revoke implements leaseHolder.
+func (e *execution) revoke(cause error) {
+	e.cancel(cause)
+	e.cancelWrites(cause)
 }
 
 // suspend implements leaseHolder.
@@ -127,7 +127,7 @@ func (e *execution) suspend() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.suspended = true
-	e.change()
+	e.wake()
 }
 
 // Info implements durable.Execution.
@@ -139,9 +139,9 @@ func (e *execution) Info() durable.RunInfo {
 	return info
 }
 
-// leaveTimeout is how long the workflow's goroutine may take to end once the
+// exitTimeout is how long the workflow's goroutine may take to end once the
 // execution has.
-const leaveTimeout = 10 * time.Second
+const exitTimeout = 10 * time.Second
 
 // execute calls the workflow's function and returns how that ended. The function
 // has its own goroutine, which verbs may end at any call; what it defers has run when
@@ -160,19 +160,19 @@ func (e *execution) execute(definition durable.Definition) outcome {
 		output, err := e.protect(func() (json.RawMessage, error) {
 			return definition.Execute(e.ctx, e.run.Input)
 		})
-		e.settle(outcome{kind: outcomeReturned, output: output, err: err})
+		e.setOutcome(outcome{kind: outcomeReturned, output: output, err: err})
 	}()
 	select {
 	case <-done:
-	case <-e.settled:
+	case <-e.hasOutcome:
 		select {
 		case <-done:
-		case <-time.After(leaveTimeout):
+		case <-time.After(exitTimeout):
 			e.log().Error("The workflow's goroutine does not end; does a deferred function block?")
 		}
 	}
 	// Without an outcome, somebody else ended the goroutine.
-	e.settle(outcome{kind: outcomeReturned, err: errGoexit})
+	e.setOutcome(outcome{kind: outcomeReturned, err: errGoexit})
 	e.branches.Wait()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -191,51 +191,51 @@ func (e *execution) protect(f func() (json.RawMessage, error)) (output json.RawM
 	return f()
 }
 
-// settle decides how the execution ended; the first decision stands.
-func (e *execution) settle(o outcome) {
+// setOutcome decides how the execution ended; the first decision stands.
+func (e *execution) setOutcome(o outcome) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.settleLocked(o)
+	e.setOutcomeLocked(o)
 }
 
-func (e *execution) settleLocked(o outcome) {
+func (e *execution) setOutcomeLocked(o outcome) {
 	if e.outcome == nil {
 		e.outcome = &o
-		close(e.settled)
+		close(e.hasOutcome)
 	}
 }
 
-// leave ends the execution with this outcome, and the goroutine: the workflow's, or
+// exitWith ends the execution with this outcome, and the goroutine: the workflow's, or
 // that of a step, whose workflow finds out when it waits next (decision 9).
-func (e *execution) leave(o outcome) {
-	e.settle(o)
+func (e *execution) exitWith(o outcome) {
+	e.setOutcome(o)
 	runtime.Goexit()
 }
 
-// change tells the workflow's goroutine, should it be waiting, to look again.
-func (e *execution) change() {
+// wake wakes the workflow's goroutine if it waits.
+func (e *execution) wake() {
 	select {
-	case e.changed <- struct{}{}:
+	case e.wakes <- struct{}{}:
 	default:
 	}
 }
 
-// over reports whether the execution has an outcome.
-func (e *execution) over() bool {
+// isOver reports whether the execution has an outcome.
+func (e *execution) isOver() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.outcome != nil
 }
 
-// enter and exit are around each verb. Two at a time mean that a workflow does
+// enterVerb and exitVerb are around each verb. Two at a time mean that a workflow does
 // something that cannot be replayed, as the order of its calls would be chance.
-func (e *execution) enter() {
+func (e *execution) enterVerb() {
 	if !e.busy.CompareAndSwap(false, true) {
-		e.leave(outcome{kind: outcomeReturned, err: &durable.NonRetryableError{Err: errConcurrentVerbs}})
+		e.exitWith(outcome{kind: outcomeReturned, err: &durable.NonRetryableError{Err: errConcurrentVerbs}})
 	}
 }
 
-func (e *execution) exit() { e.busy.Store(false) }
+func (e *execution) exitVerb() { e.busy.Store(false) }
 
 var errConcurrentVerbs = errors.New("a step was called inside another step, or on a goroutine that is not the workflow's: " +
 	"call steps one after the other, and step.Go for those that are to run in parallel")
@@ -244,18 +244,18 @@ var errConcurrentVerbs = errors.New("a step was called inside another step, or o
 // execution has to end here.
 func (e *execution) checkpoint() {
 	if e.ctx.Err() != nil {
-		e.leave(e.interrupted())
+		e.exitWith(e.interrupted())
 	}
 	e.mu.Lock()
-	suspended, settled := e.suspended, e.outcome != nil
+	suspended, over := e.suspended, e.outcome != nil
 	e.mu.Unlock()
 	switch {
-	case settled: // another goroutine has ended the execution
+	case over: // another goroutine has ended the execution
 		runtime.Goexit()
 	case suspended:
-		e.leave(outcome{kind: outcomeSuspended})
+		e.exitWith(outcome{kind: outcomeSuspended})
 	case e.runner.draining.Load():
-		e.leave(outcome{kind: outcomeHandBack})
+		e.exitWith(outcome{kind: outcomeHandBack})
 	}
 }
 
@@ -271,8 +271,8 @@ func (e *execution) interrupted() outcome {
 	}
 }
 
-// resolve gives a call its durable name (R89).
-func (e *execution) resolve(base string) (string, error) {
+// durableName gives a call its durable name (R89).
+func (e *execution) durableName(base string) (string, error) {
 	name := e.names.Resolve(base)
 	if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
 		return "", fmt.Errorf("step name %q cannot be stored: use valid UTF-8 without U+0000", name)
@@ -301,11 +301,11 @@ func (e *execution) newAttempt(name string, kind openworkflow.StepKind, context 
 	e.mu.Lock()
 	n, limit := e.history.attempts, e.stepLimit()
 	if n < limit {
-		e.history.begin(attempt)
+		e.history.add(attempt)
 	}
 	e.mu.Unlock()
 	if n >= limit {
-		e.leave(outcome{kind: outcomeReturned, err: &stepLimitError{limit: limit, count: n}})
+		e.exitWith(outcome{kind: outcomeReturned, err: &stepLimitError{limit: limit, count: n}})
 	}
 	return attempt
 }

@@ -43,34 +43,34 @@ func newFlusher(r *Runner) *flusher {
 func (f *flusher) submit(ctx context.Context, steps []store.StepWrite, run *store.RunWrite) error {
 	w := write{steps: steps, run: run}
 	if f.group.Alone() {
-		outcome, err := f.alone(ctx, w)
+		outcome, err := f.writeAlone(ctx, w)
 		if err == nil {
 			return outcome
 		}
 		// It is tried again, together with what others write.
 		w.steps = slices.Clone(steps)
-		unknown(w.steps)
+		markMaybeWritten(w.steps)
 	}
 	return f.group.Join(ctx, w)
 }
 
-// alone flushes one write, once. The error is that of the database, as which the end of
+// writeAlone flushes one write, once. The error is that of the database, as which the end of
 // the write's context counts, too.
-func (f *flusher) alone(ctx context.Context, w write) (outcome, err error) {
+func (f *flusher) writeAlone(ctx context.Context, w write) (outcome, err error) {
 	defer f.group.Done()
 	var runs []store.RunWrite
 	if w.run != nil {
 		runs = []store.RunWrite{*w.run}
 	}
-	stepErrs, runErrs, err := f.try(ctx, w.steps, runs, f.runner.claimForEnding(len(runs)))
+	stepErrs, runErrs, err := f.tryOnce(ctx, w.steps, runs, f.runner.claimForEnding(len(runs)))
 	if err != nil {
 		return nil, err
 	}
-	return firstOf(stepErrs, runErrs), nil
+	return firstError(stepErrs, runErrs), nil
 }
 
-// firstOf returns the first failure among the results of one write.
-func firstOf(stepErrs, runErrs []error) error {
+// firstError returns the first failure among the results of one write.
+func firstError(stepErrs, runErrs []error) error {
 	for _, errs := range [][]error{stepErrs, runErrs} {
 		for _, err := range errs {
 			if err != nil {
@@ -81,8 +81,8 @@ func firstOf(stepErrs, runErrs []error) error {
 	return nil
 }
 
-// try sends writes, and what to claim with them, and tells others what comes of it.
-func (f *flusher) try(
+// tryOnce sends writes, and what to claim with them, and tells others what comes of it.
+func (f *flusher) tryOnce(
 	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest,
 ) (stepErrs, runErrs []error, err error) {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
@@ -90,8 +90,8 @@ func (f *flusher) try(
 	r := f.runner
 	children := slices.ContainsFunc(steps, func(w store.StepWrite) bool { return w.Child != nil })
 	released := slices.ContainsFunc(runs, func(w store.RunWrite) bool { return w.Op == store.RunRelease })
-	parents := slices.ContainsFunc(runs, func(w store.RunWrite) bool { return w.HasParent && ends(w) })
-	due, ended := children || released || parents, slices.ContainsFunc(runs, ends)
+	parents := slices.ContainsFunc(runs, func(w store.RunWrite) bool { return w.HasParent && endsRun(w) })
+	due, ended := children || released || parents, slices.ContainsFunc(runs, endsRun)
 	hints := store.Hints{Due: due && r.notifyDue.tryAcquire(), Ends: ended && r.notifyEnds.tryAcquire()}
 	stepErrs, runErrs, claimed, err := r.store.ApplyAndClaim(ctx, steps, runs, request, hints)
 	r.finishClaim(request, claimed)
@@ -113,11 +113,11 @@ func (f *flusher) try(
 	return stepErrs, runErrs, nil
 }
 
-// ends reports whether the write ends a run for good.
-func ends(w store.RunWrite) bool { return w.Op == store.RunComplete || w.Op == store.RunFail }
+// endsRun reports whether the write ends a run for good.
+func endsRun(w store.RunWrite) bool { return w.Op == store.RunComplete || w.Op == store.RunFail }
 
-// unknown takes note that the attempts may have been written.
-func unknown(steps []store.StepWrite) {
+// markMaybeWritten takes note that the attempts may have been written.
+func markMaybeWritten(steps []store.StepWrite) {
 	for i := range steps {
 		steps[i].New = false
 	}
@@ -137,9 +137,9 @@ func (f *flusher) flush(ctx context.Context, batch []*groupcommit.Write[write]) 
 	var stepErrs, runErrs []error
 	request := f.runner.claimForEnding(len(runs))
 	err := retry(ctx, f.log, "Could not write to the database", func() (err error) {
-		stepErrs, runErrs, err = f.try(ctx, steps, runs, request)
+		stepErrs, runErrs, err = f.tryOnce(ctx, steps, runs, request)
 		if request = nil; err != nil {
-			unknown(steps)
+			markMaybeWritten(steps)
 		}
 		return err
 	})
@@ -151,7 +151,7 @@ func (f *flusher) flush(ctx context.Context, batch []*groupcommit.Write[write]) 
 		if w.Item.run != nil {
 			ended = 1
 		}
-		w.Finish(firstOf(stepErrs[:n], runErrs[:ended]))
+		w.Finish(firstError(stepErrs[:n], runErrs[:ended]))
 		stepErrs, runErrs = stepErrs[n:], runErrs[ended:]
 	}
 }

@@ -23,16 +23,16 @@ type history struct {
 func newHistory(attempts []openworkflow.StepAttempt) *history {
 	h := &history{completed: map[string]openworkflow.StepAttempt{}, names: map[string]struct{}{}}
 	for _, a := range attempts {
-		h.begin(a)
+		h.add(a)
 		if a.Status != openworkflow.StepRunning {
-			h.end(a)
+			h.finish(a)
 		}
 	}
 	return h
 }
 
-// begin takes in an attempt that starts.
-func (h *history) begin(a openworkflow.StepAttempt) {
+// add records an attempt that starts.
+func (h *history) add(a openworkflow.StepAttempt) {
 	a.Output = nil
 	h.attempts++
 	h.names[a.StepName] = struct{}{}
@@ -51,8 +51,8 @@ func (h *history) begin(a openworkflow.StepAttempt) {
 	h.summary.Newest = append(h.summary.Newest, a)
 }
 
-// end takes in the outcome of an attempt that begin was told of.
-func (h *history) end(a openworkflow.StepAttempt) {
+// finish records the outcome of an attempt that was added.
+func (h *history) finish(a openworkflow.StepAttempt) {
 	h.summary.Running--
 	delete(h.waiting, a.StepName)
 	delete(h.sending, a.StepName)

@@ -19,37 +19,37 @@ type leaseKeeper struct {
 	log      *slog.Logger
 
 	mu     sync.Mutex
-	passes map[openworkflow.Lease]keptLease
+	leases map[openworkflow.Lease]heldLease
 }
 
-// keptLease is a lease and who holds it.
-type keptLease struct {
+// heldLease is a lease and who holds it.
+type heldLease struct {
 	leaseHolder
 	since time.Time
 }
 
 // leaseHolder is what the keeper can tell a pass.
 type leaseHolder interface {
-	// lost ends the pass at once; it can write nothing any more. The cause says why.
-	lost(cause error)
+	// revoke ends the pass at once; it can write nothing any more. The cause says why.
+	revoke(cause error)
 	// suspend ends the pass at its next step.
 	suspend()
 }
 
 func newLeaseKeeper(s Store, d time.Duration, log *slog.Logger) *leaseKeeper {
-	return &leaseKeeper{store: s, duration: d, log: log, passes: map[openworkflow.Lease]keptLease{}}
+	return &leaseKeeper{store: s, duration: d, log: log, leases: map[openworkflow.Lease]heldLease{}}
 }
 
 func (k *leaseKeeper) add(lease openworkflow.Lease, holder leaseHolder) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.passes[lease] = keptLease{holder, time.Now()}
+	k.leases[lease] = heldLease{holder, time.Now()}
 }
 
 func (k *leaseKeeper) remove(lease openworkflow.Lease) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.passes, lease)
+	delete(k.leases, lease)
 }
 
 // held returns the leases that are being kept and are at least that old.
@@ -57,19 +57,19 @@ func (k *leaseKeeper) held(age time.Duration) []openworkflow.Lease {
 	before := time.Now().Add(-age)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	leases := make([]openworkflow.Lease, 0, len(k.passes))
-	for lease, kept := range k.passes {
-		if !kept.since.After(before) {
-			leases = append(leases, lease)
+	held := make([]openworkflow.Lease, 0, len(k.leases))
+	for lease, entry := range k.leases {
+		if !entry.since.After(before) {
+			held = append(held, lease)
 		}
 	}
-	return leases
+	return held
 }
 
 func (k *leaseKeeper) holder(lease openworkflow.Lease) leaseHolder {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.passes[lease].leaseHolder
+	return k.leases[lease].leaseHolder
 }
 
 // run beats until ctx ends: well inside a lease (R173), more often after a beat
@@ -111,7 +111,7 @@ func (k *leaseKeeper) beat(ctx context.Context, timeout time.Duration) error {
 		switch {
 		case holder == nil: // the pass has ended meanwhile
 		case !state.Held:
-			holder.lost(causeOf(state))
+			holder.revoke(causeOfLoss(state))
 		case state.Suspended:
 			holder.suspend()
 		}
@@ -119,19 +119,19 @@ func (k *leaseKeeper) beat(ctx context.Context, timeout time.Duration) error {
 	return nil
 }
 
-// whyLost asks the row of a run that a write was refused for.
-func (k *leaseKeeper) whyLost(ctx context.Context, lease openworkflow.Lease) error {
+// lossCause asks the row of a run that a write was refused for.
+func (k *leaseKeeper) lossCause(ctx context.Context, lease openworkflow.Lease) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	states, err := k.store.Heartbeat(ctx, []openworkflow.Lease{lease}, k.duration)
 	if err != nil || len(states) != 1 || states[0].Held {
 		return durable.ErrLeaseLost
 	}
-	return causeOf(states[0])
+	return causeOfLoss(states[0])
 }
 
-// causeOf says why a lease was lost, as far as the row tells.
-func causeOf(state store.LeaseState) error {
+// causeOfLoss says why a lease was lost, as far as the row tells.
+func causeOfLoss(state store.LeaseState) error {
 	switch {
 	case state.Status == openworkflow.RunCanceled:
 		return durable.ErrCanceled

@@ -13,61 +13,61 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// begin starts a pass for each of the runs, which were claimed together.
-func (r *Runner) begin(runs []openworkflow.Run) {
-	var again []*execution
+// startPasses starts a pass for each of the runs, which were claimed together.
+func (r *Runner) startPasses(runs []openworkflow.Run) {
+	var resumed []*execution
 	for i := range runs {
 		e := newExecution(r, &runs[i])
 		r.leases.add(e.lease, e)
 		if e.run.Attempts > 1 {
-			again = append(again, e)
+			resumed = append(resumed, e)
 			continue
 		}
-		r.passes.Go(func() { r.pass(e) })
+		r.passes.Go(func() { r.runPass(e) })
 	}
-	if len(again) == 0 {
+	if len(resumed) == 0 {
 		return
 	}
 	r.passes.Go(func() {
-		err := r.loadHistories(again)
-		for _, e := range again {
+		err := r.loadHistories(resumed)
+		for _, e := range resumed {
 			r.passes.Go(func() {
 				if err != nil {
-					r.leave(e)
+					r.finishPass(e)
 					return
 				}
-				r.pass(e)
+				r.runPass(e)
 			})
 		}
 	})
 }
 
-// pass executes a claimed run once, from its history to its final write.
-func (r *Runner) pass(e *execution) {
-	defer r.leave(e)
+// runPass executes a claimed run once, from its history to its final write.
+func (r *Runner) runPass(e *execution) {
+	defer r.finishPass(e)
 	definition := e.definition()
 	if definition.Execute == nil { // the claim asks for what is served only
 		e.log().Error("Claimed a run of a workflow that is not served")
-		r.conclude(e, outcome{kind: outcomeHandBack})
+		r.finish(e, outcome{kind: outcomeHandBack})
 		return
 	}
-	e.endElapsedSleeps()
+	e.completeElapsedSleeps()
 	stopProgress := e.reportProgress()
-	ended := e.begunTooOften()
+	ended := e.overStepLimit()
 	if ended == nil {
 		o := e.execute(definition)
 		ended = &o
 	}
 	stopProgress()
-	r.conclude(e, *ended)
+	r.finish(e, *ended)
 }
 
-// leave ends a pass, whatever has become of it, and frees its slot.
-func (r *Runner) leave(e *execution) {
+// finishPass ends a pass, whatever has become of it, and frees its slot.
+func (r *Runner) finishPass(e *execution) {
 	r.leases.remove(e.lease)
 	r.waitPoller.remove(e)
 	e.buffer.stop()
-	e.lost(durable.ErrLeaseLost) // nothing that is left behind may go on
+	e.revoke(durable.ErrLeaseLost) // nothing that is left behind may go on
 	r.releaseSlots(1)
 }
 
@@ -76,21 +76,21 @@ func (r *Runner) leave(e *execution) {
 // has none (decision 5). The error is that of a runner that stops.
 func (r *Runner) loadHistories(executions []*execution) error {
 	histories := map[string]*history{}
-	var unknown []string
+	var uncached []string
 	for _, e := range executions {
 		if h := r.histories.pop(e.run); h != nil {
 			histories[e.run.ID] = h
 		} else {
-			unknown = append(unknown, e.run.ID)
+			uncached = append(uncached, e.run.ID)
 		}
 	}
 	var arrived map[string]store.Arrival
 	err := retry(r.writeCtx, r.log, "Could not load the histories of runs", func() error {
-		loaded, err := r.store.LoadSteps(r.writeCtx, unknown)
+		loaded, err := r.store.LoadSteps(r.writeCtx, uncached)
 		if err != nil {
 			return err
 		}
-		for _, id := range unknown {
+		for _, id := range uncached {
 			histories[id] = newHistory(loaded[id])
 		}
 		var waiting []string
@@ -106,13 +106,13 @@ func (r *Runner) loadHistories(executions []*execution) error {
 		return err
 	}
 	for _, e := range executions {
-		e.resume(histories[e.run.ID], arrived)
+		e.restoreHistory(histories[e.run.ID], arrived)
 	}
 	return nil
 }
 
-// resume takes in what is known of a run that has begun before.
-func (e *execution) resume(h *history, arrived map[string]store.Arrival) {
+// restoreHistory takes in what is known of a run that has begun before.
+func (e *execution) restoreHistory(h *history, arrived map[string]store.Arrival) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.history = h
@@ -124,9 +124,9 @@ func (e *execution) resume(h *history, arrived map[string]store.Arrival) {
 	e.log().Debug("Resumed a run", "attempts", e.run.Attempts, "completedSteps", h.summary.Completed)
 }
 
-// takeHistory returns the history, which this execution, should anything of it be left,
+// detachHistory returns the history, which this execution, should anything of it be left,
 // does not see any more.
-func (e *execution) takeHistory() *history {
+func (e *execution) detachHistory() *history {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	h := e.history
@@ -134,9 +134,9 @@ func (e *execution) takeHistory() *history {
 	return h
 }
 
-// begunTooOften fails a run whose history is above the step limit before any of its
+// overStepLimit fails a run whose history is above the step limit before any of its
 // code runs (R110).
-func (e *execution) begunTooOften() *outcome {
+func (e *execution) overStepLimit() *outcome {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if n, limit := e.history.attempts, e.stepLimit(); n > limit {
@@ -145,54 +145,54 @@ func (e *execution) begunTooOften() *outcome {
 	return nil
 }
 
-// conclude writes how a pass ended, and reports it.
-func (r *Runner) conclude(e *execution, o outcome) {
+// finish writes how a pass ended, and reports it.
+func (r *Runner) finish(e *execution, o outcome) {
 	switch o.kind {
 	case outcomeReturned:
-		r.concludeReturn(e, o)
-	case outcomePutOff:
-		if e.conclusion(store.RunWrite{Op: store.RunRetry, At: o.at, Error: o.payload}) {
+		r.finishReturned(e, o)
+	case outcomeRetryLater:
+		if e.writeEnd(store.RunWrite{Op: store.RunRetry, At: o.at, Error: o.payload}) {
 			e.reportRetry(o.at, o.payload)
-			r.histories.put(e.run, e.takeHistory())
+			r.histories.put(e.run, e.detachHistory())
 			r.wakeAt(o.at.Add(-e.ahead))
 			e.span.End(tracing.Retrying, nil)
 		}
 	case outcomeParked:
-		if e.conclusion(store.RunWrite{Op: store.RunPark, At: o.at}) {
+		if e.writeEnd(store.RunWrite{Op: store.RunPark, At: o.at}) {
 			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt = nil, &o.at })
-			r.histories.put(e.run, e.takeHistory())
+			r.histories.put(e.run, e.detachHistory())
 			r.wakeAt(o.at.Add(-e.ahead))
 			e.span.End(tracing.Suspended, nil)
 		}
 	case outcomeHandBack:
-		if e.conclusion(store.RunWrite{Op: store.RunRelease}) {
+		if e.writeEnd(store.RunWrite{Op: store.RunRelease}) {
 			now := time.Now()
 			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt, run.UpdatedAt = nil, &now, now })
 			e.span.End(tracing.Suspended, nil)
 		}
 	case outcomeSuspended:
 		now := time.Now()
-		if e.conclusion(store.RunWrite{Op: store.RunPark, At: now}) {
+		if e.writeEnd(store.RunWrite{Op: store.RunPark, At: now}) {
 			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt, run.SuspendedAt = nil, nil, &now })
 			e.span.End(tracing.Suspended, nil)
 		}
 	case outcomeAbandoned:
-		e.abandoned(o.err)
+		e.finishAbandoned(o.err)
 	}
 }
 
-// abandoned is the end of a pass whose run is no longer this worker's.
-func (e *execution) abandoned(cause error) {
+// finishAbandoned is the end of a pass whose run is no longer this worker's.
+func (e *execution) finishAbandoned(cause error) {
 	e.log().Info("Left a run that is no longer this worker's", "cause", cause)
 	e.span.End(tracing.Stale, cause)
 }
 
-// concludeReturn ends the run as its function did: completed, to be retried, or failed.
-func (r *Runner) concludeReturn(e *execution, o outcome) {
+// finishReturned ends the run as its function did: completed, to be retried, or failed.
+func (r *Runner) finishReturned(e *execution, o outcome) {
 	err := o.err
 	if err == nil {
 		var stored error
-		if stored = e.write(store.RunWrite{Op: store.RunComplete, Output: o.output}); stored == nil {
+		if stored = e.submitEnd(store.RunWrite{Op: store.RunComplete, Output: o.output}); stored == nil {
 			now := time.Now()
 			e.report(func(run *openworkflow.Run) {
 				run.Status, run.Output, run.Error = openworkflow.RunCompleted, o.output, nil
@@ -201,16 +201,16 @@ func (r *Runner) concludeReturn(e *execution, o outcome) {
 			e.span.End(tracing.Completed, nil)
 			return
 		}
-		if e.gone(stored) {
-			e.abandoned(context.Cause(e.writeCtx))
+		if e.lostLease(stored) {
+			e.finishAbandoned(context.Cause(e.writeCtx))
 			return
 		}
 		err = stored // the output cannot be stored (R23, R79)
 	}
 
-	decision := e.decide(err)
+	decision := e.retryDecision(err)
 	if decision.Retry {
-		if e.conclusion(store.RunWrite{Op: store.RunRetry, At: decision.At, Error: decision.Error, Failure: true}) {
+		if e.writeEnd(store.RunWrite{Op: store.RunRetry, At: decision.At, Error: decision.Error, Failure: true}) {
 			e.reportRetry(decision.At, decision.Error)
 			r.wakeAt(decision.At.Add(-e.ahead))
 			e.span.End(tracing.Retrying, err)
@@ -218,7 +218,7 @@ func (r *Runner) concludeReturn(e *execution, o outcome) {
 		return
 	}
 	now := e.now()
-	if e.conclusion(store.RunWrite{Op: store.RunFail, Error: decision.Error, FinishedAt: now, Failure: true}) {
+	if e.writeEnd(store.RunWrite{Op: store.RunFail, Error: decision.Error, FinishedAt: now, Failure: true}) {
 		e.log().Info("Run failed", "error", openworkflow.DecodeError(decision.Error).Message)
 		e.report(func(run *openworkflow.Run) {
 			run.Status, run.Error = openworkflow.RunFailed, decision.Error
@@ -228,11 +228,11 @@ func (r *Runner) concludeReturn(e *execution, o outcome) {
 	}
 }
 
-// decide says what an error of the workflow's function means for its run. A failed
+// retryDecision says what an error of the workflow's function means for its run. A failed
 // step has used up its own retries, wrapped or not, and the workflow's policy does
 // not start them anew (R77). The policy's attempts are the workflow's own failures, not
 // claims (R97).
-func (e *execution) decide(err error) openworkflow.Decision {
+func (e *execution) retryDecision(err error) openworkflow.Decision {
 	policy := e.definition().Retry
 	payload := durable.EncodeError(err).Encode()
 	var failedStep *durable.StepError
@@ -263,39 +263,39 @@ func (e *stepLimitError) encode() json.RawMessage {
 	return payload
 }
 
-// write writes the end of the pass, and with it what has not been written yet.
-func (e *execution) write(w store.RunWrite) error {
+// submitEnd writes the end of the pass, and with it what has not been written yet.
+func (e *execution) submitEnd(w store.RunWrite) error {
 	w.Lease, w.HasParent = e.lease, e.run.ParentStepAttemptID != nil
 	e.buffer.flushMu.Lock() // what is being written comes first
 	defer e.buffer.flushMu.Unlock()
 	steps := e.buffer.popAll()
 	err := e.runner.flusher.submit(e.writeCtx, steps, &w)
-	if err != nil && len(steps) > 0 && !e.gone(err) {
+	if err != nil && len(steps) > 0 && !e.lostLease(err) {
 		return unstorable(steps, err)
 	}
 	return err
 }
 
-// gone reports whether an error of a write means that the run is no longer this
+// lostLease reports whether an error of a write means that the run is no longer this
 // worker's; else it is that of a value that cannot be stored.
-func (e *execution) gone(err error) bool {
+func (e *execution) lostLease(err error) bool {
 	return e.writeCtx.Err() != nil || errors.Is(err, store.ErrLeaseLost)
 }
 
-// conclusion writes the end of the pass and reports whether it was this pass' to write.
+// writeEnd writes the end of the pass and reports whether it was this pass' to write.
 // A run with steps that cannot be stored fails.
-func (e *execution) conclusion(w store.RunWrite) bool {
-	err := e.write(w)
+func (e *execution) writeEnd(w store.RunWrite) bool {
+	err := e.submitEnd(w)
 	switch {
 	case err == nil:
 		return true
-	case e.gone(err):
-		e.abandoned(err)
+	case e.lostLease(err):
+		e.finishAbandoned(err)
 	case w.Op == store.RunFail:
 		e.log().Error("Could not end a run; it goes on when its lease ends", "error", err)
 		e.span.End(tracing.Stale, err)
 	default:
-		e.runner.concludeReturn(e, outcome{kind: outcomeReturned, err: err})
+		e.runner.finishReturned(e, outcome{kind: outcomeReturned, err: err})
 	}
 	return false
 }
@@ -321,8 +321,8 @@ func (e *execution) reportRetry(at time.Time, payload json.RawMessage) {
 // progress reports come at growing intervals, so that the number of them grows with
 // the logarithm of a run's duration (decision 3).
 const (
-	firstProgress = time.Second
-	lastProgress  = time.Minute
+	firstProgressInterval = time.Second
+	maxProgressInterval   = time.Minute
 )
 
 // reportProgress reports the start of the pass, then its progress, until the
@@ -334,7 +334,7 @@ func (e *execution) reportProgress() (stop func()) {
 	e.report(func(*openworkflow.Run) {})
 	var mu sync.Mutex
 	stopped := false
-	interval := firstProgress
+	interval := firstProgressInterval
 	var timer *time.Timer
 	mu.Lock()
 	defer mu.Unlock()
@@ -345,7 +345,7 @@ func (e *execution) reportProgress() (stop func()) {
 			return
 		}
 		e.report(func(*openworkflow.Run) {})
-		interval = min(2*interval, lastProgress)
+		interval = min(2*interval, maxProgressInterval)
 		timer.Reset(interval)
 	})
 	return func() {

@@ -10,11 +10,11 @@
 //	flush.go      group commit: the one way to write to the database
 //	pass.go       one execution of one run, and how it ends
 //	execution.go  the workflow's goroutine: how it begins and how it may end
-//	call.go       steps that were begun (package durable's Future), and when a run parks
-//	function.go   function steps
-//	wait.go       what waiting steps have in common; sleeps, waits for signals
-//	child.go      child runs
-//	signal.go     signals that a workflow sends
+//	future.go     steps that were begun (package durable's Future), and when a run parks
+//	step_function.go  function steps
+//	step_wait.go  what waiting steps have in common; sleeps, waits for signals
+//	step_child.go child runs
+//	step_signal.go  signals that a workflow sends
 //	write_buffer.go    attempts that travel with the next write
 //	running_rows.go    rows of steps that last
 //	history.go    what is known of a run's steps
@@ -54,7 +54,7 @@ type Store interface {
 		ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest, hints store.Hints,
 	) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error)
 	ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error)
-	SaveWorker(ctx context.Context, worker store.Worker, within time.Duration) (alike int, err error)
+	SaveWorker(ctx context.Context, worker store.Worker, within time.Duration) (peers int, err error)
 	RemoveWorker(ctx context.Context, podUID, process string) error
 	Notify(ctx context.Context) error
 	NotifyEnds(ctx context.Context) error
@@ -99,8 +99,8 @@ type Runner struct {
 	// process tells this life of the container from earlier ones.
 	process string
 	claims  atomic.Int64
-	// alike is how many live workers serve the same, this one included.
-	alike atomic.Int64
+	// peers is how many live workers serve the same, this one included.
+	peers atomic.Int64
 
 	flusher     *flusher
 	leases      *leaseKeeper
@@ -111,15 +111,15 @@ type Runner struct {
 	notifyEnds  *notifyLimiter // runs have ended
 
 	// passCtx is the parent of every pass; it ends when the grace period is over.
-	passCtx   context.Context
-	endPasses context.CancelCauseFunc
+	passCtx      context.Context
+	cancelPasses context.CancelCauseFunc
 	// writeCtx is the parent of what passes write; it ends when Run returns.
-	writeCtx  context.Context
-	endWrites context.CancelCauseFunc
+	writeCtx     context.Context
+	cancelWrites context.CancelCauseFunc
 
 	passes    sync.WaitGroup
 	slots     slots
-	wakes     chan struct{} // there may be something to claim
+	claimWake chan struct{} // there may be something to claim
 	drain     chan struct{} // closed once no new run may begin
 	drainOnce sync.Once
 	draining  atomic.Bool
@@ -166,7 +166,7 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 		definitions: make(map[definitionKey]durable.Definition, len(definitions)),
 		process:     rand.Text()[:10],
 		slots:       slots{free: options.Concurrency},
-		wakes:       make(chan struct{}, 1),
+		claimWake:   make(chan struct{}, 1),
 		drain:       make(chan struct{}),
 	}
 	r.log = options.Logger.With("worker", options.PodUID+"."+r.process)
@@ -184,8 +184,8 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 		r.definitions[key] = d
 		r.served = append(r.served, d.Definition)
 	}
-	r.passCtx, r.endPasses = context.WithCancelCause(context.Background())
-	r.writeCtx, r.endWrites = context.WithCancelCause(context.Background())
+	r.passCtx, r.cancelPasses = context.WithCancelCause(context.Background())
+	r.writeCtx, r.cancelWrites = context.WithCancelCause(context.Background())
 	r.flusher = newFlusher(r)
 	r.leases = newLeaseKeeper(s, options.Lease, r.log)
 	r.histories = newHistoryCache()
@@ -213,8 +213,8 @@ func (r *Runner) Drain() {
 // end with ErrShutdown, gets a moment to return, and is handed back. Trouble with
 // the database is never a reason to return: it is waited out.
 func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
-	defer r.endPasses(durable.ErrShutdown)
-	defer r.endWrites(durable.ErrShutdown)
+	defer r.cancelPasses(durable.ErrShutdown)
+	defer r.cancelWrites(durable.ErrShutdown)
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	var tasks sync.WaitGroup
 	defer func() {
@@ -241,7 +241,7 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 		case <-started.Done():
 		}
 	})
-	if r.releaseEarlierLife(started) {
+	if r.releasePreviousProcess(started) {
 		tasks.Go(func() { r.announce(started) })
 		tasks.Go(func() { r.sweep(started) })
 		tasks.Go(func() {
@@ -256,14 +256,14 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 		r.claimLoop(started)
 	}
 	<-r.drain
-	r.finish(background, grace)
+	r.waitForPasses(background, grace)
 	return nil
 }
 
-// releaseEarlierLife hands back what an earlier process of this pod had claimed:
+// releasePreviousProcess hands back what an earlier process of this pod had claimed:
 // it is dead, or this one would not have been started. It reports whether it got
 // that far before the runner was told to stop.
-func (r *Runner) releaseEarlierLife(ctx context.Context) bool {
+func (r *Runner) releasePreviousProcess(ctx context.Context) bool {
 	var released []string
 	err := retry(ctx, r.log, "Could not reach the database", func() (err error) {
 		released, err = r.store.ReleaseLeases(ctx, r.options.PodUID, r.process)
@@ -293,9 +293,9 @@ func (r *Runner) announce(ctx context.Context) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	save := func() error {
-		alike, err := r.store.SaveWorker(ctx, worker, 3*interval)
+		peers, err := r.store.SaveWorker(ctx, worker, 3*interval)
 		if err == nil {
-			r.alike.Store(int64(alike))
+			r.peers.Store(int64(peers))
 		}
 		return err
 	}
@@ -305,35 +305,35 @@ func (r *Runner) announce(ctx context.Context) {
 		case <-ticker.C:
 		}
 	}
-	farewell, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	removeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if err := r.store.RemoveWorker(farewell, worker.PodUID, worker.Process); err != nil {
+	if err := r.store.RemoveWorker(removeCtx, worker.PodUID, worker.Process); err != nil {
 		r.log.Debug("Could not take back the announcement of the worker", "error", err)
 	}
 }
 
-// finish waits for the passes that are still going, first patiently, then not.
-func (r *Runner) finish(ctx context.Context, grace time.Duration) {
+// waitForPasses waits for the passes that are still going, first patiently, then not.
+func (r *Runner) waitForPasses(ctx context.Context, grace time.Duration) {
 	done := make(chan struct{})
 	go func() {
 		r.passes.Wait()
 		close(done)
 	}()
-	patience := time.NewTimer(grace)
-	defer patience.Stop()
+	graceTimer := time.NewTimer(grace)
+	defer graceTimer.Stop()
 	select {
 	case <-done:
 		r.log.Info("Stopped; every run was finished or handed back")
 		return
-	case <-patience.C:
+	case <-graceTimer.C:
 	}
-	r.endPasses(durable.ErrShutdown)
-	const moment = time.Second
-	last := time.NewTimer(moment)
-	defer last.Stop()
+	r.cancelPasses(durable.ErrShutdown)
+	const returnTime = time.Second
+	timer := time.NewTimer(returnTime)
+	defer timer.Stop()
 	select {
 	case <-done:
-	case <-last.C:
+	case <-timer.C:
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

@@ -97,6 +97,6 @@ func (row *pendingRow) write() {
 	e := row.execution
 	err := e.runner.flusher.submit(e.writeCtx, []store.StepWrite{e.firstWrite(row.attempt)}, nil)
 	if errors.Is(err, store.ErrLeaseLost) {
-		e.disowned()
+		e.onLeaseLost()
 	}
 }

@@ -134,7 +134,7 @@ func (e *execution) flushRequired() {
 	defer e.buffer.flushMu.Unlock()
 	if e.buffer.hasRequired() {
 		e.writeBuffered()
-	} else if e.over() {
+	} else if e.isOver() {
 		runtime.Goexit()
 	}
 }
@@ -151,17 +151,17 @@ func (e *execution) writeBuffered() {
 	if len(writes) == 0 {
 		return
 	}
-	if err := e.submit(writes, nil); err != nil {
-		e.leave(outcome{kind: outcomeReturned, err: unstorable(writes, err)})
+	if err := e.writeSteps(writes, nil); err != nil {
+		e.exitWith(outcome{kind: outcomeReturned, err: unstorable(writes, err)})
 	}
 }
 
-// submit writes, and waits until that is durable. It leaves when the run is no longer
+// writeSteps writes, and waits until that is durable. It leaves when the run is no longer
 // this worker's; the error it returns is that of a value that cannot be stored.
-func (e *execution) submit(steps []store.StepWrite, run *store.RunWrite) error {
+func (e *execution) writeSteps(steps []store.StepWrite, run *store.RunWrite) error {
 	err := e.runner.flusher.submit(e.writeCtx, steps, run)
 	if errors.Is(err, store.ErrLeaseLost) || e.writeCtx.Err() != nil {
-		e.leave(e.disowned())
+		e.exitWith(e.onLeaseLost())
 	}
 	return err
 }
@@ -174,10 +174,10 @@ func unstorable(writes []store.StepWrite, err error) error {
 	return &durable.NonRetryableError{Err: fmt.Errorf("store %d steps: %w", len(writes), err)}
 }
 
-// disowned ends the contexts of an execution that has lost its run.
-func (e *execution) disowned() outcome {
+// onLeaseLost ends the contexts of an execution that has lost its run.
+func (e *execution) onLeaseLost() outcome {
 	if e.writeCtx.Err() == nil {
-		e.lost(e.runner.leases.whyLost(e.writeCtx, e.lease))
+		e.revoke(e.runner.leases.lossCause(e.writeCtx, e.lease))
 	}
 	return outcome{kind: outcomeAbandoned, err: context.Cause(e.writeCtx)}
 }
@@ -198,14 +198,14 @@ func (e *execution) firstWrite(attempt openworkflow.StepAttempt) store.StepWrite
 	return w
 }
 
-// ended takes the outcome of an attempt into the history.
-func (e *execution) ended(attempt openworkflow.StepAttempt) {
+// finishAttempt takes the outcome of an attempt into the history.
+func (e *execution) finishAttempt(attempt openworkflow.StepAttempt) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.endedLocked(attempt)
+	e.finishAttemptLocked(attempt)
 }
 
-func (e *execution) endedLocked(attempt openworkflow.StepAttempt) {
+func (e *execution) finishAttemptLocked(attempt openworkflow.StepAttempt) {
 	attempt.FinishedAt = new(e.now())
-	e.history.end(attempt)
+	e.history.finish(attempt)
 }

@@ -23,39 +23,39 @@ type waitContext struct {
 
 // startSleep begins a sleep (R98a). It is never armed anew: the row that the first
 // execution wrote decides.
-func (e *execution) startSleep(step durable.SleepStep) (*call, error) {
-	c, waiting, err := e.beginWait(step.Name, openworkflow.KindSleep)
-	if c == nil || c.resolved || waiting {
-		return c, err
+func (e *execution) startSleep(step durable.SleepStep) (*future, error) {
+	f, waiting, err := e.replayWait(step.Name, openworkflow.KindSleep)
+	if f == nil || f.resolved || waiting {
+		return f, err
 	}
-	c.waitFor(e.newWait(c.name, waitContext{
+	f.waitFor(e.newWait(f.name, waitContext{
 		Kind:     openworkflow.KindSleep,
 		ResumeAt: openworkflow.FormatTime(step.Until(e.now())),
 	}))
-	return c, nil
+	return f, nil
 }
 
 // startSignalWait begins to wait for a signal (R99b). Two waits of one run for the same
 // signal at the same time are refused, as nobody could say which of them gets it.
-func (e *execution) startSignalWait(step durable.SignalWaitStep) (*call, error) {
+func (e *execution) startSignalWait(step durable.SignalWaitStep) (*future, error) {
 	if !storableText(step.Signal) {
 		return nil, fmt.Errorf("signal name %q cannot be stored: use valid UTF-8 without U+0000", step.Signal)
 	}
-	c, waiting, err := e.beginWait(step.Name, openworkflow.KindSignalWait)
-	if c == nil || c.resolved || waiting {
-		return c, err
+	f, waiting, err := e.replayWait(step.Name, openworkflow.KindSignalWait)
+	if f == nil || f.resolved || waiting {
+		return f, err
 	}
 	if other, ok := e.waitsForSignal(step.Signal); ok {
 		return nil, &durable.NonRetryableError{
 			Err: fmt.Errorf("Signal %q is already being waited on by step %q", step.Signal, other), //nolint:staticcheck // the text is R99b's
 		}
 	}
-	c.waitFor(e.newWait(c.name, waitContext{
+	f.waitFor(e.newWait(f.name, waitContext{
 		Kind:      openworkflow.KindSignalWait,
 		Signal:    &step.Signal,
 		TimeoutAt: openworkflow.FormatTime(step.Timeout(e.now())),
 	}))
-	return c, nil
+	return f, nil
 }
 
 // waitsForSignal returns the step of this run that waits for a signal.
@@ -71,28 +71,28 @@ func (e *execution) waitsForSignal(signal string) (step string, ok bool) {
 	return "", false
 }
 
-// beginWait gives a step that waits its name, and resolves it from the history.
+// replayWait gives a step that waits its name, and resolves it from the history.
 // Otherwise it reports whether an earlier execution has begun to wait; then the call
 // goes on with that.
-func (e *execution) beginWait(base string, kind openworkflow.StepKind) (c *call, waiting bool, err error) {
-	name, err := e.resolve(base)
+func (e *execution) replayWait(base string, kind openworkflow.StepKind) (f *future, waiting bool, err error) {
+	name, err := e.durableName(base)
 	if err != nil {
 		return nil, false, err
 	}
-	c = &call{e: e, name: name}
-	if output, known, err := e.recall(name, onePolicy); known {
-		c.resolve(output, err)
-		return c, false, nil
+	f = &future{e: e, name: name}
+	if output, known, err := e.replay(name, onePolicy); known {
+		f.resolve(output, err)
+		return f, false, nil
 	}
 	e.checkpoint()
 	e.mu.Lock()
 	attempt, waiting := e.history.waiting[name]
 	e.mu.Unlock()
 	if !waiting || attempt.Kind != kind {
-		return c, false, nil
+		return f, false, nil
 	}
-	c.waitFor(attempt)
-	return c, true, nil
+	f.waitFor(attempt)
+	return f, true, nil
 }
 
 // onePolicy is that of the steps that wait: a failure is final.
@@ -127,48 +127,48 @@ func encodeContext(c waitContext) json.RawMessage {
 }
 
 // waitFor makes an attempt what the call waits for.
-func (c *call) waitFor(attempt openworkflow.StepAttempt) {
-	c.e.mu.Lock()
-	defer c.e.mu.Unlock()
-	c.wait = &wait{until: waitEnd(attempt), attempt: &attempt}
-	c.e.calls = append(c.e.calls, c)
+func (f *future) waitFor(attempt openworkflow.StepAttempt) {
+	f.e.mu.Lock()
+	defer f.e.mu.Unlock()
+	f.wait = &wait{until: waitEnd(attempt), attempt: &attempt}
+	f.e.futures = append(f.e.futures, f)
 	if attempt.Kind != openworkflow.KindSleep {
-		c.e.runner.waitPoller.add(c.e)
+		f.e.runner.waitPoller.add(f.e)
 	}
 }
 
 // resolveWait resolves a call whose wait is over.
-func (e *execution) resolveWait(c *call, a openworkflow.StepAttempt, now time.Time) {
+func (e *execution) resolveWait(f *future, a openworkflow.StepAttempt, now time.Time) {
 	arrival, arrived := e.arrivals[a.ID]
-	expired := !c.wait.until.After(now)
+	expired := !f.wait.until.After(now)
 	a.Status = openworkflow.StepCompleted
 	switch {
 	case a.Kind == openworkflow.KindSleep && expired: // R72
 		e.bufferImpliedLocked(a)
-		c.resolve(nil, nil)
-	case a.Kind == openworkflow.KindWorkflow && arrived && inTime(arrival.Child, c.wait.until, expired):
-		e.resolveChild(c, a, arrival.Child)
+		f.resolve(nil, nil)
+	case a.Kind == openworkflow.KindWorkflow && arrived && childEndedInTime(arrival.Child, f.wait.until, expired):
+		e.resolveChild(f, a, arrival.Child)
 	case a.Kind == openworkflow.KindWorkflow && expired:
-		e.failWait(c, a, openworkflow.Error{Name: "Error", Message: "Timed out waiting for child workflow to complete"})
+		e.failWait(f, a, openworkflow.Error{Name: "Error", Message: "Timed out waiting for child workflow to complete"})
 	case a.Kind == openworkflow.KindSignalWait && arrived: // also after the timeout (R99c)
-		a.Output = envelope(arrival.Data)
+		a.Output = signalOutput(arrival.Data)
 		e.bufferImpliedLocked(a)
-		c.resolve(a.Output, nil)
+		f.resolve(a.Output, nil)
 	case a.Kind == openworkflow.KindSignalWait && expired:
 		e.bufferRequiredLocked(a)
-		c.resolve(nil, nil)
+		f.resolve(nil, nil)
 	}
 }
 
 // failWait makes the attempt of a call fail for good.
-func (e *execution) failWait(c *call, a openworkflow.StepAttempt, failure openworkflow.Error) {
+func (e *execution) failWait(f *future, a openworkflow.StepAttempt, failure openworkflow.Error) {
 	a.Status, a.Error = openworkflow.StepFailed, failure.Encode()
 	e.bufferRequiredLocked(a)
-	c.resolve(nil, durable.NewStepError(c.name, failure))
+	f.resolve(nil, durable.NewStepError(f.name, failure))
 }
 
-// envelope is the output of a wait to which a signal was delivered (R26).
-func envelope(data json.RawMessage) json.RawMessage {
+// signalOutput is the output of a wait to which a signal was delivered (R26).
+func signalOutput(data json.RawMessage) json.RawMessage {
 	if data == nil {
 		return json.RawMessage(`{"data":null}`)
 	}
@@ -193,9 +193,9 @@ func waitEnd(attempt openworkflow.StepAttempt) time.Time {
 	return attempt.CreatedAt.AddDate(1, 0, 0)
 }
 
-// endElapsedSleeps completes the sleeps whose time has come, before any code of the
+// completeElapsedSleeps completes the sleeps whose time has come, before any code of the
 // workflow runs (R72).
-func (e *execution) endElapsedSleeps() {
+func (e *execution) completeElapsedSleeps() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.now()

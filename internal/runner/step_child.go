@@ -12,19 +12,19 @@ import (
 
 // startWorkflow begins a child run and to wait for it (R98b). The child and the link to
 // it are written together with the attempt.
-func (e *execution) startWorkflow(step durable.WorkflowStep) (*call, error) {
-	c, waiting, err := e.beginWait(step.Name, openworkflow.KindWorkflow)
-	if c == nil || c.resolved || waiting && c.wait.attempt.ChildWorkflowRunID != nil {
-		return c, err
+func (e *execution) startWorkflow(step durable.WorkflowStep) (*future, error) {
+	f, waiting, err := e.replayWait(step.Name, openworkflow.KindWorkflow)
+	if f == nil || f.resolved || waiting && f.wait.attempt.ChildWorkflowRunID != nil {
+		return f, err
 	}
 	child := e.newChild(step)
 	if waiting { // a crash has left the attempt without its child (R98c)
-		w := e.stepWrite(*c.wait.attempt)
+		w := e.stepWrite(*f.wait.attempt)
 		w.Child = child
 		e.buffer.addRequired(w)
-		return c, nil
+		return f, nil
 	}
-	attempt := e.newAttempt(c.name, openworkflow.KindWorkflow, encodeContext(waitContext{
+	attempt := e.newAttempt(f.name, openworkflow.KindWorkflow, encodeContext(waitContext{
 		Kind:      openworkflow.KindWorkflow,
 		TimeoutAt: openworkflow.FormatTime(step.Timeout(e.now())),
 	}))
@@ -32,13 +32,13 @@ func (e *execution) startWorkflow(step durable.WorkflowStep) (*call, error) {
 	w.Child = child
 	e.buffer.addRequired(w)
 	e.traceWait(e.ctx, tracing.Step{
-		Name: c.name, Kind: openworkflow.KindWorkflow, ChildRunID: child.ID, TimeoutAt: waitEnd(attempt),
+		Name: f.name, Kind: openworkflow.KindWorkflow, ChildRunID: child.ID, TimeoutAt: waitEnd(attempt),
 	})
-	c.waitFor(attempt)
+	f.waitFor(attempt)
 	if !waitEnd(attempt).After(e.now()) { // a child that nobody waits for is started all the same
 		e.flushRequired()
 	}
-	return c, nil
+	return f, nil
 }
 
 // newChild returns the child run of a step, which carries the trace of this one.
@@ -63,27 +63,27 @@ func (e *execution) newChild(step durable.WorkflowStep) *store.NewRun {
 	return child
 }
 
-// inTime reports whether a child's end counts, rather than the timeout (R98e).
-func inTime(child *openworkflow.Run, timeout time.Time, expired bool) bool {
+// childEndedInTime reports whether a child's end counts, rather than the timeout (R98e).
+func childEndedInTime(child *openworkflow.Run, timeout time.Time, expired bool) bool {
 	return child != nil && (!expired || child.FinishedAt != nil && !child.FinishedAt.After(timeout))
 }
 
 // resolveChild resolves a call with the end of its child (R98d).
-func (e *execution) resolveChild(c *call, a openworkflow.StepAttempt, child *openworkflow.Run) {
+func (e *execution) resolveChild(f *future, a openworkflow.StepAttempt, child *openworkflow.Run) {
 	switch child.Status {
 	case openworkflow.RunCompleted, openworkflow.RunSucceeded:
 		a.Output = child.Output
 		e.bufferImpliedLocked(a)
-		c.resolve(a.Output, nil)
+		f.resolve(a.Output, nil)
 	case openworkflow.RunFailed:
 		failure := openworkflow.Error{Message: fmt.Sprintf("Child workflow run %q failed", child.ID)}
 		if child.Error != nil {
 			failure = openworkflow.DecodeError(child.Error)
 			failure.NonRetryable = false
 		}
-		e.failWait(c, a, failure)
+		e.failWait(f, a, failure)
 	default:
-		e.failWait(c, a, openworkflow.Error{Name: "Error", Message: fmt.Sprintf(
-			"Workflow step %q failed because child workflow run %q was canceled", c.name, child.ID)})
+		e.failWait(f, a, openworkflow.Error{Name: "Error", Message: fmt.Sprintf(
+			"Workflow step %q failed because child workflow run %q was canceled", f.name, child.ID)})
 	}
 }

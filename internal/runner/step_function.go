@@ -17,69 +17,69 @@ import (
 // Run implements durable.Execution (R91, R92). The function is called on the
 // workflow's goroutine.
 func (e *execution) Run(ctx context.Context, step durable.FunctionStep) (json.RawMessage, error) {
-	e.enter()
-	defer e.exit()
-	name, err := e.resolve(step.Name)
+	e.enterVerb()
+	defer e.exitVerb()
+	name, err := e.durableName(step.Name)
 	if err != nil {
 		return nil, err
 	}
-	if output, known, err := e.recall(name, step.Retry); known {
+	if output, known, err := e.replay(name, step.Retry); known {
 		return output, err
 	}
-	again, failure := e.retryLater(name, step.Retry)
+	again, failure := e.nextRetryTime(name, step.Retry)
 	for {
 		if !again.IsZero() {
-			e.awaitRetry(name, again, failure)
+			e.waitForRetry(name, again, failure)
 		}
 		e.checkpoint()
 		e.flushRequired()
 		attempt := e.newAttempt(name, openworkflow.KindFunction, nil)
-		if output, err := e.attempt(ctx, attempt, step, true); !errors.Is(err, errTryAgain) {
+		if output, err := e.runAttempt(ctx, attempt, step, true); !errors.Is(err, errTryAgain) {
 			return output, err
 		}
 		again, failure = e.retryTime(name, step.Retry)
 	}
 }
 
-// awaitRetry blocks the workflow's goroutine until a failed step is due again.
-func (e *execution) awaitRetry(name string, at time.Time, failure json.RawMessage) {
-	c := &call{e: e, name: name, wait: &wait{until: at, failure: failure}}
+// waitForRetry blocks the workflow's goroutine until a failed step is due again.
+func (e *execution) waitForRetry(name string, at time.Time, failure json.RawMessage) {
+	f := &future{e: e, name: name, wait: &wait{until: at, failure: failure}}
 	e.mu.Lock()
-	e.calls = append(e.calls, c)
+	e.futures = append(e.futures, f)
 	e.mu.Unlock()
 	e.await(func() bool {
 		if e.now().Before(at) {
 			return false
 		}
-		c.resolve(nil, nil)
+		f.resolve(nil, nil)
 		return true
 	})
 }
 
 // startFunction begins a function step on a goroutine of its own.
-func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep) (*call, error) {
-	name, err := e.resolve(step.Name)
+func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep) (*future, error) {
+	name, err := e.durableName(step.Name)
 	if err != nil {
 		return nil, err
 	}
-	c := &call{e: e, name: name}
-	if output, known, err := e.recall(name, step.Retry); known {
-		c.resolve(output, err)
-		return c, nil
+	f := &future{e: e, name: name}
+	if output, known, err := e.replay(name, step.Retry); known {
+		f.resolve(output, err)
+		return f, nil
 	}
 	e.checkpoint()
 	e.flushRequired()
 	var first *openworkflow.StepAttempt
-	again, failure := e.retryLater(name, step.Retry)
+	again, failure := e.nextRetryTime(name, step.Retry)
 	if again.IsZero() {
 		first = new(e.newAttempt(name, openworkflow.KindFunction, nil))
 	} else {
-		c.wait = &wait{until: again, failure: failure}
+		f.wait = &wait{until: again, failure: failure}
 	}
 	e.mu.Lock()
 	over := e.outcome != nil
 	if !over {
-		e.calls = append(e.calls, c)
+		e.futures = append(e.futures, f)
 		e.branches.Add(1)
 		if first != nil {
 			e.executing++
@@ -89,14 +89,14 @@ func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep
 	if over {
 		runtime.Goexit()
 	}
-	go e.branch(ctx, c, step, first)
-	return c, nil
+	go e.runBranch(ctx, f, step, first)
+	return f, nil
 }
 
-// branch executes a function step on a goroutine of its own: at once when the first
+// runBranch executes a function step on a goroutine of its own: at once when the first
 // attempt is given, else when the step is due again; and again after failures, as long
 // as the execution lasts.
-func (e *execution) branch(ctx context.Context, c *call, step durable.FunctionStep, first *openworkflow.StepAttempt) {
+func (e *execution) runBranch(ctx context.Context, f *future, step durable.FunctionStep, first *openworkflow.StepAttempt) {
 	executing := first != nil
 	defer e.branches.Done()
 	defer func() {
@@ -104,53 +104,53 @@ func (e *execution) branch(ctx context.Context, c *call, step durable.FunctionSt
 		defer e.mu.Unlock()
 		if executing {
 			e.executing--
-			if !c.resolved { // the author's function has ended the goroutine
-				e.settleLocked(outcome{kind: outcomeReturned, err: errGoexit})
+			if !f.resolved { // the author's function has ended the goroutine
+				e.setOutcomeLocked(outcome{kind: outcomeReturned, err: errGoexit})
 			}
 		}
-		e.change()
+		e.wake()
 	}()
 	attempt := first
 	for {
 		if attempt == nil {
-			if executing = e.due(c); !executing {
+			if executing = e.waitUntilDue(f); !executing {
 				return
 			}
 			e.checkpoint()
 			e.flushRequired()
-			attempt = new(e.newAttempt(c.name, openworkflow.KindFunction, nil))
+			attempt = new(e.newAttempt(f.name, openworkflow.KindFunction, nil))
 		}
-		output, err := e.attempt(ctx, *attempt, step, false)
+		output, err := e.runAttempt(ctx, *attempt, step, false)
 		final := !errors.Is(err, errTryAgain)
-		again, failure := e.retryTime(c.name, step.Retry)
+		again, failure := e.retryTime(f.name, step.Retry)
 		e.mu.Lock()
 		e.executing--
 		executing = false
 		if final {
-			c.resolve(output, err)
+			f.resolve(output, err)
 		} else {
-			c.wait = &wait{until: again, failure: failure}
+			f.wait = &wait{until: again, failure: failure}
 		}
 		e.mu.Unlock()
 		if final {
 			return
 		}
-		e.change()
+		e.wake()
 		attempt = nil
 	}
 }
 
-// due waits until a failed step of a branch is due again, and reports whether the
+// waitUntilDue waits until a failed step of a branch is due again, and reports whether the
 // execution has lasted until then. The branch then counts as executing.
-func (e *execution) due(c *call) bool {
+func (e *execution) waitUntilDue(f *future) bool {
 	e.mu.Lock()
-	until := c.wait.until
+	until := f.wait.until
 	e.mu.Unlock()
 	timer := time.NewTimer(until.Sub(e.now()))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-e.settled:
+	case <-e.hasOutcome:
 		return false
 	case <-e.ctx.Done():
 		return false
@@ -160,7 +160,7 @@ func (e *execution) due(c *call) bool {
 	if e.outcome != nil {
 		return false
 	}
-	c.wait = nil
+	f.wait = nil
 	e.executing++
 	return true
 }
@@ -183,9 +183,9 @@ func (e *execution) retryTime(name string, policy openworkflow.RetryPolicy) (at 
 // differ a little, and a run that is due must not be put off anew for that.
 const retrySlack = 100 * time.Millisecond
 
-// retryLater is retryTime for a failure of an earlier execution; zero when the step is
+// nextRetryTime is retryTime for a failure of an earlier execution; zero when the step is
 // due now.
-func (e *execution) retryLater(name string, policy openworkflow.RetryPolicy) (at time.Time, failure json.RawMessage) {
+func (e *execution) nextRetryTime(name string, policy openworkflow.RetryPolicy) (at time.Time, failure json.RawMessage) {
 	at, failure = e.retryTime(name, policy)
 	if !at.Add(-retrySlack).After(e.now()) {
 		return time.Time{}, nil
@@ -193,8 +193,8 @@ func (e *execution) retryLater(name string, policy openworkflow.RetryPolicy) (at
 	return at, failure
 }
 
-// recall returns what is stored of a step: its output, or that it has failed for good.
-func (e *execution) recall(name string, policy openworkflow.RetryPolicy) (output json.RawMessage, known bool, err error) {
+// replay returns what is stored of a step: its output, or that it has failed for good.
+func (e *execution) replay(name string, policy openworkflow.RetryPolicy) (output json.RawMessage, known bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if done, ok := e.history.completed[name]; ok && memoize {
@@ -215,13 +215,13 @@ func (e *execution) recall(name string, policy openworkflow.RetryPolicy) (output
 // errTryAgain says that a step has failed and is to be tried again.
 var errTryAgain = errors.New("the step has failed and is tried again")
 
-// attempt calls the function once and stores how that ended. It returns the step's
+// runAttempt calls the function once and stores how that ended. It returns the step's
 // result, or errTryAgain when there is none yet.
 //
 // On the workflow's own goroutine, a result that can be stored for certain travels: it
 // is durable before the next function is called and before the run ends, so that the
 // last step of a run costs no commit of its own.
-func (e *execution) attempt(
+func (e *execution) runAttempt(
 	ctx context.Context, attempt openworkflow.StepAttempt, step durable.FunctionStep, inline bool,
 ) (json.RawMessage, error) {
 	row := e.runner.runningRows.schedule(e, attempt)
@@ -235,21 +235,21 @@ func (e *execution) attempt(
 		attempt.Status, attempt.Output = openworkflow.StepCompleted, output
 		if inline && openworkflow.Plain(output) {
 			e.buffer.addRequired(write(attempt))
-			e.ended(attempt)
+			e.finishAttempt(attempt)
 			e.buffer.flushSoon(e.flushAll)
 			return output, nil
 		}
-		err = e.submit(append(e.buffer.popImplied(), write(attempt)), nil)
+		err = e.writeSteps(append(e.buffer.popImplied(), write(attempt)), nil)
 		if err == nil {
-			e.ended(attempt)
+			e.finishAttempt(attempt)
 			return output, nil
 		}
 		attempt.Output = nil // it cannot be stored: the step has failed (R23, R92)
 	}
 	if cause := context.Cause(e.ctx); cause != nil && !errors.Is(cause, durable.ErrDeadlineExceeded) {
-		e.leave(e.interrupted()) // the function was interrupted; that is not its failure
+		e.exitWith(e.interrupted()) // the function was interrupted; that is not its failure
 	}
-	return nil, e.fail(attempt, write, step.Retry, err)
+	return nil, e.failAttempt(attempt, write, step.Retry, err)
 }
 
 // callTraced is call within a span of its own.
@@ -259,7 +259,7 @@ func (e *execution) callTraced(ctx context.Context, name string, step durable.Fu
 		Kind:    openworkflow.KindFunction,
 		Attempt: e.failures(name) + 1,
 	})
-	output, err := e.call(ctx, name, step)
+	output, err := e.callFunction(ctx, name, step)
 	if err != nil {
 		span.End(tracing.Failed, err)
 	} else {
@@ -268,8 +268,8 @@ func (e *execution) callTraced(ctx context.Context, name string, step durable.Fu
 	return output, err
 }
 
-// call calls the function of a step, for as long as it may take.
-func (e *execution) call(ctx context.Context, name string, step durable.FunctionStep) (json.RawMessage, error) {
+// callFunction calls the function of a step, for as long as it may take.
+func (e *execution) callFunction(ctx context.Context, name string, step durable.FunctionStep) (json.RawMessage, error) {
 	ctx = durable.InsideStep(ctx, name)
 	if step.MaxDuration <= 0 {
 		return e.protect(func() (json.RawMessage, error) { return step.Call(ctx) })
@@ -284,10 +284,10 @@ func (e *execution) call(ctx context.Context, name string, step durable.Function
 	return output, err
 }
 
-// fail takes up a failed attempt. A failure that is final is durable when fail returns
+// failAttempt takes up a failed attempt. A failure that is final is durable when fail returns
 // the step's error. One that is not, errTryAgain, travels with whatever comes next, which
 // in the simplest case puts off the run (R77, R100).
-func (e *execution) fail(
+func (e *execution) failAttempt(
 	attempt openworkflow.StepAttempt, write func(openworkflow.StepAttempt) store.StepWrite, policy openworkflow.RetryPolicy, err error,
 ) error {
 	now := e.now()
@@ -298,7 +298,7 @@ func (e *execution) fail(
 	if decision.Retry && !durable.IsNonRetryable(err) {
 		attempt.Error = payload.Encode()
 		e.buffer.addRequired(write(attempt))
-		e.ended(attempt)
+		e.finishAttempt(attempt)
 		e.log().Info("Step failed; it is retried", "step", attempt.StepName, "error", payload.Message, "at", decision.At)
 		return errTryAgain
 	}
@@ -307,12 +307,12 @@ func (e *execution) fail(
 	// which a later execution cannot see: it is written down.
 	payload.NonRetryable = policy.MaximumAttempts == 0 || e.failures(attempt.StepName)+1 < policy.MaximumAttempts
 	attempt.Error = payload.Encode()
-	if err := e.submit([]store.StepWrite{write(attempt)}, nil); err != nil {
-		e.leave(outcome{kind: outcomeReturned, err: fmt.Errorf("store the failure of step %q: %w", attempt.StepName, err)})
+	if err := e.writeSteps([]store.StepWrite{write(attempt)}, nil); err != nil {
+		e.exitWith(outcome{kind: outcomeReturned, err: fmt.Errorf("store the failure of step %q: %w", attempt.StepName, err)})
 	}
-	e.ended(attempt)
+	e.finishAttempt(attempt)
 	if e.run.DeadlineAt != nil && !now.Before(*e.run.DeadlineAt) {
-		e.leave(outcome{kind: outcomeReturned, err: durable.ErrDeadlineExceeded})
+		e.exitWith(outcome{kind: outcomeReturned, err: durable.ErrDeadlineExceeded})
 	}
 	return durable.NewStepError(attempt.StepName, payload)
 }

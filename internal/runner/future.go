@@ -12,9 +12,9 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// call is a step that the workflow has begun in this execution. It implements
+// future is a step that the workflow has begun in this execution. It implements
 // durable.Future. Its members are guarded by the execution's mutex.
-type call struct {
+type future struct {
 	e    *execution
 	name string
 
@@ -36,48 +36,48 @@ type wait struct {
 	failure json.RawMessage
 }
 
-func (c *call) resolve(output json.RawMessage, err error) {
-	c.resolved, c.output, c.err, c.wait = true, output, err, nil
+func (f *future) resolve(output json.RawMessage, err error) {
+	f.resolved, f.output, f.err, f.wait = true, output, err, nil
 }
 
 // Start implements durable.Execution.
 func (e *execution) Start(ctx context.Context, step durable.Step) (durable.Future, error) {
-	e.enter()
-	defer e.exit()
+	e.enterVerb()
+	defer e.exitVerb()
 	switch step := step.(type) {
 	case durable.FunctionStep:
-		return started(e.startFunction(ctx, step))
+		return asFuture(e.startFunction(ctx, step))
 	case durable.SleepStep:
-		return started(e.startSleep(step))
+		return asFuture(e.startSleep(step))
 	case durable.WorkflowStep:
-		return started(e.startWorkflow(step))
+		return asFuture(e.startWorkflow(step))
 	case durable.SignalWaitStep:
-		return started(e.startSignalWait(step))
+		return asFuture(e.startSignalWait(step))
 	default:
 		return nil, fmt.Errorf("unknown kind of step %T", step)
 	}
 }
 
-// started keeps a nil call from becoming a future that is not nil.
-func started(c *call, err error) (durable.Future, error) {
+// asFuture keeps a nil call from becoming a future that is not nil.
+func asFuture(f *future, err error) (durable.Future, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, nil
+	return f, nil
 }
 
 // Await implements durable.Future.
-func (c *call) Await() (json.RawMessage, error) {
-	c.e.enter()
-	defer c.e.exit()
-	c.e.await(func() bool { return c.resolved })
-	return c.output, c.err
+func (f *future) Await() (json.RawMessage, error) {
+	f.e.enterVerb()
+	defer f.e.exitVerb()
+	f.e.await(func() bool { return f.resolved })
+	return f.output, f.err
 }
 
 // AwaitAny implements durable.Execution.
 func (e *execution) AwaitAny(futures []durable.Future) int {
-	e.enter()
-	defer e.exit()
+	e.enterVerb()
+	defer e.exitVerb()
 	return e.awaitAny(futures)
 }
 
@@ -85,7 +85,7 @@ func (e *execution) awaitAny(futures []durable.Future) int {
 	first := -1
 	e.await(func() bool {
 		for i, f := range futures {
-			if f.(*call).resolved {
+			if f.(*future).resolved {
 				first = i
 				return true
 			}
@@ -98,16 +98,16 @@ func (e *execution) awaitAny(futures []durable.Future) int {
 // Select implements durable.Execution. The choice is stored as the output of a
 // function step.
 func (e *execution) Select(base string, futures []durable.Future) (int, error) {
-	e.enter()
-	defer e.exit()
-	name, err := e.resolve(base)
+	e.enterVerb()
+	defer e.exitVerb()
+	name, err := e.durableName(base)
 	if err != nil {
 		return 0, err
 	}
 	if len(futures) == 0 {
 		return 0, &durable.NonRetryableError{Err: fmt.Errorf("select %q: there is nothing to wait for", name)}
 	}
-	if stored, known, err := e.recall(name, openworkflow.DefaultStepPolicy); known {
+	if stored, known, err := e.replay(name, openworkflow.DefaultStepPolicy); known {
 		var index int
 		if err == nil {
 			err = json.Unmarshal(stored, &index)
@@ -122,7 +122,7 @@ func (e *execution) Select(base string, futures []durable.Future) (int, error) {
 	attempt.Status = openworkflow.StepCompleted
 	attempt.Output = json.RawMessage(fmt.Sprint(index))
 	e.buffer.addRequired(e.firstWrite(attempt))
-	e.ended(attempt)
+	e.finishAttempt(attempt)
 	return index, nil
 }
 
@@ -170,9 +170,9 @@ func (e *execution) waitForChange(next time.Time) {
 		due = timer.C
 	}
 	select {
-	case <-e.changed:
+	case <-e.wakes:
 	case <-due:
-	case <-e.settled:
+	case <-e.hasOutcome:
 	case <-e.ctx.Done():
 	}
 }
@@ -181,9 +181,9 @@ func (e *execution) waitForChange(next time.Time) {
 // none does.
 func (e *execution) nextDue() time.Time {
 	var first time.Time
-	for _, c := range e.calls {
-		if !c.resolved && c.wait != nil {
-			first = earlier(first, c.wait.until)
+	for _, f := range e.futures {
+		if !f.resolved && f.wait != nil {
+			first = earlier(first, f.wait.until)
 		}
 	}
 	return first
@@ -201,30 +201,30 @@ func earlier(a, b time.Time) time.Time {
 // resolved.
 func (e *execution) resolveDue() {
 	now := e.now()
-	unresolved := e.calls[:0]
-	for _, c := range e.calls {
-		if !c.resolved && c.wait != nil && c.wait.attempt != nil {
-			e.resolveWait(c, *c.wait.attempt, now)
+	unresolved := e.futures[:0]
+	for _, f := range e.futures {
+		if !f.resolved && f.wait != nil && f.wait.attempt != nil {
+			e.resolveWait(f, *f.wait.attempt, now)
 		}
-		if !c.resolved {
-			unresolved = append(unresolved, c)
+		if !f.resolved {
+			unresolved = append(unresolved, f)
 		}
 	}
-	clear(e.calls[len(unresolved):])
-	e.calls = unresolved
+	clear(e.futures[len(unresolved):])
+	e.futures = unresolved
 }
 
 // park settles that the run waits, until the first of what it waits for is due (R81):
 // as a run that is pending again when that is a retry and there is nothing else to be
 // woken by (R77), parked otherwise.
 func (e *execution) park() {
-	e.closeOrphans()
-	o := outcome{kind: outcomePutOff}
-	for _, c := range e.calls {
+	e.completeStrayWaits()
+	o := outcome{kind: outcomeRetryLater}
+	for _, f := range e.futures {
 		switch {
-		case c.resolved || c.wait == nil:
-		case o.at.IsZero() || c.wait.until.Before(o.at):
-			o.at, o.payload = c.wait.until, c.wait.failure
+		case f.resolved || f.wait == nil:
+		case o.at.IsZero() || f.wait.until.Before(o.at):
+			o.at, o.payload = f.wait.until, f.wait.failure
 		}
 	}
 	if len(e.history.waiting) > 0 {
@@ -236,17 +236,17 @@ func (e *execution) park() {
 			}
 		}
 	}
-	e.settleLocked(o)
+	e.setOutcomeLocked(o)
 }
 
-// closeOrphans completes waiting attempts for which something has come and that this
+// completeStrayWaits completes waiting attempts for which something has come and that this
 // execution did not ask for, because the workflow's code has changed. They would
 // wake the run again and again.
-func (e *execution) closeOrphans() {
+func (e *execution) completeStrayWaits() {
 	asked := map[string]bool{}
-	for _, c := range e.calls {
-		if c.wait != nil && c.wait.attempt != nil {
-			asked[c.wait.attempt.ID] = true
+	for _, f := range e.futures {
+		if f.wait != nil && f.wait.attempt != nil {
+			asked[f.wait.attempt.ID] = true
 		}
 	}
 	for _, a := range e.history.waiting {
@@ -258,7 +258,7 @@ func (e *execution) closeOrphans() {
 		if arrival.Child != nil {
 			a.Output = arrival.Child.Output
 		} else {
-			a.Output = envelope(arrival.Data)
+			a.Output = signalOutput(arrival.Data)
 		}
 		e.bufferImpliedLocked(a)
 	}
@@ -268,12 +268,12 @@ func (e *execution) closeOrphans() {
 // see otherwise; bufferImpliedLocked one that the database implies.
 func (e *execution) bufferRequiredLocked(a openworkflow.StepAttempt) {
 	e.buffer.addRequired(e.stepWrite(a))
-	e.endedLocked(a)
+	e.finishAttemptLocked(a)
 }
 
 func (e *execution) bufferImpliedLocked(a openworkflow.StepAttempt) {
 	e.buffer.addImplied(e.stepWrite(a))
-	e.endedLocked(a)
+	e.finishAttemptLocked(a)
 }
 
 // deliver takes in what has come for an attempt that waits.
@@ -281,7 +281,7 @@ func (e *execution) deliver(attemptID string, arrival store.Arrival) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	insert(&e.arrivals, attemptID, arrival)
-	e.change()
+	e.wake()
 }
 
 // externalWaits returns the attempts of calls that wait for a child or a signal.
@@ -289,12 +289,12 @@ func (e *execution) externalWaits() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var ids []string
-	for _, c := range e.calls {
-		if c.resolved || c.wait == nil || c.wait.attempt == nil || c.wait.attempt.Kind == openworkflow.KindSleep {
+	for _, f := range e.futures {
+		if f.resolved || f.wait == nil || f.wait.attempt == nil || f.wait.attempt.Kind == openworkflow.KindSleep {
 			continue
 		}
-		if _, arrived := e.arrivals[c.wait.attempt.ID]; !arrived {
-			ids = append(ids, c.wait.attempt.ID)
+		if _, arrived := e.arrivals[f.wait.attempt.ID]; !arrived {
+			ids = append(ids, f.wait.attempt.ID)
 		}
 	}
 	return ids

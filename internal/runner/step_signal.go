@@ -18,16 +18,16 @@ type recipients struct {
 // SendSignal implements durable.Execution (R99a). Delivery and the attempt are one
 // transaction, fenced as every write.
 func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
-	e.enter()
-	defer e.exit()
-	name, err := e.resolve(send.Name)
+	e.enterVerb()
+	defer e.exitVerb()
+	name, err := e.durableName(send.Name)
 	if err != nil {
 		return nil, err
 	}
 	if !storableText(send.Signal) {
 		return nil, fmt.Errorf("signal name %q cannot be stored: use valid UTF-8 without U+0000", send.Signal)
 	}
-	if output, known, err := e.recall(name, onePolicy); known {
+	if output, known, err := e.replay(name, onePolicy); known {
 		var sent recipients
 		if err == nil {
 			err = json.Unmarshal(output, &sent)
@@ -36,8 +36,8 @@ func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 	}
 	e.checkpoint()
 	e.flushRequired()
-	attempt, begun := e.sending(name)
-	if !begun {
+	attempt, unfinished := e.unfinishedSend(name)
+	if !unfinished {
 		attempt = e.newAttempt(name, openworkflow.KindSignalSend, nil)
 	}
 	attempt.Status = openworkflow.StepCompleted
@@ -61,7 +61,7 @@ func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 	if err != nil { // texts always marshal
 		return nil, err
 	}
-	e.ended(attempt)
+	e.finishAttempt(attempt)
 	return sent, nil
 }
 
@@ -82,7 +82,7 @@ func (e *execution) writeSignal(attempt openworkflow.StepAttempt, signal store.S
 		return err
 	})
 	if lost || err != nil {
-		e.leave(e.disowned())
+		e.exitWith(e.onLeaseLost())
 	}
 	if len(sent) > 0 {
 		e.runner.notifyDue.request()
@@ -91,8 +91,8 @@ func (e *execution) writeSignal(attempt openworkflow.StepAttempt, signal store.S
 	return sent, fault
 }
 
-// sending returns the attempt that an earlier execution has left behind while it sent.
-func (e *execution) sending(name string) (openworkflow.StepAttempt, bool) {
+// unfinishedSend returns the attempt that an earlier execution has left behind while it sent.
+func (e *execution) unfinishedSend(name string) (openworkflow.StepAttempt, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	attempt, ok := e.history.sending[name]
