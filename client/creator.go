@@ -33,8 +33,8 @@ func (c *creator) create(ctx context.Context, run newRun) (store.Created, error)
 	if !run.unique {
 		return c.alone(ctx, run.NewRun)
 	}
-	if c.group.Alone() {
-		defer c.group.Done()
+	if c.group.TryAcquire() {
+		defer c.group.Release()
 		return c.alone(ctx, run.NewRun)
 	}
 	creation := &creation{run: run.NewRun}

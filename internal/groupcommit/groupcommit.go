@@ -17,9 +17,9 @@ import (
 	"sync"
 )
 
-// batches is the number of batches that may be under way at once: while one waits for
+// maxBatches is the number of batches that may be under way at once: while one waits for
 // the disk, the next one is being sent.
-const batches = 2
+const maxBatches = 2
 
 // maxBatch bounds the writes of one batch, so that a long queue after an outage does not
 // become one statement of unbounded size.
@@ -31,8 +31,8 @@ type Write[T any] struct {
 
 	ctx  context.Context
 	done chan error
-	// in is the batch that the write is in; nil as long as it waits for one.
-	in *batch
+	// batch is the batch that the write is in; nil as long as it waits for one.
+	batch *batch
 }
 
 // Finish tells whoever waits for the write what has become of it. It is called at most
@@ -41,8 +41,8 @@ func (w *Write[T]) Finish(err error) { w.done <- err }
 
 // batch is one that is under way.
 type batch struct {
-	awaited int // writes that somebody waits for
-	abandon context.CancelFunc
+	waiters int // writes that somebody waits for
+	cancel  context.CancelFunc
 }
 
 // Group is the writes that share transactions.
@@ -51,8 +51,8 @@ type Group[T any] struct {
 
 	mu      sync.Mutex
 	pending []*Write[T]
-	// flushing are the batches under way, and underWay the writes in them.
-	flushing, underWay int
+	// batchesInFlight are the batches under way, and underWay the writes in them.
+	batchesInFlight, writesInFlight int
 	// ready holds a token when a batch may begin.
 	ready chan struct{}
 	// stop is closed once nothing more may join.
@@ -70,74 +70,74 @@ func New[T any](flush func(ctx context.Context, batch []*Write[T])) *Group[T] {
 	return &Group[T]{flush: flush, ready: make(chan struct{}, 1), stop: make(chan struct{})}
 }
 
-// Alone reports whether nothing is written or waits to be. The caller then writes by
+// TryAcquire reports whether nothing is written or waits to be. The caller then writes by
 // himself and calls Done after that.
-func (g *Group[T]) Alone() bool {
+func (g *Group[T]) TryAcquire() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.flushing > 0 || len(g.pending) > 0 {
+	if g.batchesInFlight > 0 || len(g.pending) > 0 {
 		return false
 	}
-	g.flushing++
-	g.underWay++
+	g.batchesInFlight++
+	g.writesInFlight++
 	return true
 }
 
-// Done ends a write that began with Alone.
-func (g *Group[T]) Done() {
-	g.flushed(1)
+// Release ends a write that began with Alone.
+func (g *Group[T]) Release() {
+	g.finished(1)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.wakeIfEnough()
+	g.wakeIfReady()
 }
 
 // Join writes with the next batch and returns what has become of the item, or the cause
 // of the end of ctx, when it may or may not have been written.
 func (g *Group[T]) Join(ctx context.Context, item T) error {
 	w := &Write[T]{Item: item, ctx: ctx, done: make(chan error, 1)}
-	if !g.queue(w) {
+	if !g.enqueue(w) {
 		return ErrStopped
 	}
 	select {
 	case err := <-w.done:
 		return err
 	case <-ctx.Done():
-		g.leave(w)
+		g.stopWaiting(w)
 		return context.Cause(ctx)
 	}
 }
 
-// queue puts a write into the next batch, unless there is none any more.
-func (g *Group[T]) queue(w *Write[T]) bool {
+// enqueue puts a write into the next batch, unless there is none any more.
+func (g *Group[T]) enqueue(w *Write[T]) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.stopped {
 		return false
 	}
 	g.pending = append(g.pending, w)
-	g.wakeIfEnough()
+	g.wakeIfReady()
 	return true
 }
 
-// leave takes note that nobody waits for a write any more.
-func (g *Group[T]) leave(w *Write[T]) {
+// stopWaiting takes note that nobody waits for a write any more.
+func (g *Group[T]) stopWaiting(w *Write[T]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if w.in == nil {
+	if w.batch == nil {
 		return
 	}
-	if w.in.awaited--; w.in.awaited == 0 {
-		w.in.abandon()
+	if w.batch.waiters--; w.batch.waiters == 0 {
+		w.batch.cancel()
 	}
 }
 
-// enough reports whether what is pending is to be written now.
-func (g *Group[T]) enough() bool {
-	return len(g.pending) > 0 && (g.flushing == 0 || g.stopped || g.flushing < batches && 2*len(g.pending) >= g.underWay)
+// shouldFlush reports whether what is pending is to be written now.
+func (g *Group[T]) shouldFlush() bool {
+	return len(g.pending) > 0 && (g.batchesInFlight == 0 || g.stopped || g.batchesInFlight < maxBatches && 2*len(g.pending) >= g.writesInFlight)
 }
 
-func (g *Group[T]) wakeIfEnough() {
-	if !g.enough() {
+func (g *Group[T]) wakeIfReady() {
+	if !g.shouldFlush() {
 		return
 	}
 	select {
@@ -158,7 +158,7 @@ func (g *Group[T]) Stop() {
 // those under way.
 func (g *Group[T]) Run(ctx context.Context) {
 	var tasks sync.WaitGroup
-	for range batches {
+	for range maxBatches {
 		tasks.Go(func() { g.run(ctx) })
 	}
 	tasks.Wait()
@@ -173,37 +173,37 @@ func (g *Group[T]) run(ctx context.Context) {
 			stopped = true
 		case <-g.ready:
 		}
-		for g.next(ctx) {
+		for g.flushNext(ctx) {
 			runtime.Gosched() // whom the batch has let go on may have something for the next one
 		}
 	}
 }
 
-// next writes the next batch, if there is one to write now.
-func (g *Group[T]) next(ctx context.Context) bool {
-	ctx, abandon := context.WithCancel(ctx)
-	defer abandon()
-	writes := g.take(&batch{abandon: abandon})
+// flushNext writes the next batch, if there is one to write now.
+func (g *Group[T]) flushNext(ctx context.Context) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	writes := g.dequeue(&batch{cancel: cancel})
 	if len(writes) == 0 {
 		return false
 	}
 	g.flush(ctx, writes)
-	g.flushed(len(writes))
+	g.finished(len(writes))
 	return true
 }
 
-// take removes the next batch from the queue, without the writes that nobody waits
+// dequeue removes the next batch from the queue, without the writes that nobody waits
 // for any more; nil if there is nothing to write now.
-func (g *Group[T]) take(in *batch) []*Write[T] {
+func (g *Group[T]) dequeue(in *batch) []*Write[T] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var writes []*Write[T]
-	for g.enough() && len(writes) == 0 {
+	for g.shouldFlush() && len(writes) == 0 {
 		n := min(len(g.pending), maxBatch)
 		writes = make([]*Write[T], 0, n)
 		for _, w := range g.pending[:n] {
 			if w.ctx.Err() == nil {
-				w.in = in
+				w.batch = in
 				writes = append(writes, w)
 			}
 		}
@@ -211,18 +211,18 @@ func (g *Group[T]) take(in *batch) []*Write[T] {
 		clear(g.pending[rest:])
 		g.pending = g.pending[:rest]
 	}
-	if in.awaited = len(writes); in.awaited > 0 {
-		g.flushing++
-		g.underWay += len(writes)
+	if in.waiters = len(writes); in.waiters > 0 {
+		g.batchesInFlight++
+		g.writesInFlight += len(writes)
 	}
-	g.wakeIfEnough()
+	g.wakeIfReady()
 	return writes
 }
 
-// flushed is called after n writes.
-func (g *Group[T]) flushed(n int) {
+// finished is called after n writes.
+func (g *Group[T]) finished(n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.flushing--
-	g.underWay -= n
+	g.batchesInFlight--
+	g.writesInFlight -= n
 }

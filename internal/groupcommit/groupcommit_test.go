@@ -92,27 +92,27 @@ func (d *database) end() {
 	close(f.end)
 }
 
-func TestAlone_OnlyWhileNothingIsWritten(t *testing.T) {
+func TestTryAcquire_OnlyWhileNothingIsWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t)
-		if !d.group.Alone() {
+		if !d.group.TryAcquire() {
 			t.Fatal("the first is not alone")
 		}
-		if d.group.Alone() {
+		if d.group.TryAcquire() {
 			t.Error("there are two that are alone")
 		}
-		d.group.Done()
+		d.group.Release()
 		d.join(t.Context(), 0)
 		d.want([]int{0})
-		if d.group.Alone() {
+		if d.group.TryAcquire() {
 			t.Error("alone beside a batch")
 		}
 		d.end()
 		d.want()
-		if !d.group.Alone() {
+		if !d.group.TryAcquire() {
 			t.Error("not alone after the batch")
 		}
-		d.group.Done()
+		d.group.Release()
 	})
 }
 
@@ -138,13 +138,13 @@ func TestJoin_WhatGathersGoesNextInItsOrder(t *testing.T) {
 func TestJoin_ASecondBatchIsHalfAsLargeAsTheFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t)
-		d.group.Alone()
+		d.group.TryAcquire()
 		d.join(t.Context(), 0)
 		d.want([]int{0}) // beside the one that is alone
 		d.join(t.Context(), 2, 4, 6, 8)
 		d.end()
 		d.want([]int{2, 4, 6, 8})
-		d.group.Done()
+		d.group.Release()
 		d.join(t.Context(), 1)
 		d.want([]int{2, 4, 6, 8})
 		d.join(t.Context(), 3)
@@ -159,16 +159,16 @@ func TestJoin_ASecondBatchIsHalfAsLargeAsTheFirst(t *testing.T) {
 	})
 }
 
-func TestDone_BeginsWhatGathered(t *testing.T) {
+func TestRelease_StartsWhatGathered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t)
-		d.group.Alone()
+		d.group.TryAcquire()
 		d.join(t.Context(), 0, 2)
 		d.want([]int{0})
 		d.join(t.Context(), 4)
 		d.end()
 		d.want([]int{2, 4})
-		d.group.Done()
+		d.group.Release()
 		d.end()
 		d.want()
 	})
@@ -193,7 +193,7 @@ func TestJoin_WhoHasLeftIsNotWritten(t *testing.T) {
 func TestJoin_ABatchIsGivenUpWithTheLastWhoWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t)
-		d.group.Alone()
+		d.group.TryAcquire()
 		first, cancelFirst := context.WithCancel(t.Context())
 		second, cancelSecond := context.WithCancel(t.Context())
 		d.join(t.Context(), 0)
@@ -212,7 +212,7 @@ func TestJoin_ABatchIsGivenUpWithTheLastWhoWaits(t *testing.T) {
 			t.Error("the batch goes on, and nobody waits for it")
 		}
 		d.end()
-		d.group.Done()
+		d.group.Release()
 	})
 }
 
@@ -262,10 +262,10 @@ func TestJoin_Concurrently(t *testing.T) {
 	for range writers {
 		writing.Go(func() {
 			for item := range each {
-				if group.Alone() {
+				if group.TryAcquire() {
 					batches.Add(1)
 					written.Add(1)
-					group.Done()
+					group.Release()
 				} else if err := group.Join(ctx, item); !errors.Is(err, outcome(item)) {
 					t.Errorf("item %d: %v, want %v", item, err, outcome(item))
 				}

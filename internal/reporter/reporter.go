@@ -31,9 +31,9 @@ import (
 const (
 	// senders is the number of requests under way at once.
 	senders = 32
-	// settle is how long a report of a run that goes on is held back: of a run that ends
+	// ongoingDelay is how long a report of a run that goes on is held back: of a run that ends
 	// or changes sooner, only what it came to is sent.
-	settle = 400 * time.Millisecond
+	ongoingDelay = 400 * time.Millisecond
 	// giveUpAfter is how long a report is tried; the manager repairs what is left.
 	giveUpAfter = 30 * time.Second
 	// sendTimeout bounds one try.
@@ -51,39 +51,39 @@ type Reporter struct {
 	// patchesOnly is true once the API server has said that a status must not be replaced.
 	patchesOnly atomic.Bool
 
-	mu      sync.Mutex
-	latest  map[string]*report // by object uid
-	ended   queue              // runs that have ended
-	ongoing queue              // all others
-	sending int
-	timed   bool // a timer will wake a sender
-	closed  bool
-	changed *sync.Cond
+	mu       sync.Mutex
+	pending  map[string]*pendingReport // by object uid
+	ended    queue                     // runs that have ended
+	ongoing  queue                     // all others
+	sending  int
+	timerSet bool // a timer will wake a sender
+	closed   bool
+	changed  *sync.Cond
 }
 
-// report is the newest unsent status of an object.
-type report struct {
-	object openworkflow.ObjectRef
-	status *v1alpha1.WorkflowRunStatus // nil when all is sent
-	since  time.Time                   // when it came, or the oldest one that it replaced
-	due    time.Time                   // when it may be sent
-	busy   bool                        // a sender has it
-	// soon is true when the status is that of a run that has ended before anybody would
+// pendingReport is the newest unsent status of an object.
+type pendingReport struct {
+	object  openworkflow.ObjectRef
+	status  *v1alpha1.WorkflowRunStatus // nil when all is sent
+	firstAt time.Time                   // when it came, or the oldest one that it replaced
+	due     time.Time                   // when it may be sent
+	sending bool                        // a sender has it
+	// endedEarly is true when the status is that of a run that has ended before anybody would
 	// have reported it: most likely the object is as it was when its run was created.
-	soon bool
-	// moved is true once the object has another generation than its run was created
+	endedEarly bool
+	// generationChanged is true once the object has another generation than its run was created
 	// from: only the manager knows what that means.
-	moved bool
+	generationChanged bool
 }
 
 // queue has objects in the order in which they are due. One whose report was sent
 // from the other queue is passed over.
-type queue []*report
+type queue []*pendingReport
 
 // first returns the object whose turn it is, or nil.
-func (q *queue) first() *report {
+func (q *queue) first() *pendingReport {
 	for len(*q) > 0 {
-		if entry := (*q)[0]; entry.status != nil && !entry.busy {
+		if entry := (*q)[0]; entry.status != nil && !entry.sending {
 			return entry
 		}
 		q.pop()
@@ -119,7 +119,7 @@ func New(config *rest.Config, namespace, podName string, log *slog.Logger) (*Rep
 		namespace: namespace,
 		podName:   podName,
 		log:       log,
-		latest:    map[string]*report{},
+		pending:   map[string]*pendingReport{},
 	}
 	r.changed = sync.NewCond(&r.mu)
 	return r, nil
@@ -136,37 +136,37 @@ func (r *Reporter) Report(run *openworkflow.Run, steps openworkflow.StepSummary)
 	status := projection.Status(run, steps, r.podName)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	entry := r.latest[object.UID]
+	entry := r.pending[object.UID]
 	if entry == nil {
-		entry = &report{object: *object}
-		r.latest[object.UID] = entry
+		entry = &pendingReport{object: *object}
+		r.pending[object.UID] = entry
 	}
 	now := time.Now()
-	fresh := entry.status == nil
-	if fresh {
-		entry.since = now
+	isFirst := entry.status == nil
+	if isFirst {
+		entry.firstAt = now
 	}
-	entry.status, entry.soon = &status, endedSoon(run)
+	entry.status, entry.endedEarly = &status, endedEarly(run)
 	switch {
 	case status.State.Terminal():
 		entry.due = now
-	case fresh:
-		entry.due = now.Add(settle)
+	case isFirst:
+		entry.due = now.Add(ongoingDelay)
 	default:
 		return // it takes the place of one that has a turn
 	}
 	r.enqueue(entry)
 }
 
-// endedSoon reports whether a run has ended in its first attempt, before the report of
+// endedEarly reports whether a run has ended in its first attempt, before the report of
 // its beginning was due.
-func endedSoon(run *openworkflow.Run) bool {
-	return run.Attempts == 1 && run.StartedAt != nil && run.FinishedAt != nil && run.FinishedAt.Sub(*run.StartedAt) < settle
+func endedEarly(run *openworkflow.Run) bool {
+	return run.Attempts == 1 && run.StartedAt != nil && run.FinishedAt != nil && run.FinishedAt.Sub(*run.StartedAt) < ongoingDelay
 }
 
 // enqueue gives an object with something to send its turn, unless a sender has it.
-func (r *Reporter) enqueue(entry *report) {
-	if entry.busy {
+func (r *Reporter) enqueue(entry *pendingReport) {
+	if entry.sending {
 		return
 	}
 	if entry.status.State.Terminal() {
@@ -179,11 +179,11 @@ func (r *Reporter) enqueue(entry *report) {
 
 // Run sends reports until ctx ends, then what is still in the queue, for at most
 // the time of farewell.
-func (r *Reporter) Run(ctx context.Context, farewell time.Duration) {
+func (r *Reporter) Run(ctx context.Context, grace time.Duration) {
 	sendCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	defer context.AfterFunc(ctx, func() {
-		time.AfterFunc(farewell, stop)
+		time.AfterFunc(grace, stop)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.closed = true
@@ -202,13 +202,13 @@ func (r *Reporter) Run(ctx context.Context, farewell time.Duration) {
 
 // next waits for an object whose report is due; nil means that the reporter is
 // closed and its queues are empty.
-func (r *Reporter) next() *report {
+func (r *Reporter) next() *pendingReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
-		entry, wait := r.take()
+		entry, wait := r.popDue()
 		if entry != nil {
-			entry.busy = true
+			entry.sending = true
 			r.sending++
 			return entry
 		}
@@ -216,12 +216,12 @@ func (r *Reporter) next() *report {
 			r.changed.Broadcast()
 			return nil
 		}
-		if wait > 0 && !r.timed {
-			r.timed = true
+		if wait > 0 && !r.timerSet {
+			r.timerSet = true
 			time.AfterFunc(wait, func() {
 				r.mu.Lock()
 				defer r.mu.Unlock()
-				r.timed = false
+				r.timerSet = false
 				r.changed.Signal()
 			})
 		}
@@ -229,34 +229,34 @@ func (r *Reporter) next() *report {
 	}
 }
 
-// take removes the object whose turn it is, or says for how long there is none: 0
+// popDue removes the object whose turn it is, or says for how long there is none: 0
 // when nothing is in the queues. A reporter that closes sends at once.
-func (r *Reporter) take() (entry *report, wait time.Duration) {
-	end, other := r.ended.first(), r.ongoing.first()
-	if end != nil && (other == nil || !other.due.Before(end.due)) {
+func (r *Reporter) popDue() (entry *pendingReport, wait time.Duration) {
+	endedFirst, ongoingFirst := r.ended.first(), r.ongoing.first()
+	if endedFirst != nil && (ongoingFirst == nil || !ongoingFirst.due.Before(endedFirst.due)) {
 		r.ended.pop()
-		return end, 0
+		return endedFirst, 0
 	}
-	if other == nil {
+	if ongoingFirst == nil {
 		return nil, 0
 	}
-	if wait = time.Until(other.due); wait > 0 && !r.closed {
+	if wait = time.Until(ongoingFirst.due); wait > 0 && !r.closed {
 		return nil, wait
 	}
 	r.ongoing.pop()
-	return other, 0
+	return ongoingFirst, 0
 }
 
 // send sends the newest status of an object, again and again until the API server
 // has taken or refused it, or it is too old.
-func (r *Reporter) send(ctx context.Context, entry *report) {
+func (r *Reporter) send(ctx context.Context, entry *pendingReport) {
 	const firstDelay, lastDelay = 100 * time.Millisecond, 5 * time.Second
 	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
 		r.mu.Lock()
-		status, soon, age := entry.status, entry.soon, time.Since(entry.since)
-		entry.status, entry.soon = nil, false
+		status, endedEarly, age := entry.status, entry.endedEarly, time.Since(entry.firstAt)
+		entry.status, entry.endedEarly = nil, false
 		r.mu.Unlock()
-		err := r.write(ctx, entry, *status, soon)
+		err := r.write(ctx, entry, *status, endedEarly)
 		if err == nil {
 			break
 		}
@@ -277,10 +277,10 @@ func (r *Reporter) send(ctx context.Context, entry *report) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	entry.busy = false
+	entry.sending = false
 	r.sending--
 	if entry.status == nil {
-		delete(r.latest, entry.object.UID)
+		delete(r.pending, entry.object.UID)
 	} else { // it came after the last look
 		r.enqueue(entry)
 	}
@@ -289,8 +289,8 @@ func (r *Reporter) send(ctx context.Context, entry *report) {
 
 // write sends one status: as a patch, or soon, in place of the one that the object has
 // had from its creation on, if it still has.
-func (r *Reporter) write(ctx context.Context, entry *report, status v1alpha1.WorkflowRunStatus, soon bool) error {
-	if soon && !entry.moved && !r.patchesOnly.Load() {
+func (r *Reporter) write(ctx context.Context, entry *pendingReport, status v1alpha1.WorkflowRunStatus, endedEarly bool) error {
+	if endedEarly && !entry.generationChanged && !r.patchesOnly.Load() {
 		body, ok, err := projection.Replace(&entry.object, status)
 		if err != nil {
 			return err
@@ -310,9 +310,9 @@ func (r *Reporter) write(ctx context.Context, entry *report, status v1alpha1.Wor
 // The status says that the generation which the run was created from is observed, as
 // long as the object has that one. The API server does not say which test of a patch
 // has failed, so a refusal without a reason is tried once more without it.
-func (r *Reporter) patch(ctx context.Context, entry *report, status v1alpha1.WorkflowRunStatus) error {
+func (r *Reporter) patch(ctx context.Context, entry *pendingReport, status v1alpha1.WorkflowRunStatus) error {
 	object := entry.object
-	if object.Generation == 0 || entry.moved {
+	if object.Generation == 0 || entry.generationChanged {
 		body, err := projection.Patch(object.UID, status)
 		if err != nil {
 			return err
@@ -326,7 +326,7 @@ func (r *Reporter) patch(ctx context.Context, entry *report, status v1alpha1.Wor
 	}
 	refused, err := r.request(ctx, object, http.MethodPatch, body)
 	if err == nil && refused {
-		entry.moved = true
+		entry.generationChanged = true
 		return r.patch(ctx, entry, status)
 	}
 	return err

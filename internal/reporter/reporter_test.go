@@ -241,11 +241,11 @@ func TestRunThatLastsIsReportedWithinHalfASecond(t *testing.T) {
 	began := time.Now()
 	r.Report(run("order-1", openworkflow.RunRunning), openworkflow.StepSummary{})
 	s.await(t, 1)
-	if took := time.Since(began); took < settle {
+	if took := time.Since(began); took < ongoingDelay {
 		t.Errorf("the beginning was reported after %s: an end has no time to take its place", took)
 	}
-	if settle > 500*time.Millisecond {
-		t.Errorf("the beginning is held back for %s", settle)
+	if ongoingDelay > 500*time.Millisecond {
+		t.Errorf("the beginning is held back for %s", ongoingDelay)
 	}
 }
 
@@ -283,11 +283,11 @@ func TestRunThatEndsSoonTakesThePlaceOfItsObjectsFirstStatus(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, ok)
 	r, stop := start(t, s)
-	r.Report(ofVersion5("order-1", settle/2), openworkflow.StepSummary{})
+	r.Report(ofVersion5("order-1", ongoingDelay/2), openworkflow.StepSummary{})
 	s.await(t, 1)
-	r.Report(ofVersion5("order-1", 2*settle), openworkflow.StepSummary{}) // its begin has been reported
+	r.Report(ofVersion5("order-1", 2*ongoingDelay), openworkflow.StepSummary{}) // its begin has been reported
 	s.await(t, 1)
-	again := ofVersion5("order-1", settle/2)
+	again := ofVersion5("order-1", ongoingDelay/2)
 	again.Attempts = 2
 	r.Report(again, openworkflow.StepSummary{})
 	s.await(t, 1)

@@ -42,7 +42,7 @@ func newFlusher(r *Runner) *flusher {
 // submit returns its cause, and the write may or may not happen.
 func (f *flusher) submit(ctx context.Context, steps []store.StepWrite, run *store.RunWrite) error {
 	w := write{steps: steps, run: run}
-	if f.group.Alone() {
+	if f.group.TryAcquire() {
 		outcome, err := f.writeAlone(ctx, w)
 		if err == nil {
 			return outcome
@@ -57,7 +57,7 @@ func (f *flusher) submit(ctx context.Context, steps []store.StepWrite, run *stor
 // writeAlone flushes one write, once. The error is that of the database, as which the end of
 // the write's context counts, too.
 func (f *flusher) writeAlone(ctx context.Context, w write) (outcome, err error) {
-	defer f.group.Done()
+	defer f.group.Release()
 	var runs []store.RunWrite
 	if w.run != nil {
 		runs = []store.RunWrite{*w.run}
