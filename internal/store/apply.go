@@ -101,7 +101,7 @@ func (s *Store) ApplyAndClaim(
 		c.took(s)
 		claimed = c.runs
 	}
-	if err != nil && (ownFault(err) || notNew(err)) {
+	if err != nil && (isValueError(err) || isUniqueViolation(err)) {
 		if stepErrs, runErrs, err = s.applySeparately(ctx, steps, runs); err == nil {
 			_ = s.notify(ctx, hints) // a poll finds what nobody was told of
 		}
@@ -122,7 +122,7 @@ func (s *Store) applyOnce(
 	if len(steps) == 0 && len(runs) == 0 && c == nil {
 		return nil, nil, nil
 	}
-	var b queued
+	var b sqlBatch
 	children := s.childrenOf(steps)
 	stepWrites, runWrites := newStepWrites(steps), newRunWrites(runs)
 	if len(children) > 0 || len(parents(runs)) > 0 || !stepWrites.lockAll(runs) {
@@ -152,51 +152,51 @@ func (s *Store) applyOnce(
 	return stepErrs, runErrs, err
 }
 
-// applySeparately finds the writes whose values Postgres refuses by halving, and
+// applySeparately finds the writes whose values Postgres refuses by bisecting, and
 // applies all others. Order is kept: all steps, then the runs.
 func (s *Store) applySeparately(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
 	steps = slices.Clone(steps)
 	for i := range steps {
 		steps[i].New = false
 	}
-	stepErrs, err = halve(steps, func(part []StepWrite) ([]error, error) {
+	stepErrs, err = bisect(steps, func(part []StepWrite) ([]error, error) {
 		errs, _, err := s.applyOnce(ctx, part, nil, nil, Hints{})
 		return errs, err
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	faults := map[openworkflow.Lease]error{}
+	valueErrs := map[openworkflow.Lease]error{}
 	for i, err := range stepErrs {
-		if err != nil && ownFault(err) {
-			faults[steps[i].Lease] = err
+		if err != nil && isValueError(err) {
+			valueErrs[steps[i].Lease] = err
 		}
 	}
 	runErrs = make([]error, len(runs))
-	sound, at := make([]RunWrite, 0, len(runs)), make([]int, 0, len(runs))
+	valid, at := make([]RunWrite, 0, len(runs)), make([]int, 0, len(runs))
 	for i, w := range runs {
-		if fault := faults[w.Lease]; fault != nil {
-			runErrs[i] = fault
+		if valueErr := valueErrs[w.Lease]; valueErr != nil {
+			runErrs[i] = valueErr
 			continue
 		}
-		sound, at = append(sound, w), append(at, i)
+		valid, at = append(valid, w), append(at, i)
 	}
-	soundErrs, err := halve(sound, func(part []RunWrite) ([]error, error) {
+	validErrs, err := bisect(valid, func(part []RunWrite) ([]error, error) {
 		_, errs, err := s.applyOnce(ctx, nil, part, nil, Hints{})
 		return errs, err
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	for i, err := range soundErrs {
+	for i, err := range validErrs {
 		runErrs[at[i]] = err
 	}
 	return stepErrs, runErrs, nil
 }
 
-// halve applies items in ever smaller parts until each part succeeds or is one
-// item that fails by its own fault. It returns one result for each item.
-func halve[T any](items []T, apply func([]T) ([]error, error)) ([]error, error) {
+// bisect applies items in ever smaller parts until each part succeeds or is one
+// item that fails because of its value. It returns one result for each item.
+func bisect[T any](items []T, apply func([]T) ([]error, error)) ([]error, error) {
 	if len(items) == 0 {
 		return nil, nil
 	}
@@ -204,27 +204,27 @@ func halve[T any](items []T, apply func([]T) ([]error, error)) ([]error, error) 
 	switch {
 	case err == nil:
 		return errs, nil
-	case !ownFault(err):
+	case !isValueError(err):
 		return nil, err
 	case len(items) == 1:
 		return []error{Classify(err)}, nil
 	}
-	left, err := halve(items[:len(items)/2], apply)
+	left, err := bisect(items[:len(items)/2], apply)
 	if err != nil {
 		return nil, err
 	}
-	right, err := halve(items[len(items)/2:], apply)
+	right, err := bisect(items[len(items)/2:], apply)
 	if err != nil {
 		return nil, err
 	}
 	return append(left, right...), nil
 }
 
-// lockSQL locks the runs $2 and the parents of the runs $3, in the order of
+// lockRunsSQL locks the runs $2 and the parents of the runs $3, in the order of
 // their ids, before anything else of the transaction locks a run. Parents are
 // locked even while they are active: a parent that is parking at this moment is
 // then either seen parked, or sees its child ended (R171). Primary keys.
-const lockSQL = `
+const lockRunsSQL = `
 SELECT
 FROM {schema}.workflow_runs r
 JOIN (
@@ -239,7 +239,7 @@ JOIN (
 ORDER BY r.id
 FOR NO KEY UPDATE OF r`
 
-func (s *Store) queueLocks(b *queued, steps []StepWrite, runs []RunWrite) {
+func (s *Store) queueLocks(b *sqlBatch, steps []StepWrite, runs []RunWrite) {
 	ids := make([]string, 0, len(steps)+len(runs))
 	for _, w := range steps {
 		ids = append(ids, w.RunID)
@@ -247,7 +247,7 @@ func (s *Store) queueLocks(b *queued, steps []StepWrite, runs []RunWrite) {
 	for _, w := range runs {
 		ids = append(ids, w.RunID)
 	}
-	b.Queue(s.sql(lockSQL), s.namespace, ids, parents(runs))
+	b.Queue(s.sql(lockRunsSQL), s.namespace, ids, parents(runs))
 }
 
 // parents returns the children that the writes end for good.
@@ -381,7 +381,7 @@ func (w *stepWrites) collect(row pgx.CollectableRow) error {
 }
 
 // lockAll reports whether the first statement of the batch locks all the runs that the
-// batch writes to, in the order of their ids. Otherwise lockSQL has to.
+// batch writes to, in the order of their ids. Otherwise lockRunsSQL has to.
 func (w *stepWrites) lockAll(runs []RunWrite) bool {
 	first := make(map[string]bool, len(w.kept))
 	anew := w.anyNew()
@@ -419,12 +419,12 @@ func (w *stepWrites) anyNew() bool {
 }
 
 // queue queues the statements, that for new attempts first.
-func (w *stepWrites) queue(s *Store, b *queued) {
+func (w *stepWrites) queue(s *Store, b *sqlBatch) {
 	w.queueSome(s, b, newStepsSQL, true)
 	w.queueSome(s, b, anyStepsSQL, false)
 }
 
-func (w *stepWrites) queueSome(s *Store, b *queued, sql string, anew bool) {
+func (w *stepWrites) queueSome(s *Store, b *sqlBatch, sql string, anew bool) {
 	n := len(w.kept)
 	runIDs, workerIDs, ids := make([]string, 0, n), make([]string, 0, n), make([]string, 0, n)
 	names, kinds, statuses := make([]string, 0, n), make([]string, 0, n), make([]string, 0, n)
@@ -438,8 +438,8 @@ func (w *stepWrites) queueSome(s *Store, b *queued, sql string, anew bool) {
 		runIDs, workerIDs = append(runIDs, step.RunID), append(workerIDs, step.WorkerID)
 		ids, names = append(ids, step.Attempt.ID), append(names, step.Attempt.StepName)
 		kinds, statuses = append(kinds, string(step.Attempt.Kind)), append(statuses, string(step.Attempt.Status))
-		contexts = append(contexts, text(step.Attempt.Context))
-		outputs, errs = append(outputs, text(step.Attempt.Output)), append(errs, text(step.Attempt.Error))
+		contexts = append(contexts, jsonArg(step.Attempt.Context))
+		outputs, errs = append(outputs, jsonArg(step.Attempt.Output)), append(errs, jsonArg(step.Attempt.Error))
 		elapsed = append(elapsed, max(0, step.Elapsed))
 	}
 	switch {
@@ -463,7 +463,7 @@ func (w *stepWrites) results(ctx context.Context, s *Store) ([]error, error) {
 		}
 	}
 	if len(ids) > 0 {
-		if err := s.each(ctx, w.collect, s.sql(stepsDoneSQL), s.namespace, runIDs, workerIDs, ids, statuses); err != nil {
+		if err := s.eachRow(ctx, w.collect, s.sql(stepsDoneSQL), s.namespace, runIDs, workerIDs, ids, statuses); err != nil {
 			return nil, err
 		}
 	}

@@ -21,7 +21,7 @@ type Arrival struct {
 // arrivalsSQL reads primary keys and workflow_signals_step_attempt_idx.
 const arrivalsSQL = `
 SELECT a.id, c.id, coalesce(c.status, ''), c.output, c.error, c.finished_at, d.data
-FROM ` + givenSQL + ` given
+FROM ` + idTable + ` ids
 JOIN {schema}.step_attempts a USING (namespace_id, id)
 LEFT JOIN {schema}.workflow_runs c
 	ON a.kind = 'workflow' AND c.namespace_id = a.child_workflow_run_namespace_id AND c.id = a.child_workflow_run_id
@@ -38,13 +38,13 @@ func (s *Store) Arrivals(ctx context.Context, attemptIDs []string) (map[string]A
 	if len(attemptIDs) == 0 {
 		return arrivals, nil
 	}
-	err := s.each(ctx, func(row pgx.CollectableRow) error {
+	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		var id string
 		var childID *string
 		var child openworkflow.Run
 		var arrival Arrival
-		err := row.Scan(&id, &childID, &child.Status, (*column)(&child.Output), (*column)(&child.Error), &child.FinishedAt,
-			(*column)(&arrival.Data))
+		err := row.Scan(&id, &childID, &child.Status, (*jsonColumn)(&child.Output), (*jsonColumn)(&child.Error), &child.FinishedAt,
+			(*jsonColumn)(&arrival.Data))
 		if childID != nil {
 			child.ID = *childID
 			arrival.Child = &child

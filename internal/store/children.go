@@ -46,7 +46,7 @@ FROM (
 ) k`
 
 // startChildrenSQL gives the attempts that have none a child: the oldest run that
-// holds the attempt's key or, else, a new one (R98c). lockSQL has locked the runs,
+// holds the attempt's key or, else, a new one (R98c). lockRunsSQL has locked the runs,
 // the attempts have been written, and their children are linked both ways in one
 // statement, because the foreign keys are checked when it ends. Primary keys, and
 // workflow_runs_workflow_name_idempotency_key_created_at_idx.
@@ -86,7 +86,7 @@ FROM missing m
 WHERE a.namespace_id = m.namespace_id AND a.id = m.attempt_id`
 
 // queueChildKeys queues the locks, which have to precede the attempts' writes.
-func (s *Store) queueChildKeys(b *queued, children []child) {
+func (s *Store) queueChildKeys(b *sqlBatch, children []child) {
 	ids, scopes := make([]string, len(children)), make([]string, len(children))
 	for i, c := range children {
 		ids[i], scopes[i] = c.attemptID, openworkflow.IdempotencyScope(s.namespace, c.WorkflowName, c.key)
@@ -95,14 +95,14 @@ func (s *Store) queueChildKeys(b *queued, children []child) {
 }
 
 // queueChildren queues the creation of the children, which has to follow it.
-func (s *Store) queueChildren(b *queued, children []child) {
+func (s *Store) queueChildren(b *sqlBatch, children []child) {
 	var runIDs, workerIDs, attemptIDs, ids, names, keys []string
 	var versions, contexts, inputs []*string
 	for _, c := range children {
 		runIDs, workerIDs = append(runIDs, c.RunID), append(workerIDs, c.WorkerID)
 		attemptIDs, ids = append(attemptIDs, c.attemptID), append(ids, c.ID)
 		names, versions, keys = append(names, c.WorkflowName), append(versions, c.Version), append(keys, c.key)
-		contexts, inputs = append(contexts, text(c.Context)), append(inputs, text(c.Input))
+		contexts, inputs = append(contexts, jsonArg(c.Context)), append(inputs, jsonArg(c.Input))
 	}
 	b.Queue(s.sql(startChildrenSQL), s.namespace, runIDs, workerIDs, attemptIDs, ids, names, versions, keys, contexts, inputs)
 }

@@ -162,7 +162,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]openworkflow.Run, 
 		if c == nil {
 			return runs, nil
 		}
-		var b queued
+		var b sqlBatch
 		c.queue(s, &b)
 		if err := s.send(ctx, &b); err != nil {
 			return runs, Classify(err)
@@ -201,7 +201,7 @@ func (s *Store) newClaim(r *ClaimRequest) *claim {
 }
 
 // queue queues the statement.
-func (c *claim) queue(s *Store, b *queued) {
+func (c *claim) queue(s *Store, b *sqlBatch) {
 	// Each workflow is the first one in turn, else a busy one would starve the others.
 	n := len(c.Served)
 	names, versions, refusals := make([]string, n), make([]*string, n), make([]string, n)

@@ -23,7 +23,7 @@ func (s *Store) CountRuns(ctx context.Context) (map[openworkflow.RunStatus]int64
 		openworkflow.RunPending: 0, openworkflow.RunRunning: 0, openworkflow.RunCompleted: 0,
 		openworkflow.RunFailed: 0, openworkflow.RunCanceled: 0,
 	}
-	err := s.each(ctx, func(row pgx.CollectableRow) error {
+	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		var status openworkflow.RunStatus
 		var n int64
 		if err := row.Scan(&status, &n); err != nil {

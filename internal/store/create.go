@@ -54,10 +54,10 @@ func (s *Store) CreateRuns(ctx context.Context, runs []NewRun) ([]Created, error
 	plain, keyed := newRows(runs, created)
 	for _, part := range []struct {
 		rows   []newRow
-		create func([]newRow, func(*queued) error) error
+		create func([]newRow, func(*sqlBatch) error) error
 	}{{plain, s.createPlain}, {keyed, s.createKeyed}} {
-		errs, err := halve(part.rows, func(rows []newRow) ([]error, error) {
-			return make([]error, len(rows)), part.create(rows, func(b *queued) error {
+		errs, err := bisect(part.rows, func(rows []newRow) ([]error, error) {
+			return make([]error, len(rows)), part.create(rows, func(b *sqlBatch) error {
 				return s.sendAndNotify(ctx, b, Hints{Due: anyDue(rows)})
 			})
 		})
@@ -82,7 +82,7 @@ var errIsolation = errors.New("idempotency keys need a transaction of isolation 
 func (s *Store) CreateRunsIn(ctx context.Context, tx pgx.Tx, runs []NewRun) ([]Created, error) {
 	created := make([]Created, len(runs))
 	plain, keyed := newRows(runs, created)
-	send := func(b *queued) error { return tx.SendBatch(ctx, &b.Batch).Close() }
+	send := func(b *sqlBatch) error { return tx.SendBatch(ctx, &b.Batch).Close() }
 	if len(keyed) > 0 {
 		var isolation string
 		if err := tx.QueryRow(ctx, `SHOW transaction_isolation`).Scan(&isolation); err != nil {
@@ -176,10 +176,10 @@ const lockKeysSQL = `
 SELECT pg_advisory_xact_lock(k.lock)
 FROM (SELECT DISTINCT hashtextextended(scope, 0) AS lock FROM unnest($1::text[]) scope ORDER BY lock) k`
 
-// heldKeysSQL returns for each new run the run that holds its id or, else, the
+// keyHoldersSQL returns for each new run the run that holds its id or, else, the
 // oldest that holds its key. Primary key, and
 // workflow_runs_workflow_name_idempotency_key_created_at_idx.
-const heldKeysSQL = `
+const keyHoldersSQL = `
 SELECT coalesce(
 	(SELECT r.id FROM {schema}.workflow_runs r WHERE r.namespace_id = n.namespace_id AND r.id = n.id),
 	(
@@ -195,7 +195,7 @@ FROM (
 	SELECT $1::text AS namespace_id, n.*
 	FROM unnest($2::text[], $3::text[], $4::text[], $5::interval[]) WITH ORDINALITY
 		n (id, workflow_name, idempotency_key, key_window, ordinal)
-	OFFSET 0 -- stays a table, see givenSQL
+	OFFSET 0 -- stays a table, see idTable
 ) n
 ORDER BY n.ordinal`
 
@@ -209,8 +209,8 @@ func anyDue(rows []newRow) bool {
 	return slices.ContainsFunc(rows, func(r newRow) bool { return r.Due(now) })
 }
 
-func (s *Store) createPlain(rows []newRow, send func(*queued) error) error {
-	var b queued
+func (s *Store) createPlain(rows []newRow, send func(*sqlBatch) error) error {
+	var b sqlBatch
 	inserted := s.queueInsert(&b, insertPlainSQL, rows)
 	if err := send(&b); err != nil {
 		return err
@@ -221,15 +221,15 @@ func (s *Store) createPlain(rows []newRow, send func(*queued) error) error {
 
 // createKeyed locks the keys first, in a statement of its own, so that the next
 // one sees what their former holders committed.
-func (s *Store) createKeyed(rows []newRow, send func(*queued) error) error {
+func (s *Store) createKeyed(rows []newRow, send func(*sqlBatch) error) error {
 	var ids, names, keys, scopes, holders []string
 	var windows []*time.Duration
 	for _, r := range rows {
 		ids, names, keys = append(ids, r.ID), append(names, r.WorkflowName), append(keys, *r.IdempotencyKey)
 		scopes = append(scopes, openworkflow.IdempotencyScope(s.namespace, r.WorkflowName, *r.IdempotencyKey))
-		windows = append(windows, window(r.KeyWindow))
+		windows = append(windows, nullInterval(r.KeyWindow))
 	}
-	var b queued
+	var b sqlBatch
 	b.Queue(s.sql(lockKeysSQL), scopes)
 	inserted := s.queueInsert(&b, insertKeyedSQL, rows)
 	b.collect(func(row pgx.CollectableRow) error {
@@ -237,7 +237,7 @@ func (s *Store) createKeyed(rows []newRow, send func(*queued) error) error {
 		err := row.Scan(&holder)
 		holders = append(holders, holder)
 		return err
-	}, s.sql(heldKeysSQL), s.namespace, ids, names, keys, windows)
+	}, s.sql(keyHoldersSQL), s.namespace, ids, names, keys, windows)
 	if err := send(&b); err != nil {
 		return err
 	}
@@ -250,7 +250,7 @@ func (s *Store) createKeyed(rows []newRow, send func(*queued) error) error {
 
 // queueInsert queues an insert of the rows and returns where the ids that were
 // inserted will be.
-func (s *Store) queueInsert(b *queued, sql string, rows []newRow) map[string]bool {
+func (s *Store) queueInsert(b *sqlBatch, sql string, rows []newRow) map[string]bool {
 	var ids, names []string
 	var versions, keys, contexts, inputs []*string
 	var available, deadlines []*time.Time
@@ -259,9 +259,9 @@ func (s *Store) queueInsert(b *queued, sql string, rows []newRow) map[string]boo
 	for _, r := range rows {
 		ids, names = append(ids, r.ID), append(names, r.WorkflowName)
 		versions, keys = append(versions, r.Version), append(keys, r.IdempotencyKey)
-		contexts, inputs = append(contexts, text(r.Context)), append(inputs, text(r.Input))
+		contexts, inputs = append(contexts, jsonArg(r.Context)), append(inputs, jsonArg(r.Input))
 		available, deadlines = append(available, milliseconds(r.AvailableAt)), append(deadlines, milliseconds(r.DeadlineAt))
-		suspended, windows = append(suspended, r.Suspended), append(windows, window(r.KeyWindow))
+		suspended, windows = append(suspended, r.Suspended), append(windows, nullInterval(r.KeyWindow))
 	}
 	inserted := make(map[string]bool, len(rows))
 	b.collect(func(row pgx.CollectableRow) error {
@@ -283,8 +283,8 @@ func markInserted(rows []newRow, inserted map[string]bool) {
 	}
 }
 
-// window returns a key's window as a statement's argument: nil for none.
-func window(d time.Duration) *time.Duration {
+// nullInterval returns an interval as a statement's argument: nil for none.
+func nullInterval(d time.Duration) *time.Duration {
 	if d == 0 {
 		return nil
 	}

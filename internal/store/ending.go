@@ -15,7 +15,7 @@ var ops = [...]string{
 }
 
 // runsSQL ends leases by the write matrix (R42). Runs are found by primary key;
-// lockSQL has locked them. A run that stays open and is suspended keeps the
+// lockRunsSQL has locked them. A run that stays open and is suspended keeps the
 // instant at which it is due in resume_at. It returns the positions of the writes that
 // it has made.
 const runsSQL = `
@@ -95,7 +95,7 @@ func (w *runWrites) collect(row pgx.CollectableRow) error {
 }
 
 // queue queues the ends of leases and the wakes of parents.
-func (w *runWrites) queue(s *Store, b *queued) {
+func (w *runWrites) queue(s *Store, b *sqlBatch) {
 	n := len(w.sent)
 	runIDs, workerIDs, names := make([]string, 0, n), make([]string, 0, n), make([]string, 0, n)
 	at, finished := make([]*time.Time, 0, n), make([]*time.Time, 0, n)
@@ -109,7 +109,7 @@ func (w *runWrites) queue(s *Store, b *queued) {
 			due = nil // now
 		}
 		at, finished = append(at, due), append(finished, milliseconds(&run.FinishedAt))
-		outputs, errs = append(outputs, text(run.Output)), append(errs, text(run.Error))
+		outputs, errs = append(outputs, jsonArg(run.Output)), append(errs, jsonArg(run.Error))
 		failures = append(failures, run.Failure)
 	}
 	b.collect(w.collect, s.sql(runsSQL), s.namespace, runIDs, workerIDs, names, at, outputs, errs, finished, failures)
@@ -130,7 +130,7 @@ func (w *runWrites) results(ctx context.Context, s *Store) ([]error, error) {
 		}
 	}
 	if len(positions) > 0 {
-		if err := s.each(ctx, w.collect, s.sql(completedSQL), s.namespace, runIDs, workerIDs, positions); err != nil {
+		if err := s.eachRow(ctx, w.collect, s.sql(completedSQL), s.namespace, runIDs, workerIDs, positions); err != nil {
 			return nil, err
 		}
 	}
@@ -179,14 +179,14 @@ const arrived = `CASE
 	END`
 
 // wakeParentsSQL makes due the parents that wait for the runs $2, which have
-// ended (R82). A statement after lockSQL and the ends, so that it sees a parent
+// ended (R82). A statement after lockRunsSQL and the ends, so that it sees a parent
 // that parked meanwhile. Primary keys.
 const wakeParentsSQL = `
 UPDATE {schema}.workflow_runs p
 SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
 	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
 	updated_at   = now()
-FROM ` + givenSQL + ` child
+FROM ` + idTable + ` child
 JOIN {schema}.workflow_runs c USING (namespace_id, id)
 JOIN {schema}.step_attempts a
 	ON a.namespace_id = c.parent_step_attempt_namespace_id AND a.id = c.parent_step_attempt_id
@@ -204,7 +204,7 @@ const reconcileSQL = `
 WITH parked AS MATERIALIZED (
 	SELECT p.namespace_id, p.id
 	FROM {schema}.workflow_runs p
-	JOIN ` + givenSQL + ` given USING (namespace_id, id)
+	JOIN ` + idTable + ` ids USING (namespace_id, id)
 	WHERE ` + parked + `
 		AND ` + notDue + `
 		AND EXISTS (

@@ -121,15 +121,15 @@ func classified(err error) bool {
 	return false
 }
 
-// notNew reports whether an error is that an attempt written as a new one exists.
-func notNew(err error) bool {
+// isUniqueViolation reports whether an error is that an attempt written as a new one exists.
+func isUniqueViolation(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && pg.Code == "23505" // unique violation
 }
 
-// ownFault reports whether an error is the fault of a value in the statement's
+// isValueError reports whether an error is about a value in the statement's
 // arguments, so that the other values would have been written without it.
-func ownFault(err error) bool {
+func isValueError(err error) bool {
 	err = Classify(err)
 	return errors.Is(err, ErrInvalidJSON) || errors.Is(err, ErrTooLarge)
 }

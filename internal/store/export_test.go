@@ -23,12 +23,12 @@ func (s *Store) NewStepSQL() string        { return s.sql(newStepSQL) }
 func (s *Store) StepsDoneSQL() string      { return s.sql(stepsDoneSQL) }
 func (s *Store) CompletedSQL() string      { return s.sql(completedSQL) }
 func (s *Store) RunsSQL() string           { return s.sql(runsSQL) }
-func (s *Store) LockSQL() string           { return s.sql(lockSQL) }
+func (s *Store) LockRunsSQL() string       { return s.sql(lockRunsSQL) }
 func (s *Store) HeartbeatSQL() string      { return s.sql(heartbeatSQL) }
 func (s *Store) LoadStepsSQL() string      { return s.sql(loadStepsSQL) }
 func (s *Store) NewestStepsSQL() string    { return s.sql(newestStepsSQL) }
 func (s *Store) WakeParentsSQL() string    { return s.sql(wakeParentsSQL) }
-func (s *Store) HeldKeysSQL() string       { return s.sql(heldKeysSQL) }
+func (s *Store) KeyHoldersSQL() string     { return s.sql(keyHoldersSQL) }
 func (s *Store) SuspendSQL() string        { return s.sql(suspendSQL) }
 func (s *Store) ResumeSQL() string         { return s.sql(resumeSQL) }
 func (s *Store) CancelSQL() string         { return s.sql(cancelSQL) }

@@ -53,7 +53,7 @@ func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d ti
 		runIDs[i], workerIDs[i] = l.RunID, l.WorkerID
 	}
 	held := make(map[openworkflow.Lease]LeaseState, len(leases))
-	err := s.each(ctx, func(row pgx.CollectableRow) error {
+	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		state := LeaseState{Held: true, Status: openworkflow.RunRunning}
 		err := row.Scan(&state.RunID, &state.WorkerID, &state.Suspended, &state.DeadlineAt)
 		held[state.Lease] = state
@@ -67,11 +67,11 @@ func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d ti
 		states[i] = held[l]
 		states[i].Lease = l
 	}
-	return states, s.whyNotHeld(ctx, states)
+	return states, s.describeLost(ctx, states)
 }
 
-// whyNotHeld fills in what the rows of runs that are not held say.
-func (s *Store) whyNotHeld(ctx context.Context, states []LeaseState) error {
+// describeLost fills in what the rows of runs that are not held say.
+func (s *Store) describeLost(ctx context.Context, states []LeaseState) error {
 	var lost []string
 	for _, state := range states {
 		if !state.Held {
@@ -119,7 +119,7 @@ RETURNING r.id`
 // empty, those of one process in it. The runs become due now. It returns their
 // ids; the caller notifies.
 func (s *Store) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
-	ids, err := s.ids(ctx, s.sql(releaseSQL), s.namespace, podUID, exceptProcess)
+	ids, err := s.queryIDs(ctx, s.sql(releaseSQL), s.namespace, podUID, exceptProcess)
 	return ids, Classify(err)
 }
 
@@ -129,7 +129,7 @@ const suspendSQL = `
 WITH open AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
 	FROM {schema}.workflow_runs r
-	JOIN ` + givenSQL + ` given USING (namespace_id, id)
+	JOIN ` + idTable + ` ids USING (namespace_id, id)
 	WHERE r.suspended_at IS NULL AND r.status IN ('pending', 'running', 'sleeping')
 	ORDER BY r.id
 	FOR NO KEY UPDATE OF r
@@ -147,7 +147,7 @@ RETURNING r.id`
 // until ResumeRuns. It returns how many it suspended; runs that are suspended
 // already, have ended, or do not exist are left as they are.
 func (s *Store) SuspendRuns(ctx context.Context, ids []string) (int, error) {
-	suspended, err := s.ids(ctx, s.sql(suspendSQL), s.namespace, ids)
+	suspended, err := s.queryIDs(ctx, s.sql(suspendSQL), s.namespace, ids)
 	return len(suspended), Classify(err)
 }
 
@@ -157,7 +157,7 @@ const resumeSQL = `
 WITH suspended AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
 	FROM {schema}.workflow_runs r
-	JOIN ` + givenSQL + ` given USING (namespace_id, id)
+	JOIN ` + idTable + ` ids USING (namespace_id, id)
 	WHERE r.suspended_at IS NOT NULL AND r.status IN ('pending', 'running', 'sleeping')
 	ORDER BY r.id
 	FOR NO KEY UPDATE OF r
@@ -177,12 +177,12 @@ RETURNING r.id`
 // ResumeRuns undoes SuspendRuns: a run is due when it would have been. It
 // returns how many it resumed; the caller notifies.
 func (s *Store) ResumeRuns(ctx context.Context, ids []string) (int, error) {
-	resumed, err := s.ids(ctx, s.sql(resumeSQL), s.namespace, ids)
+	resumed, err := s.queryIDs(ctx, s.sql(resumeSQL), s.namespace, ids)
 	return len(resumed), Classify(err)
 }
 
-// ids runs a query that returns one text for each row.
-func (s *Store) ids(ctx context.Context, sql string, args ...any) ([]string, error) {
+// queryIDs runs a query that returns one text for each row.
+func (s *Store) queryIDs(ctx context.Context, sql string, args ...any) ([]string, error) {
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err

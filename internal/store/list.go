@@ -169,9 +169,9 @@ var (
 	newestFirst = direction{order: "DESC", after: "<"}
 )
 
-// from returns the statement and its arguments for the items that come after a cursor,
+// statement returns the text and its arguments for the items that come after a cursor,
 // nil for the list's beginning. What comes before a cursor is read in the opposite order.
-func (l listing) from(namespace string, cursor *openworkflow.Cursor, back bool, limit int) (sql string, args []any) {
+func (l listing) statement(namespace string, cursor *openworkflow.Cursor, back bool, limit int) (sql string, args []any) {
 	order := l.order
 	if back && order == newestFirst {
 		order = oldestFirst
@@ -208,8 +208,8 @@ func list[T any](
 		limit = DefaultPageLimit
 	}
 	back := page.Before != ""
-	sql, args := l.from(s.namespace, cursor, back, limit+1)
-	err = s.each(ctx, func(row pgx.CollectableRow) error {
+	sql, args := l.statement(s.namespace, cursor, back, limit+1)
+	err = s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		item, err := scan(row)
 		items = append(items, item)
 		return err

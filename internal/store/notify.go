@@ -13,9 +13,9 @@ import (
 const (
 	listenBackoff    = 100 * time.Millisecond
 	maxListenBackoff = 5 * time.Second
-	// listenSilence is how long Listen trusts a silent connection before it asks
+	// listenIdleTimeout is how long Listen trusts a silent connection before it asks
 	// whether the server is still there.
-	listenSilence = 15 * time.Second
+	listenIdleTimeout = 15 * time.Second
 )
 
 // The notification channels of a namespace: what they hint at.
@@ -54,12 +54,12 @@ func (s *Store) NotifyEnds(ctx context.Context) error {
 }
 
 func (s *Store) notify(ctx context.Context, hints Hints) error {
-	var b queued
+	var b sqlBatch
 	s.queueHints(&b, hints)
 	return Classify(s.send(ctx, &b))
 }
 
-func (s *Store) queueHints(b *queued, hints Hints) {
+func (s *Store) queueHints(b *sqlBatch, hints Hints) {
 	if hints.Due {
 		b.Queue(notifySQL, s.channelName(channelDue))
 	}
@@ -118,14 +118,14 @@ func (s *Store) listenOnce(ctx context.Context, channel string, wake func()) (co
 // connection is broken.
 func waitForNotification(ctx context.Context, conn *pgx.Conn) error {
 	for {
-		quiet, cancel := context.WithTimeout(ctx, listenSilence)
+		quiet, cancel := context.WithTimeout(ctx, listenIdleTimeout)
 		_, err := conn.WaitForNotification(quiet)
 		expired := quiet.Err() != nil
 		cancel()
 		if err == nil || !expired || ctx.Err() != nil {
 			return err
 		}
-		ping, cancel := context.WithTimeout(ctx, listenSilence)
+		ping, cancel := context.WithTimeout(ctx, listenIdleTimeout)
 		err = conn.Ping(ping)
 		cancel()
 		if err != nil {

@@ -19,8 +19,8 @@ type Outcome struct {
 
 // outcomesSQL reads the primary key, and the large columns only of runs that ended.
 const outcomesSQL = `
-SELECT given.id, coalesce(r.status, ''), coalesce(r.workflow_name, ''), r.output, r.error
-FROM ` + givenSQL + ` given
+SELECT ids.id, coalesce(r.status, ''), coalesce(r.workflow_name, ''), r.output, r.error
+FROM ` + idTable + ` ids
 LEFT JOIN {schema}.workflow_runs r USING (namespace_id, id)
 WHERE r.id IS NULL OR r.status IN ('completed', 'succeeded', 'failed', 'canceled')`
 
@@ -31,10 +31,10 @@ func (s *Store) Outcomes(ctx context.Context, ids []string) (map[string]Outcome,
 	if len(ids) == 0 {
 		return outcomes, nil
 	}
-	err := s.each(ctx, func(row pgx.CollectableRow) error {
+	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		var id string
 		var o Outcome
-		err := row.Scan(&id, &o.Status, &o.WorkflowName, (*column)(&o.Output), (*column)(&o.Error))
+		err := row.Scan(&id, &o.Status, &o.WorkflowName, (*jsonColumn)(&o.Output), (*jsonColumn)(&o.Error))
 		if o.Status == openworkflow.RunSucceeded {
 			o.Status = openworkflow.RunCompleted
 		}

@@ -205,7 +205,7 @@ func (f *fixture) expectIndexes() {
 		"runs":       {f.RunsSQL(), []any{"default", ids, ws, []string{"park", "fail", "complete"}, times, nulls, nulls, times, make([]bool, 3)}, "workflow_runs_pkey"},
 		"completed":  {f.CompletedSQL(), []any{"default", ids, ws, []int{0, 1, 2}}, "workflow_runs_pkey"},
 		"steps done": {f.StepsDoneSQL(), []any{"default", ids, ws, ids, statuses}, "step_attempts_pkey"},
-		"lock":       {f.LockSQL(), []any{"default", ids, ids}, "workflow_runs_pkey"},
+		"lock":       {f.LockRunsSQL(), []any{"default", ids, ids}, "workflow_runs_pkey"},
 		"heartbeat":  {f.HeartbeatSQL(), []any{"default", ids, ws, lease}, "workflow_runs_pkey"},
 		"load steps": {f.LoadStepsSQL(), []any{"default", ids}, "step_attempts_workflow_run"},
 		"newest":     {f.NewestStepsSQL(), []any{"default", ids, 3}, "step_attempts_workflow_run"},
@@ -217,7 +217,7 @@ func (f *fixture) expectIndexes() {
 		"cancel":     {f.CancelSQL(), []any{"default", ids}, "workflow_runs_pkey"},
 		"fail":       {f.FailExpiredSQL(), []any{"default", ids, "late"}, "workflow_runs_pkey"},
 		"arrivals":   {f.ArrivalsSQL(), []any{"default", ids}, "step_attempts_pkey"},
-		"keys":       {f.HeldKeysSQL(), []any{"default", ids, names, names, make([]*time.Duration, 3)}, "workflow_runs_workflow_name_idempotency_key_created_at_idx"},
+		"keys":       {f.KeyHoldersSQL(), []any{"default", ids, names, names, make([]*time.Duration, 3)}, "workflow_runs_workflow_name_idempotency_key_created_at_idx"},
 	} {
 		plan := f.explain(c.sql, c.args...)
 		if strings.Contains(plan, "Seq Scan on workflow_runs") || strings.Contains(plan, "Seq Scan on step_attempts") ||

@@ -85,11 +85,11 @@ ORDER BY r.created_at, r.id`
 // the runs that have to stay, and pays for those in each round.
 func (s *Store) EndedRuns(ctx context.Context, r Retention, after openworkflow.Cursor, limit int) (runs []EndedRun, next openworkflow.Cursor, err error) {
 	seen := 0
-	err = s.each(ctx, func(row pgx.CollectableRow) error {
+	err = s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		var run EndedRun
 		var due bool
 		var object json.RawMessage
-		if err := row.Scan(&next.CreatedAt, &next.ID, &run.Keyed, &due, (*column)(&object)); err != nil {
+		if err := row.Scan(&next.CreatedAt, &next.ID, &run.Keyed, &due, (*jsonColumn)(&object)); err != nil {
 			return err
 		}
 		seen++
@@ -105,7 +105,7 @@ func (s *Store) EndedRuns(ctx context.Context, r Retention, after openworkflow.C
 		}
 		runs = append(runs, run)
 		return nil
-	}, s.sql(endedRunsSQL), s.namespace, r.After, window(r.KeyedAfter), after.CreatedAt, after.ID, limit)
+	}, s.sql(endedRunsSQL), s.namespace, r.After, nullInterval(r.KeyedAfter), after.CreatedAt, after.ID, limit)
 	if err != nil {
 		return nil, openworkflow.Cursor{}, Classify(err)
 	}
@@ -118,9 +118,9 @@ func (s *Store) EndedRuns(ctx context.Context, r Retention, after openworkflow.C
 // sizesSQL counts the attempts of each run, in the order of $2. Reads an index of
 // step_attempts that begins with the run.
 const sizesSQL = `
-SELECT (SELECT count(*) FROM {schema}.step_attempts a WHERE a.namespace_id = given.namespace_id AND a.workflow_run_id = given.id)
-FROM (SELECT $1::text AS namespace_id, id, n FROM unnest($2::text[]) WITH ORDINALITY given (id, n) OFFSET 0) given
-ORDER BY given.n`
+SELECT (SELECT count(*) FROM {schema}.step_attempts a WHERE a.namespace_id = ids.namespace_id AND a.workflow_run_id = ids.id)
+FROM (SELECT $1::text AS namespace_id, id, n FROM unnest($2::text[]) WITH ORDINALITY ids (id, n) OFFSET 0) ids
+ORDER BY ids.n`
 
 // lockEndedSQL locks those of the runs $4 that may be removed, in the order of their
 // ids, and leaves out those that somebody else has locked: it waits for nobody. A
@@ -131,7 +131,7 @@ ORDER BY given.n`
 // workflow_runs_parent_step_idx.
 var lockEndedSQL = `
 SELECT r.id
-FROM (SELECT DISTINCT $1::text AS namespace_id, unnest($4::text[]) AS id) given
+FROM (SELECT DISTINCT $1::text AS namespace_id, unnest($4::text[]) AS id) ids
 JOIN {schema}.workflow_runs r USING (namespace_id, id)
 WHERE r.status IN ` + ended + ` AND ` + strings.Replace(dueRun, "r.keyed", keyedRun, 1) + `
 	AND NOT EXISTS (
@@ -186,8 +186,8 @@ const dueDelivery = `CASE
 // step_attempts_workflow_run_created_at_idx and workflow_signals_step_attempt_idx.
 const removeDeliveriesSQL = `
 DELETE FROM {schema}.workflow_signals d
-USING ` + givenSQL + ` given
-JOIN {schema}.step_attempts a ON a.namespace_id = given.namespace_id AND a.workflow_run_id = given.id
+USING ` + idTable + ` ids
+JOIN {schema}.step_attempts a ON a.namespace_id = ids.namespace_id AND a.workflow_run_id = ids.id
 WHERE a.kind = 'signal-wait' AND d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
 	AND ` + dueDelivery
 
@@ -195,8 +195,8 @@ WHERE a.kind = 'signal-wait' AND d.namespace_id = a.namespace_id AND d.step_atte
 // keys their attempts (R2). Primary key; the foreign keys read the indexes of links.
 const removeRunsSQL = `
 DELETE FROM {schema}.workflow_runs r
-USING ` + givenSQL + ` given
-WHERE r.namespace_id = given.namespace_id AND r.id = given.id`
+USING ` + idTable + ` ids
+WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id`
 
 // Removed counts what was removed.
 type Removed struct{ Runs, Deliveries int }
@@ -227,7 +227,7 @@ func (s *Store) RemoveRuns(ctx context.Context, r Retention, ids []string) (remo
 // removable returns how many of the runs, one at least, fit into a transaction.
 func (s *Store) removable(ctx context.Context, ids []string) (n int, err error) {
 	attempts := 0
-	err = s.each(ctx, func(row pgx.CollectableRow) error {
+	err = s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		var has int
 		if err := row.Scan(&has); err != nil {
 			return err
@@ -241,7 +241,7 @@ func (s *Store) removable(ctx context.Context, ids []string) (n int, err error) 
 }
 
 func (s *Store) removeRuns(ctx context.Context, tx pgx.Tx, r Retention, ids []string) (Removed, error) {
-	rows, err := tx.Query(ctx, s.sql(lockEndedSQL), s.namespace, r.After, window(r.KeyedAfter), ids)
+	rows, err := tx.Query(ctx, s.sql(lockEndedSQL), s.namespace, r.After, nullInterval(r.KeyedAfter), ids)
 	if err != nil {
 		return Removed{}, err
 	}
@@ -249,7 +249,7 @@ func (s *Store) removeRuns(ctx context.Context, tx pgx.Tx, r Retention, ids []st
 	if err != nil || len(locked) == 0 {
 		return Removed{}, err
 	}
-	deliveries, err := tx.Exec(ctx, s.sql(removeDeliveriesSQL), s.namespace, locked, window(r.KeyedAfter))
+	deliveries, err := tx.Exec(ctx, s.sql(removeDeliveriesSQL), s.namespace, locked, nullInterval(r.KeyedAfter))
 	if err != nil {
 		return Removed{}, err
 	}
@@ -287,6 +287,6 @@ SELECT (SELECT CASE WHEN count(*) = $5 THEN max(page.id) ELSE '' END FROM page),
 // removes those whose run is gone: they arrived while it was removed, were kept for their
 // key, or somebody has deleted the run by hand. It returns where to go on, "" at the end.
 func (s *Store) RemoveStrayDeliveries(ctx context.Context, r Retention, after string, limit int) (next string, removed int, err error) {
-	err = s.pool.QueryRow(ctx, s.sql(strayDeliveriesSQL), s.namespace, r.After, window(r.KeyedAfter), after, limit).Scan(&next, &removed)
+	err = s.pool.QueryRow(ctx, s.sql(strayDeliveriesSQL), s.namespace, r.After, nullInterval(r.KeyedAfter), after, limit).Scan(&next, &removed)
 	return next, removed, Classify(err)
 }

@@ -20,7 +20,7 @@ func scanRun(row pgx.CollectableRow) (openworkflow.Run, error) { return scanRunA
 func scanRunAnd(row pgx.CollectableRow, more ...any) (openworkflow.Run, error) {
 	var r openworkflow.Run
 	err := row.Scan(append([]any{&r.NamespaceID, &r.ID, &r.WorkflowName, &r.Version, &r.Status, &r.IdempotencyKey,
-		(*column)(&r.Context), (*column)(&r.Input), (*column)(&r.Output), (*column)(&r.Error),
+		(*jsonColumn)(&r.Context), (*jsonColumn)(&r.Input), (*jsonColumn)(&r.Output), (*jsonColumn)(&r.Error),
 		&r.Attempts, &r.ParentStepAttemptID, &r.WorkerID,
 		&r.AvailableAt, &r.DeadlineAt, &r.StartedAt, &r.FinishedAt, &r.CreatedAt, &r.UpdatedAt, &r.SuspendedAt, &r.Failures}, more...)...)
 	return r, err
@@ -33,18 +33,18 @@ const stepColumns = `a.namespace_id, a.id, a.workflow_run_id, a.step_name, a.kin
 func scanStep(row pgx.CollectableRow) (openworkflow.StepAttempt, error) {
 	var a openworkflow.StepAttempt
 	err := row.Scan(&a.NamespaceID, &a.ID, &a.WorkflowRunID, &a.StepName, &a.Kind, &a.Status,
-		(*column)(&a.Context), (*column)(&a.Output), (*column)(&a.Error),
+		(*jsonColumn)(&a.Context), (*jsonColumn)(&a.Output), (*jsonColumn)(&a.Error),
 		&a.ChildWorkflowRunID, &a.StartedAt, &a.FinishedAt, &a.CreatedAt, &a.UpdatedAt)
 	return a, err
 }
 
-// column scans a jsonb column as it is, and both SQL NULL and the JSON value
+// jsonColumn scans a jsonb column as it is, and both SQL NULL and the JSON value
 // null as nil (R21).
-type column json.RawMessage
+type jsonColumn json.RawMessage
 
 // ScanBytes implements pgtype.BytesScanner. The bytes are only valid until the
 // next row, so they are copied.
-func (c *column) ScanBytes(b []byte) error {
-	*c = column(openworkflow.Column(append(json.RawMessage(nil), b...)))
+func (c *jsonColumn) ScanBytes(b []byte) error {
+	*c = jsonColumn(openworkflow.Column(append(json.RawMessage(nil), b...)))
 	return nil
 }

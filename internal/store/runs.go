@@ -14,7 +14,7 @@ import (
 const getRunsSQL = `
 SELECT ` + runColumns + `
 FROM {schema}.workflow_runs r
-JOIN ` + givenSQL + ` given USING (namespace_id, id)`
+JOIN ` + idTable + ` ids USING (namespace_id, id)`
 
 // runStatesSQL reads the primary key, and never a TOASTed input.
 var runStatesSQL = strings.Replace(getRunsSQL, "r.input", "NULL::jsonb", 1)
@@ -35,7 +35,7 @@ func (s *Store) runsByID(ctx context.Context, sql string, ids []string) (map[str
 	if len(ids) == 0 {
 		return runs, nil
 	}
-	err := s.each(ctx, func(row pgx.CollectableRow) error {
+	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		run, err := scanRun(row)
 		runs[run.ID] = &run
 		return err
@@ -46,15 +46,15 @@ func (s *Store) runsByID(ctx context.Context, sql string, ids []string) (map[str
 	return runs, nil
 }
 
-// cancelSQL reads the primary key; lockSQL has locked the runs (R42, R125).
+// cancelSQL reads the primary key; lockRunsSQL has locked the runs (R42, R125).
 const cancelSQL = `
 UPDATE {schema}.workflow_runs r
 SET status = 'canceled', worker_id = NULL, available_at = NULL, resume_at = NULL, finished_at = now(), updated_at = now()
-FROM ` + givenSQL + ` given
-WHERE r.namespace_id = given.namespace_id AND r.id = given.id AND r.status IN ('pending', 'running', 'sleeping')`
+FROM ` + idTable + ` ids
+WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id AND r.status IN ('pending', 'running', 'sleeping')`
 
 const statusSQL = `
-SELECT r.id, r.status FROM {schema}.workflow_runs r JOIN ` + givenSQL + ` given USING (namespace_id, id)`
+SELECT r.id, r.status FROM {schema}.workflow_runs r JOIN ` + idTable + ` ids USING (namespace_id, id)`
 
 // CancelRuns cancels the runs that are open and returns the status of each after
 // that: canceled, or the one with which it had ended before. Runs that do not
@@ -65,8 +65,8 @@ func (s *Store) CancelRuns(ctx context.Context, ids []string) (map[string]openwo
 	if len(ids) == 0 {
 		return statuses, nil
 	}
-	var b queued
-	b.Queue(s.sql(lockSQL), s.namespace, ids, ids)
+	var b sqlBatch
+	b.Queue(s.sql(lockRunsSQL), s.namespace, ids, ids)
 	b.Queue(s.sql(cancelSQL), s.namespace, ids)
 	b.Queue(s.sql(wakeParentsSQL), s.namespace, ids)
 	b.collect(func(row pgx.CollectableRow) error {
@@ -90,14 +90,14 @@ WHERE namespace_id = $1 AND deadline_at <= now() AND status IN ('pending', 'runn
 ORDER BY deadline_at
 LIMIT $2`
 
-// failExpiredSQL reads the primary key (by the CASE, see held); lockSQL has locked the
+// failExpiredSQL reads the primary key (by the CASE, see held); lockRunsSQL has locked the
 // runs, which may have ended before that (R42, R44).
 const failExpiredSQL = `
 UPDATE {schema}.workflow_runs r
 SET status = 'failed', worker_id = NULL, available_at = NULL, resume_at = NULL, finished_at = now(), updated_at = now(),
 	error = jsonb_build_object('message', $3::text)
-FROM ` + givenSQL + ` given
-WHERE r.namespace_id = given.namespace_id AND r.id = given.id
+FROM ` + idTable + ` ids
+WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id
 	AND CASE WHEN r.status IN ('pending', 'running', 'sleeping') THEN r.deadline_at <= now() ELSE false END
 RETURNING r.id`
 
@@ -106,13 +106,13 @@ RETURNING r.id`
 // Parents that wait for them are woken in the same transaction; the caller
 // notifies, and calls again when as many as limit were returned.
 func (s *Store) FailExpired(ctx context.Context, limit int) ([]string, error) {
-	expired, err := s.ids(ctx, s.sql(expiredSQL), s.namespace, limit)
+	expired, err := s.queryIDs(ctx, s.sql(expiredSQL), s.namespace, limit)
 	if err != nil || len(expired) == 0 {
 		return nil, Classify(err)
 	}
 	var failed []string
-	var b queued
-	b.Queue(s.sql(lockSQL), s.namespace, expired, expired)
+	var b sqlBatch
+	b.Queue(s.sql(lockRunsSQL), s.namespace, expired, expired)
 	b.collect(func(row pgx.CollectableRow) error {
 		var id string
 		err := row.Scan(&id)
@@ -148,7 +148,7 @@ LIMIT $4`
 // among them. Fewer than limit means that these were the last.
 func (s *Store) OpenObjectRuns(ctx context.Context, cluster, afterRunID string, limit int) ([]ObjectRun, error) {
 	var runs []ObjectRun
-	err := s.each(ctx, func(row pgx.CollectableRow) error {
+	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		var run ObjectRun
 		var object json.RawMessage
 		if err := row.Scan(&run.RunID, &object); err != nil {

@@ -54,7 +54,7 @@ CROSS JOIN ` + receivers + `
 // of one name the first without earlier recipients is delivered, and leaves nobody to the
 // next.
 //
-// lockSQL has locked the runs that wait, those that execute too: one that was about to
+// lockRunsSQL has locked the runs that wait, those that execute too: one that was about to
 // park is then either seen parked, or sees the delivery (R83). Nothing here waits for a
 // lock: a run that began to wait since is taken if nobody holds it, and of two senders of
 // whom one is OpenWorkflow's, which locks attempts before runs, the one who has locked an
@@ -180,13 +180,13 @@ func (s *Store) SendSignals(ctx context.Context, signals []Signal) (runIDs [][]s
 	}
 
 	names, keys, data := signalColumns(sent)
-	waiting, err := s.ids(ctx, s.sql(receiversSQL), s.namespace, names)
+	waiting, err := s.queryIDs(ctx, s.sql(receiversSQL), s.namespace, names)
 	if err != nil {
 		return nil, Classify(err)
 	}
 	recipients, delivered := make([][]string, len(sent)), map[string][]string{}
-	var b queued
-	b.Queue(s.sql(lockSQL), s.namespace, waiting, nil)
+	var b sqlBatch
+	b.Queue(s.sql(lockRunsSQL), s.namespace, waiting, nil)
 	b.collect(func(row pgx.CollectableRow) error {
 		var n int
 		var name, id string
@@ -217,13 +217,13 @@ func (s *Store) SendSignals(ctx context.Context, signals []Signal) (runIDs [][]s
 // signalColumns are the arguments $2 to $4 of the statements.
 func signalColumns(signals []Signal) (names []string, keys, data []*string) {
 	for _, signal := range signals {
-		names, keys, data = append(names, signal.Name), append(keys, signal.IdempotencyKey), append(data, text(signal.Data))
+		names, keys, data = append(names, signal.Name), append(keys, signal.IdempotencyKey), append(data, jsonArg(signal.Data))
 	}
 	return names, keys, data
 }
 
 // writeSendSQL ends the attempt that sends a signal, under the lease of its run,
-// which lockSQL has locked (R46). The output lists the recipients of the
+// which lockRunsSQL has locked (R46). The output lists the recipients of the
 // signal's key (R26). It returns the output that the row has: this one or, of a write
 // that is repeated, that of the first. Primary keys and workflow_signals_idempotency_idx.
 const writeSendSQL = `
@@ -267,7 +267,7 @@ func (s *Store) SendSignal(ctx context.Context, step StepWrite, signal Signal) (
 		signal.IdempotencyKey = new("__signal:" + step.RunID + ":" + step.Attempt.StepName)
 	}
 	names, keys, data := signalColumns([]Signal{signal})
-	waiting, err := s.ids(ctx, s.sql(receiversSQL), s.namespace, names)
+	waiting, err := s.queryIDs(ctx, s.sql(receiversSQL), s.namespace, names)
 	if err != nil {
 		return nil, Classify(err)
 	}
@@ -275,8 +275,8 @@ func (s *Store) SendSignal(ctx context.Context, step StepWrite, signal Signal) (
 		WorkflowRunIDs []string `json:"workflowRunIds"`
 	}
 	held := false
-	var b queued
-	b.Queue(s.sql(lockSQL), s.namespace, append(waiting, step.RunID), nil)
+	var b sqlBatch
+	b.Queue(s.sql(lockRunsSQL), s.namespace, append(waiting, step.RunID), nil)
 	b.Queue(s.sql(deliverStepSQL), s.namespace, names, keys, data, step.RunID, step.WorkerID, step.Attempt.ID)
 	b.Queue(s.sql(wakeReceiversSQL), s.namespace, names)
 	b.collect(func(row pgx.CollectableRow) error {

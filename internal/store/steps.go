@@ -12,7 +12,7 @@ import (
 const loadStepsSQL = `
 SELECT ` + stepColumns + `
 FROM {schema}.step_attempts a
-JOIN ` + givenSQL + ` run ON a.namespace_id = run.namespace_id AND a.workflow_run_id = run.id
+JOIN ` + idTable + ` run ON a.namespace_id = run.namespace_id AND a.workflow_run_id = run.id
 ORDER BY a.workflow_run_id, a.created_at, a.id`
 
 // LoadSteps returns all step attempts of the runs, oldest first (R71). A run
@@ -22,7 +22,7 @@ func (s *Store) LoadSteps(ctx context.Context, runIDs []string) (map[string][]op
 	if len(runIDs) == 0 {
 		return steps, nil
 	}
-	err := s.each(ctx, func(row pgx.CollectableRow) error {
+	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		a, err := scanStep(row)
 		steps[a.WorkflowRunID] = append(steps[a.WorkflowRunID], a)
 		return err
@@ -41,7 +41,7 @@ SELECT a.workflow_run_id,
 	count(*) FILTER (WHERE a.status = 'failed'),
 	count(DISTINCT a.step_name)
 FROM {schema}.step_attempts a
-JOIN ` + givenSQL + ` run ON a.namespace_id = run.namespace_id AND a.workflow_run_id = run.id
+JOIN ` + idTable + ` run ON a.namespace_id = run.namespace_id AND a.workflow_run_id = run.id
 GROUP BY a.workflow_run_id`
 
 // newestStepsSQL reads the end of step_attempts_workflow_run_created_at_idx,
@@ -49,7 +49,7 @@ GROUP BY a.workflow_run_id`
 const newestStepsSQL = `
 SELECT a.namespace_id, a.id, a.workflow_run_id, a.step_name, a.kind, a.status,
 	a.context, NULL::jsonb, a.error, a.child_workflow_run_id, a.started_at, a.finished_at, a.created_at, a.updated_at
-FROM ` + givenSQL + ` run
+FROM ` + idTable + ` run
 CROSS JOIN LATERAL (
 	SELECT *
 	FROM {schema}.step_attempts
@@ -66,7 +66,7 @@ func (s *Store) StepSummaries(ctx context.Context, runIDs []string, newest int) 
 	if len(runIDs) == 0 {
 		return summaries, nil
 	}
-	var b queued
+	var b sqlBatch
 	b.collect(func(row pgx.CollectableRow) error {
 		var id string
 		var sum openworkflow.StepSummary

@@ -139,11 +139,11 @@ func planOnce(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// givenSQL is the table of the ids $2, each once. Statements join it, namespace
+// idTable is the table of the ids $2, each once. Statements join it, namespace
 // included, instead of comparing with $1: of a constant namespace the planner
 // believes, until the tables are first analyzed, that it holds one row in 200, and
 // reads all of it rather than look up ids.
-const givenSQL = `(SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS id)`
+const idTable = `(SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS id)`
 
 // Close closes all connections, after waiting for statements under way.
 func (s *Store) Close() { s.pool.Close() }
@@ -170,8 +170,8 @@ func (s *Store) sql(template string) string {
 	return text
 }
 
-// text returns a JSON column's value as a statement's argument: nil for SQL NULL.
-func text(value json.RawMessage) *string {
+// jsonArg returns a JSON column's value as a statement's argument: nil for SQL NULL.
+func jsonArg(value json.RawMessage) *string {
 	value = openworkflow.Column(value)
 	if value == nil {
 		return nil
@@ -190,12 +190,12 @@ func milliseconds(t *time.Time) *time.Time {
 	return &cut
 }
 
-// queued is a batch's result in pieces. A pgx batch is one round trip and one
+// sqlBatch is a batch's result in pieces. A pgx batch is one round trip and one
 // transaction: its statements are pipelined before a single Sync.
-type queued struct{ pgx.Batch }
+type sqlBatch struct{ pgx.Batch }
 
 // send runs the batch and closes it.
-func (s *Store) send(ctx context.Context, b *queued) error {
+func (s *Store) send(ctx context.Context, b *sqlBatch) error {
 	return s.pool.SendBatch(ctx, &b.Batch).Close()
 }
 
@@ -203,11 +203,11 @@ func (s *Store) send(ctx context.Context, b *queued) error {
 // batch is a transaction of its own before that, as a notification takes a lock across
 // the commit. A batch that fails costs its connection, which is left inside of it. What
 // fails after the commit has lost hints only, and is no error.
-func (s *Store) sendAndNotify(ctx context.Context, b *queued, hints Hints) error {
+func (s *Store) sendAndNotify(ctx context.Context, b *sqlBatch, hints Hints) error {
 	if hints == (Hints{}) {
 		return s.send(ctx, b)
 	}
-	var all queued
+	var all sqlBatch
 	all.Queue(`BEGIN`)
 	all.QueuedQueries = append(all.QueuedQueries, b.QueuedQueries...)
 	committed := false
@@ -223,7 +223,7 @@ func (s *Store) sendAndNotify(ctx context.Context, b *queued, hints Hints) error
 }
 
 // collect queues a query whose rows are scanned by next, one call for each.
-func (b *queued) collect(next func(pgx.CollectableRow) error, sql string, args ...any) {
+func (b *sqlBatch) collect(next func(pgx.CollectableRow) error, sql string, args ...any) {
 	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 		defer rows.Close()
 		for rows.Next() {
@@ -235,8 +235,8 @@ func (b *queued) collect(next func(pgx.CollectableRow) error, sql string, args .
 	})
 }
 
-// each runs a query outside a transaction and scans its rows by next.
-func (s *Store) each(ctx context.Context, next func(pgx.CollectableRow) error, sql string, args ...any) error {
+// eachRow runs a query outside a transaction and scans its rows by next.
+func (s *Store) eachRow(ctx context.Context, next func(pgx.CollectableRow) error, sql string, args ...any) error {
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {
 		return err

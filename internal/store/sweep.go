@@ -78,7 +78,7 @@ func (s *Store) Sweep(ctx context.Context, every time.Duration, limit int) (Swep
 		return swept, Classify(err)
 	}
 	if len(arrived) > 0 {
-		if swept.Woken, err = s.ids(ctx, s.sql(reconcileSQL), s.namespace, arrived); err != nil {
+		if swept.Woken, err = s.queryIDs(ctx, s.sql(reconcileSQL), s.namespace, arrived); err != nil {
 			return swept, Classify(err)
 		}
 	}

@@ -21,7 +21,7 @@ const childrenSQL = `
 WITH a AS MATERIALIZED (
 	SELECT a.namespace_id, a.id, a.child_workflow_run_namespace_id, a.child_workflow_run_id
 	FROM {schema}.step_attempts a
-	JOIN ` + givenSQL + ` run ON a.namespace_id = run.namespace_id AND a.workflow_run_id = run.id
+	JOIN ` + idTable + ` run ON a.namespace_id = run.namespace_id AND a.workflow_run_id = run.id
 	WHERE a.kind = 'workflow'
 )
 SELECT c.id, c.status
@@ -59,7 +59,7 @@ func (s *Store) CancelTree(ctx context.Context, ids []string) (map[string]openwo
 		slices.Sort(level)
 		var children, open []string
 		for batch := range slices.Chunk(level, cancelBatch) {
-			err := s.each(ctx, func(row pgx.CollectableRow) error {
+			err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
 				var id string
 				var status openworkflow.RunStatus
 				if err := row.Scan(&id, &status); err != nil || seen[id] {

@@ -83,7 +83,7 @@ ORDER BY pool, pod_name, pod_uid, process`
 // server's clock, ordered by pool and pod.
 func (s *Store) Workers(ctx context.Context, within time.Duration) ([]Worker, error) {
 	var workers []Worker
-	err := s.each(ctx, func(row pgx.CollectableRow) error {
+	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		var w Worker
 		var workflows []served
 		if err := row.Scan(&w.PodUID, &w.Process, &w.PodName, &w.Pool, &workflows, &w.SeenAt); err != nil {
