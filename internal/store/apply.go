@@ -98,7 +98,7 @@ func (s *Store) ApplyAndClaim(
 	c := s.newClaim(request)
 	stepErrs, runErrs, err = s.applyOnce(ctx, steps, runs, c, hints)
 	if err == nil && c != nil {
-		c.took(s)
+		c.advanceCursors(s)
 		claimed = c.runs
 	}
 	if err != nil && (isValueError(err) || isUniqueViolation(err)) {

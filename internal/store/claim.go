@@ -43,7 +43,7 @@ type ClaimRequest struct {
 // exactly the claimed rows are locked, and a claimer that skips locked rows never skips
 // one that stays unclaimed.
 //
-// A range may begin later than at its front, see fronts.
+// A range may be read from later than its start, see claimCursors.
 //
 // FOR NO KEY UPDATE lets inserts of step attempts, which take a key share of their run,
 // pass.
@@ -130,12 +130,12 @@ const ofServed = `r.workflow_name = s.workflow_name
 // namespace is written as in the indexes of claims, so that no other is of use. Before
 // the tables are analyzed, or when most runs are of one workflow, others look as good to
 // the planner, and each claim would walk through all that is pending.
-func dueFrom(begin string) string {
-	return `r.namespace_id || '' = $1 AND r.available_at >= ` + begin + ` AND r.available_at <= now() AND ` + ofServed
+func dueFrom(start string) string {
+	return `r.namespace_id || '' = $1 AND r.available_at >= ` + start + ` AND r.available_at <= now() AND ` + ofServed
 }
 
-// claims fills in the repetitions of claimSQL and claimGivenBackSQL.
-var claims = strings.NewReplacer(
+// claimReplacer fills in the repetitions of claimSQL and claimGivenBackSQL.
+var claimReplacer = strings.NewReplacer(
 	"{due_again}", "r.status IN ('running', 'sleeping') AND "+dueFrom("s.again_from"),
 	"{pending}", "r.status = 'pending' AND "+dueFrom("s.new_from"),
 	"{served}", ofServed,
@@ -147,8 +147,8 @@ var claims = strings.NewReplacer(
 )
 
 var (
-	claimTemplate          = claims.Replace(claimSQL)
-	claimGivenBackTemplate = claims.Replace(claimGivenBackSQL)
+	claimTemplate          = claimReplacer.Replace(claimSQL)
+	claimGivenBackTemplate = claimReplacer.Replace(claimGivenBackSQL)
 )
 
 // Claim leases due runs to worker ids of their own and returns them, in no
@@ -167,9 +167,9 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]openworkflow.Run, 
 		if err := s.send(ctx, &b); err != nil {
 			return runs, Classify(err)
 		}
-		c.took(s)
+		c.advanceCursors(s)
 		runs = append(runs, c.runs...)
-		if c.whole {
+		if c.fromStart {
 			return runs, nil
 		}
 		r.Max -= len(c.runs) // what has become due before that is still to be found
@@ -180,12 +180,12 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]openworkflow.Run, 
 // claim is the execution of one ClaimRequest.
 type claim struct {
 	*ClaimRequest
-	turn int
-	runs []openworkflow.Run
-	// whole says that every range is read from its front.
-	whole bool
-	// last are how far the ranges were read.
-	last map[rangeKey]time.Time
+	number int
+	runs   []openworkflow.Run
+	// fromStart says that every range is read from its start.
+	fromStart bool
+	// maxDue is the latest available_at that was claimed from each range.
+	maxDue map[rangeKey]time.Time
 }
 
 // newClaim returns a claim of what is requested; nil when that is nothing.
@@ -193,9 +193,9 @@ func (s *Store) newClaim(r *ClaimRequest) *claim {
 	if r == nil || r.Max <= 0 || len(r.Served) == 0 {
 		return nil
 	}
-	c := &claim{ClaimRequest: r, turn: int(s.turn.Load()), last: map[rangeKey]time.Time{}}
+	c := &claim{ClaimRequest: r, number: int(s.claimCount.Load()), maxDue: map[rangeKey]time.Time{}}
 	if !r.GivenBack {
-		c.turn = int(s.turn.Add(1))
+		c.number = int(s.claimCount.Add(1))
 	}
 	return c
 }
@@ -207,24 +207,24 @@ func (c *claim) queue(s *Store, b *sqlBatch) {
 	names, versions, refusals := make([]string, n), make([]*string, n), make([]string, n)
 	keys := make([]definitionKey, n)
 	for i := range c.Served {
-		d := c.Served[(i+c.turn)%n]
+		d := c.Served[(i+c.number)%n]
 		names[i], versions[i], refusals[i], keys[i] = d.Name, d.Version, d.Refusal(), keyOf(d.Name, d.Version)
 	}
 	if c.GivenBack {
-		c.whole = true
-		b.collect(c.collect, s.sql(claimGivenBackTemplate), s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, refusals)
+		c.fromStart = true
+		b.collect(c.addRun, s.sql(claimGivenBackTemplate), s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, refusals)
 		return
 	}
 	// An odd slot goes to each branch in turn, else a worker that frees one slot
 	// at a time would always serve the same one.
-	share := (c.Max + c.turn%2) / 2
+	share := (c.Max + c.number%2) / 2
 	var again, pending []pgtype.Timestamptz
-	again, pending, c.whole = s.fronts.from(keys, time.Now())
-	b.collect(c.collect, s.sql(claimTemplate), s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, share, again, pending)
+	again, pending, c.fromStart = s.cursors.positions(keys, time.Now())
+	b.collect(c.addRun, s.sql(claimTemplate), s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, share, again, pending)
 }
 
-// collect takes in a claimed run.
-func (c *claim) collect(row pgx.CollectableRow) error {
+// addRun scans a claimed run.
+func (c *claim) addRun(row pgx.CollectableRow) error {
 	var key rangeKey
 	var due time.Time
 	run, err := scanRunAnd(row, &key.again, &due)
@@ -233,33 +233,35 @@ func (c *claim) collect(row pgx.CollectableRow) error {
 	}
 	c.runs = append(c.runs, run)
 	key.definitionKey = keyOf(run.WorkflowName, run.Version)
-	if due.After(c.last[key]) {
-		c.last[key] = due
+	if due.After(c.maxDue[key]) {
+		c.maxDue[key] = due
 	}
 	return nil
 }
 
-// took is called once the claim is committed.
-func (c *claim) took(s *Store) {
+// advanceCursors is called once the claim is committed.
+func (c *claim) advanceCursors(s *Store) {
 	if !c.GivenBack {
-		s.fronts.took(c.last, len(c.runs) == c.Max)
+		s.cursors.advance(c.maxDue, len(c.runs) == c.Max)
 	}
 }
 
-// fronts are where the ranges begin that claims read. While there is more to claim than
-// a worker takes at a time, each claim goes on where the one before it ended, instead of
-// at the front, where the index still has the entries of all runs that were claimed
-// since it was last vacuumed. What became due before that point meanwhile is found a
-// moment later, as every now and then a claim begins at the front, and one that finds
-// less than it asked for is followed by such a one.
-type fronts struct {
+// claimCursors are the positions in the index ranges from which claims read. While more
+// runs are due than one claim takes, each claim continues at the position where the one
+// before it stopped. At the start of a range the index still has an entry for each run
+// that was claimed since the last vacuum.
+//
+// A run may become due before a cursor. It is found a moment later: at least one claim in
+// each maxCursorAge reads from the start, and so does each claim after one that found
+// less than it asked for.
+type claimCursors struct {
 	mu      sync.Mutex
 	ranges  map[rangeKey]time.Time
-	renewed time.Time
+	resetAt time.Time
 }
 
-// frontAge is the longest time between two claims that begin at the front.
-const frontAge = 250 * time.Millisecond
+// maxCursorAge is the longest time between two claims that read from the start.
+const maxCursorAge = 250 * time.Millisecond
 
 // rangeKey tells the ranges apart: one of new runs and one of those due again for each
 // workflow and version.
@@ -280,37 +282,38 @@ func keyOf(name string, version *string) definitionKey {
 	return definitionKey{name: name, version: *version, versioned: true}
 }
 
-// from returns where a claim of these workflows begins, and whether that is at the front
-// of every range.
-func (f *fronts) from(keys []definitionKey, now time.Time) (again, pending []pgtype.Timestamptz, whole bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if now.Sub(f.renewed) > frontAge {
-		f.renewed = now
-		clear(f.ranges)
+// positions returns where a claim of these workflows reads from, and whether that is the
+// start of every range.
+func (c *claimCursors) positions(keys []definitionKey, now time.Time) (again, pending []pgtype.Timestamptz, fromStart bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.Sub(c.resetAt) > maxCursorAge {
+		c.resetAt = now
+		clear(c.ranges)
 	}
-	begin := func(key definitionKey, again bool) pgtype.Timestamptz {
-		if at, ok := f.ranges[rangeKey{key, again}]; ok {
+	position := func(key definitionKey, again bool) pgtype.Timestamptz {
+		if at, ok := c.ranges[rangeKey{key, again}]; ok {
 			return pgtype.Timestamptz{Time: at, Valid: true}
 		}
 		return pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
 	}
 	for _, key := range keys {
-		again, pending = append(again, begin(key, true)), append(pending, begin(key, false))
+		again, pending = append(again, position(key, true)), append(pending, position(key, false))
 	}
-	return again, pending, len(f.ranges) == 0
+	return again, pending, len(c.ranges) == 0
 }
 
-// took takes in how far a claim has read, and whether it got all that it asked for.
-func (f *fronts) took(last map[rangeKey]time.Time, all bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !all {
-		clear(f.ranges)
+// advance sets the cursors to what a claim has read. A claim that found less than it asked
+// for resets them.
+func (c *claimCursors) advance(maxDue map[rangeKey]time.Time, gotAll bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !gotAll {
+		clear(c.ranges)
 		return
 	}
-	if f.ranges == nil {
-		f.ranges = map[rangeKey]time.Time{}
+	if c.ranges == nil {
+		c.ranges = map[rangeKey]time.Time{}
 	}
-	maps.Copy(f.ranges, last)
+	maps.Copy(c.ranges, maxDue)
 }

@@ -238,13 +238,13 @@ func TestClaim_ConcurrentClaimersNeverShareARun_P2(t *testing.T) {
 	}
 }
 
-// fronts are the beginnings of n ranges.
-func fronts(n int) []pgtype.Timestamptz {
-	fronts := make([]pgtype.Timestamptz, n)
-	for i := range fronts {
-		fronts[i] = pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+// rangeStarts are the starts of n ranges.
+func claimCursors(n int) []pgtype.Timestamptz {
+	rangeStarts := make([]pgtype.Timestamptz, n)
+	for i := range rangeStarts {
+		rangeStarts[i] = pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
 	}
-	return fronts
+	return rangeStarts
 }
 
 func TestClaim_SkipsWhatAnotherHolds(t *testing.T) {
@@ -257,7 +257,7 @@ func TestClaim_SkipsWhatAnotherHolds(t *testing.T) {
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
 	// A claimer that has not committed takes the first of each branch, and no more.
-	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 2, 1, fronts(1), fronts(1)); err != nil {
+	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 2, 1, claimCursors(1), claimCursors(1)); err != nil {
 		t.Fatal(err)
 	}
 
@@ -281,7 +281,7 @@ func TestClaim_LocksOnlyWhatItTakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
-	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 1, 1, fronts(1), fronts(1)); err != nil {
+	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 1, 1, claimCursors(1), claimCursors(1)); err != nil {
 		t.Fatal(err)
 	}
 	if runs := f.claim(1); len(runs) != 1 {

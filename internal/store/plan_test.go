@@ -98,7 +98,7 @@ func TestClaim_PlanReadsOnlyTheFrontOfOurIndexes(t *testing.T) {
 			}
 			for _, slots := range []int{1, 10, 100} {
 				plan := f.explain(f.ClaimSQL(), "default", []string{"other", "wf"}, []*string{new("2"), nil}, "pod.proc.", lease, 1, slots, slots/2,
-					fronts(2), fronts(2))
+					claimCursors(2), claimCursors(2))
 				for _, index := range []string{"operator_runs_new_idx", "operator_runs_again_idx"} {
 					if !strings.Contains(plan, "Index Scan using "+index) {
 						t.Errorf("%d slots: %s is not used in order", slots, index)
@@ -132,7 +132,7 @@ func TestClaim_PlanAtABacklogOfOthers(t *testing.T) {
 INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, available_at, created_at, updated_at)
 SELECT 'default', i, 'nobody''s', 'pending', '{}', 0, now(), now(), now() FROM generate_series(1, 20000) i`)
 	for name, plan := range map[string]string{
-		"due":        f.explain(f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 10, 5, fronts(1), fronts(1)),
+		"due":        f.explain(f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 10, 5, claimCursors(1), claimCursors(1)),
 		"given back": f.explain(f.ClaimGivenBackSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 10, []string{"no"}),
 	} {
 		for _, m := range readRows.FindAllStringSubmatch(plan, -1) {

@@ -52,9 +52,9 @@ type Store struct {
 
 	// statements caches templates with the schema's name filled in.
 	statements sync.Map
-	// turn counts claims, to alternate who gets the odd slot.
-	turn   atomic.Uint64
-	fronts fronts
+	// claimCount alternates which branch of a claim gets the odd slot.
+	claimCount atomic.Uint64
+	cursors    claimCursors
 }
 
 var schemaName = regexp.MustCompile(`^[a-zA-Z_]\w*$`)
