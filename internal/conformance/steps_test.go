@@ -212,8 +212,8 @@ func TestFence_P2_EveryWriteAfterTheLeaseIsLostFails(t *testing.T) {
 			if children, err := b.GetRuns(t.Context(), []string{late.Child.ID}); err != nil || len(children) != 0 {
 				t.Errorf("%s: a lost lease created a child: %v, %v", name, children, err)
 			}
-			if arrived, err := b.Arrivals(t.Context(), []string{b.steps(waiting.RunID)[0].ID}); err != nil || len(arrived) != 0 {
-				t.Errorf("%s: a lost lease sent a signal: %v, %v", name, arrived, err)
+			if results, err := b.WaitResults(t.Context(), []string{b.steps(waiting.RunID)[0].ID}); err != nil || len(results) != 0 {
+				t.Errorf("%s: a lost lease sent a signal: %v, %v", name, results, err)
 			}
 		}
 	})

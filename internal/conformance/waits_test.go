@@ -102,8 +102,8 @@ func TestChild_R82_ItsEndWakesAParkedParent(t *testing.T) {
 					}
 				}
 				c := b.lease(w.Child.ID)
-				if arrived, err := b.Arrivals(t.Context(), []string{w.Attempt.ID}); err != nil || len(arrived) != 0 {
-					t.Errorf("%s: before the end: %v, %v", name, arrived, err)
+				if results, err := b.WaitResults(t.Context(), []string{w.Attempt.ID}); err != nil || len(results) != 0 {
+					t.Errorf("%s: before the end: %v, %v", name, results, err)
 				}
 				b.mustRun(store.RunWrite{Lease: c, Op: store.RunRetry, Error: json.RawMessage(`{}`)})
 				if due(b.run(parent.RunID)) {
@@ -123,14 +123,14 @@ func TestChild_R82_ItsEndWakesAParkedParent(t *testing.T) {
 				if r := b.run(parent.RunID); !due(r) || r.Status != openworkflow.RunRunning {
 					t.Errorf("%s: parent is %+v, want it due", name, r)
 				}
-				arrived, err := b.Arrivals(t.Context(), []string{w.Attempt.ID, "missing"})
+				results, err := b.WaitResults(t.Context(), []string{w.Attempt.ID, "missing"})
 				if err != nil {
 					t.Fatal(err)
 				}
 				want := e.want
 				want.ID, want.FinishedAt = c.RunID, b.run(c.RunID).FinishedAt
-				if diff := cmp.Diff(map[string]store.Arrival{w.Attempt.ID: {Child: &want}}, arrived); diff != "" {
-					t.Errorf("%s: arrivals differ (-want +got):\n%s", name, diff)
+				if diff := cmp.Diff(map[string]store.WaitResult{w.Attempt.ID: {Child: &want}}, results); diff != "" {
+					t.Errorf("%s: results differ (-want +got):\n%s", name, diff)
 				}
 				parent = b.lease(parent.RunID)
 				w.Lease = parent
@@ -280,9 +280,9 @@ func TestSignals_R104_ReachThoseThatWait(t *testing.T) {
 			t.Errorf("a signal changed an active run:\n%s", diff)
 		}
 		for id, w := range waits {
-			arrived, err := b.Arrivals(t.Context(), []string{w.Attempt.ID})
-			if err != nil || string(arrived[w.Attempt.ID].Data) != `{"a": 2, "b": 1}` || arrived[w.Attempt.ID].Child != nil {
-				t.Errorf("run %s: arrived %+v, %v", id, arrived, err)
+			results, err := b.WaitResults(t.Context(), []string{w.Attempt.ID})
+			if err != nil || string(results[w.Attempt.ID].Data) != `{"a": 2, "b": 1}` || results[w.Attempt.ID].Child != nil {
+				t.Errorf("run %s: results %+v, %v", id, results, err)
 			}
 		}
 		if got := b.send("s", `2`); len(got) != 0 {
@@ -290,17 +290,17 @@ func TestSignals_R104_ReachThoseThatWait(t *testing.T) {
 		}
 
 		b.mustStep(ended(waits[active.RunID], complete, `{"data": 1}`))
-		if arrived, err := b.Arrivals(t.Context(), []string{waits[active.RunID].Attempt.ID}); err != nil || len(arrived) != 0 {
-			t.Errorf("for a wait that is over: %v, %v", arrived, err)
+		if results, err := b.WaitResults(t.Context(), []string{waits[active.RunID].Attempt.ID}); err != nil || len(results) != 0 {
+			t.Errorf("for a wait that is over: %v, %v", results, err)
 		}
 		second := wait(active, "s")
 		b.mustStep(second)
 		if got := b.send("s", `null`); len(got) != 1 || got[0] != active.RunID {
 			t.Errorf("the signal for a new wait went to %v", got)
 		}
-		arrived, err := b.Arrivals(t.Context(), []string{second.Attempt.ID})
-		if a, ok := arrived[second.Attempt.ID]; err != nil || !ok || a.Data != nil || a.Child != nil {
-			t.Errorf("a null payload arrives as %+v, %v", arrived, err)
+		results, err := b.WaitResults(t.Context(), []string{second.Attempt.ID})
+		if a, ok := results[second.Attempt.ID]; err != nil || !ok || a.Data != nil || a.Child != nil {
+			t.Errorf("a null payload arrives as %+v, %v", results, err)
 		}
 	})
 }
@@ -370,8 +370,8 @@ func TestSignals_R23_AFaultyPayloadDeliversNothing(t *testing.T) {
 				t.Errorf("%+v: %v, want it refused", signal, err)
 			}
 		}
-		if arrived, err := b.Arrivals(t.Context(), []string{w.Attempt.ID}); err != nil || len(arrived) != 0 {
-			t.Errorf("arrived: %v, %v", arrived, err)
+		if results, err := b.WaitResults(t.Context(), []string{w.Attempt.ID}); err != nil || len(results) != 0 {
+			t.Errorf("results: %v, %v", results, err)
 		}
 	})
 }

@@ -204,7 +204,7 @@ func (s *Store) reconcile(r *run, now time.Time) bool {
 		return false
 	}
 	for _, a := range s.steps[r.ID] {
-		if _, arrived := s.arrival(a); arrived {
+		if _, ok := s.waitResult(a); ok {
 			return r.wake(now)
 		}
 	}

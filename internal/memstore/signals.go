@@ -139,49 +139,49 @@ func (s *Store) SendSignal(ctx context.Context, step store.StepWrite, signal sto
 	return output.WorkflowRunIDs, s.writeStep(step, now)
 }
 
-// Arrivals returns what running attempts wait for, where it has come: a child's end or
+// WaitResults returns what running attempts wait for, where it is there: a child's end or
 // a signal. Others are absent.
-func (s *Store) Arrivals(ctx context.Context, attemptIDs []string) (map[string]store.Arrival, error) {
+func (s *Store) WaitResults(ctx context.Context, attemptIDs []string) (map[string]store.WaitResult, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	arrivals := map[string]store.Arrival{}
+	results := map[string]store.WaitResult{}
 	for _, id := range attemptIDs {
 		if a := s.attempts[id]; a != nil {
-			if arrival, arrived := s.arrival(a); arrived {
-				arrivals[id] = arrival
+			if result, ok := s.waitResult(a); ok {
+				results[id] = result
 			}
 		}
 	}
-	return arrivals, nil
+	return results, nil
 }
 
-func (s *Store) arrival(a *openworkflow.StepAttempt) (store.Arrival, bool) {
+func (s *Store) waitResult(a *openworkflow.StepAttempt) (store.WaitResult, bool) {
 	if a.Status != openworkflow.StepRunning {
-		return store.Arrival{}, false
+		return store.WaitResult{}, false
 	}
 	switch a.Kind {
 	case openworkflow.KindWorkflow:
 		if a.ChildWorkflowRunID == nil {
-			return store.Arrival{}, false
+			return store.WaitResult{}, false
 		}
 		c := s.runs[*a.ChildWorkflowRunID]
 		if c == nil || !c.Status.Terminal() {
-			return store.Arrival{}, false
+			return store.WaitResult{}, false
 		}
-		return store.Arrival{Child: &openworkflow.Run{
+		return store.WaitResult{Child: &openworkflow.Run{
 			ID: c.ID, Status: c.Status, Output: c.Output, Error: c.Error, FinishedAt: c.FinishedAt,
 		}}, true
 	case openworkflow.KindSignalWait:
 		d := s.deliveries[a.ID]
 		if d == nil {
-			return store.Arrival{}, false
+			return store.WaitResult{}, false
 		}
-		return store.Arrival{Data: d.data}, true
+		return store.WaitResult{Data: d.data}, true
 	default:
-		return store.Arrival{}, false
+		return store.WaitResult{}, false
 	}
 }
 

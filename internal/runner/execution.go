@@ -51,7 +51,7 @@ type execution struct {
 	executing int
 	branches  sync.WaitGroup
 	// arrivals is what has come for waiting attempts, by attempt id.
-	arrivals   map[string]store.Arrival
+	arrivals   map[string]store.WaitResult
 	suspended  bool
 	outcome    *outcome
 	hasOutcome chan struct{} // closed when there is an outcome

@@ -277,7 +277,7 @@ func (e *execution) bufferImpliedLocked(a openworkflow.StepAttempt) {
 }
 
 // deliver takes in what has come for an attempt that waits.
-func (e *execution) deliver(attemptID string, arrival store.Arrival) {
+func (e *execution) deliver(attemptID string, arrival store.WaitResult) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	insert(&e.arrivals, attemptID, arrival)

@@ -84,7 +84,7 @@ func (r *Runner) loadHistories(executions []*execution) error {
 			uncached = append(uncached, e.run.ID)
 		}
 	}
-	var arrived map[string]store.Arrival
+	var arrived map[string]store.WaitResult
 	err := retry(r.writeCtx, r.log, "Could not load the histories of runs", func() error {
 		loaded, err := r.store.LoadSteps(r.writeCtx, uncached)
 		if err != nil {
@@ -98,7 +98,7 @@ func (r *Runner) loadHistories(executions []*execution) error {
 			waiting = append(waiting, h.externalWaits()...)
 		}
 		if len(waiting) > 0 {
-			arrived, err = r.store.Arrivals(r.writeCtx, waiting)
+			arrived, err = r.store.WaitResults(r.writeCtx, waiting)
 		}
 		return err
 	})
@@ -112,7 +112,7 @@ func (r *Runner) loadHistories(executions []*execution) error {
 }
 
 // restoreHistory takes in what is known of a run that has begun before.
-func (e *execution) restoreHistory(h *history, arrived map[string]store.Arrival) {
+func (e *execution) restoreHistory(h *history, arrived map[string]store.WaitResult) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.history = h

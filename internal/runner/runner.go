@@ -59,7 +59,7 @@ type Store interface {
 	Notify(ctx context.Context) error
 	NotifyEnds(ctx context.Context) error
 	Listen(ctx context.Context, wake func()) error
-	Arrivals(ctx context.Context, attemptIDs []string) (map[string]store.Arrival, error)
+	WaitResults(ctx context.Context, attemptIDs []string) (map[string]store.WaitResult, error)
 	SendSignal(ctx context.Context, step store.StepWrite, signal store.Signal) (runIDs []string, err error)
 	Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error)
 }

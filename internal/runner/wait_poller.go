@@ -88,7 +88,7 @@ func (p *waitPoller) poll(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	found, err := p.runner.store.Arrivals(ctx, ids)
+	found, err := p.runner.store.WaitResults(ctx, ids)
 	if err != nil {
 		return err
 	}

@@ -157,10 +157,10 @@ const notDue = `CASE
 // instead of ids.
 const parked = `CASE p.status WHEN 'sleeping' THEN true WHEN 'running' THEN p.worker_id IS NULL ELSE false END`
 
-// arrived says that what the attempt a waits for has come: its child has ended, or a
+// hasWaitResult says that what the attempt a waits for has come: its child has ended, or a
 // signal was delivered (R83). CASE and OFFSET 0 keep the planner, until the tables are
 // first analyzed, from looking at all who wait, all children or all deliveries instead.
-const arrived = `CASE
+const hasWaitResult = `CASE
 		WHEN a.status <> 'running' THEN false
 		WHEN a.kind = 'workflow' THEN EXISTS (
 			SELECT
@@ -210,7 +210,7 @@ WITH parked AS MATERIALIZED (
 		AND EXISTS (
 			SELECT
 			FROM {schema}.step_attempts a
-			WHERE a.namespace_id = p.namespace_id AND a.workflow_run_id = p.id AND ` + arrived + `
+			WHERE a.namespace_id = p.namespace_id AND a.workflow_run_id = p.id AND ` + hasWaitResult + `
 			OFFSET 0
 		)
 	ORDER BY p.id

@@ -37,7 +37,7 @@ func (s *Store) FailExpiredSQL() string    { return s.sql(failExpiredSQL) }
 // Of waits.
 func (s *Store) LockChildKeysSQL() string { return s.sql(lockChildKeysSQL) }
 func (s *Store) StartChildrenSQL() string { return s.sql(startChildrenSQL) }
-func (s *Store) ArrivalsSQL() string      { return s.sql(arrivalsSQL) }
+func (s *Store) WaitResultsSQL() string   { return s.sql(waitResultsSQL) }
 func (s *Store) ReceiversSQL() string     { return s.sql(receiversSQL) }
 func (s *Store) DeliverSQL() string       { return s.sql(deliverAnySQL) }
 func (s *Store) DeliverStepSQL() string   { return s.sql(deliverStepSQL) }

@@ -116,7 +116,7 @@ func TestSignals_R105_AnAttemptGetsTheFirst(t *testing.T) {
 
 	expectRecipients(t, got, []string{a}, nil)
 	expectRecipients(t, later, nil)
-	if data := string(f.arrivals(attempt)[attempt].Data); data != "1" {
+	if data := string(f.results(attempt)[attempt].Data); data != "1" {
 		t.Errorf("delivered %s, want 1", data)
 	}
 }

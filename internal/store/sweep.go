@@ -45,7 +45,7 @@ WITH a AS MATERIALIZED (
 	ORDER BY a.id
 	LIMIT $3
 )
-SELECT CASE WHEN count(*) = $3 THEN max(a.id) ELSE '' END, coalesce(array_agg(DISTINCT a.workflow_run_id) FILTER (WHERE ` + arrived + `), '{}')
+SELECT CASE WHEN count(*) = $3 THEN max(a.id) ELSE '' END, coalesce(array_agg(DISTINCT a.workflow_run_id) FILTER (WHERE ` + hasWaitResult + `), '{}')
 FROM a`
 
 const endTurnSQL = `UPDATE {schema}.operator_sweeps SET after_id = $2 WHERE namespace_id = $1`
@@ -73,12 +73,12 @@ func (s *Store) Sweep(ctx context.Context, every time.Duration, limit int) (Swep
 	if swept.Expired, err = s.FailExpired(ctx, limit); err != nil {
 		return swept, err
 	}
-	var arrived []string
-	if err := s.pool.QueryRow(ctx, s.sql(waitingSQL), s.namespace, after, limit).Scan(&after, &arrived); err != nil {
+	var resolved []string
+	if err := s.pool.QueryRow(ctx, s.sql(waitingSQL), s.namespace, after, limit).Scan(&after, &resolved); err != nil {
 		return swept, Classify(err)
 	}
-	if len(arrived) > 0 {
-		if swept.Woken, err = s.queryIDs(ctx, s.sql(reconcileSQL), s.namespace, arrived); err != nil {
+	if len(resolved) > 0 {
+		if swept.Woken, err = s.queryIDs(ctx, s.sql(reconcileSQL), s.namespace, resolved); err != nil {
 			return swept, Classify(err)
 		}
 	}

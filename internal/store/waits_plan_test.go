@@ -71,7 +71,7 @@ func (f *fixture) expectCost(name, plan, index string, most int) {
 	}
 }
 
-// TestPlans_WaitsAreFoundByIndex: what a signal, an arrival or a new child costs does
+// TestPlans_WaitsAreFoundByIndex: what a signal, a wait result or a new child costs does
 // not depend on how many runs wait.
 func TestPlans_WaitsAreFoundByIndex(t *testing.T) {
 	t.Parallel()
@@ -96,7 +96,7 @@ func TestPlans_WaitsAreFoundByIndex(t *testing.T) {
 			"write send": {
 				f.WriteSendSQL(), []any{"default", "parent-1", "w", "new", "tell", time.Second, "signal-1", new("k")}, "workflow_signals_idempotency_idx",
 			},
-			"arrivals": {f.ArrivalsSQL(), []any{"default", attempts}, "step_attempts_pkey"},
+			"wait results": {f.WaitResultsSQL(), []any{"default", attempts}, "step_attempts_pkey"},
 			"lock child keys": {
 				f.LockChildKeysSQL(), []any{"default", attempts, names}, "step_attempts_pkey",
 			},

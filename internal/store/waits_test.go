@@ -18,18 +18,18 @@ func waitStep(l openworkflow.Lease, signal string) store.StepWrite {
 	return w
 }
 
-func (f *fixture) arrivals(ids ...string) map[string]store.Arrival {
+func (f *fixture) results(ids ...string) map[string]store.WaitResult {
 	f.t.Helper()
-	arrivals, err := f.Arrivals(f.t.Context(), ids)
+	results, err := f.WaitResults(f.t.Context(), ids)
 	if err != nil {
-		f.t.Fatalf("Arrivals: %v", err)
+		f.t.Fatalf("WaitResults: %v", err)
 	}
-	return arrivals
+	return results
 }
 
 func TestArrivals_R98d_Children(t *testing.T) {
 	t.Parallel()
-	for status, arrived := range map[string]bool{
+	for status, resolved := range map[string]bool{
 		"pending": false, "running": false, "sleeping": false,
 		"completed": true, "succeeded": true, "failed": true, "canceled": true,
 	} {
@@ -45,20 +45,20 @@ func TestArrivals_R98d_Children(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := map[string]store.Arrival{}
-			if arrived {
+			want := map[string]store.WaitResult{}
+			if resolved {
 				child := runs[w.Child.ID]
-				want[w.Attempt.ID] = store.Arrival{Child: &openworkflow.Run{
+				want[w.Attempt.ID] = store.WaitResult{Child: &openworkflow.Run{
 					ID: child.ID, Status: child.Status, Output: child.Output, Error: child.Error, FinishedAt: child.FinishedAt,
 				}}
 			}
-			if diff := cmp.Diff(want, f.arrivals(w.Attempt.ID, "nobody")); diff != "" {
-				t.Errorf("arrivals (-want +got):\n%s", diff)
+			if diff := cmp.Diff(want, f.results(w.Attempt.ID, "nobody")); diff != "" {
+				t.Errorf("results (-want +got):\n%s", diff)
 			}
 			end := step(l, "a", completed, `1`)
 			end.Attempt.ID = w.Attempt.ID
 			f.must([]store.StepWrite{end}, nil)
-			if got := f.arrivals(w.Attempt.ID); len(got) != 0 {
+			if got := f.results(w.Attempt.ID); len(got) != 0 {
 				t.Errorf("an attempt that has ended waits for %v", got)
 			}
 		})
@@ -73,22 +73,22 @@ func TestArrivals_R99c_Signals(t *testing.T) {
 	function := step(l, "f", running, "")
 	f.must([]store.StepWrite{with, without, none, function}, nil)
 	ids := []string{with.Attempt.ID, without.Attempt.ID, none.Attempt.ID, function.Attempt.ID}
-	if got := f.arrivals(ids...); len(got) != 0 {
-		t.Errorf("arrived before they were sent: %v", got)
+	if got := f.results(ids...); len(got) != 0 {
+		t.Errorf("resolved before they were sent: %v", got)
 	}
 
 	f.send(store.Signal{Name: "with", Data: json.RawMessage(`{"a": 1}`)}, store.Signal{Name: "without"})
 
-	want := map[string]store.Arrival{with.Attempt.ID: {Data: json.RawMessage(`{"a": 1}`)}, without.Attempt.ID: {}}
-	if diff := cmp.Diff(want, f.arrivals(ids...)); diff != "" {
-		t.Errorf("arrivals (-want +got):\n%s", diff)
+	want := map[string]store.WaitResult{with.Attempt.ID: {Data: json.RawMessage(`{"a": 1}`)}, without.Attempt.ID: {}}
+	if diff := cmp.Diff(want, f.results(ids...)); diff != "" {
+		t.Errorf("results (-want +got):\n%s", diff)
 	}
 }
 
 func TestArrivals_NothingIsNothing(t *testing.T) {
 	t.Parallel()
 	f := setupEmpty(t) // not even a schema
-	if got := f.arrivals(); len(got) != 0 {
-		t.Errorf("arrivals %v", got)
+	if got := f.results(); len(got) != 0 {
+		t.Errorf("results %v", got)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// Arrival is what a step attempt waited for.
-type Arrival struct {
+// WaitResult is what a step attempt waited for.
+type WaitResult struct {
 	// Child is the run that has ended, of which ID, Status, Output, Error and
 	// FinishedAt are set; nil for a signal.
 	Child *openworkflow.Run
@@ -19,7 +19,7 @@ type Arrival struct {
 }
 
 // arrivalsSQL reads primary keys and workflow_signals_step_attempt_idx.
-const arrivalsSQL = `
+const waitResultsSQL = `
 SELECT a.id, c.id, coalesce(c.status, ''), c.output, c.error, c.finished_at, d.data
 FROM ` + idTable + ` ids
 JOIN {schema}.step_attempts a USING (namespace_id, id)
@@ -30,30 +30,30 @@ LEFT JOIN {schema}.workflow_signals d
 WHERE a.status = 'running'
 	AND (c.status IN ('completed', 'succeeded', 'failed', 'canceled') OR d.id IS NOT NULL)`
 
-// Arrivals returns what the given attempts wait for, of those for which it has come:
+// WaitResults returns what the given attempts wait for, of those for which it has come:
 // the child has ended (R98d), a signal was delivered (R99c). Attempts that do not wait,
 // or wait on, are absent.
-func (s *Store) Arrivals(ctx context.Context, attemptIDs []string) (map[string]Arrival, error) {
-	arrivals := make(map[string]Arrival, len(attemptIDs))
+func (s *Store) WaitResults(ctx context.Context, attemptIDs []string) (map[string]WaitResult, error) {
+	results := make(map[string]WaitResult, len(attemptIDs))
 	if len(attemptIDs) == 0 {
-		return arrivals, nil
+		return results, nil
 	}
 	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		var id string
 		var childID *string
 		var child openworkflow.Run
-		var arrival Arrival
+		var result WaitResult
 		err := row.Scan(&id, &childID, &child.Status, (*jsonColumn)(&child.Output), (*jsonColumn)(&child.Error), &child.FinishedAt,
-			(*jsonColumn)(&arrival.Data))
+			(*jsonColumn)(&result.Data))
 		if childID != nil {
 			child.ID = *childID
-			arrival.Child = &child
+			result.Child = &child
 		}
-		arrivals[id] = arrival
+		results[id] = result
 		return err
-	}, s.sql(arrivalsSQL), s.namespace, attemptIDs)
+	}, s.sql(waitResultsSQL), s.namespace, attemptIDs)
 	if err != nil {
 		return nil, Classify(err)
 	}
-	return arrivals, nil
+	return results, nil
 }
