@@ -452,16 +452,16 @@ func TestSweep_HasItsTurnAtALowRate(t *testing.T) {
 		passed := time.Now().Add(-minute)
 		id := b.create(1, func(n *store.NewRun) { n.DeadlineAt = &passed })[0]
 		swept, err := b.Sweep(t.Context(), time.Hour, 10)
-		if err != nil || !swept.Turn || len(swept.Expired) != 1 || swept.Expired[0] != id || len(swept.Woken) != 0 {
+		if err != nil || !swept.Ran || len(swept.Expired) != 1 || swept.Expired[0] != id || len(swept.Rescued) != 0 {
 			t.Errorf("first sweep: %+v, %v", swept, err)
 		}
 		b.create(1, func(n *store.NewRun) { n.DeadlineAt = &passed })
 		swept, err = b.Sweep(t.Context(), time.Hour, 10)
-		if err != nil || swept.Turn || len(swept.Expired) != 0 {
-			t.Errorf("second sweep: %+v, %v, want no turn", swept, err)
+		if err != nil || swept.Ran || len(swept.Expired) != 0 {
+			t.Errorf("second sweep: %+v, %v, want none", swept, err)
 		}
 		swept, err = b.Sweep(t.Context(), 0, 10)
-		if err != nil || !swept.Turn || len(swept.Expired) != 1 {
+		if err != nil || !swept.Ran || len(swept.Expired) != 1 {
 			t.Errorf("third sweep: %+v, %v", swept, err)
 		}
 	})

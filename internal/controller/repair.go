@@ -140,10 +140,10 @@ func (r *repairer) heal(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("wake runs that were left asleep: %w", err)
 	}
-	if len(swept.Woken) > 0 {
-		metrics.RunsHealed.Add(float64(len(swept.Woken)))
+	if len(swept.Rescued) > 0 {
+		metrics.RunsHealed.Add(float64(len(swept.Rescued)))
 		r.conn.Wake()
-		r.Log.Info("Woke runs that were left asleep", "namespace", r.conn.Key.Namespace, "backend", r.conn.Key.Name, "runs", len(swept.Woken))
+		r.Log.Info("Woke runs that were left asleep", "namespace", r.conn.Key.Namespace, "backend", r.conn.Key.Name, "runs", len(swept.Rescued))
 	}
 	return r.expired(ctx, swept.Expired)
 }

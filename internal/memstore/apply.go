@@ -51,7 +51,7 @@ func (s *Store) ApplyAndClaim(
 	woken := false
 	for _, w := range runs {
 		if w.Op == store.RunPark {
-			woken = s.reconcile(s.runs[w.RunID], now) || woken
+			woken = s.wakeParked(s.runs[w.RunID], now) || woken
 		}
 	}
 	s.hint(store.Hints{Due: hints.Due || woken, Ends: hints.Ends})
@@ -198,8 +198,8 @@ func (s *Store) writeRun(w store.RunWrite, now time.Time) error {
 	return nil
 }
 
-// reconcile makes a parked run due when what it waits for has come (R83).
-func (s *Store) reconcile(r *run, now time.Time) bool {
+// wakeParked makes a parked run due when what it waits for has come (R83).
+func (s *Store) wakeParked(r *run, now time.Time) bool {
 	if r == nil || r.Status != openworkflow.RunRunning || r.WorkerID != nil {
 		return false
 	}

@@ -185,8 +185,8 @@ func (s *Store) waitResult(a *openworkflow.StepAttempt) (store.WaitResult, bool)
 	}
 }
 
-// Sweep heals, when the last sweep is older than every: it fails runs past their
-// deadline and wakes up to limit parked runs for which something has come (R171).
+// Sweep does nothing unless the last sweep is older than every. It fails runs past their
+// deadline and rescues up to limit parked runs for which something has come (R171).
 func (s *Store) Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error) {
 	now, err := s.begin(ctx)
 	if err != nil {
@@ -197,22 +197,22 @@ func (s *Store) Sweep(ctx context.Context, every time.Duration, limit int) (stor
 		return store.Swept{}, nil
 	}
 	s.sweptAt = now
-	swept := store.Swept{Turn: true, Expired: s.failExpired(now, limit)}
+	swept := store.Swept{Ran: true, Expired: s.failExpired(now, limit)}
 	seen := 0
 	for _, id := range sortedKeys(s.open) {
 		r := s.open[id]
-		if id <= s.cursor || !r.Parked() {
+		if id <= s.sweepCursor || !r.Parked() {
 			continue
 		}
 		if seen == limit { // the next sweep goes on here
 			return swept, nil
 		}
 		seen++
-		s.cursor = id
-		if s.reconcile(r, now) {
-			swept.Woken = append(swept.Woken, id)
+		s.sweepCursor = id
+		if s.wakeParked(r, now) {
+			swept.Rescued = append(swept.Rescued, id)
 		}
 	}
-	s.cursor = ""
+	s.sweepCursor = ""
 	return swept, nil
 }

@@ -35,8 +35,8 @@ type Store struct {
 	// turn counts claims, to alternate who gets the odd slot.
 	turn    uint64
 	sweptAt time.Time
-	// cursor is the last parked run that a sweep has looked at.
-	cursor string
+	// sweepCursor is the last parked run that a sweep has looked at.
+	sweepCursor string
 
 	due, ends listeners
 	// changed is closed, and made anew, after every call that may have changed something.

@@ -165,7 +165,7 @@ func TestR101TheDeadlineOfAChildWakesItsParent(t *testing.T) {
 func (b *bench) sweep() {
 	b.Helper()
 	swept, err := b.store.Sweep(b.Context(), 0, 1000)
-	if err != nil || !swept.Turn {
+	if err != nil || !swept.Ran {
 		b.Fatalf("sweep: %+v, %v", swept, err)
 	}
 	if err := b.store.Notify(b.Context()); err != nil {

@@ -28,8 +28,8 @@ func (r *Runner) sweep(ctx context.Context) {
 			r.log.Debug("Could not sweep", "error", err)
 			continue
 		}
-		if len(swept.Expired) > 0 || len(swept.Woken) > 0 {
-			r.log.Info("Swept runs", "expired", len(swept.Expired), "woken", len(swept.Woken))
+		if len(swept.Expired) > 0 || len(swept.Rescued) > 0 {
+			r.log.Info("Swept runs", "expired", len(swept.Expired), "woken", len(swept.Rescued))
 			r.wake()
 			r.notifyDue.request()
 			r.notifyEnds.request()

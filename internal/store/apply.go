@@ -107,7 +107,7 @@ func (s *Store) ApplyAndClaim(
 		}
 	}
 	if err == nil {
-		err = s.reconcile(ctx, runs)
+		err = s.wakeParked(ctx, runs)
 	}
 	if err != nil {
 		return nil, nil, claimed, Classify(err)

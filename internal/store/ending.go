@@ -200,7 +200,7 @@ WHERE CASE WHEN c.status IN ('completed', 'failed', 'canceled') THEN a.kind = 'w
 // signal arrived while they were active (R83). It is a statement after the
 // park's commit, because OpenWorkflow's peers do not wait for a lock on a parent
 // that they see active. Reads step_attempts_workflow_run_created_at_idx.
-const reconcileSQL = `
+const wakeParkedSQL = `
 WITH parked AS MATERIALIZED (
 	SELECT p.namespace_id, p.id
 	FROM {schema}.workflow_runs p
@@ -224,10 +224,10 @@ FROM parked
 WHERE p.namespace_id = parked.namespace_id AND p.id = parked.id
 RETURNING p.id`
 
-// reconcile follows up the parks among the writes, also those that report a lost
+// wakeParked follows up the parks among the writes, also those that report a lost
 // lease: they may have succeeded in a call whose acknowledgement was lost. It notifies of
 // those that it makes due: who sent what has come did so when nobody could claim them.
-func (s *Store) reconcile(ctx context.Context, runs []RunWrite) error {
+func (s *Store) wakeParked(ctx context.Context, runs []RunWrite) error {
 	var parked []string
 	for _, w := range runs {
 		if w.Op == RunPark {
@@ -237,7 +237,7 @@ func (s *Store) reconcile(ctx context.Context, runs []RunWrite) error {
 	if len(parked) == 0 {
 		return nil
 	}
-	due, err := s.pool.Exec(ctx, s.sql(reconcileSQL), s.namespace, parked)
+	due, err := s.pool.Exec(ctx, s.sql(wakeParkedSQL), s.namespace, parked)
 	if err == nil && due.RowsAffected() > 0 {
 		_ = s.Notify(ctx) // nobody was told of these; without it, a poll finds them
 	}

@@ -43,8 +43,8 @@ func (s *Store) DeliverSQL() string       { return s.sql(deliverAnySQL) }
 func (s *Store) DeliverStepSQL() string   { return s.sql(deliverStepSQL) }
 func (s *Store) WakeReceiversSQL() string { return s.sql(wakeReceiversSQL) }
 func (s *Store) WriteSendSQL() string     { return s.sql(writeSendSQL) }
-func (s *Store) ReconcileSQL() string     { return s.sql(reconcileSQL) }
-func (s *Store) WaitingSQL() string       { return s.sql(waitingSQL) }
+func (s *Store) WakeParkedSQL() string    { return s.sql(wakeParkedSQL) }
+func (s *Store) SweepWaitsSQL() string    { return s.sql(sweepWaitsSQL) }
 
 func (s *Store) ChildrenSQL() string { return s.sql(childrenSQL) }
 func (s *Store) OutcomesSQL() string { return s.sql(outcomesSQL) }

@@ -185,7 +185,7 @@ CREATE INDEX IF NOT EXISTS operator_attempts_waiting_idx
 	ON {schema}.step_attempts (namespace_id, id)
 	WHERE status = 'running' AND kind IN ('workflow', 'signal-wait')`,
 
-	// 8: when Sweep had its last turn, and how far it came.
+	// 8: when the last Sweep started, and its cursor.
 	`
 CREATE TABLE IF NOT EXISTS {schema}.operator_sweeps (
 	namespace_id text        NOT NULL,

@@ -10,18 +10,18 @@ import (
 
 // Swept is what one Sweep did.
 type Swept struct {
-	// Turn is false when another process has swept lately; nothing was done then.
-	Turn bool
+	// Ran is false when another process has swept lately; nothing was done then.
+	Ran bool
 	// Expired are the runs that were failed at their deadline.
 	Expired []string
-	// Woken are the runs that were made due.
-	Woken []string
+	// Rescued are the runs that were made due.
+	Rescued []string
 }
 
-// takeTurnSQL returns where to go on, or no row when the last turn was less than $2
-// ago. A turn that lies further in the future is from before the server's clock was set
+// startSweepSQL returns the cursor of the last sweep, or no row when that started less
+// than $2 ago. A start further in the future is from before the server's clock was set
 // back. Primary key.
-const takeTurnSQL = `
+const startSweepSQL = `
 INSERT INTO {schema}.operator_sweeps AS s (namespace_id, swept_at, after_id)
 SELECT $1, now(), ''
 WHERE NOT EXISTS (
@@ -34,10 +34,11 @@ SET swept_at = excluded.swept_at
 WHERE NOT (s.swept_at > now() - $2::interval AND s.swept_at < now() + $2::interval)
 RETURNING after_id`
 
-// waitingSQL looks at the $3 waiting attempts that follow the id $2. It returns the
-// last of them, ” when they were fewer, and the runs for which something has come.
+// sweepWaitsSQL reads the $3 waiting attempts that follow the id $2. It returns the id of
+// the last of them, or the empty string when they were fewer, and the runs whose wait has
+// a result.
 // It locks nothing. Reads a range of operator_attempts_waiting_idx, and primary keys.
-const waitingSQL = `
+const sweepWaitsSQL = `
 WITH a AS MATERIALIZED (
 	SELECT a.namespace_id, a.id, a.workflow_run_id, a.kind, a.status, a.child_workflow_run_namespace_id, a.child_workflow_run_id
 	FROM {schema}.step_attempts a
@@ -48,7 +49,7 @@ WITH a AS MATERIALIZED (
 SELECT CASE WHEN count(*) = $3 THEN max(a.id) ELSE '' END, coalesce(array_agg(DISTINCT a.workflow_run_id) FILTER (WHERE ` + hasWaitResult + `), '{}')
 FROM a`
 
-const endTurnSQL = `UPDATE {schema}.operator_sweeps SET after_id = $2 WHERE namespace_id = $1`
+const saveSweepSQL = `UPDATE {schema}.operator_sweeps SET after_id = $2 WHERE namespace_id = $1`
 
 // Sweep does at a low rate what usually happens at once, for the case that a process
 // died in between or that it was OpenWorkflow's, whose child ends and wakes are two
@@ -56,32 +57,32 @@ const endTurnSQL = `UPDATE {schema}.operator_sweeps SET after_id = $2 WHERE name
 // runs for which a child's end or a signal has come.
 //
 // Any number of processes may call it as often as they like. When the namespace's last
-// sweep is older than every, whoever comes first has the turn, and the others do
-// nothing. A turn looks at no more than limit runs of the one sort and at no more than
-// limit waiting steps, and the next one goes on where it ended. The caller notifies.
+// sweep is older than every, the first call sweeps and the others do nothing. A sweep
+// reads at most limit expired runs and at most limit waiting steps, and the next one
+// continues after those. The caller notifies.
 func (s *Store) Sweep(ctx context.Context, every time.Duration, limit int) (Swept, error) {
 	var swept Swept
 	var after string
-	switch err := s.pool.QueryRow(ctx, s.sql(takeTurnSQL), s.namespace, every).Scan(&after); {
+	switch err := s.pool.QueryRow(ctx, s.sql(startSweepSQL), s.namespace, every).Scan(&after); {
 	case errors.Is(err, pgx.ErrNoRows):
 		return swept, nil
 	case err != nil:
 		return swept, Classify(err)
 	}
-	swept.Turn = true
+	swept.Ran = true
 	var err error
 	if swept.Expired, err = s.FailExpired(ctx, limit); err != nil {
 		return swept, err
 	}
 	var resolved []string
-	if err := s.pool.QueryRow(ctx, s.sql(waitingSQL), s.namespace, after, limit).Scan(&after, &resolved); err != nil {
+	if err := s.pool.QueryRow(ctx, s.sql(sweepWaitsSQL), s.namespace, after, limit).Scan(&after, &resolved); err != nil {
 		return swept, Classify(err)
 	}
 	if len(resolved) > 0 {
-		if swept.Woken, err = s.queryIDs(ctx, s.sql(reconcileSQL), s.namespace, resolved); err != nil {
+		if swept.Rescued, err = s.queryIDs(ctx, s.sql(wakeParkedSQL), s.namespace, resolved); err != nil {
 			return swept, Classify(err)
 		}
 	}
-	_, err = s.pool.Exec(ctx, s.sql(endTurnSQL), s.namespace, after)
+	_, err = s.pool.Exec(ctx, s.sql(saveSweepSQL), s.namespace, after)
 	return swept, Classify(err)
 }

@@ -12,11 +12,11 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// sweep takes a turn, however long ago the last one was.
+// sweep sweeps, however long ago the last one was.
 func (f *fixture) sweep(limit int) store.Swept {
 	f.t.Helper()
 	swept, err := f.Sweep(f.t.Context(), 0, limit)
-	if err != nil || !swept.Turn {
+	if err != nil || !swept.Ran {
 		f.t.Fatalf("Sweep: %+v, %v", swept, err)
 	}
 	return swept
@@ -35,8 +35,8 @@ func (f *fixture) orphan() (runID, attemptID string) {
 func TestSweep_R171_WakesWhatADeadWorkerLeftParked(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		change string
-		woken  bool
+		change  string
+		rescued bool
 	}{
 		"child completed":       {``, true},
 		"child succeeded":       {`UPDATE openworkflow.workflow_runs SET status = 'succeeded' WHERE status = 'completed'`, true},
@@ -63,22 +63,22 @@ SELECT namespace_id, 'd', 'go', workflow_run_id, id FROM openworkflow.step_attem
 				f.exec(c.change)
 			}
 			var want []string
-			if c.woken {
+			if c.rescued {
 				want = []string{run}
 			}
 			before := f.snapshot(run)
 
-			if diff := cmp.Diff(want, f.sweep(10).Woken, cmpopts.EquateEmpty()); diff != "" {
-				t.Errorf("woken (-want +got):\n%s", diff)
+			if diff := cmp.Diff(want, f.sweep(10).Rescued, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("rescued (-want +got):\n%s", diff)
 			}
-			if after := f.snapshot(run); c.woken == (after == before) {
-				t.Errorf("woken is %v, but the run became\n%s\nfrom\n%s", c.woken, after, before)
+			if after := f.snapshot(run); c.rescued == (after == before) {
+				t.Errorf("rescued is %v, but the run became\n%s\nfrom\n%s", c.rescued, after, before)
 			}
-			if c.woken {
+			if c.rescued {
 				f.expect(run, "available_at = updated_at", "true")
 			}
-			if again := f.sweep(10); len(again.Woken) != 0 {
-				t.Errorf("woken again: %v", again.Woken)
+			if again := f.sweep(10); len(again.Rescued) != 0 {
+				t.Errorf("rescued again: %v", again.Rescued)
 			}
 		})
 	}
@@ -113,38 +113,38 @@ func TestSweep_TurnsGoOnWhereTheLastEnded(t *testing.T) {
 		f.waiter("go")
 	}
 	var got []string
-	turns := 0
-	for len(got) < len(want) && turns < 10 {
+	sweeps := 0
+	for len(got) < len(want) && sweeps < 10 {
 		swept := f.sweep(2)
-		if len(swept.Woken) > 2 {
-			t.Errorf("a turn of 2 woke %v", swept.Woken)
+		if len(swept.Rescued) > 2 {
+			t.Errorf("a sweep of 2 rescued %v", swept.Rescued)
 		}
-		got = append(got, swept.Woken...)
-		turns++
+		got = append(got, swept.Rescued...)
+		sweeps++
 	}
 	slices.Sort(want)
 	slices.Sort(got)
-	if diff := cmp.Diff(want, got); diff != "" || turns > 5 {
-		t.Errorf("woken in %d turns (-want +got):\n%s", turns, diff)
+	if diff := cmp.Diff(want, got); diff != "" || sweeps > 5 {
+		t.Errorf("rescued in %d sweeps (-want +got):\n%s", sweeps, diff)
 	}
-	// The turn after the last begins anew.
+	// The sweep after the last page starts anew.
 	for range 2 {
 		f.sweep(2)
 	}
 	late, _ := f.orphan()
 	for range 6 {
-		if slices.Contains(f.sweep(2).Woken, late) {
+		if slices.Contains(f.sweep(2).Rescued, late) {
 			return
 		}
 	}
-	t.Error("a run that was parked behind the sweep is never woken")
+	t.Error("a run that was parked behind the sweep is never rescued")
 }
 
 func TestSweep_OneProcessAtATime(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.orphan()
-	turns, woken := make(chan bool, 20), make(chan string, 20)
+	sweeps, rescued := make(chan bool, 20), make(chan string, 20)
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
@@ -152,22 +152,22 @@ func TestSweep_OneProcessAtATime(t *testing.T) {
 			if err != nil {
 				t.Errorf("Sweep: %v", err)
 			}
-			turns <- swept.Turn
-			for _, id := range swept.Woken {
-				woken <- id
+			sweeps <- swept.Ran
+			for _, id := range swept.Rescued {
+				rescued <- id
 			}
 		})
 	}
 	wg.Wait()
-	close(turns)
+	close(sweeps)
 	taken := 0
-	for turn := range turns {
-		if turn {
+	for ran := range sweeps {
+		if ran {
 			taken++
 		}
 	}
-	if taken != 1 || len(woken) != 1 {
-		t.Errorf("%d turns woke %d runs, want 1 and 1", taken, len(woken))
+	if taken != 1 || len(rescued) != 1 {
+		t.Errorf("%d sweeps rescued %d runs, want 1 and 1", taken, len(rescued))
 	}
 }
 
@@ -177,7 +177,7 @@ func TestSweep_WhoseTurnItIs(t *testing.T) {
 	other := open(t, store.Options{URL: f.url, NamespaceID: "other"})
 	for _, c := range []struct {
 		last string
-		turn bool
+		ran  bool
 	}{
 		{"", true},
 		{"now()", false},
@@ -190,25 +190,25 @@ func TestSweep_WhoseTurnItIs(t *testing.T) {
 			f.exec(`UPDATE openworkflow.operator_sweeps SET swept_at = ` + c.last)
 		}
 		swept, err := f.Sweep(t.Context(), time.Minute, 10)
-		if err != nil || swept.Turn != c.turn {
-			t.Errorf("last %q: %+v, %v, want turn %v", c.last, swept, err, c.turn)
+		if err != nil || swept.Ran != c.ran {
+			t.Errorf("last %q: %+v, %v, want ran %v", c.last, swept, err, c.ran)
 		}
 	}
-	if swept, err := other.Sweep(t.Context(), time.Minute, 10); err != nil || !swept.Turn {
-		t.Errorf("another namespace: %+v, %v, want its own turn", swept, err)
+	if swept, err := other.Sweep(t.Context(), time.Minute, 10); err != nil || !swept.Ran {
+		t.Errorf("another namespace: %+v, %v, want a sweep", swept, err)
 	}
 }
 
-// TestSweep_CostFollowsTheLimit: however many runs wait for children, a turn reads a page
+// TestSweep_CostFollowsTheLimit: however many runs wait for children, a sweep reads a page
 // of them and no more.
 func TestSweep_CostFollowsTheLimit(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.populateWaits(30_000, 0)
 	f.analyzedOrNot(func() {
-		f.expectCost("sweep", f.explain(f.WaitingSQL(), "default", "wait-5", 500), "operator_attempts_waiting_idx", 500)
-		if swept := f.sweep(500); len(swept.Woken) == 0 || len(swept.Woken) > 500 {
-			t.Errorf("a turn of 500 woke %d runs", len(swept.Woken))
+		f.expectCost("sweep", f.explain(f.SweepWaitsSQL(), "default", "wait-5", 500), "operator_attempts_waiting_idx", 500)
+		if swept := f.sweep(500); len(swept.Rescued) == 0 || len(swept.Rescued) > 500 {
+			t.Errorf("a sweep of 500 rescued %d runs", len(swept.Rescued))
 		}
 	})
 }

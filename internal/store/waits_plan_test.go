@@ -104,7 +104,7 @@ func TestPlans_WaitsAreFoundByIndex(t *testing.T) {
 				f.StartChildrenSQL(), []any{"default", []string{"parent-1"}, []string{"w"}, []string{"wait-1"}, []string{"new"},
 					[]string{"child"}, nulls[:1], []string{"k"}, nulls[:1], nulls[:1]}, "step_attempts_pkey",
 			},
-			"reconcile": {f.ReconcileSQL(), []any{"default", []string{"parent-10", "parent-11", "receiver-1"}}, "workflow_runs_pkey"},
+			"wake parked": {f.WakeParkedSQL(), []any{"default", []string{"parent-10", "parent-11", "receiver-1"}}, "workflow_runs_pkey"},
 		} {
 			f.expectCost(name, f.explain(c.sql, c.args...), c.index, 1000)
 		}
