@@ -102,7 +102,7 @@ func (s *Store) ApplyAndClaim(
 		claimed = c.runs
 	}
 	if err != nil && (isValueError(err) || isUniqueViolation(err)) {
-		if stepErrs, runErrs, err = s.applySeparately(ctx, steps, runs); err == nil {
+		if stepErrs, runErrs, err = s.applyBisecting(ctx, steps, runs); err == nil {
 			_ = s.notify(ctx, hints) // a poll finds what nobody was told of
 		}
 	}
@@ -125,7 +125,7 @@ func (s *Store) applyOnce(
 	var b sqlBatch
 	children := s.childrenOf(steps)
 	stepWrites, runWrites := newStepWrites(steps), newRunWrites(runs)
-	if len(children) > 0 || len(parents(runs)) > 0 || !stepWrites.lockAll(runs) {
+	if len(children) > 0 || len(endedChildren(runs)) > 0 || !stepWrites.locksAllRuns(runs) {
 		s.queueLocks(&b, steps, runs)
 	}
 	if len(children) > 0 {
@@ -152,9 +152,9 @@ func (s *Store) applyOnce(
 	return stepErrs, runErrs, err
 }
 
-// applySeparately finds the writes whose values Postgres refuses by bisecting, and
-// applies all others. Order is kept: all steps, then the runs.
-func (s *Store) applySeparately(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
+// applyBisecting finds the writes whose values Postgres refuses, by bisecting, and applies
+// all others. Order is kept: all steps, then the runs.
+func (s *Store) applyBisecting(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
 	steps = slices.Clone(steps)
 	for i := range steps {
 		steps[i].New = false
@@ -247,11 +247,11 @@ func (s *Store) queueLocks(b *sqlBatch, steps []StepWrite, runs []RunWrite) {
 	for _, w := range runs {
 		ids = append(ids, w.RunID)
 	}
-	b.Queue(s.sql(lockRunsSQL), s.namespace, ids, parents(runs))
+	b.Queue(s.sql(lockRunsSQL), s.namespace, ids, endedChildren(runs))
 }
 
-// parents returns the children that the writes end for good.
-func parents(runs []RunWrite) []string {
+// endedChildren returns the children that the writes end for good.
+func endedChildren(runs []RunWrite) []string {
 	var ids []string
 	for _, w := range runs {
 		if w.HasParent && (w.Op == RunComplete || w.Op == RunFail) {
@@ -354,39 +354,39 @@ WHERE CASE
 // stepWrites are the writes of one batch: each attempt once.
 type stepWrites struct {
 	all []StepWrite
-	// kept are the indexes in all of the writes to send, by attempt. Several writes of
+	// sent are the indexes in all of the writes to send, by attempt. Several writes of
 	// one attempt become one, the ending one, because a statement can write a row only
 	// once.
-	kept map[string]int
+	sent map[string]int
 	done map[string]bool // attempts that are written
 }
 
 func newStepWrites(steps []StepWrite) *stepWrites {
-	w := &stepWrites{all: steps, kept: make(map[string]int, len(steps)), done: make(map[string]bool, len(steps))}
+	w := &stepWrites{all: steps, sent: make(map[string]int, len(steps)), done: make(map[string]bool, len(steps))}
 	for i, step := range steps {
-		j, seen := w.kept[step.Attempt.ID]
+		j, seen := w.sent[step.Attempt.ID]
 		if !seen || steps[j].Attempt.Status == openworkflow.StepRunning {
-			w.kept[step.Attempt.ID] = i
+			w.sent[step.Attempt.ID] = i
 		}
 	}
 	return w
 }
 
-// collect takes in an attempt that is written.
-func (w *stepWrites) collect(row pgx.CollectableRow) error {
+// markDone scans the id of an attempt that is written.
+func (w *stepWrites) markDone(row pgx.CollectableRow) error {
 	var id string
 	err := row.Scan(&id)
 	w.done[id] = true
 	return err
 }
 
-// lockAll reports whether the first statement of the batch locks all the runs that the
+// locksAllRuns reports whether the first statement of the batch locks all the runs that the
 // batch writes to, in the order of their ids. Otherwise lockRunsSQL has to.
-func (w *stepWrites) lockAll(runs []RunWrite) bool {
-	first := make(map[string]bool, len(w.kept))
-	anew := w.anyNew()
+func (w *stepWrites) locksAllRuns(runs []RunWrite) bool {
+	first := make(map[string]bool, len(w.sent))
+	isNew := w.anyNew()
 	for i := range w.all {
-		if w.sends(i) && w.all[i].New == anew {
+		if w.sends(i) && w.all[i].New == isNew {
 			first[w.all[i].RunID] = true
 		}
 	}
@@ -407,7 +407,7 @@ func (w *stepWrites) lockAll(runs []RunWrite) bool {
 }
 
 // sends reports whether the write with this index is one to send.
-func (w *stepWrites) sends(i int) bool { return w.kept[w.all[i].Attempt.ID] == i }
+func (w *stepWrites) sends(i int) bool { return w.sent[w.all[i].Attempt.ID] == i }
 
 func (w *stepWrites) anyNew() bool {
 	for i := range w.all {
@@ -420,19 +420,19 @@ func (w *stepWrites) anyNew() bool {
 
 // queue queues the statements, that for new attempts first.
 func (w *stepWrites) queue(s *Store, b *sqlBatch) {
-	w.queueSome(s, b, newStepsSQL, true)
-	w.queueSome(s, b, anyStepsSQL, false)
+	w.queueSubset(s, b, newStepsSQL, true)
+	w.queueSubset(s, b, anyStepsSQL, false)
 }
 
-func (w *stepWrites) queueSome(s *Store, b *sqlBatch, sql string, anew bool) {
-	n := len(w.kept)
+func (w *stepWrites) queueSubset(s *Store, b *sqlBatch, sql string, isNew bool) {
+	n := len(w.sent)
 	runIDs, workerIDs, ids := make([]string, 0, n), make([]string, 0, n), make([]string, 0, n)
 	names, kinds, statuses := make([]string, 0, n), make([]string, 0, n), make([]string, 0, n)
 	contexts, outputs, errs := make([]*string, 0, n), make([]*string, 0, n), make([]*string, 0, n)
 	elapsed := make([]time.Duration, 0, n)
 	for i := range w.all {
 		step := &w.all[i]
-		if step.New != anew || !w.sends(i) {
+		if step.New != isNew || !w.sends(i) {
 			continue
 		}
 		runIDs, workerIDs = append(runIDs, step.RunID), append(workerIDs, step.WorkerID)
@@ -444,11 +444,11 @@ func (w *stepWrites) queueSome(s *Store, b *sqlBatch, sql string, anew bool) {
 	}
 	switch {
 	case len(ids) == 0:
-	case len(ids) == 1 && anew:
-		b.collect(w.collect, s.sql(newStepSQL), s.namespace, runIDs[0], workerIDs[0], ids[0], names[0], kinds[0], statuses[0],
+	case len(ids) == 1 && isNew:
+		b.collect(w.markDone, s.sql(newStepSQL), s.namespace, runIDs[0], workerIDs[0], ids[0], names[0], kinds[0], statuses[0],
 			contexts[0], outputs[0], errs[0], elapsed[0])
 	default:
-		b.collect(w.collect, s.sql(sql), s.namespace, runIDs, workerIDs, ids, names, kinds, statuses, contexts, outputs, errs, elapsed)
+		b.collect(w.markDone, s.sql(sql), s.namespace, runIDs, workerIDs, ids, names, kinds, statuses, contexts, outputs, errs, elapsed)
 	}
 }
 
@@ -456,14 +456,14 @@ func (w *stepWrites) queueSome(s *Store, b *sqlBatch, sql string, anew bool) {
 // written, after the commit.
 func (w *stepWrites) results(ctx context.Context, s *Store) ([]error, error) {
 	var runIDs, workerIDs, ids, statuses []string
-	for id, i := range w.kept {
+	for id, i := range w.sent {
 		if !w.done[id] {
 			runIDs, workerIDs = append(runIDs, w.all[i].RunID), append(workerIDs, w.all[i].WorkerID)
 			ids, statuses = append(ids, id), append(statuses, string(w.all[i].Attempt.Status))
 		}
 	}
 	if len(ids) > 0 {
-		if err := s.eachRow(ctx, w.collect, s.sql(stepsDoneSQL), s.namespace, runIDs, workerIDs, ids, statuses); err != nil {
+		if err := s.eachRow(ctx, w.markDone, s.sql(stepsDoneSQL), s.namespace, runIDs, workerIDs, ids, statuses); err != nil {
 			return nil, err
 		}
 	}

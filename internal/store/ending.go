@@ -86,8 +86,8 @@ func newRunWrites(runs []RunWrite) *runWrites {
 	return w
 }
 
-// collect takes in a write that is made.
-func (w *runWrites) collect(row pgx.CollectableRow) error {
+// markDone scans the position of a write that is made.
+func (w *runWrites) markDone(row pgx.CollectableRow) error {
 	var n int
 	err := row.Scan(&n)
 	w.done[n] = true
@@ -112,8 +112,8 @@ func (w *runWrites) queue(s *Store, b *sqlBatch) {
 		outputs, errs = append(outputs, jsonArg(run.Output)), append(errs, jsonArg(run.Error))
 		failures = append(failures, run.Failure)
 	}
-	b.collect(w.collect, s.sql(runsSQL), s.namespace, runIDs, workerIDs, names, at, outputs, errs, finished, failures)
-	if ended := parents(w.all); len(ended) > 0 {
+	b.collect(w.markDone, s.sql(runsSQL), s.namespace, runIDs, workerIDs, names, at, outputs, errs, finished, failures)
+	if ended := endedChildren(w.all); len(ended) > 0 {
 		b.Queue(s.sql(wakeParentsSQL), s.namespace, ended)
 	}
 }
@@ -130,7 +130,7 @@ func (w *runWrites) results(ctx context.Context, s *Store) ([]error, error) {
 		}
 	}
 	if len(positions) > 0 {
-		if err := s.eachRow(ctx, w.collect, s.sql(completedSQL), s.namespace, runIDs, workerIDs, positions); err != nil {
+		if err := s.eachRow(ctx, w.markDone, s.sql(completedSQL), s.namespace, runIDs, workerIDs, positions); err != nil {
 			return nil, err
 		}
 	}

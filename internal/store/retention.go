@@ -49,16 +49,16 @@ const keyedRun = `(
 		OR r.id !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
 	)`
 
-// dueRun says that the ended run r has been so for $2, or for $3 if it is keyed. An
+// removableRun says that the ended run r has been so for $2, or for $3 if it is keyed. An
 // ended run was last written at its end, by the server's clock; finished_at may be by a
 // worker's (R7). A NULL in $3 is never over.
-const dueRun = `coalesce(r.updated_at < now() - CASE WHEN r.keyed THEN $3::interval ELSE $2::interval END, false)`
+const removableRun = `coalesce(r.updated_at < now() - CASE WHEN r.keyed THEN $3::interval ELSE $2::interval END, false)`
 
 // endedRunsSQL reads, for each status, a range of
 // workflow_runs_status_created_at_desc_idx from its old end, or nothing when no run is
 // old enough: no run ends before it is created. It locks nothing.
 const endedRunsSQL = `
-SELECT r.created_at, r.id, r.keyed, ` + dueRun + `, r.object
+SELECT r.created_at, r.id, r.keyed, ` + removableRun + `, r.object
 FROM (
 	SELECT r.created_at, r.id, r.updated_at, ` + keyedRun + ` AS keyed, r.context -> 'kubernetes' AS object
 	FROM (
@@ -133,7 +133,7 @@ var lockEndedSQL = `
 SELECT r.id
 FROM (SELECT DISTINCT $1::text AS namespace_id, unnest($4::text[]) AS id) ids
 JOIN {schema}.workflow_runs r USING (namespace_id, id)
-WHERE r.status IN ` + ended + ` AND ` + strings.Replace(dueRun, "r.keyed", keyedRun, 1) + `
+WHERE r.status IN ` + ended + ` AND ` + strings.Replace(removableRun, "r.keyed", keyedRun, 1) + `
 	AND NOT EXISTS (
 		SELECT
 		FROM {schema}.step_attempts a
@@ -165,11 +165,11 @@ WHERE r.status IN ` + ended + ` AND ` + strings.Replace(dueRun, "r.keyed", keyed
 ORDER BY r.id
 FOR UPDATE OF r SKIP LOCKED`
 
-// dueDelivery says that the delivery d, whose run is gone or about to go, is needed no
+// removableDelivery says that the delivery d, whose run is gone or about to go, is needed no
 // more. A sender's key stands for its deliveries for ever (R105), so those stay for $3,
 // and without it for ever. A step that sends has a key of OpenWorkflow's, with the
 // id of its run in it (R99a), and asks for it only while that run is open.
-const dueDelivery = `CASE
+const removableDelivery = `CASE
 		WHEN d.sender_idempotency_key IS NULL THEN true
 		WHEN starts_with(d.sender_idempotency_key, '__signal:') THEN NOT EXISTS (
 			SELECT
@@ -189,7 +189,7 @@ DELETE FROM {schema}.workflow_signals d
 USING ` + idTable + ` ids
 JOIN {schema}.step_attempts a ON a.namespace_id = ids.namespace_id AND a.workflow_run_id = ids.id
 WHERE a.kind = 'signal-wait' AND d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
-	AND ` + dueDelivery
+	AND ` + removableDelivery
 
 // removeRunsSQL removes the runs $2, which lockEndedSQL has locked, and by the foreign
 // keys their attempts (R2). Primary key; the foreign keys read the indexes of links.
@@ -210,7 +210,7 @@ func (s *Store) RemoveRuns(ctx context.Context, r Retention, ids []string) (remo
 	if len(ids) == 0 {
 		return Removed{}, nil, nil
 	}
-	n, err := s.removable(ctx, ids[:min(len(ids), removeRuns)])
+	n, err := s.countFitting(ctx, ids[:min(len(ids), removeRuns)])
 	if err != nil {
 		return Removed{}, ids, Classify(err)
 	}
@@ -224,8 +224,8 @@ func (s *Store) RemoveRuns(ctx context.Context, r Retention, ids []string) (remo
 	return removed, ids[n:], nil
 }
 
-// removable returns how many of the runs, one at least, fit into a transaction.
-func (s *Store) removable(ctx context.Context, ids []string) (n int, err error) {
+// countFitting returns how many of the runs, one at least, fit into a transaction.
+func (s *Store) countFitting(ctx context.Context, ids []string) (n int, err error) {
 	attempts := 0
 	err = s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		var has int
@@ -278,7 +278,7 @@ WITH page AS MATERIALIZED (
 			WHERE r.namespace_id = d.namespace_id AND r.id = d.workflow_run_id
 			OFFSET 0
 		)
-		AND ` + dueDelivery + `
+		AND ` + removableDelivery + `
 	RETURNING d.id
 )
 SELECT (SELECT CASE WHEN count(*) = $5 THEN max(page.id) ELSE '' END FROM page), (SELECT count(*) FROM removed)`
