@@ -113,14 +113,14 @@ func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openwo
 	if err != nil {
 		return nil, err
 	}
-	kept, dead := s.judgeClaims(runs)
-	return kept, s.release(ctx, dead)
+	alive, dead := s.strikeClaims(runs)
+	return alive, s.release(ctx, dead)
 }
 
-// judgeClaims asks about each run that was claimed, and returns those whose worker lives,
-// and the leases of the others.
-func (s *Store) judgeClaims(runs []openworkflow.Run) (kept []openworkflow.Run, dead []openworkflow.Lease) {
-	kept = runs[:0]
+// strikeClaims asks strike about each run that was claimed. It returns the runs whose
+// worker lives, and the leases of the others.
+func (s *Store) strikeClaims(runs []openworkflow.Run) (alive []openworkflow.Run, dead []openworkflow.Lease) {
+	alive = runs[:0]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, run := range runs {
@@ -130,31 +130,31 @@ func (s *Store) judgeClaims(runs []openworkflow.Run) (kept []openworkflow.Run, d
 			s.dead[lease.WorkerID] = true
 			dead = append(dead, lease)
 		} else {
-			kept = append(kept, run)
+			alive = append(alive, run)
 		}
 	}
-	return kept, dead
+	return alive, dead
 }
 
 // ApplyAndClaim implements runner.Store. What it writes for one lease is one Write.
 func (s *Store) ApplyAndClaim(
 	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest, hints store.Hints,
 ) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
-	dropped, dead := s.judge(steps, runs)
-	var keptSteps []store.StepWrite
-	var keptRuns []store.RunWrite
+	dropped, dead := s.strikeWrites(steps, runs)
+	var sentSteps []store.StepWrite
+	var sentRuns []store.RunWrite
 	for _, w := range steps {
 		if !dropped[w.Lease] {
-			keptSteps = append(keptSteps, w)
+			sentSteps = append(sentSteps, w)
 		}
 	}
 	for _, w := range runs {
 		if !dropped[w.Lease] {
-			keptRuns = append(keptRuns, w)
+			sentRuns = append(sentRuns, w)
 		}
 	}
-	someSteps, someRuns, claimed, err := s.applyAndRecord(ctx, keptSteps, keptRuns, request, hints)
-	claimed, deadClaims := s.judgeClaims(claimed)
+	sentStepErrs, sentRunErrs, claimed, err := s.applyAndRecord(ctx, sentSteps, sentRuns, request, hints)
+	claimed, deadClaims := s.strikeClaims(claimed)
 	if err != nil {
 		return nil, nil, claimed, err
 	}
@@ -165,14 +165,14 @@ func (s *Store) ApplyAndClaim(
 	for _, l := range dead {
 		struck[l] = true
 	}
-	stepErrs = spread(steps, someSteps, dropped, struck, func(w store.StepWrite) openworkflow.Lease { return w.Lease })
-	runErrs = spread(runs, someRuns, dropped, struck, func(w store.RunWrite) openworkflow.Lease { return w.Lease })
+	stepErrs = alignResults(steps, sentStepErrs, dropped, struck, func(w store.StepWrite) openworkflow.Lease { return w.Lease })
+	runErrs = alignResults(runs, sentRunErrs, dropped, struck, func(w store.RunWrite) openworkflow.Lease { return w.Lease })
 	return stepErrs, runErrs, claimed, nil
 }
 
-// spread returns a result for each write: what the store said of those that it got, and
+// alignResults returns a result for each write: what the store said of those that it got, and
 // that the lease is lost for those of workers that died.
-func spread[W any](writes []W, some []error, dropped, struck map[openworkflow.Lease]bool, lease func(W) openworkflow.Lease) []error {
+func alignResults[W any](writes []W, some []error, dropped, struck map[openworkflow.Lease]bool, lease func(W) openworkflow.Lease) []error {
 	errs := make([]error, len(writes))
 	i := 0
 	for n, w := range writes {
@@ -196,14 +196,14 @@ func (s *Store) applyAndRecord(
 	defer s.applying.Unlock()
 	stepErrs, runErrs, claimed, err = s.Store.ApplyAndClaim(ctx, steps, runs, request, hints)
 	if err == nil {
-		s.keepRecord(steps, stepErrs)
+		s.recordOutcomes(steps, stepErrs)
 	}
 	return stepErrs, runErrs, claimed, err
 }
 
-// judge asks about each lease's writes, and returns those that are not made, and all
+// strikeWrites asks strike about each lease's writes, and returns those that are not made, and all
 // leases whose worker is dead.
-func (s *Store) judge(steps []store.StepWrite, runs []store.RunWrite) (dropped map[openworkflow.Lease]bool, dead []openworkflow.Lease) {
+func (s *Store) strikeWrites(steps []store.StepWrite, runs []store.RunWrite) (dropped map[openworkflow.Lease]bool, dead []openworkflow.Lease) {
 	var order []openworkflow.Lease
 	writes := map[openworkflow.Lease]*Write{}
 	of := func(l openworkflow.Lease) *Write {
@@ -278,8 +278,8 @@ func (s *Store) release(ctx context.Context, leases []openworkflow.Lease) error 
 	return err
 }
 
-// keepRecord takes down the ends of function steps that are stored.
-func (s *Store) keepRecord(writes []store.StepWrite, errs []error) {
+// recordOutcomes records the ends of function steps that are stored.
+func (s *Store) recordOutcomes(writes []store.StepWrite, errs []error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, w := range writes {
@@ -307,7 +307,7 @@ func (s *Store) recordOf(runID, step string) *outcomes {
 	return s.record[key]
 }
 
-// What Begin returns.
+// What BeforeCall returns.
 var (
 	// ErrDead means that the worker is dead: it calls no function any more.
 	ErrDead = errors.New("the worker has died")
@@ -315,9 +315,9 @@ var (
 	ErrAgain = errors.New("a step is executed again although its completion is stored")
 )
 
-// Begin is called when a worker is about to call the function of a step. It returns
+// BeforeCall is called when a worker is about to call the function of a step. It returns
 // how many failed attempts of the step are stored.
-func (s *Store) Begin(workerID, runID, step string) (failed int, err error) {
+func (s *Store) BeforeCall(workerID, runID, step string) (failed int, err error) {
 	s.applying.Lock()
 	defer s.applying.Unlock()
 	s.mu.Lock()

@@ -17,13 +17,13 @@ func (s *Store) ApplyAndClaim(
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	defer s.end()
+	defer s.commit()
 	faults := map[openworkflow.Lease]error{}
 	if len(steps) > 0 {
 		stepErrs = make([]error, len(steps))
 	}
 	for i, w := range steps {
-		if fault := prepare(&w); fault != nil {
+		if fault := normalizeStep(&w); fault != nil {
 			stepErrs[i], faults[w.Lease] = fault, fault
 			continue
 		}
@@ -36,7 +36,7 @@ func (s *Store) ApplyAndClaim(
 	for i, w := range runs {
 		fault := faults[w.Lease]
 		if fault == nil {
-			fault = columns(&w.Output, &w.Error)
+			fault = normalizeJSON(&w.Output, &w.Error)
 		}
 		switch {
 		case fault != nil:
@@ -54,19 +54,19 @@ func (s *Store) ApplyAndClaim(
 			woken = s.wakeParked(s.runs[w.RunID], now) || woken
 		}
 	}
-	s.hint(store.Hints{Due: hints.Due || woken, Ends: hints.Ends})
+	s.sendHints(store.Hints{Due: hints.Due || woken, Ends: hints.Ends})
 	if request != nil {
 		claimed = s.claim(*request, now)
 	}
 	return stepErrs, runErrs, claimed, nil
 }
 
-// prepare turns the values of a write into what the columns hold.
-func prepare(w *store.StepWrite) error {
+// normalizeStep turns the values of a write into what the columns hold.
+func normalizeStep(w *store.StepWrite) error {
 	if err := checkText(w.Attempt.ID, w.Attempt.StepName); err != nil {
 		return err
 	}
-	if err := columns(&w.Attempt.Context, &w.Attempt.Output, &w.Attempt.Error); err != nil {
+	if err := normalizeJSON(&w.Attempt.Context, &w.Attempt.Output, &w.Attempt.Error); err != nil {
 		return err
 	}
 	if w.Child == nil {
@@ -77,7 +77,7 @@ func prepare(w *store.StepWrite) error {
 	if err := checkText(child.WorkflowName); err != nil {
 		return err
 	}
-	return columns(&child.Input, &child.Context)
+	return normalizeJSON(&child.Input, &child.Context)
 }
 
 // writeStep inserts or ends an attempt (R46), and starts its child.
@@ -178,7 +178,7 @@ func (s *Store) writeRun(w store.RunWrite, now time.Time) error {
 	r.UpdatedAt = now
 	if w.Op == store.RunComplete {
 		r.Status, r.Output, r.Error, r.FinishedAt = openworkflow.RunCompleted, w.Output, nil, &now
-		s.ended(r, parent, now) // the worker id stays
+		s.afterEnd(r, parent, now) // the worker id stays
 		return nil
 	}
 	r.WorkerID = nil
@@ -188,7 +188,7 @@ func (s *Store) writeRun(w store.RunWrite, now time.Time) error {
 		if r.FinishedAt == nil {
 			r.FinishedAt = new(now.Truncate(time.Millisecond))
 		}
-		s.ended(r, parent, now)
+		s.afterEnd(r, parent, now)
 	case store.RunRetry:
 		r.Status, r.Error, r.StartedAt, r.FinishedAt = openworkflow.RunPending, w.Error, nil, nil
 		r.setDue(due)

@@ -24,7 +24,7 @@ func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openwo
 	}
 	runs := s.claim(request, now)
 	if len(runs) > 0 {
-		s.end()
+		s.commit()
 	} else {
 		s.mu.Unlock()
 	}
@@ -51,15 +51,15 @@ func (s *Store) claim(request store.ClaimRequest, now time.Time) []openworkflow.
 			again = append(again, r)
 		}
 	}
-	slices.SortFunc(pending, firstDue)
+	slices.SortFunc(pending, compareDue)
 	if request.GivenBack {
 		slices.SortStableFunc(pending, func(a, b *run) int { return a.CreatedAt.Compare(b.CreatedAt) })
 	}
-	slices.SortFunc(again, firstDue)
+	slices.SortFunc(again, compareDue)
 	if !request.GivenBack {
-		s.turn++
+		s.claimCount++
 	}
-	share := min(len(again), (request.Max+int(s.turn%2))/2)
+	share := min(len(again), (request.Max+int(s.claimCount%2))/2)
 	chosen := slices.Concat(again[:share], pending, again[share:])
 	chosen = chosen[:min(len(chosen), request.Max)]
 
@@ -94,8 +94,8 @@ func (r *run) givenBack() bool {
 	return r.Status == openworkflow.RunPending && openworkflow.DecodeError(r.Error).Message == refusal
 }
 
-// firstDue orders runs as claims take them; ids only make the order certain.
-func firstDue(a, b *run) int {
+// compareDue orders runs as claims take them. Ids make the order deterministic.
+func compareDue(a, b *run) int {
 	if c := a.AvailableAt.Compare(*b.AvailableAt); c != 0 {
 		return c
 	}
@@ -115,7 +115,7 @@ func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d ti
 	if err != nil {
 		return nil, err
 	}
-	defer s.end()
+	defer s.commit()
 	states := make([]store.LeaseState, len(leases))
 	for i, l := range leases {
 		states[i].Lease = l
@@ -139,7 +139,7 @@ func (s *Store) ReleaseLeases(ctx context.Context, podUID, exceptProcess string)
 	if err != nil {
 		return nil, err
 	}
-	defer s.end()
+	defer s.commit()
 	var ids []string
 	for _, id := range sortedKeys(s.open) {
 		r := s.open[id]
@@ -164,7 +164,7 @@ func (s *Store) SuspendRuns(ctx context.Context, ids []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer s.end()
+	defer s.commit()
 	n := 0
 	for _, id := range ids {
 		r := s.open[id]
@@ -186,7 +186,7 @@ func (s *Store) ResumeRuns(ctx context.Context, ids []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer s.end()
+	defer s.commit()
 	n := 0
 	for _, id := range ids {
 		r := s.open[id]

@@ -48,8 +48,8 @@ func (l *listeners) listen(ctx context.Context, wake func()) error {
 	}
 }
 
-// hint gives the hints.
-func (s *Store) hint(hints store.Hints) {
+// sendHints notifies the listeners of the channels that hints names.
+func (s *Store) sendHints(hints store.Hints) {
 	if hints.Due {
 		s.due.notify()
 	}
@@ -60,7 +60,7 @@ func (s *Store) hint(hints store.Hints) {
 
 // Notify hints that a run may be due.
 func (s *Store) Notify(ctx context.Context) error {
-	s.hint(store.Hints{Due: true})
+	s.sendHints(store.Hints{Due: true})
 	return ctx.Err()
 }
 
@@ -69,7 +69,7 @@ func (s *Store) Listen(ctx context.Context, wake func()) error { return s.due.li
 
 // NotifyEnds hints that runs have ended.
 func (s *Store) NotifyEnds(ctx context.Context) error {
-	s.hint(store.Hints{Ends: true})
+	s.sendHints(store.Hints{Ends: true})
 	return ctx.Err()
 }
 

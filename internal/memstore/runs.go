@@ -16,12 +16,12 @@ func (s *Store) CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Cr
 	if err != nil {
 		return nil, err
 	}
-	defer s.end()
+	defer s.commit()
 	created := make([]store.Created, len(runs))
 	for i, n := range runs {
 		created[i] = s.create(n, nil, now)
 	}
-	s.hint(store.Hints{Due: slices.ContainsFunc(runs, func(n store.NewRun) bool { return n.Due(now) })})
+	s.sendHints(store.Hints{Due: slices.ContainsFunc(runs, func(n store.NewRun) bool { return n.Due(now) })})
 	return created, nil
 }
 
@@ -40,7 +40,7 @@ func (s *Store) create(n store.NewRun, parent *string, now time.Time) store.Crea
 	if created.Err = checkText(texts...); created.Err != nil {
 		return created
 	}
-	if created.Err = columns(&n.Input, &n.Context); created.Err != nil {
+	if created.Err = normalizeJSON(&n.Input, &n.Context); created.Err != nil {
 		return created
 	}
 	if s.runs[n.ID] != nil {
@@ -152,7 +152,7 @@ func (s *Store) CancelRuns(ctx context.Context, ids []string) (map[string]openwo
 	if err != nil {
 		return nil, err
 	}
-	defer s.end()
+	defer s.commit()
 	statuses := make(map[string]openworkflow.RunStatus, len(ids))
 	for _, id := range ids {
 		r := s.runs[id]
@@ -160,7 +160,7 @@ func (s *Store) CancelRuns(ctx context.Context, ids []string) (map[string]openwo
 			continue
 		}
 		if isOpen(r.Status) {
-			s.close(r, openworkflow.RunCanceled, now)
+			s.forceEnd(r, openworkflow.RunCanceled, now)
 		}
 		statuses[id] = r.Status
 	}
@@ -174,7 +174,7 @@ func (s *Store) FailExpired(ctx context.Context, limit int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer s.end()
+	defer s.commit()
 	return s.failExpired(now, limit), nil
 }
 
@@ -186,26 +186,26 @@ func (s *Store) failExpired(now time.Time, limit int) []string {
 			continue
 		}
 		payload := openworkflow.Error{Message: openworkflow.DeadlineMessage}.Encode()
-		if err := columns(&payload); err != nil { // a constant is storable
+		if err := normalizeJSON(&payload); err != nil { // a constant is storable
 			panic(err)
 		}
 		r.Error = payload
-		s.close(r, openworkflow.RunFailed, now)
+		s.forceEnd(r, openworkflow.RunFailed, now)
 		failed = append(failed, id)
 	}
 	return failed
 }
 
-// close ends a run, whoever holds it, and wakes its parent (R42).
-func (s *Store) close(r *run, status openworkflow.RunStatus, now time.Time) {
+// forceEnd ends a run, whoever holds it, and wakes its parent (R42).
+func (s *Store) forceEnd(r *run, status openworkflow.RunStatus, now time.Time) {
 	r.Status, r.FinishedAt, r.UpdatedAt = status, &now, now
 	r.WorkerID = nil
-	s.ended(r, r.ParentStepAttemptID, now)
+	s.afterEnd(r, r.ParentStepAttemptID, now)
 }
 
-// ended takes a run that has ended out of those that are open, and wakes the parent
+// afterEnd removes an ended run from the open ones, and wakes the parent
 // whose attempt waits for it, if there is one (R82).
-func (s *Store) ended(r *run, parent *string, now time.Time) {
+func (s *Store) afterEnd(r *run, parent *string, now time.Time) {
 	r.AvailableAt, r.resumeAt = nil, nil
 	delete(s.open, r.ID)
 	if parent == nil {

@@ -15,7 +15,7 @@ import (
 func (s *Store) SendSignals(ctx context.Context, signals []store.Signal) ([][]string, error) {
 	signals = slices.Clone(signals)
 	for i := range signals {
-		if err := prepareSignal(&signals[i]); err != nil {
+		if err := normalizeSignal(&signals[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -23,7 +23,7 @@ func (s *Store) SendSignals(ctx context.Context, signals []store.Signal) ([][]st
 	if err != nil {
 		return nil, err
 	}
-	defer s.end()
+	defer s.commit()
 	runIDs := make([][]string, len(signals))
 	for i, signal := range signals {
 		runIDs[i] = s.deliver(signal, now)
@@ -31,7 +31,7 @@ func (s *Store) SendSignals(ctx context.Context, signals []store.Signal) ([][]st
 	return runIDs, nil
 }
 
-func prepareSignal(signal *store.Signal) error {
+func normalizeSignal(signal *store.Signal) error {
 	texts := []string{signal.Name}
 	if signal.IdempotencyKey != nil {
 		texts = append(texts, *signal.IdempotencyKey)
@@ -39,7 +39,7 @@ func prepareSignal(signal *store.Signal) error {
 	if err := checkText(texts...); err != nil {
 		return err
 	}
-	return columns(&signal.Data)
+	return normalizeJSON(&signal.Data)
 }
 
 // deliver delivers one signal. Nobody who waits means that nothing is stored: signals
@@ -105,7 +105,7 @@ func (s *Store) SendSignal(ctx context.Context, step store.StepWrite, signal sto
 	if err != nil {
 		return nil, err
 	}
-	defer s.end()
+	defer s.commit()
 	var output struct {
 		WorkflowRunIDs []string `json:"workflowRunIds"`
 	}
@@ -122,7 +122,7 @@ func (s *Store) SendSignal(ctx context.Context, step store.StepWrite, signal sto
 	if signal.IdempotencyKey == nil {
 		signal.IdempotencyKey = new("__signal:" + step.RunID + ":" + step.Attempt.StepName)
 	}
-	if err := prepareSignal(&signal); err != nil {
+	if err := normalizeSignal(&signal); err != nil {
 		return nil, err
 	}
 	output.WorkflowRunIDs = s.deliver(signal, now)
@@ -133,7 +133,7 @@ func (s *Store) SendSignal(ctx context.Context, step store.StepWrite, signal sto
 	if step.Attempt.Output, err = json.Marshal(output); err != nil {
 		return nil, err
 	}
-	if err := prepare(&step); err != nil {
+	if err := normalizeStep(&step); err != nil {
 		return nil, err
 	}
 	return output.WorkflowRunIDs, s.writeStep(step, now)
@@ -192,7 +192,7 @@ func (s *Store) Sweep(ctx context.Context, every time.Duration, limit int) (stor
 	if err != nil {
 		return store.Swept{}, err
 	}
-	defer s.end()
+	defer s.commit()
 	if !s.sweptAt.IsZero() && now.Sub(s.sweptAt) < every {
 		return store.Swept{}, nil
 	}

@@ -32,9 +32,9 @@ type Store struct {
 	deliveries map[string]*delivery
 	workers    map[workerKey]store.Worker
 
-	// turn counts claims, to alternate who gets the odd slot.
-	turn    uint64
-	sweptAt time.Time
+	// claimCount alternates which branch of a claim gets the odd slot.
+	claimCount uint64
+	sweptAt    time.Time
 	// sweepCursor is the last parked run that a sweep has looked at.
 	sweepCursor string
 
@@ -85,7 +85,7 @@ func identity(name string, version *string) string {
 	return name + "\x00" + *version
 }
 
-// begin starts a transaction and returns its instant.
+// begin starts a transaction and returns its instant. Call commit to end it.
 func (s *Store) begin(ctx context.Context) (now time.Time, err error) {
 	if err := ctx.Err(); err != nil {
 		return time.Time{}, err
@@ -99,8 +99,8 @@ func (s *Store) now() time.Time {
 	return time.Now().Add(s.skipped).Round(0).UTC().Truncate(time.Microsecond)
 }
 
-// end ends a transaction that may have changed something.
-func (s *Store) end() {
+// commit ends a transaction that may have changed something.
+func (s *Store) commit() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 	s.mu.Unlock()
@@ -132,8 +132,8 @@ func checkText(texts ...string) error {
 	return nil
 }
 
-// column is jsonb for several columns of one row.
-func columns(values ...*json.RawMessage) error {
+// normalizeJSON is jsonb for several columns of one row, in place.
+func normalizeJSON(values ...*json.RawMessage) error {
 	for _, value := range values {
 		normal, err := jsonb(*value)
 		if err != nil {

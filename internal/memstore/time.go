@@ -78,7 +78,7 @@ func (s *Store) Advance(until time.Time) bool {
 		s.skipped += next.Sub(now) + time.Microsecond
 	}
 	s.failExpired(s.now(), len(s.open))
-	s.end()
+	s.commit()
 	s.due.notify()
 	s.ends.notify()
 	return true

@@ -12,12 +12,12 @@ import (
 // SaveWorker records that the process is alive and what it serves. Of one pod it
 // keeps only the last process that reported. It returns how many processes, this one
 // included, serve the same and have reported within the given time.
-func (s *Store) SaveWorker(ctx context.Context, w store.Worker, within time.Duration) (alike int, err error) {
+func (s *Store) SaveWorker(ctx context.Context, w store.Worker, within time.Duration) (peers int, err error) {
 	now, err := s.begin(ctx)
 	if err != nil {
 		return 0, err
 	}
-	defer s.end()
+	defer s.commit()
 	for key := range s.workers {
 		if key.podUID == w.PodUID {
 			delete(s.workers, key)
@@ -27,10 +27,10 @@ func (s *Store) SaveWorker(ctx context.Context, w store.Worker, within time.Dura
 	s.workers[workerKey{w.PodUID, w.Process}] = w
 	for _, other := range s.workers {
 		if !other.SeenAt.Before(now.Add(-within)) && reflect.DeepEqual(other.Workflows, w.Workflows) {
-			alike++
+			peers++
 		}
 	}
-	return alike, nil
+	return peers, nil
 }
 
 // RemoveWorker forgets a process. One that is unknown is no error.
@@ -38,7 +38,7 @@ func (s *Store) RemoveWorker(ctx context.Context, podUID, process string) error 
 	if _, err := s.begin(ctx); err != nil {
 		return err
 	}
-	defer s.end()
+	defer s.commit()
 	delete(s.workers, workerKey{podUID, process})
 	return nil
 }
@@ -50,7 +50,7 @@ func (s *Store) Workers(ctx context.Context, within time.Duration) ([]store.Work
 	if err != nil {
 		return nil, err
 	}
-	defer s.end()
+	defer s.commit()
 	var workers []store.Worker
 	for _, w := range s.workers {
 		if !w.SeenAt.Before(now.Add(-within)) {

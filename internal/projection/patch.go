@@ -70,16 +70,16 @@ func Patch(uid string, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
 func PatchAt(uid string, generation int64, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
 	status.ObservedGeneration = generation
 	tests := []test{{"uid", uid}, {"generation", generation}}
-	if !whole(&status) {
+	if !hasAllMembers(&status) {
 		return patch(status, tests...)
 	}
 	// The API server has the less to do.
 	return encode(append(operationsOf(tests), operation{"add", "/status", status}))
 }
 
-// whole reports whether a status has all that it may have, so that it can take the
+// hasAllMembers reports whether a status has all that it may have, so that it can take the
 // place of the one before.
-func whole(status *v1alpha1.WorkflowRunStatus) bool {
+func hasAllMembers(status *v1alpha1.WorkflowRunStatus) bool {
 	return status.StartedAt != nil && status.Worker != ""
 }
 
@@ -89,7 +89,7 @@ func whole(status *v1alpha1.WorkflowRunStatus) bool {
 // version. There is none, and ok is false, for a status that lacks what the object may
 // have, and for an object of an unknown version.
 func Replace(object *openworkflow.ObjectRef, status v1alpha1.WorkflowRunStatus) (body []byte, ok bool, err error) {
-	if object.ResourceVersion == "" || object.Generation == 0 || !whole(&status) {
+	if object.ResourceVersion == "" || object.Generation == 0 || !hasAllMembers(&status) {
 		return nil, false, nil
 	}
 	status.ObservedGeneration = object.Generation

@@ -99,7 +99,7 @@ func stateOf(run *openworkflow.Run) v1alpha1.RunState {
 		switch {
 		case !run.Parked():
 			return v1alpha1.RunRunning
-		case handedBack(run):
+		case released(run):
 			return v1alpha1.RunPending
 		default:
 			return v1alpha1.RunWaiting
@@ -111,9 +111,9 @@ func stateOf(run *openworkflow.Run) v1alpha1.RunState {
 	}
 }
 
-// handedBack tells a run that was given back to be continued at once from one
+// released tells a run that was given back to be continued at once from one
 // that waits for something: the former was due the moment it was written.
-func handedBack(run *openworkflow.Run) bool {
+func released(run *openworkflow.Run) bool {
 	return run.AvailableAt != nil && !run.AvailableAt.After(run.UpdatedAt)
 }
 

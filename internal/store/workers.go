@@ -50,7 +50,7 @@ WHERE namespace_id = $1 AND pod_uid <> $2 AND workflows = $6::text::jsonb AND se
 // SaveWorker records that the process is alive and what it serves. Of one pod it
 // keeps only the last process that reported. It returns how many processes, this one
 // included, serve the same and have reported within the given time.
-func (s *Store) SaveWorker(ctx context.Context, w Worker, within time.Duration) (alike int, err error) {
+func (s *Store) SaveWorker(ctx context.Context, w Worker, within time.Duration) (peers int, err error) {
 	workflows := make([]served, 0, len(w.Workflows))
 	for _, d := range w.Workflows {
 		workflows = append(workflows, served(d))
@@ -60,8 +60,8 @@ func (s *Store) SaveWorker(ctx context.Context, w Worker, within time.Duration) 
 		return 0, err
 	}
 	err = s.pool.QueryRow(ctx, s.sql(saveWorkerSQL),
-		s.namespace, w.PodUID, w.Process, w.PodName, w.Pool, string(column), within).Scan(&alike)
-	return alike, Classify(err)
+		s.namespace, w.PodUID, w.Process, w.PodName, w.Pool, string(column), within).Scan(&peers)
+	return peers, Classify(err)
 }
 
 const removeWorkerSQL = `

@@ -127,15 +127,15 @@ func (s *Server) Start() error {
 		return err
 	}
 	s.process, s.exited = cmd.Process, exited
-	if err := s.await(); err != nil {
+	if err := s.waitReady(); err != nil {
 		s.Crash()
 		return fmt.Errorf("%w\n%s", err, s.log)
 	}
 	return nil
 }
 
-// await returns when the server accepts connections.
-func (s *Server) await() error {
+// waitReady returns when the server accepts connections.
+func (s *Server) waitReady() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for {

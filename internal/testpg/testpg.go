@@ -55,14 +55,14 @@ func Main(m *testing.M, stops ...func()) {
 func New(t testing.TB) string {
 	t.Helper()
 	admin := sharedURL(t)
-	name := takeFree()
+	name := popFree()
 	if name == "" {
 		name = fmt.Sprintf("test_%d_%d", os.Getpid(), database.Add(1))
 		run(t, admin, `CREATE DATABASE `+name)
 	}
 	url := withDatabase(t, admin, name)
 	t.Cleanup(func() {
-		if own := giveBack(name, func() { run(t, url, emptySQL) }); !own {
+		if own := recycle(name, func() { run(t, url, emptySQL) }); !own {
 			run(t, admin, `DROP DATABASE `+name+` WITH (FORCE)`)
 		}
 	})
@@ -83,7 +83,7 @@ BEGIN
 END
 $$`
 
-func takeFree() string {
+func popFree() string {
 	shared.Lock()
 	defer shared.Unlock()
 	last := len(shared.free) - 1
@@ -95,9 +95,9 @@ func takeFree() string {
 	return name
 }
 
-// giveBack makes the database free for another test, if the server is ours and
+// recycle makes the database free for another test, if the server is ours and
 // takes its databases with it.
-func giveBack(name string, makeEmpty func()) bool {
+func recycle(name string, makeEmpty func()) bool {
 	shared.Lock()
 	own := shared.server != nil
 	shared.Unlock()

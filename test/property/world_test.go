@@ -68,7 +68,7 @@ func (w *world) execute(p Program, strike func(faults.Write) faults.Strike) (exe
 	})
 	for i, d := range definitions {
 		definitions[i] = f.Intercept(d, func(ctx context.Context, call faults.Call) (json.RawMessage, error) {
-			failed, err := f.Begin(call.Worker, call.Run.ID, call.Step)
+			failed, err := f.BeforeCall(call.Worker, call.Run.ID, call.Step)
 			if err != nil {
 				if errors.Is(err, faults.ErrAgain) {
 					mu.Lock()

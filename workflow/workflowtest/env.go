@@ -248,7 +248,7 @@ func (env *Env) judge(w faults.Write) faults.Strike {
 
 // call calls a step's function, or what stands in for it.
 func (env *Env) call(ctx context.Context, call faults.Call) (json.RawMessage, error) {
-	failed, err := env.faults.Begin(call.Worker, call.Run.ID, call.Step)
+	failed, err := env.faults.BeforeCall(call.Worker, call.Run.ID, call.Step)
 	if err != nil {
 		if errors.Is(err, faults.ErrAgain) {
 			env.errorf("workflowtest: %v", err)
