@@ -38,4 +38,35 @@
 // bookkeeping, and adds nullable columns, partial indexes and tables of ours
 // under a bookkeeping of our own. OpenWorkflow's TypeScript workers, client and
 // dashboard work on the result.
+//
+// # Files
+//
+//	store.go           Options, Store, connections, batches
+//	errors.go          SQLSTATE codes to sentinels
+//	schema.go          Migrate, CheckSchema
+//	migrations.go      the migrations: OpenWorkflow's, then ours
+//	rows.go            the columns of runs and step attempts, and how they are scanned
+//	fragments.go       SQL that several statements have in common
+//
+//	create.go          CreateRuns, idempotency keys
+//	claim.go           Claim, ClaimRequest, the cursors of claims
+//	lease.go           heartbeats, the release of leases, suspension
+//	write.go           ApplyAndClaim: its types, one round trip, bisecting
+//	write_steps.go     the writes of step attempts
+//	write_children.go  the child runs that step attempts start
+//	write_runs.go      the ends of leases
+//	wake.go            makes due the runs that wait for what has come
+//	signals.go         the delivery of signals
+//	notify.go          NOTIFY and LISTEN
+//	sweep.go           fails and rescues what processes left behind
+//
+//	runs.go            runs by id, cancellation, deadlines, runs of objects
+//	tree.go            cancellation of a run with all runs below it
+//	steps.go           the step attempts of runs, and their summaries
+//	waits.go           the results of waits
+//	outcomes.go        how runs ended
+//	list.go            pages of runs and step attempts
+//	count.go           runs by status
+//	retention.go       the removal of ended runs and of signals
+//	workers.go         the live processes and what they serve
 package store

@@ -40,8 +40,6 @@ type EndedRun struct {
 	Object *openworkflow.ObjectRef
 }
 
-const ended = `('completed', 'succeeded', 'failed', 'canceled')`
-
 // keyedRun says that the run r holds a key. Children have keys of OpenWorkflow's (R98c),
 // and ids that nobody has chosen are UUIDs (R4).
 const keyedRun = `(

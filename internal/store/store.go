@@ -139,12 +139,6 @@ func planOnce(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// idTable is the table of the ids $2, each once. Statements join it, namespace
-// included, instead of comparing with $1: of a constant namespace the planner
-// believes, until the tables are first analyzed, that it holds one row in 200, and
-// reads all of it rather than look up ids.
-const idTable = `(SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS id)`
-
 // Close closes all connections, after waiting for statements under way.
 func (s *Store) Close() { s.pool.Close() }
 

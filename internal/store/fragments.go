@@ -1,0 +1,67 @@
+package store
+
+// SQL that several statements have in common.
+
+// idTable is the table of the ids $2, each once. Statements join it, namespace
+// included, instead of comparing with $1: of a constant namespace the planner
+// believes, until the tables are first analyzed, that it holds one row in 200, and
+// reads all of it rather than look up ids.
+const idTable = `(SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS id)`
+
+// held says that the run r carries the worker id of the lease w. The status is in a CASE
+// so that the planner does not look through all runs that are executed, by the index that
+// has only those, instead of finding the run by its id.
+const held = `CASE r.status WHEN 'running' THEN r.worker_id = w.worker_id ELSE false END`
+
+const ended = `('completed', 'succeeded', 'failed', 'canceled')`
+
+// notDue says that a wake would make the run p due earlier (R42).
+const notDue = `CASE
+		WHEN p.suspended_at IS NULL THEN p.available_at IS NULL OR p.available_at > now()
+		ELSE p.resume_at IS NULL OR p.resume_at > now()
+	END`
+
+// parked says that the run p has begun and nobody executes it (R40). The status is in
+// a CASE so that the planner does not take the range of all runs that are due again
+// instead of ids.
+const parked = `CASE p.status WHEN 'sleeping' THEN true WHEN 'running' THEN p.worker_id IS NULL ELSE false END`
+
+// hasWaitResult says that what the attempt a waits for has come: its child has ended, or a
+// signal was delivered (R83). CASE and OFFSET 0 keep the planner, until the tables are
+// first analyzed, from looking at all who wait, all children or all deliveries instead.
+const hasWaitResult = `CASE
+		WHEN a.status <> 'running' THEN false
+		WHEN a.kind = 'workflow' THEN EXISTS (
+			SELECT
+			FROM {schema}.workflow_runs c
+			WHERE c.namespace_id = a.child_workflow_run_namespace_id AND c.id = a.child_workflow_run_id
+				AND c.status IN ('completed', 'succeeded', 'failed', 'canceled')
+			OFFSET 0
+		)
+		WHEN a.kind = 'signal-wait' THEN EXISTS (
+			SELECT
+			FROM {schema}.workflow_signals d
+			WHERE d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
+			OFFSET 0
+		)
+		ELSE false
+	END`
+
+// lockRunsSQL locks the runs $2 and the parents of the runs $3, in the order of
+// their ids, before anything else of the transaction locks a run. Parents are
+// locked even while they are active: a parent that is parking at this moment is
+// then either seen parked, or sees its child ended (R171). Primary keys.
+const lockRunsSQL = `
+SELECT
+FROM {schema}.workflow_runs r
+JOIN (
+	SELECT $1::text AS namespace_id, unnest($2::text[]) AS id
+	UNION
+	SELECT a.namespace_id, a.workflow_run_id
+	FROM (SELECT $1::text AS namespace_id, unnest($3::text[]) AS id) child
+	JOIN {schema}.workflow_runs c USING (namespace_id, id)
+	JOIN {schema}.step_attempts a
+		ON a.namespace_id = c.parent_step_attempt_namespace_id AND a.id = c.parent_step_attempt_id
+) l ON r.namespace_id = l.namespace_id AND r.id = l.id
+ORDER BY r.id
+FOR NO KEY UPDATE OF r`

@@ -1,0 +1,69 @@
+package store
+
+import "context"
+
+// wakeParentsSQL makes due the parents that wait for the runs $2, which have
+// ended (R82). A statement after lockRunsSQL and the ends, so that it sees a parent
+// that parked meanwhile. Primary keys.
+const wakeParentsSQL = `
+UPDATE {schema}.workflow_runs p
+SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
+	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
+	updated_at   = now()
+FROM ` + idTable + ` child
+JOIN {schema}.workflow_runs c USING (namespace_id, id)
+JOIN {schema}.step_attempts a
+	ON a.namespace_id = c.parent_step_attempt_namespace_id AND a.id = c.parent_step_attempt_id
+WHERE CASE WHEN c.status IN ('completed', 'failed', 'canceled') THEN a.kind = 'workflow' AND a.status = 'running' ELSE false END
+	AND a.child_workflow_run_namespace_id = c.namespace_id AND a.child_workflow_run_id = c.id
+	AND p.namespace_id = a.namespace_id AND p.id = a.workflow_run_id
+	AND ` + parked + `
+	AND ` + notDue
+
+// reconcileSQL makes due the parked runs among $2 for which a child's end or a
+// signal arrived while they were active (R83). It is a statement after the
+// park's commit, because OpenWorkflow's peers do not wait for a lock on a parent
+// that they see active. Reads step_attempts_workflow_run_created_at_idx.
+const wakeParkedSQL = `
+WITH parked AS MATERIALIZED (
+	SELECT p.namespace_id, p.id
+	FROM {schema}.workflow_runs p
+	JOIN ` + idTable + ` ids USING (namespace_id, id)
+	WHERE ` + parked + `
+		AND ` + notDue + `
+		AND EXISTS (
+			SELECT
+			FROM {schema}.step_attempts a
+			WHERE a.namespace_id = p.namespace_id AND a.workflow_run_id = p.id AND ` + hasWaitResult + `
+			OFFSET 0
+		)
+	ORDER BY p.id
+	FOR NO KEY UPDATE OF p
+)
+UPDATE {schema}.workflow_runs p
+SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
+	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
+	updated_at   = now()
+FROM parked
+WHERE p.namespace_id = parked.namespace_id AND p.id = parked.id
+RETURNING p.id`
+
+// wakeParked follows up the parks among the writes, also those that report a lost
+// lease: they may have succeeded in a call whose acknowledgement was lost. It notifies of
+// those that it makes due: who sent what has come did so when nobody could claim them.
+func (s *Store) wakeParked(ctx context.Context, runs []RunWrite) error {
+	var parked []string
+	for _, w := range runs {
+		if w.Op == RunPark {
+			parked = append(parked, w.RunID)
+		}
+	}
+	if len(parked) == 0 {
+		return nil
+	}
+	due, err := s.pool.Exec(ctx, s.sql(wakeParkedSQL), s.namespace, parked)
+	if err == nil && due.RowsAffected() > 0 {
+		_ = s.Notify(ctx) // nobody was told of these; without it, a poll finds them
+	}
+	return err
+}
