@@ -3,17 +3,33 @@
 // Each reconciler tells the same short story: get the object, observe the world,
 // ask a pure function what should happen, carry that out, write status once.
 //
-//	setup.go         wires everything into a controller-runtime manager
-//	backends.go      the open databases, one per Backend, and who hears of their changes
-//	backend.go       Backend: connect, migrate, check, report    (backend_plan.go: its words)
-//	workerpool.go    WorkerPool: owned objects and status        (specs.go, template.go, workerpool_plan.go)
-//	workflowrun.go   WorkflowRun: mirror, cancel, suspend, ttl   (workflowrun_plan.go, noworker.go)
-//	batcher.go       calls of the database that reconciles share
-//	runstatus.go     the one way in which a run's status is written
-//	trust.go         which workers report by themselves
-//	syncer.go        the loops beside each open database: deadlines, orphans    (repair.go)
-//	leases.go        leases of workers that died
-//	shards.go        a manager for the namespaces with a label
+//	setup.go                    adds everything to a controller-runtime manager; what its caches keep
+//	shards.go                   a manager for the namespaces that a label selects
+//	store.go                    what the manager needs of a database
+//	conditions.go               small helpers for conditions and events
+//	names.go                    names and label values of owned objects
+//
+//	backends.go                 the open databases, one per Backend
+//	coalescer.go                database calls that concurrent reconciles share
+//	backend_controller.go       Backend: connect, migrate, check, write status
+//	backend_status.go           the words of a Backend's conditions
+//
+//	workerpool_controller.go    WorkerPool: owned objects and status
+//	workerpool_status.go        a pool's status, from its Deployment, pods and workers
+//	specs.go, template.go       a pool's objects, from its spec
+//
+//	workflowrun_controller.go   WorkflowRun: mirror, cancel, suspend, resume, ttl
+//	workflowrun_plan.go         what should happen to a run; pure
+//	workflowrun_status.go       the one way in which a run's status is written
+//	workflowrun_noworker.go     why no worker executes a run
+//	unreported.go               runs that are in the database and not yet in a status
+//	reporthealth.go             which workers report by themselves, and how fast
+//
+//	lease_controller.go         leases of workers that died
+//
+//	sweep.go                    the loops beside each open database; orphans
+//	sweep_status.go             statuses that differ from their rows; deadlines, rescue
+//	sweep_retention.go          runs that ended long ago
 //
 // Who is authoritative for what: an object's spec for intent, Postgres for
 // execution. Status is a projection, and the only thing ever decided from it is
