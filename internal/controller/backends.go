@@ -29,11 +29,11 @@ type Connection struct {
 
 	// creates, states and cancels share the calls of reconciles that are under way
 	// together. Of a run that does not exist the state is nil, the status empty.
-	creates *batcher[store.NewRun, store.Created]
-	states  *batcher[string, *openworkflow.Run]
-	cancels *batcher[string, openworkflow.RunStatus]
+	creates *coalescer[store.NewRun, store.Created]
+	states  *coalescer[string, *openworkflow.Run]
+	cancels *coalescer[string, openworkflow.RunStatus]
 
-	trust trust
+	reportHealth reportHealth
 
 	version string
 	// retention is how long ended runs are kept in this database, nil for ever, as the
@@ -46,14 +46,14 @@ type Connection struct {
 	loops     sync.WaitGroup
 }
 
-// together spaces out inserts of runs. Runs that are inserted together are claimed
+// insertPacing spaces out inserts of runs. Runs that are inserted together are claimed
 // together, and their workers' writes go together too: under load that is worth more to
 // Postgres than a few milliseconds are to a run. Half of the reconciles that wait at once
 // are enough, so that it does not bound their rate.
-var together = pace{each: 20 * time.Millisecond, longest: 200 * time.Millisecond, enough: concurrentReconciles / 2}
+var insertPacing = pacing{perInput: 20 * time.Millisecond, max: 200 * time.Millisecond, fullAt: concurrentReconciles / 2}
 
 // newConnection makes a connection of an open database. What runs beside it, the
-// batchers too, begins with Backends.Loops.
+// coalescers too, starts with Backends.Loops.
 func newConnection(key types.NamespacedName, opened Store, o store.Options, hash string) *Connection {
 	c := &Connection{
 		Store:       opened,
@@ -63,9 +63,9 @@ func newConnection(key types.NamespacedName, opened Store, o store.Options, hash
 		Hash:        hash,
 		wakes:       make(chan struct{}, 1),
 	}
-	c.creates = newBatcher(sweepBatch, together, opened.CreateRuns)
-	c.states = newBatcher(sweepBatch, pace{}, byID(opened.RunStates))
-	c.cancels = newBatcher(sweepBatch, together, byID(opened.CancelRuns))
+	c.creates = newCoalescer(sweepBatch, insertPacing, opened.CreateRuns)
+	c.states = newCoalescer(sweepBatch, pacing{}, byID(opened.RunStates))
+	c.cancels = newCoalescer(sweepBatch, insertPacing, byID(opened.CancelRuns))
 	return c
 }
 
@@ -143,10 +143,10 @@ type backendEntry struct {
 	conn     *Connection
 	state    BackendState
 	failures int
-	// ready was true once for this connection: pods may rely on its settings.
-	wasReady bool
-	// gone is true when the Backend was deleted and its connection lingers.
-	gone bool
+	// everReady: ready was true once for this connection: pods may rely on its settings.
+	everReady bool
+	// lingering is true when the Backend was deleted and its connection lingers.
+	lingering bool
 }
 
 // NewBackends returns an empty registry.
@@ -199,43 +199,43 @@ func (b *Backends) Ready(key types.NamespacedName) *Connection {
 	return nil
 }
 
-// ReadyOnce returns the connection of a Backend that can be used or could be
+// EverReady returns the connection of a Backend that can be used or could be
 // until its database went away, or nil.
-func (b *Backends) ReadyOnce(key types.NamespacedName) *Connection {
+func (b *Backends) EverReady(key types.NamespacedName) *Connection {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if e := b.entries[key]; e != nil && e.wasReady && !e.gone {
+	if e := b.entries[key]; e != nil && e.everReady && !e.lingering {
 		return e.conn
 	}
 	return nil
 }
 
-// Farewell returns the connection of a Backend that can be used, or that was
+// ReadyOrLingering returns the connection of a Backend that can be used, or that was
 // deleted a moment ago: for what must still be told to the database.
-func (b *Backends) Farewell(key types.NamespacedName) *Connection {
+func (b *Backends) ReadyOrLingering(key types.NamespacedName) *Connection {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if e := b.entries[key]; e != nil && (e.state.Ready || e.gone && e.wasReady) {
+	if e := b.entries[key]; e != nil && (e.state.Ready || e.lingering && e.everReady) {
 		return e.conn
 	}
 	return nil
 }
 
-// ByLabel is like Farewell for the Backend in namespace whose LabelBackend value this is.
+// ByLabel is like ReadyOrLingering for the Backend in namespace whose LabelBackend value this is.
 func (b *Backends) ByLabel(namespace, value string) *Connection {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for key, e := range b.entries {
-		if key.Namespace == namespace && labelValue(key.Name) == value && (e.state.Ready || e.gone && e.wasReady) {
+		if key.Namespace == namespace && labelValue(key.Name) == value && (e.state.Ready || e.lingering && e.everReady) {
 			return e.conn
 		}
 	}
 	return nil
 }
 
-// Suspect asks for a check of a Backend now, because a statement has failed.
+// Recheck asks for a check of a Backend now, because a statement has failed.
 // While the Backend is known to be in trouble it does nothing.
-func (b *Backends) Suspect(key types.NamespacedName) {
+func (b *Backends) Recheck(key types.NamespacedName) {
 	b.mu.Lock()
 	e, recheck := b.entries[key], b.recheck
 	ready := e != nil && e.state.Ready
@@ -245,9 +245,9 @@ func (b *Backends) Suspect(key types.NamespacedName) {
 	}
 }
 
-// announce tells listeners to look at a Backend again though its state is the
+// notifyListeners tells listeners to look at a Backend again though its state is the
 // same: who works for it has changed.
-func (b *Backends) announce(key types.NamespacedName) {
+func (b *Backends) notifyListeners(key types.NamespacedName) {
 	b.mu.Lock()
 	listeners := b.listeners
 	b.mu.Unlock()
@@ -286,13 +286,13 @@ func (b *Backends) publish(key types.NamespacedName, conn *Connection, state Bac
 	changed := e.state != state || e.conn != conn
 	if e.conn != conn {
 		b.closeLocked(e)
-		e.conn, e.wasReady = conn, false
+		e.conn, e.everReady = conn, false
 	}
-	e.state, e.gone = state, false
+	e.state, e.lingering = state, false
 	if state.Ready {
 		e.failures = 0
-		if !e.wasReady {
-			e.wasReady = true
+		if !e.everReady {
+			e.everReady = true
 			b.startLoops(conn)
 		}
 	} else {
@@ -319,11 +319,11 @@ func (b *Backends) publish(key types.NamespacedName, conn *Connection, state Bac
 func (b *Backends) remove(key types.NamespacedName) {
 	b.mu.Lock()
 	e := b.entries[key]
-	if e == nil || e.gone || b.stopped {
+	if e == nil || e.lingering || b.stopped {
 		b.mu.Unlock()
 		return
 	}
-	e.gone = true
+	e.lingering = true
 	e.state = BackendState{Known: true, Reason: v1alpha1.ReasonBackendNotFound, Message: backendNotFound(key.Name)}
 	listeners := b.listeners
 	b.mu.Unlock()
@@ -335,7 +335,7 @@ func (b *Backends) remove(key types.NamespacedName) {
 	time.AfterFunc(b.Linger, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if b.entries[key] == e && e.gone {
+		if b.entries[key] == e && e.lingering {
 			b.closeLocked(e)
 			delete(b.entries, key)
 		}

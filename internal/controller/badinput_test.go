@@ -129,7 +129,7 @@ func TestRun_StaleStatusIsRefusedAndDropped(t *testing.T) {
 	writer := &runStatusWriter{Client: w.Client, live: w.Client, events: discard{}}
 	at := time.Now().UTC()
 	row := &openworkflow.Run{ID: string(run.UID), Status: openworkflow.RunRunning, WorkerID: new("a.b.1"), Attempts: 2, StartedAt: &at, AvailableAt: &at, CreatedAt: at, UpdatedAt: at}
-	write := func(change func(*openworkflow.Run)) written {
+	write := func(change func(*openworkflow.Run)) writeOutcome {
 		t.Helper()
 		r := *row
 		change(&r)

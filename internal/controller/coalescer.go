@@ -8,39 +8,39 @@ import (
 )
 
 // errBatcherStopped: the connection was closed while a call waited for its turn.
-var errBatcherStopped = errors.New("the connection was closed")
+var errConnectionClosed = errors.New("the connection was closed")
 
-// batcher makes one call of many: those that come while one is under way, or within
-// the pace of its beginning, share the next. One that comes alone is not delayed, nor are
+// coalescer makes one call of many: those that come while one is under way, or within
+// the pacing of its start, share the next. One that comes alone is not delayed, nor are
 // many. Its owner calls run; everybody else calls do.
-type batcher[in, out any] struct {
+type coalescer[in, out any] struct {
 	// call handles up to limit inputs, and returns as many outputs in the same order.
-	call  func(ctx context.Context, inputs []in) ([]out, error)
-	limit int
-	pace  pace
+	call   func(ctx context.Context, inputs []in) ([]out, error)
+	limit  int
+	pacing pacing
 
 	mu      sync.Mutex
-	waiting []*batched[in, out]
+	waiting []*coalesced[in, out]
 	arrived chan struct{} // somebody waits
-	many    chan struct{} // as many wait as are not to be delayed
+	full    chan struct{} // as many wait as are not to be delayed
 	stopped chan struct{}
 }
 
-// pace spaces calls out: the more inputs a call had, the more are likely to come.
-type pace struct {
-	// each is the time between the beginnings of two calls for each input of the first,
-	// and longest its bound.
-	each, longest time.Duration
-	// enough is how many inputs do not wait for it.
-	enough int
+// pacing spaces calls out: the more inputs a call had, the more are likely to come.
+type pacing struct {
+	// perInput is the time between the starts of two calls for each input of the first,
+	// and max its bound.
+	perInput, max time.Duration
+	// fullAt is how many inputs do not wait for it.
+	fullAt int
 }
 
-func (p pace) after(inputs int) time.Duration {
-	return min(time.Duration(inputs)*p.each, p.longest)
+func (p pacing) after(inputs int) time.Duration {
+	return min(time.Duration(inputs)*p.perInput, p.max)
 }
 
-// batched is a call of do.
-type batched[in, out any] struct {
+// coalesced is a call of do.
+type coalesced[in, out any] struct {
 	ctx    context.Context
 	input  in
 	output out
@@ -48,38 +48,38 @@ type batched[in, out any] struct {
 	done   chan struct{}
 }
 
-func newBatcher[in, out any](limit int, pace pace, call func(context.Context, []in) ([]out, error)) *batcher[in, out] {
-	return &batcher[in, out]{
-		call: call, limit: limit, pace: pace,
-		arrived: make(chan struct{}, 1), many: make(chan struct{}, 1), stopped: make(chan struct{}),
+func newCoalescer[in, out any](limit int, pacing pacing, call func(context.Context, []in) ([]out, error)) *coalescer[in, out] {
+	return &coalescer[in, out]{
+		call: call, limit: limit, pacing: pacing,
+		arrived: make(chan struct{}, 1), full: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
 }
 
 // do waits for the input's turn and returns its output. An error of the call is that
 // of everybody who shared it. When ctx ends first, the input may or may not have been
 // handled.
-func (b *batcher[in, out]) do(ctx context.Context, input in) (output out, err error) {
-	entry := &batched[in, out]{ctx: ctx, input: input, done: make(chan struct{})}
-	b.mu.Lock()
-	b.waiting = append(b.waiting, entry)
-	if len(b.waiting) >= b.pace.enough {
-		signal(b.many)
+func (c *coalescer[in, out]) do(ctx context.Context, input in) (output out, err error) {
+	entry := &coalesced[in, out]{ctx: ctx, input: input, done: make(chan struct{})}
+	c.mu.Lock()
+	c.waiting = append(c.waiting, entry)
+	if len(c.waiting) >= c.pacing.fullAt {
+		signal(c.full)
 	}
-	b.mu.Unlock()
-	signal(b.arrived)
+	c.mu.Unlock()
+	signal(c.arrived)
 	select {
 	case <-entry.done:
 		return entry.output, entry.err
 	case <-ctx.Done():
 		return output, ctx.Err()
-	case <-b.stopped:
-		return output, errBatcherStopped
+	case <-c.stopped:
+		return output, errConnectionClosed
 	}
 }
 
 // run handles what arrives until ctx ends. It is called once.
-func (b *batcher[in, out]) run(ctx context.Context) {
-	defer close(b.stopped)
+func (c *coalescer[in, out]) run(ctx context.Context) {
+	defer close(c.stopped)
 	rest := time.NewTimer(0)
 	defer rest.Stop()
 	for {
@@ -87,42 +87,42 @@ func (b *batcher[in, out]) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-rest.C:
-		case <-b.many:
+		case <-c.full:
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-b.arrived:
+		case <-c.arrived:
 		}
-		batch := b.take()
-		rest.Reset(b.pace.after(len(batch)))
-		b.handle(ctx, batch)
+		batch := c.nextBatch()
+		rest.Reset(c.pacing.after(len(batch)))
+		c.handle(ctx, batch)
 	}
 }
 
-// take removes the next batch, without those who have stopped waiting.
-func (b *batcher[in, out]) take() []*batched[in, out] {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var batch []*batched[in, out]
+// nextBatch removes the next batch, without those who have stopped waiting.
+func (c *coalescer[in, out]) nextBatch() []*coalesced[in, out] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var batch []*coalesced[in, out]
 	n := 0
-	for ; n < len(b.waiting) && len(batch) < b.limit; n++ {
-		if b.waiting[n].ctx.Err() == nil {
-			batch = append(batch, b.waiting[n])
+	for ; n < len(c.waiting) && len(batch) < c.limit; n++ {
+		if c.waiting[n].ctx.Err() == nil {
+			batch = append(batch, c.waiting[n])
 		}
 	}
-	rest := copy(b.waiting, b.waiting[n:])
-	clear(b.waiting[rest:])
-	b.waiting = b.waiting[:rest]
+	rest := copy(c.waiting, c.waiting[n:])
+	clear(c.waiting[rest:])
+	c.waiting = c.waiting[:rest]
 	if rest > 0 {
-		signal(b.arrived)
+		signal(c.arrived)
 	}
 	select {
-	case <-b.many: // those were taken
+	case <-c.full: // those were taken
 	default:
 	}
-	if rest >= b.pace.enough {
-		signal(b.many)
+	if rest >= c.pacing.fullAt {
+		signal(c.full)
 	}
 	return batch
 }
@@ -135,7 +135,7 @@ func signal(c chan<- struct{}) {
 	}
 }
 
-func (b *batcher[in, out]) handle(ctx context.Context, batch []*batched[in, out]) {
+func (c *coalescer[in, out]) handle(ctx context.Context, batch []*coalesced[in, out]) {
 	if len(batch) == 0 {
 		return
 	}
@@ -145,7 +145,7 @@ func (b *batcher[in, out]) handle(ctx context.Context, batch []*batched[in, out]
 	}
 	var outputs []out
 	err := within(ctx, loopTimeout, func(ctx context.Context) (err error) {
-		outputs, err = b.call(ctx, inputs)
+		outputs, err = c.call(ctx, inputs)
 		return err
 	})
 	for i, entry := range batch {

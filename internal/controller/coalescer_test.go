@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// doublesInBatches returns a running batcher that doubles numbers, the sizes of its
+// newDoublingCoalescer returns a running coalescer that doubles numbers, the sizes of its
 // calls, and what lets a call end.
-func doublesInBatches(t *testing.T, limit int) (b *batcher[int, int], sizes chan int, proceed chan error) {
+func newDoublingCoalescer(t *testing.T, limit int) (c *coalescer[int, int], sizes chan int, proceed chan error) {
 	t.Helper()
 	sizes, proceed = make(chan int, 100), make(chan error)
-	b = newBatcher(limit, pace{}, func(ctx context.Context, inputs []int) ([]int, error) {
+	c = newCoalescer(limit, pacing{}, func(ctx context.Context, inputs []int) ([]int, error) {
 		sizes <- len(inputs)
 		var outputs []int
 		for _, n := range inputs {
@@ -30,20 +30,20 @@ func doublesInBatches(t *testing.T, limit int) (b *batcher[int, int], sizes chan
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	var task sync.WaitGroup
-	task.Go(func() { b.run(ctx) })
+	task.Go(func() { c.run(ctx) })
 	t.Cleanup(func() {
 		cancel()
 		task.Wait()
 	})
-	return b, sizes, proceed
+	return c, sizes, proceed
 }
 
-// gathered waits until so many calls wait for their turn.
-func (b *batcher[in, out]) gathered(n int) {
+// waitForInputs waits until so many calls wait for their turn.
+func (c *coalescer[in, out]) waitForInputs(n int) {
 	for {
-		b.mu.Lock()
-		waiting := len(b.waiting)
-		b.mu.Unlock()
+		c.mu.Lock()
+		waiting := len(c.waiting)
+		c.mu.Unlock()
 		if waiting == n {
 			return
 		}
@@ -51,13 +51,13 @@ func (b *batcher[in, out]) gathered(n int) {
 	}
 }
 
-func TestBatcher_WhatComesDuringACallSharesTheNext(t *testing.T) {
+func TestCoalescer_InputsDuringACallShareTheNext(t *testing.T) {
 	t.Parallel()
-	b, sizes, proceed := doublesInBatches(t, 3)
+	c, sizes, proceed := newDoublingCoalescer(t, 3)
 	var callers sync.WaitGroup
 	call := func(n int) {
 		callers.Go(func() {
-			if got, err := b.do(t.Context(), n); got != 2*n || err != nil {
+			if got, err := c.do(t.Context(), n); got != 2*n || err != nil {
 				t.Errorf("%d became %d, %v", n, got, err)
 			}
 		})
@@ -67,7 +67,7 @@ func TestBatcher_WhatComesDuringACallSharesTheNext(t *testing.T) {
 	for n := range 5 {
 		call(n + 1)
 	}
-	b.gathered(5)
+	c.waitForInputs(5)
 	for range 2 {
 		proceed <- nil
 		got = append(got, <-sizes)
@@ -79,17 +79,17 @@ func TestBatcher_WhatComesDuringACallSharesTheNext(t *testing.T) {
 	}
 }
 
-func TestBatcher_AnErrorIsThatOfAllWhoSharedIt(t *testing.T) {
+func TestCoalescer_AnErrorIsReturnedToAllThatSharedTheCall(t *testing.T) {
 	t.Parallel()
-	b, sizes, proceed := doublesInBatches(t, 10)
+	c, sizes, proceed := newDoublingCoalescer(t, 10)
 	failure := errors.New("no database")
 	errs := make(chan error, 3)
-	go func() { _, err := b.do(t.Context(), 1); errs <- err }()
+	go func() { _, err := c.do(t.Context(), 1); errs <- err }()
 	<-sizes
 	for range 2 {
-		go func() { _, err := b.do(t.Context(), 2); errs <- err }()
+		go func() { _, err := c.do(t.Context(), 2); errs <- err }()
 	}
-	b.gathered(2)
+	c.waitForInputs(2)
 	proceed <- nil
 	if err := <-errs; err != nil {
 		t.Errorf("the call before has %v", err)
@@ -103,16 +103,16 @@ func TestBatcher_AnErrorIsThatOfAllWhoSharedIt(t *testing.T) {
 	}
 }
 
-func TestBatcher_WhoStopsWaitingIsLeftOut(t *testing.T) {
+func TestCoalescer_ACanceledInputIsLeftOut(t *testing.T) {
 	t.Parallel()
-	b, sizes, proceed := doublesInBatches(t, 10)
+	c, sizes, proceed := newDoublingCoalescer(t, 10)
 	var first sync.WaitGroup
-	first.Go(func() { _, _ = b.do(t.Context(), 1) })
+	first.Go(func() { _, _ = c.do(t.Context(), 1) })
 	<-sizes
 	ctx, cancel := context.WithCancel(t.Context())
 	gone := make(chan error)
-	go func() { _, err := b.do(ctx, 2); gone <- err }()
-	b.gathered(1)
+	go func() { _, err := c.do(ctx, 2); gone <- err }()
+	c.waitForInputs(1)
 	cancel()
 	if err := <-gone; !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
@@ -120,7 +120,7 @@ func TestBatcher_WhoStopsWaitingIsLeftOut(t *testing.T) {
 	proceed <- nil
 	first.Wait()
 	last := make(chan int)
-	go func() { got, _ := b.do(t.Context(), 3); last <- got }()
+	go func() { got, _ := c.do(t.Context(), 3); last <- got }()
 	if n := <-sizes; n != 1 {
 		t.Errorf("a call of %d inputs, want only the one that is waited for", n)
 	}
@@ -130,20 +130,20 @@ func TestBatcher_WhoStopsWaitingIsLeftOut(t *testing.T) {
 	}
 }
 
-func TestBatcher_NobodyWaitsForOneThatHasStopped(t *testing.T) {
+func TestCoalescer_DoFailsAfterRunHasReturned(t *testing.T) {
 	t.Parallel()
-	b := newBatcher(1, pace{}, func(context.Context, []int) ([]int, error) { return nil, nil })
+	c := newCoalescer(1, pacing{}, func(context.Context, []int) ([]int, error) { return nil, nil })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	b.run(ctx)
-	if _, err := b.do(t.Context(), 1); !errors.Is(err, errBatcherStopped) {
+	c.run(ctx)
+	if _, err := c.do(t.Context(), 1); !errors.Is(err, errConnectionClosed) {
 		t.Errorf("error is %v", err)
 	}
 }
 
 // One that comes alone waits for nobody; of those that come in a row more and more go
 // together, and when many are there they go at once.
-func TestBatcher_SpacesCallsOutByTheirInputs(t *testing.T) {
+func TestCoalescer_SpacesCallsByTheirInputs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		type called struct {
@@ -152,20 +152,20 @@ func TestBatcher_SpacesCallsOutByTheirInputs(t *testing.T) {
 		}
 		var calls []called
 		began := time.Now()
-		p := pace{each: 20 * time.Millisecond, longest: 200 * time.Millisecond, enough: 32}
-		b := newBatcher(100, p, func(_ context.Context, inputs []int) ([]int, error) {
+		p := pacing{perInput: 20 * time.Millisecond, max: 200 * time.Millisecond, fullAt: 32}
+		c := newCoalescer(100, p, func(_ context.Context, inputs []int) ([]int, error) {
 			calls = append(calls, called{len(inputs), time.Since(began)})
 			return inputs, nil
 		})
 		ctx, cancel := context.WithCancel(t.Context())
-		go b.run(ctx)
+		go c.run(ctx)
 		var callers sync.WaitGroup
 		at := func(when time.Duration, inputs int) {
 			for range inputs {
 				callers.Add(1)
 				time.AfterFunc(when, func() {
 					defer callers.Done()
-					_, _ = b.do(ctx, 0)
+					_, _ = c.do(ctx, 0)
 				})
 			}
 		}

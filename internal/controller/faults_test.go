@@ -156,10 +156,10 @@ func TestManager_KilledBetweenAnyTwoWrites(t *testing.T) {
 				k := newKiller(n, before)
 				first := w.start(func(o *managerOptions) {
 					o.Open, o.newClient = k.open, k.newClient
-					o.Intervals = Intervals{Deadline: time.Hour, Heal: time.Hour, Repair: time.Hour, Orphan: time.Hour, FirstReport: 100 * time.Millisecond}
+					o.Intervals = Intervals{Deadline: time.Hour, Rescue: time.Hour, Repair: time.Hour, Orphan: time.Hour, FirstReport: 100 * time.Millisecond}
 				})
 				survived := false
-				settled := func() error { return allSettled(w, plain, canceled, suspended) }
+				settled := func() error { return allShown(w, plain, canceled, suspended) }
 				eventually(t, func() error {
 					select {
 					case <-k.dead:
@@ -202,7 +202,7 @@ func TestManager_KilledBetweenAnyTwoWrites(t *testing.T) {
 	}
 }
 
-func allSettled(w *world, plain, canceled, suspended *v1alpha1.WorkflowRun) error {
+func allShown(w *world, plain, canceled, suspended *v1alpha1.WorkflowRun) error {
 	for r, want := range map[*v1alpha1.WorkflowRun]string{
 		plain: v1alpha1.ReasonPending, canceled: v1alpha1.ReasonCanceled, suspended: v1alpha1.ReasonSuspended,
 	} {

@@ -24,11 +24,11 @@ import (
 )
 
 const (
-	// workerSilent is how long a worker may be without a report before it counts
+	// silentAfter is how long a worker may be without a report before it counts
 	// as gone, given that no pod of its uid exists.
-	workerSilent = 30 * time.Second
-	// workerMemory is how far back silent workers are looked for.
-	workerMemory = 24 * time.Hour
+	silentAfter = 30 * time.Second
+	// silentLookback is how far back silent workers are looked for.
+	silentLookback = 24 * time.Hour
 	// indexPodUID finds the pod behind a worker id.
 	indexPodUID = "metadata.uid"
 )
@@ -126,8 +126,8 @@ func (r *LeaseReconciler) Reconcile(ctx context.Context, req leaseRequest) (ctrl
 		return ctrl.Result{}, nil // done when the Backend connects
 	}
 	if err := release(ctx, conn, string(req.PodUID), req.Cause); err != nil {
-		r.Backends.Suspect(conn.Key)
-		if passes(err) {
+		r.Backends.Recheck(conn.Key)
+		if isTransient(err) {
 			return ctrl.Result{RequeueAfter: jitter(time.Second)}, nil
 		}
 		return ctrl.Result{}, err
@@ -194,11 +194,11 @@ func releaseDead(ctx context.Context, reader client.Reader, conn *Connection) er
 }
 
 func silentWorkers(ctx context.Context, s Store) ([]store.Worker, error) {
-	known, err := s.Workers(ctx, workerMemory)
+	known, err := s.Workers(ctx, silentLookback)
 	if err != nil {
 		return nil, fmt.Errorf("list workers: %w", err)
 	}
-	live, err := s.Workers(ctx, workerSilent)
+	live, err := s.Workers(ctx, silentAfter)
 	if err != nil {
 		return nil, fmt.Errorf("list live workers: %w", err)
 	}

@@ -94,7 +94,7 @@ func TestPlanRun(t *testing.T) {
 }
 
 // What a worker that lives has begun or ended it reports by itself, and once.
-func TestPlanRun_LeavesFirstReportsToWorkers(t *testing.T) {
+func TestPlanRun_WaitsForTheWorkersFirstReport(t *testing.T) {
 	t.Parallel()
 	object := newTestRun("order", func(r *run) { r.UID, r.Generation = "uid", 1 })
 	ref := openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{UID: "uid", Generation: 1}}.Encode()
@@ -117,29 +117,29 @@ func TestPlanRun_LeavesFirstReportsToWorkers(t *testing.T) {
 		"begun":                          {begun, nil, want{await: 5 * time.Second}},
 		"ended, not for long":            {ended, func(s *runSeen) { s.Now = noon.Add(52 * time.Second) }, want{await: 3 * time.Second}},
 		"ended, and no report":           {ended, func(s *runSeen) { s.Now = noon.Add(55 * time.Second) }, want{state: v1alpha1.RunCompleted, overdue: true}},
-		"ended, while reports take long": {ended, func(s *runSeen) { s.Now, s.Lag = noon.Add(80*time.Second), time.Minute }, want{await: 30 * time.Second}},
-		"ended, and others' are later":   {ended, func(s *runSeen) { s.Now, s.Lag = noon.Add(65*time.Second), 10*time.Second }, want{state: v1alpha1.RunCompleted, overdue: true}},
-		"its worker has died":            {begun, func(s *runSeen) { s.Reports = false }, want{state: v1alpha1.RunRunning}},
+		"ended, while reports take long": {ended, func(s *runSeen) { s.Now, s.ReportDelay = noon.Add(80*time.Second), time.Minute }, want{await: 30 * time.Second}},
+		"ended, and others' are later":   {ended, func(s *runSeen) { s.Now, s.ReportDelay = noon.Add(65*time.Second), 10*time.Second }, want{state: v1alpha1.RunCompleted, overdue: true}},
+		"its worker has died":            {begun, func(s *runSeen) { s.WorkerReports = false }, want{state: v1alpha1.RunRunning}},
 		"its spec has changed":           {begun, func(s *runSeen) { s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation = "uid", 2 }) }, want{state: v1alpha1.RunRunning}},
 		"another object's run":           {begun, func(s *runSeen) { s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation = "u", 1 }) }, want{state: v1alpha1.RunRunning}},
-		"inserted a moment ago":          {begun, func(s *runSeen) { s.Row, s.Begun, s.FirstReport = nil, true, 2*time.Second }, want{await: 2 * time.Second}},
+		"inserted a moment ago":          {begun, func(s *runSeen) { s.Row, s.JustInserted, s.FirstReport = nil, true, 2*time.Second }, want{await: 2 * time.Second}},
 		"inserted while reports take long": {begun, func(s *runSeen) {
-			s.Row, s.Begun, s.FirstReport, s.Lag = nil, true, 2*time.Second, 10*time.Second
+			s.Row, s.JustInserted, s.FirstReport, s.ReportDelay = nil, true, 2*time.Second, 10*time.Second
 		}, want{await: 12 * time.Second}},
 		"reported, and looked at": {ended, func(s *runSeen) {
 			s.Run = newTestRun("order", func(r *run) { r.UID, r.Generation, r.Status.RunID = "uid", 1, "uid" })
 		}, want{state: v1alpha1.RunCompleted}},
 		"not begun by any of them": {openworkflow.Run{ID: "uid", Status: openworkflow.RunPending, Context: ref}, nil, want{state: v1alpha1.RunPending}},
 	} {
-		seen := runSeen{Run: object, RunID: "uid", Row: &test.row, Backend: BackendState{Known: true, Ready: true}, Reports: true, Now: noon}
+		seen := runSeen{Run: object, RunID: "uid", Row: &test.row, Backend: BackendState{Known: true, Ready: true}, WorkerReports: true, Now: noon}
 		if test.row.WorkerID == nil {
-			seen.Reports = false
+			seen.WorkerReports = false
 		}
 		if test.change != nil {
 			test.change(&seen)
 		}
 		plan := planRun(seen)
-		got := want{await: plan.Await, overdue: plan.Overdue}
+		got := want{await: plan.ExpectReportWithin, overdue: plan.Overdue}
 		if plan.Status != nil {
 			got.state = plan.Status.State
 		}
@@ -206,7 +206,7 @@ func TestNoWorker(t *testing.T) {
 	}
 }
 
-func TestJudgePool(t *testing.T) {
+func TestEvaluatePool(t *testing.T) {
 	t.Parallel()
 	ready := BackendState{Known: true, Ready: true}
 	deployment := func(updated, total, available int32) *appsv1.Deployment {
@@ -229,22 +229,22 @@ func TestJudgePool(t *testing.T) {
 	stuck.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionFalse}}
 	tests := map[string]struct {
 		seen poolSeen
-		want verdict
+		want poolState
 	}{
-		"template first":                      {poolSeen{Rejected: "no"}, verdict{stalled: true, reason: v1alpha1.ReasonInvalidTemplate, message: "no"}},
-		"then the Backend":                    {poolSeen{Backend: BackendState{Known: true, Reason: "Unreachable", Message: "gone"}, Deployment: deployment(2, 2, 2)}, verdict{reason: v1alpha1.ReasonBackendNotReady, message: `Backend "default" is not ready (Unreachable): gone`}},
-		"no Deployment":                       {poolSeen{Backend: ready}, verdict{reason: v1alpha1.ReasonRollingOut, message: "the Deployment is being created"}},
-		"complete":                            {poolSeen{Backend: ready, Deployment: deployment(2, 2, 2)}, verdict{ready: true, reason: v1alpha1.ReasonPodsReady, message: "2 of 2 pods are ready"}},
-		"what was complete before the change": {poolSeen{Backend: ready, Deployment: deployment(2, 2, 2), Applied: 3}, verdict{reason: v1alpha1.ReasonRollingOut, message: "2 of 2 pods are ready, 2 are up to date"}},
-		"old pods left":                       {poolSeen{Backend: ready, Deployment: deployment(2, 3, 3)}, verdict{reason: v1alpha1.ReasonRollingOut, message: "3 of 2 pods are ready, 2 are up to date"}},
-		"timed out":                           {poolSeen{Backend: ready, Deployment: stuck}, verdict{stalled: true, reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 1 are up to date"}},
-		"unschedulable":                       {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{unschedulable}}, verdict{reason: v1alpha1.ReasonPodsUnschedulable, message: "pod p fits on no node: 0/1 nodes: Insufficient cpu"}},
-		"not starting":                        {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{waiting("CreateContainerConfigError", "no key")}}, verdict{reason: v1alpha1.ReasonContainerNotStarting, message: "pod p cannot start container worker: CreateContainerConfigError: no key"}},
-		"just creating":                       {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{waiting("ContainerCreating", "")}}, verdict{reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 2 are up to date"}},
+		"template first":                      {poolSeen{Rejected: "no"}, poolState{stalled: true, reason: v1alpha1.ReasonInvalidTemplate, message: "no"}},
+		"then the Backend":                    {poolSeen{Backend: BackendState{Known: true, Reason: "Unreachable", Message: "gone"}, Deployment: deployment(2, 2, 2)}, poolState{reason: v1alpha1.ReasonBackendNotReady, message: `Backend "default" is not ready (Unreachable): gone`}},
+		"no Deployment":                       {poolSeen{Backend: ready}, poolState{reason: v1alpha1.ReasonRollingOut, message: "the Deployment is being created"}},
+		"complete":                            {poolSeen{Backend: ready, Deployment: deployment(2, 2, 2)}, poolState{ready: true, reason: v1alpha1.ReasonPodsReady, message: "2 of 2 pods are ready"}},
+		"what was complete before the change": {poolSeen{Backend: ready, Deployment: deployment(2, 2, 2), Applied: 3}, poolState{reason: v1alpha1.ReasonRollingOut, message: "2 of 2 pods are ready, 2 are up to date"}},
+		"old pods left":                       {poolSeen{Backend: ready, Deployment: deployment(2, 3, 3)}, poolState{reason: v1alpha1.ReasonRollingOut, message: "3 of 2 pods are ready, 2 are up to date"}},
+		"timed out":                           {poolSeen{Backend: ready, Deployment: stuck}, poolState{stalled: true, reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 1 are up to date"}},
+		"unschedulable":                       {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{unschedulable}}, poolState{reason: v1alpha1.ReasonPodsUnschedulable, message: "pod p fits on no node: 0/1 nodes: Insufficient cpu"}},
+		"not starting":                        {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{waiting("CreateContainerConfigError", "no key")}}, poolState{reason: v1alpha1.ReasonContainerNotStarting, message: "pod p cannot start container worker: CreateContainerConfigError: no key"}},
+		"just creating":                       {poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{waiting("ContainerCreating", "")}}, poolState{reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 2 are up to date"}},
 	}
 	for name, test := range tests {
 		test.seen.Pool = newPool("shop", func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = new(int32(2)) })
-		if diff := cmp.Diff(test.want, judgePool(test.seen), cmp.AllowUnexported(verdict{})); diff != "" {
+		if diff := cmp.Diff(test.want, evaluatePool(test.seen), cmp.AllowUnexported(poolState{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}

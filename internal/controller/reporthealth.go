@@ -18,34 +18,34 @@ import (
 // server, is not waited for again for a while.
 
 const (
-	// distrustFor is how long a worker is not waited for.
-	distrustFor = 5 * time.Minute
-	// reportPatience is how long a live worker has to report what it has done with a run,
+	// ignoreFor is how long a worker is not waited for.
+	ignoreFor = 5 * time.Minute
+	// reportTimeout is how long a live worker has to report what it has done with a run,
 	// which is longer than it tries, beside the time that its reports take anyhow.
-	reportPatience = 35 * time.Second
-	// maxLag bounds that time.
-	maxLag = 10 * time.Minute
+	reportTimeout = 35 * time.Second
+	// maxReportDelay bounds that time.
+	maxReportDelay = 10 * time.Minute
 )
 
-// trust is what is known of the reports of workers, by the beginning of their ids.
-type trust struct {
-	mu sync.Mutex
-	of map[string]workerTrust
+// reportHealth is what is known of the reports of workers, by the beginning of their ids.
+type reportHealth struct {
+	mu        sync.Mutex
+	byProcess map[string]workerReports
 }
 
-type workerTrust struct {
-	// silent is until when the worker is not waited for.
-	silent time.Time
-	// heard is when a report of it arrived last, and lag how old that was.
-	heard time.Time
-	lag   time.Duration
+type workerReports struct {
+	// ignoreUntil is until when the worker is not waited for.
+	ignoreUntil time.Time
+	// lastAt is when a report of it arrived last, and delay how old that was.
+	lastAt time.Time
+	delay  time.Duration
 }
 
-// keep forgets all workers but these.
-func (t *trust) keep(workers []store.Worker) {
+// retainLive forgets all workers but these.
+func (t *reportHealth) retainLive(workers []store.Worker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	maps.DeleteFunc(t.of, func(process string, _ workerTrust) bool {
+	maps.DeleteFunc(t.byProcess, func(process string, _ workerReports) bool {
 		for _, w := range workers {
 			if processOfWorker(w) == process {
 				return false
@@ -55,61 +55,61 @@ func (t *trust) keep(workers []store.Worker) {
 	})
 }
 
-func (t *trust) get(process string) workerTrust {
+func (t *reportHealth) get(process string) workerReports {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.of[process]
+	return t.byProcess[process]
 }
 
-// change replaces what is known of a worker, in one step: what is heard and what is not
+// update replaces what is known of a worker, in one step: what is heard and what is not
 // come from several goroutines.
-func (t *trust) change(process string, by func(workerTrust) workerTrust) {
+func (t *reportHealth) update(process string, by func(workerReports) workerReports) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.of == nil {
-		t.of = map[string]workerTrust{}
+	if t.byProcess == nil {
+		t.byProcess = map[string]workerReports{}
 	}
-	t.of[process] = by(t.of[process])
+	t.byProcess[process] = by(t.byProcess[process])
 }
 
 // setWorkers remembers who is live.
 func (c *Connection) setWorkers(workers []store.Worker) {
 	c.workers.Store(&workers)
-	c.trust.keep(workers)
+	c.reportHealth.retainLive(workers)
 }
 
-// reports reports whether the worker that holds the run, or did until it had completed,
+// reportDelay reports whether the worker that holds the run, or did until it had completed,
 // is live and writes the status of its runs by itself, and how long that takes it.
-func (c *Connection) reports(run *openworkflow.Run, now time.Time) (lag time.Duration, ok bool) {
+func (c *Connection) reportDelay(run *openworkflow.Run, now time.Time) (delay time.Duration, ok bool) {
 	process, ok := processOf(run)
 	if !ok {
 		return 0, false
 	}
-	known := c.trust.get(process)
-	if now.Before(known.silent) {
+	known := c.reportHealth.get(process)
+	if now.Before(known.ignoreUntil) {
 		return 0, false
 	}
 	for _, w := range c.Workers() {
 		if w.PodName != "" && processOfWorker(w) == process {
-			return known.lagAt(now), true
+			return known.delayAt(now), true
 		}
 	}
 	return 0, false
 }
 
-// lag is how long the reports of the slowest worker take.
-func (c *Connection) lag(now time.Time) time.Duration {
-	var lag time.Duration
+// slowestReportDelay is how long the reports of the slowest worker take.
+func (c *Connection) delay(now time.Time) time.Duration {
+	var delay time.Duration
 	for _, w := range c.Workers() {
-		lag = max(lag, c.trust.get(processOfWorker(w)).lagAt(now))
+		delay = max(delay, c.reportHealth.get(processOfWorker(w)).delayAt(now))
 	}
-	return lag
+	return delay
 }
 
-// hear takes note that the status of an object has come to tell of a run's end, or of
+// observeReport takes note that the status of an object has come to tell of a run's end, or of
 // its begin for the first time. What is heard of a worker that is not waited for is the
 // manager's own.
-func (c *Connection) hear(status *v1alpha1.WorkflowRunStatus, now time.Time) {
+func (c *Connection) observeReport(status *v1alpha1.WorkflowRunStatus, now time.Time) {
 	of := status.StartedAt
 	if status.FinishedAt != nil {
 		of = status.FinishedAt
@@ -119,35 +119,35 @@ func (c *Connection) hear(status *v1alpha1.WorkflowRunStatus, now time.Time) {
 	}
 	for _, w := range c.Workers() {
 		if w.PodName == status.Worker {
-			c.trust.change(processOfWorker(w), func(t workerTrust) workerTrust { return t.hear(now.Sub(of.Time), now) })
+			c.reportHealth.update(processOfWorker(w), func(t workerReports) workerReports { return t.observe(now.Sub(of.Time), now) })
 		}
 	}
 }
 
-// hear is what is known after a report of this age has come.
-func (t workerTrust) hear(age time.Duration, now time.Time) workerTrust {
-	if now.Before(t.silent) {
+// observe is what is known after a report of this age has come.
+func (t workerReports) observe(age time.Duration, now time.Time) workerReports {
+	if now.Before(t.ignoreUntil) {
 		return t
 	}
-	const precision = time.Second                                             // of the times in a status
-	t.lag = max(min(age-precision, maxLag), t.lagAt(now)-now.Sub(t.heard), 0) // a single one may overtake others
-	t.heard = now
+	const precision = time.Second                                                          // of the times in a status
+	t.delay = max(min(age-precision, maxReportDelay), t.delayAt(now)-now.Sub(t.lastAt), 0) // a single one may overtake others
+	t.lastAt = now
 	return t
 }
 
-// lagAt is how long the worker's reports take, as far as is known by those that have
+// delayAt is how long the worker's reports take, as far as is known by those that have
 // come of late.
-func (t workerTrust) lagAt(now time.Time) time.Duration {
-	if now.Sub(t.heard) > reportPatience {
+func (t workerReports) delayAt(now time.Time) time.Duration {
+	if now.Sub(t.lastAt) > reportTimeout {
 		return 0
 	}
-	return t.lag
+	return t.delay
 }
 
-// distrust remembers that the worker that holds the run, or did, did not report it.
-func (c *Connection) distrust(run *openworkflow.Run, now time.Time) {
+// markUnresponsive remembers that the worker that holds the run, or did, did not report it.
+func (c *Connection) markUnresponsive(run *openworkflow.Run, now time.Time) {
 	if process, ok := processOf(run); ok {
-		c.trust.change(process, func(workerTrust) workerTrust { return workerTrust{silent: now.Add(distrustFor)} })
+		c.reportHealth.update(process, func(workerReports) workerReports { return workerReports{ignoreUntil: now.Add(ignoreFor)} })
 	}
 }
 

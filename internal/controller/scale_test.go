@@ -32,19 +32,19 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// ledger notes what a manager looks at and writes.
+// ledger counts what a manager looks at and writes.
 type ledger struct {
 	mu      sync.Mutex
-	looks   map[string]int // at objects, by name
-	asked   map[string]int // of the database, by run
+	reads   map[string]int // at objects, by name
+	queries map[string]int // of the database, by run
 	patches map[string]int // of status, by object's name
 }
 
 func newLedger() *ledger {
-	return &ledger{looks: map[string]int{}, asked: map[string]int{}, patches: map[string]int{}}
+	return &ledger{reads: map[string]int{}, queries: map[string]int{}, patches: map[string]int{}}
 }
 
-func (l *ledger) note(notes map[string]int, keys ...string) {
+func (l *ledger) count(notes map[string]int, keys ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, key := range keys {
@@ -66,12 +66,12 @@ func (l *ledger) newClient(config *rest.Config, o client.Options) (client.Client
 	return interceptor.NewClient(inner, interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
 			if _, ok := o.(*v1alpha1.WorkflowRun); ok {
-				l.note(l.looks, key.Name)
+				l.count(l.reads, key.Name)
 			}
 			return c.Get(ctx, key, o, opts...)
 		},
 		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
-			l.note(l.patches, o.GetName())
+			l.count(l.patches, o.GetName())
 			return c.SubResource(sub).Patch(ctx, o, p, opts...)
 		},
 	}), nil
@@ -82,34 +82,34 @@ func (l *ledger) open(ctx context.Context, o store.Options) (Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &notedStore{Store: s, ledger: l}, nil
+	return &countedStore{Store: s, ledger: l}, nil
 }
 
-// notedStore is a database that notes which runs it is asked for.
-type notedStore struct {
+// countedStore is a database that counts which runs it is asked for.
+type countedStore struct {
 	Store
 	*ledger
 }
 
-func (s *notedStore) CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Created, error) {
+func (s *countedStore) CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Created, error) {
 	for _, run := range runs {
-		s.note(s.asked, run.ID)
+		s.count(s.queries, run.ID)
 	}
 	return s.Store.CreateRuns(ctx, runs)
 }
 
-func (s *notedStore) RunStates(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error) {
-	s.note(s.asked, ids...)
+func (s *countedStore) RunStates(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error) {
+	s.count(s.queries, ids...)
 	return s.Store.RunStates(ctx, ids)
 }
 
-func (s *notedStore) StepSummaries(ctx context.Context, ids []string, newest int) (map[string]openworkflow.StepSummary, error) {
-	s.note(s.asked, ids...)
+func (s *countedStore) StepSummaries(ctx context.Context, ids []string, newest int) (map[string]openworkflow.StepSummary, error) {
+	s.count(s.queries, ids...)
 	return s.Store.StepSummaries(ctx, ids, newest)
 }
 
-func (s *notedStore) CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error) {
-	s.note(s.asked, ids...)
+func (s *countedStore) CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error) {
+	s.count(s.queries, ids...)
 	return s.Store.CancelRuns(ctx, ids)
 }
 
@@ -147,9 +147,9 @@ func TestFinishedRunsCostNothing(t *testing.T) {
 	run := newTestRun("new")
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
-	asked := l.of(l.asked, string(run.UID))
+	asked := l.of(l.queries, string(run.UID))
 	eventually(t, func() error { // a few sweeps
-		if l.of(l.asked, string(run.UID)) < asked+3 {
+		if l.of(l.queries, string(run.UID)) < asked+3 {
 			return fmt.Errorf("the sweeps have not come")
 		}
 		return nil
@@ -168,7 +168,7 @@ func TestFinishedRunsCostNothing(t *testing.T) {
 	})
 	m.halt()
 	for _, o := range old {
-		if looks, asked := l.looks[o.Name], l.asked[string(o.UID)]; looks > 0 || asked > 0 {
+		if looks, asked := l.reads[o.Name], l.queries[string(o.UID)]; looks > 0 || asked > 0 {
 			t.Errorf("%s was looked at %d times, and its row %d times", o.Name, looks, asked)
 		}
 	}
@@ -331,7 +331,7 @@ func TestP4EndThatItsWorkerDoesNotReportIsShown(t *testing.T) {
 	w.awaitState(run, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted)
 }
 
-func TestConnection_WaitsForWorkersThatReport(t *testing.T) {
+func TestReportDelay_OnlyOfWorkersThatReport(t *testing.T) {
 	t.Parallel()
 	conn := newConnection(types.NamespacedName{}, (*store.Store)(nil), store.Options{}, "")
 	conn.setWorkers([]store.Worker{{PodUID: "a", Process: "1", PodName: "pod-a"}, {PodUID: "b", Process: "1"}})
@@ -347,22 +347,22 @@ func TestConnection_WaitsForWorkersThatReport(t *testing.T) {
 		"nobody":                             {&openworkflow.Run{}, false},
 		"one that nothing was heard of late": {held("c.1.7"), false},
 	} {
-		if _, got := conn.reports(test.run, noon); got != test.want {
+		if _, got := conn.reportDelay(test.run, noon); got != test.want {
 			t.Errorf("%s: reports is %t", name, got)
 		}
 	}
-	conn.distrust(held("a.1.7"), noon)
-	if _, ok := conn.reports(held("a.1.8"), noon.Add(time.Minute)); ok {
+	conn.markUnresponsive(held("a.1.7"), noon)
+	if _, ok := conn.reportDelay(held("a.1.8"), noon.Add(time.Minute)); ok {
 		t.Error("a worker that did not report is waited for again")
 	}
-	if _, ok := conn.reports(held("a.1.9"), noon.Add(distrustFor)); !ok {
+	if _, ok := conn.reportDelay(held("a.1.9"), noon.Add(ignoreFor)); !ok {
 		t.Error("a worker that did not report once is never waited for again")
 	}
 }
 
 // While many reports wait for each other, the manager waits as long as those take that
 // come, and no longer when none come any more.
-func TestConnection_WaitsAsLongAsReportsTake(t *testing.T) {
+func TestReportDelay_FollowsTheReportsThatArrive(t *testing.T) {
 	t.Parallel()
 	conn := newConnection(types.NamespacedName{}, (*store.Store)(nil), store.Options{}, "")
 	conn.setWorkers([]store.Worker{{PodUID: "a", Process: "1", PodName: "pod-a"}, {PodUID: "b", Process: "1", PodName: "pod-b"}})
@@ -371,10 +371,10 @@ func TestConnection_WaitsAsLongAsReportsTake(t *testing.T) {
 	at := noon
 	expect := func(what string, of, slowest time.Duration) {
 		t.Helper()
-		if lag, ok := conn.reports(held, at); !ok || lag != of {
+		if lag, ok := conn.reportDelay(held, at); !ok || lag != of {
 			t.Errorf("%s: the worker's lag is %s, %t, want %s", what, lag, ok, of)
 		}
-		if lag := conn.lag(at); lag != slowest {
+		if lag := conn.delay(at); lag != slowest {
 			t.Errorf("%s: the lag is %s, want %s", what, lag, slowest)
 		}
 	}
@@ -386,7 +386,7 @@ func TestConnection_WaitsAsLongAsReportsTake(t *testing.T) {
 		if _, err := stripRun(run); err != nil { // as the cache does
 			t.Fatal(err)
 		}
-		conn.hear(&run.Status, at)
+		conn.observeReport(&run.Status, at)
 	}
 	expect("nothing heard", 0, 0)
 	heard("pod-a", time.Second)
@@ -401,23 +401,23 @@ func TestConnection_WaitsAsLongAsReportsTake(t *testing.T) {
 	heard("pod-c", time.Hour)
 	heard("", time.Hour)
 	expect("those of who is not live", 40*time.Second, 40*time.Second)
-	at = at.Add(reportPatience + time.Second)
+	at = at.Add(reportTimeout + time.Second)
 	expect("none for a while", 0, 0)
 	heard("pod-a", time.Hour)
-	expect("one of an hour ago", maxLag, maxLag)
+	expect("one of an hour ago", maxReportDelay, maxReportDelay)
 
-	conn.distrust(held, at)
+	conn.markUnresponsive(held, at)
 	heard("pod-a", 51*time.Second)
-	if _, ok := conn.reports(held, at); ok || conn.lag(at) != 0 {
+	if _, ok := conn.reportDelay(held, at); ok || conn.delay(at) != 0 {
 		t.Errorf("what the manager has reported itself counts as heard of a silent worker")
 	}
 	conn.setWorkers([]store.Worker{{PodUID: "b", Process: "1", PodName: "pod-b"}})
-	if n := len(conn.trust.of); n != 1 {
+	if n := len(conn.reportHealth.byProcess); n != 1 {
 		t.Errorf("%d workers are remembered, one is live", n)
 	}
 }
 
-func TestRunEvents_LiveOnesComeBeforeThoseOfTheStart(t *testing.T) {
+func TestRunEvents_NewObjectsComeBeforeThoseOfTheStart(t *testing.T) {
 	t.Parallel()
 	queue := priorityqueue.New[runRequest]("test-" + t.Name())
 	defer queue.ShutDown()
@@ -456,14 +456,14 @@ func TestRunEvents_LiveOnesComeBeforeThoseOfTheStart(t *testing.T) {
 	}
 }
 
-func TestPassMark_LooksAtGrowingIntervals(t *testing.T) {
+func TestPassMark_ReadsStepsAtGrowingIntervals(t *testing.T) {
 	t.Parallel()
 	pending := &v1alpha1.WorkflowRunStatus{State: v1alpha1.RunPending, Revision: new(int64(1))}
 	var mark passMark
 	var looked []time.Duration
 	for at := time.Duration(0); at < 4*time.Minute; at += time.Second {
 		var look bool
-		if mark, look = mark.look(pending, 1, 3*time.Second, noon.Add(at)); look {
+		if mark, look = mark.check(pending, 1, 3*time.Second, noon.Add(at)); look {
 			looked = append(looked, at)
 		}
 	}
@@ -472,9 +472,9 @@ func TestPassMark_LooksAtGrowingIntervals(t *testing.T) {
 		t.Errorf("a run whose worker does not report was looked at after %v, want %v", looked, want)
 	}
 	reported := &v1alpha1.WorkflowRunStatus{State: v1alpha1.RunRunning, Attempts: new(int32(2)), Revision: new(int64(8))}
-	if mark, look := mark.look(reported, 2, 3*time.Second, noon); look {
+	if mark, look := mark.check(reported, 2, 3*time.Second, noon); look {
 		t.Error("a claim that its worker has reported was looked at")
-	} else if _, look := mark.look(&v1alpha1.WorkflowRunStatus{Revision: new(int64(9))}, 2, 3*time.Second, noon.Add(3*time.Second)); look {
+	} else if _, look := mark.check(&v1alpha1.WorkflowRunStatus{Revision: new(int64(9))}, 2, 3*time.Second, noon.Add(3*time.Second)); look {
 		t.Error("a run whose worker reports was looked at")
 	}
 }

@@ -187,7 +187,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	recorder := mgr.GetEventRecorder("openworkflow-manager")
 	writer := &runStatusWriter{Client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder}
 	pods := &podNames{mgr.GetClient()}
-	syncer := &Syncer{
+	sweeper := &Sweeper{
 		Client:    mgr.GetClient(),
 		Live:      mgr.GetAPIReader(),
 		Backends:  backends,
@@ -198,7 +198,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		status:    writer,
 		pods:      pods,
 	}
-	backends.Loops = syncer.Run
+	backends.Loops = sweeper.Run
 	if o.Backend.Linger > 0 {
 		backends.Linger = o.Backend.Linger
 	}
@@ -210,7 +210,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	options := controller.Options{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}
 	backend := &BackendReconciler{
 		Client: mgr.GetClient(), Secrets: mgr.GetAPIReader(), Backends: backends, Open: o.Open,
-		Sweep: syncer.Sweep, Events: recorder, Clock: o.Clock, CheckInterval: o.Backend.CheckInterval,
+		Sweep: sweeper.Sweep, Events: recorder, Clock: o.Clock, CheckInterval: o.Backend.CheckInterval,
 	}
 	if err := backend.SetupWithManager(mgr, options); err != nil {
 		return fmt.Errorf("set up the Backend controller: %w", err)
@@ -221,7 +221,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	}
 	run := &WorkflowRunReconciler{
 		Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, Cluster: o.Cluster,
-		FirstReport: syncer.Intervals.FirstReport, status: writer, pods: pods,
+		FirstReport: sweeper.Intervals.FirstReport, status: writer, pods: pods,
 	}
 	if err := run.SetupWithManager(mgr, controller.TypedOptions[runRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
 		return fmt.Errorf("set up the WorkflowRun controller: %w", err)

@@ -21,8 +21,8 @@ import (
 // it knows by a label. What a manager watches is fixed when it is made, so it is made
 // anew when its namespaces are others; nothing is lost, as with any restart.
 
-// namespacesSettle is how long changes of the namespaces are gathered.
-const namespacesSettle = 2 * time.Second
+// namespacesDebounce is how long changes of the namespaces are gathered.
+const namespacesDebounce = 2 * time.Second
 
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
 
@@ -84,7 +84,7 @@ func InNamespaces(ctx context.Context, config *rest.Config, selector labels.Sele
 		turn, end := context.WithCancel(ctx)
 		done := make(chan error, 1)
 		go func() { done <- run(turn, selected) }()
-		over, err := awaitOthers(ctx, changed, done, func() bool {
+		over, err := waitForChange(ctx, changed, done, func() bool {
 			now, err := names()
 			return err != nil || !slices.Equal(now, selected)
 		})
@@ -98,9 +98,9 @@ func InNamespaces(ctx context.Context, config *rest.Config, selector labels.Sele
 	}
 }
 
-// awaitOthers returns when the namespaces are others, or with over when the call has
+// waitForChange returns when the namespaces are others, or with over when the call has
 // ended by itself.
-func awaitOthers(ctx context.Context, changed <-chan struct{}, done <-chan error, others func() bool) (over bool, err error) {
+func waitForChange(ctx context.Context, changed <-chan struct{}, done <-chan error, changedSet func() bool) (over bool, err error) {
 	for {
 		select {
 		case err := <-done:
@@ -112,9 +112,9 @@ func awaitOthers(ctx context.Context, changed <-chan struct{}, done <-chan error
 			return true, err
 		case <-ctx.Done():
 			return true, <-done
-		case <-time.After(namespacesSettle):
+		case <-time.After(namespacesDebounce):
 		}
-		if others() {
+		if changedSet() {
 			return false, nil
 		}
 	}

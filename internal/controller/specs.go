@@ -46,9 +46,9 @@ const (
 	defaultHealthPort   = 8081
 	defaultGraceSeconds = 30
 
-	// farewellSeconds of a pod's grace period are for handing back what its steps
+	// shutdownSeconds of a pod's grace period are for handing back what its steps
 	// in flight have not ended, and for the last status reports.
-	farewellSeconds = 8
+	shutdownSeconds = 8
 )
 
 // poolInput is all that a pool's objects are made from.
@@ -232,7 +232,7 @@ func addEnv(worker *corev1ac.ContainerApplyConfiguration, in poolInput, grace in
 	value(envSchema, in.Schema)
 	value(envConcurrency, strconv.Itoa(int(ptr.Deref(spec.Concurrency, defaultConcurrency))))
 	value(envLeaseSeconds, strconv.Itoa(int(ptr.Deref(spec.LeaseDurationSeconds, defaultLeaseSeconds))))
-	value(envGraceSeconds, strconv.FormatInt(max(grace-farewellSeconds, 1), 10))
+	value(envGraceSeconds, strconv.FormatInt(max(grace-shutdownSeconds, 1), 10))
 	value(envHealthPort, strconv.Itoa(int(ptr.Deref(spec.HealthPort, defaultHealthPort))))
 	value(envPool, in.Pool.Name)
 	field(envPodName, "metadata.name")

@@ -15,14 +15,14 @@ import (
 // watches counts the watches that a manager begins, by resource.
 type watches struct {
 	http.RoundTripper
-	mu    *sync.Mutex
-	begun map[string]int
+	mu      *sync.Mutex
+	started map[string]int
 }
 
 func (w watches) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Query().Get("watch") != "" {
 		w.mu.Lock()
-		w.begun[path.Base(r.URL.Path)]++
+		w.started[path.Base(r.URL.Path)]++
 		w.mu.Unlock()
 	}
 	return w.RoundTripper.RoundTrip(r)
@@ -32,10 +32,10 @@ func (w watches) RoundTrip(r *http.Request) (*http.Response, error) {
 // it would else begin with reading them all.
 func TestP6StandbyTakesOverWithWhatItHasSeen(t *testing.T) {
 	w := newWorld(t)
-	seen := watches{mu: &sync.Mutex{}, begun: map[string]int{}}
+	seen := watches{mu: &sync.Mutex{}, started: map[string]int{}}
 	config := rest.CopyConfig(cluster.admin)
 	config.Wrap(func(inner http.RoundTripper) http.RoundTripper {
-		return watches{inner, seen.mu, seen.begun}
+		return watches{inner, seen.mu, seen.started}
 	})
 	elected := func(o *managerOptions) { o.config, o.elected = cluster.admin, true }
 	first := w.start(elected)
@@ -51,7 +51,7 @@ func TestP6StandbyTakesOverWithWhatItHasSeen(t *testing.T) {
 		defer seen.mu.Unlock()
 		counts := map[string]int{}
 		for _, resource := range resources {
-			counts[resource] = seen.begun[resource]
+			counts[resource] = seen.started[resource]
 		}
 		return counts
 	}

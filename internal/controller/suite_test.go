@@ -186,7 +186,7 @@ func (w *world) start(changes ...func(*managerOptions)) *manager {
 	o := managerOptions{config: cluster.manager, Options: Options{
 		Cluster:            "test-cluster",
 		SkipNameValidation: true,
-		Intervals:          Intervals{Deadline: 100 * time.Millisecond, Heal: 100 * time.Millisecond, Repair: 100 * time.Millisecond, Orphan: 200 * time.Millisecond, FirstReport: 100 * time.Millisecond},
+		Intervals:          Intervals{Deadline: 100 * time.Millisecond, Rescue: 100 * time.Millisecond, Repair: 100 * time.Millisecond, Orphan: 200 * time.Millisecond, FirstReport: 100 * time.Millisecond},
 		Backend:            BackendOptions{CheckInterval: 500 * time.Millisecond},
 	}}
 	for _, change := range changes {

@@ -22,10 +22,10 @@ import (
 const (
 	// sweepBatch is the number of runs in one statement.
 	sweepBatch = 500
-	// liveWorker is how long after its last report a worker counts as live.
-	liveWorker = 30 * time.Second
-	// lastInterval bounds the rest after a turn of a loop that took long.
-	lastInterval = 30 * time.Second
+	// liveWithin is how long after its last report a worker counts as live.
+	liveWithin = 30 * time.Second
+	// maxSweepPause bounds the rest after a turn of a loop that took long.
+	maxSweepPause = 30 * time.Second
 	// loopTimeout bounds one turn of a loop.
 	loopTimeout = time.Minute
 )
@@ -35,8 +35,8 @@ const (
 type Intervals struct {
 	// Deadline is for runs past their deadline. Defaults to 1 s.
 	Deadline time.Duration
-	// Heal is for runs that wait for something that has come. Defaults to 3 s.
-	Heal time.Duration
+	// Rescue is for runs that wait for something that has come. Defaults to 3 s.
+	Rescue time.Duration
 	// Repair is for objects whose status is not what the rows say. Defaults to 3 s.
 	Repair time.Duration
 	// Orphan is for runs whose object is gone, and for dead workers. Defaults to 30 s.
@@ -50,7 +50,7 @@ type Intervals struct {
 
 func (i Intervals) withDefaults() Intervals {
 	for field, value := range map[*time.Duration]time.Duration{
-		&i.Deadline: time.Second, &i.Heal: 3 * time.Second, &i.Repair: 3 * time.Second, &i.Orphan: 30 * time.Second,
+		&i.Deadline: time.Second, &i.Rescue: 3 * time.Second, &i.Repair: 3 * time.Second, &i.Orphan: 30 * time.Second,
 		&i.Retention:   time.Minute,
 		&i.FirstReport: 2 * time.Second,
 	} {
@@ -61,9 +61,9 @@ func (i Intervals) withDefaults() Intervals {
 	return i
 }
 
-// Syncer runs the loops beside each open database. They are what makes events
+// Sweeper runs the loops beside each open database. They are what makes events
 // dispensable: whatever was missed, they find.
-type Syncer struct {
+type Sweeper struct {
 	client.Client
 	// Live reads objects without a cache.
 	Live      client.Reader
@@ -79,34 +79,34 @@ type Syncer struct {
 
 // Run runs the loops of one connection until ctx ends. They stand still while
 // its Backend is not ready.
-func (s *Syncer) Run(ctx context.Context, conn *Connection) {
-	repair := &repairer{Syncer: s, conn: conn}
+func (s *Sweeper) Run(ctx context.Context, conn *Connection) {
+	repair := &statusSweeper{Sweeper: s, conn: conn}
 	var loops sync.WaitGroup
 	loops.Go(func() { conn.creates.run(ctx) })
 	loops.Go(func() { conn.states.run(ctx) })
 	loops.Go(func() { conn.cancels.run(ctx) })
 	loops.Go(func() { s.notify(ctx, conn) })
 	loops.Go(func() { s.loop(ctx, conn, "deadline", s.Intervals.Deadline, repair.expire) })
-	loops.Go(func() { s.loop(ctx, conn, "heal", s.Intervals.Heal, repair.heal) })
+	loops.Go(func() { s.loop(ctx, conn, "heal", s.Intervals.Rescue, repair.rescue) })
 	loops.Go(func() { s.loop(ctx, conn, "repair", s.Intervals.Repair, repair.sweep) })
 	loops.Go(func() {
 		s.loop(ctx, conn, "orphan", s.Intervals.Orphan, func(ctx context.Context) error { return s.Sweep(ctx, conn) })
 	})
 	loops.Go(func() {
-		s.loop(ctx, conn, "retention", s.Intervals.Retention, (&retainer{Syncer: s, conn: conn}).sweep)
+		s.loop(ctx, conn, "retention", s.Intervals.Retention, (&retentionSweeper{Sweeper: s, conn: conn}).sweep)
 	})
 	loops.Wait()
 }
 
-// loop calls turn at the interval, less some jitter, while the Backend is ready.
+// loop calls sweep at the interval, less some jitter, while the Backend is ready.
 // A failure is the Backend's matter, which is checked and reports it; what is
 // logged here is trouble of another kind, once per kind.
-func (s *Syncer) loop(ctx context.Context, conn *Connection, name string, interval time.Duration, turn func(context.Context) error) {
+func (s *Sweeper) loop(ctx context.Context, conn *Connection, name string, interval time.Duration, sweep func(context.Context) error) {
 	log := s.Log.WithValues("namespace", conn.Key.Namespace, "backend", conn.Key.Name, "sweep", name)
 	ctx = logr.NewContext(ctx, log)
 	timer := time.NewTimer(jitter(interval))
 	defer timer.Stop()
-	last, failures := "", 0
+	lastError, failures := "", 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -115,20 +115,20 @@ func (s *Syncer) loop(ctx context.Context, conn *Connection, name string, interv
 		}
 		next := interval
 		if s.Backends.Ready(conn.Key) == conn {
-			begin := time.Now()
-			err := within(ctx, loopTimeout, turn)
-			metrics.SweepDuration.WithLabelValues(name).Observe(time.Since(begin).Seconds())
+			start := time.Now()
+			err := within(ctx, loopTimeout, sweep)
+			metrics.SweepDuration.WithLabelValues(name).Observe(time.Since(start).Seconds())
 			switch {
 			case ctx.Err() != nil:
 				return
 			case err == nil:
-				last, failures = "", 0
-				next = max(interval, min(9*time.Since(begin), lastInterval)) // a tenth of the time at most
+				lastError, failures = "", 0
+				next = max(interval, min(9*time.Since(start), maxSweepPause)) // a tenth of the time at most
 			default:
-				s.Backends.Suspect(conn.Key)
-				if text := err.Error(); !passes(err) && text != last {
+				s.Backends.Recheck(conn.Key)
+				if text := err.Error(); !isTransient(err) && text != lastError {
 					log.Error(err, "Sweep failed")
-					last = text
+					lastError = text
 				}
 				failures++
 				next = max(interval, backoff(failures, 30*time.Second))
@@ -140,7 +140,7 @@ func (s *Syncer) loop(ctx context.Context, conn *Connection, name string, interv
 
 // notify sends the hints for which Connection.Wake and Ended were called. Those that
 // come while one is under way become the next. A lost hint costs a poll interval.
-func (s *Syncer) notify(ctx context.Context, conn *Connection) {
+func (s *Sweeper) notify(ctx context.Context, conn *Connection) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -160,14 +160,14 @@ func (s *Syncer) notify(ctx context.Context, conn *Connection) {
 // Sweep does what events would have brought about had they been seen: it cancels
 // the runs of objects that are gone and clears the leases of dead workers. It
 // runs before a Backend becomes ready, and now and then afterwards.
-func (s *Syncer) Sweep(ctx context.Context, conn *Connection) error {
+func (s *Sweeper) Sweep(ctx context.Context, conn *Connection) error {
 	if err := s.sweepOrphans(ctx, conn); err != nil {
 		return err
 	}
 	return releaseDead(ctx, s.Client, conn)
 }
 
-func (s *Syncer) sweepOrphans(ctx context.Context, conn *Connection) error {
+func (s *Sweeper) sweepOrphans(ctx context.Context, conn *Connection) error {
 	for after := ""; ; {
 		runs, err := conn.Store.OpenObjectRuns(ctx, s.Cluster, after, sweepBatch)
 		if err != nil {
@@ -179,7 +179,7 @@ func (s *Syncer) sweepOrphans(ctx context.Context, conn *Connection) error {
 		after = runs[len(runs)-1].RunID
 		var orphans []string
 		for _, run := range runs {
-			gone, err := s.gone(ctx, types.NamespacedName{Namespace: run.Object.Namespace, Name: run.Object.Name}, types.UID(run.Object.UID))
+			gone, err := s.objectGone(ctx, types.NamespacedName{Namespace: run.Object.Namespace, Name: run.Object.Name}, types.UID(run.Object.UID))
 			if err != nil {
 				return err
 			}
@@ -203,9 +203,9 @@ func (s *Syncer) sweepOrphans(ctx context.Context, conn *Connection) error {
 	}
 }
 
-// gone reports whether an object is known to exist no more. The cache may only
+// objectGone reports whether an object is known to exist no more. The cache may only
 // say that it exists; that it does not must come from the API server itself.
-func (s *Syncer) gone(ctx context.Context, key types.NamespacedName, uid types.UID) (bool, error) {
+func (s *Sweeper) objectGone(ctx context.Context, key types.NamespacedName, uid types.UID) (bool, error) {
 	var run v1alpha1.WorkflowRun
 	if err := s.Get(ctx, key, &run, client.UnsafeDisableDeepCopy); err == nil && run.UID == uid {
 		return false, nil

@@ -18,22 +18,22 @@ import (
 const (
 	// retentionPage is the number of ended runs, or of deliveries, in one look.
 	retentionPage = 1000
-	// retentionLooks is how many looks of a turn may find nothing to remove. So a turn
+	// maxEmptyPages is how many looks of a turn may find nothing to remove. So a turn
 	// costs next to nothing however many runs have to stay, and comes past them in time.
-	retentionLooks = 10
-	// retentionTurn is how long a turn removes what it finds. It is well below
+	maxEmptyPages = 10
+	// retentionBudget is how long a turn removes what it finds. It is well below
 	// loopTimeout, as a turn is to end by itself.
-	retentionTurn = 30 * time.Second
+	retentionBudget = 30 * time.Second
 
 	// indexAttachedByRunID finds the WorkflowRuns that show the run of an earlier one
 	// with the same idempotency key.
 	indexAttachedByRunID = "attached.runID"
 )
 
-// retainer removes the rows of runs that ended long ago, as its Backend's retention
+// retentionSweeper removes the rows of runs that ended long ago, as its Backend's retention
 // says. Only its loop uses it.
-type retainer struct {
-	*Syncer
+type retentionSweeper struct {
+	*Sweeper
 	conn *Connection
 	// after and afterDelivery are how far the round through ended runs and deliveries
 	// has come; the zero values begin one. They live no longer than the connection.
@@ -45,9 +45,9 @@ type retainer struct {
 }
 
 // sweep removes what is due, for a while. Without a retention it does nothing.
-func (r *retainer) sweep(ctx context.Context) error {
+func (r *retentionSweeper) sweep(ctx context.Context) error {
 	var total store.Removed
-	err := r.turn(ctx, &total)
+	err := r.removeDue(ctx, &total)
 	if total != (store.Removed{}) {
 		metrics.RunsRemoved.Add(float64(total.Runs))
 		r.Log.Info("Removed what ended long ago", "namespace", r.conn.Key.Namespace, "backend", r.conn.Key.Name,
@@ -56,9 +56,9 @@ func (r *retainer) sweep(ctx context.Context) error {
 	return err
 }
 
-func (r *retainer) turn(ctx context.Context, total *store.Removed) error {
-	end := time.Now().Add(retentionTurn)
-	for looks := 0; looks < retentionLooks && time.Now().Before(end); {
+func (r *retentionSweeper) removeDue(ctx context.Context, total *store.Removed) error {
+	end := time.Now().Add(retentionBudget)
+	for looks := 0; looks < maxEmptyPages && time.Now().Before(end); {
 		before := total.Runs
 		done, err := r.removeRuns(ctx, end, total)
 		if err != nil {
@@ -82,7 +82,7 @@ func (r *retainer) turn(ctx context.Context, total *store.Removed) error {
 
 // removeRuns looks at some ended runs and removes those that are due. It is done for
 // this turn when there is no retention any more, or no time.
-func (r *retainer) removeRuns(ctx context.Context, end time.Time, total *store.Removed) (done bool, err error) {
+func (r *retentionSweeper) removeRuns(ctx context.Context, end time.Time, total *store.Removed) (done bool, err error) {
 	policy := r.conn.retention.Load()
 	if policy == nil {
 		return true, nil
@@ -93,7 +93,7 @@ func (r *retainer) removeRuns(ctx context.Context, end time.Time, total *store.R
 	}
 	var due []string
 	for i := range runs {
-		shown, err := r.shown(ctx, &runs[i])
+		shown, err := r.hasObject(ctx, &runs[i])
 		if err != nil {
 			return false, err
 		}
@@ -119,7 +119,7 @@ func (r *retainer) removeRuns(ctx context.Context, end time.Time, total *store.R
 
 // removeDeliveries looks at some deliveries, and at more as long as it finds any whose
 // run is gone.
-func (r *retainer) removeDeliveries(ctx context.Context, end time.Time, total *store.Removed) error {
+func (r *retentionSweeper) removeDeliveries(ctx context.Context, end time.Time, total *store.Removed) error {
 	for {
 		policy := r.conn.retention.Load()
 		if policy == nil {
@@ -136,13 +136,13 @@ func (r *retainer) removeDeliveries(ctx context.Context, end time.Time, total *s
 	}
 }
 
-// shown reports whether an object shows the run, or may do so where this manager cannot
+// hasObject reports whether an object shows the run, or may do so where this manager cannot
 // look: in another cluster, or in a namespace that it does not watch.
 //
 // The cache may say that an object is gone, other than for runs that are open: an
 // object that is gone never comes back, and this one was there when its run began, a
 // day ago at least. A cache that is older than that is none.
-func (r *retainer) shown(ctx context.Context, run *store.EndedRun) (bool, error) {
+func (r *retentionSweeper) hasObject(ctx context.Context, run *store.EndedRun) (bool, error) {
 	if o := run.Object; o != nil {
 		if o.Cluster != r.Cluster || o.UID == "" {
 			return true, nil

@@ -223,7 +223,7 @@ func TestRetention_P5_AnUnmirroredObjectKeepsItsRow(t *testing.T) {
 // TestRetention_WithoutOneNothingIsLookedAt: nobody touches the database.
 func TestRetention_WithoutOneNothingIsLookedAt(t *testing.T) {
 	t.Parallel()
-	r := &retainer{Syncer: &Syncer{}, conn: &Connection{Store: nil}}
+	r := &retentionSweeper{Sweeper: &Sweeper{}, conn: &Connection{Store: nil}}
 	if err := r.sweep(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -239,13 +239,13 @@ type history struct {
 	runs  []string
 	keep  map[string]bool
 	seen  int // runs that were looked at
-	looks int
+	pages int
 	// removing is called before a transaction.
 	removing func()
 }
 
 func (h *history) EndedRuns(_ context.Context, _ store.Retention, after openworkflow.Cursor, limit int) (runs []store.EndedRun, next openworkflow.Cursor, err error) {
-	h.looks++
+	h.pages++
 	for _, id := range h.runs {
 		if id <= after.ID {
 			continue
@@ -286,21 +286,21 @@ func (h *history) RemoveStrayDeliveries(context.Context, store.Retention, string
 
 // TestRetention_ATurnIsBoundedAndComesPastWhatStays: however many runs have to stay, a
 // turn looks at a few of them, and what is behind them is removed some turns later.
-func TestRetention_ATurnIsBoundedAndComesPastWhatStays(t *testing.T) {
+func TestRetention_ASweepIsBoundedAndPassesRunsThatStay(t *testing.T) {
 	t.Parallel()
 	h := &history{keep: map[string]bool{}}
 	for i := range 25_000 {
 		h.runs = append(h.runs, fmt.Sprintf("%06d", i))
 		h.keep[h.runs[i]] = i < 24_000
 	}
-	r := newRetainer(t, h)
+	r := newRetentionSweeper(t, h)
 	turns := 0
 	for ; len(h.runs) > 24_000; turns++ {
 		h.seen = 0
 		if err := r.sweep(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if most := (retentionLooks + 1) * retentionPage; h.seen > 2*most {
+		if most := (maxEmptyPages + 1) * retentionPage; h.seen > 2*most {
 			t.Fatalf("a turn looked at %d runs", h.seen)
 		}
 		if turns > 10 {
@@ -325,8 +325,8 @@ func TestRetention_OneRoundFollowsAnother(t *testing.T) {
 			delete(h.keep, "grandparent")
 		}
 	}
-	if err := newRetainer(t, h).sweep(t.Context()); err != nil || len(h.runs) > 0 || h.looks != 4 {
-		t.Errorf("%d looks, %v are left, %v; want 4 and none", h.looks, h.runs, err)
+	if err := newRetentionSweeper(t, h).sweep(t.Context()); err != nil || len(h.runs) > 0 || h.pages != 4 {
+		t.Errorf("%d looks, %v are left, %v; want 4 and none", h.pages, h.runs, err)
 	}
 }
 
@@ -337,22 +337,22 @@ func TestRetention_StopsWhenItIsTakenBack(t *testing.T) {
 	for i := range 1000 {
 		h.runs = append(h.runs, fmt.Sprintf("%06d", i))
 	}
-	r := newRetainer(t, h)
+	r := newRetentionSweeper(t, h)
 	h.removing = func() { r.conn.retention.Store(nil) }
 	if err := r.sweep(t.Context()); err != nil || len(h.runs) != 600 {
 		t.Errorf("%d runs are left, %v; want all but those of one transaction", len(h.runs), err)
 	}
 }
 
-func newRetainer(t *testing.T, s Store) *retainer {
+func newRetentionSweeper(t *testing.T, s Store) *retentionSweeper {
 	t.Helper()
 	conn := &Connection{Store: s}
 	conn.retention.Store(&store.Retention{After: time.Hour})
-	return &retainer{Syncer: &Syncer{}, conn: conn}
+	return &retentionSweeper{Sweeper: &Sweeper{}, conn: conn}
 }
 
 // TestRetention_WhatNobodyCanLookAtIsShown, so that its row stays.
-func TestRetention_WhatNobodyCanLookAtIsShown(t *testing.T) {
+func TestRetention_KeepsRunsOfObjectsItCannotRead(t *testing.T) {
 	t.Parallel()
 	cached := cachedRuns{objects: []*v1alpha1.WorkflowRun{
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "order", UID: "u"}},
@@ -362,7 +362,7 @@ func TestRetention_WhatNobodyCanLookAtIsShown(t *testing.T) {
 	ref := func(cluster, namespace, name, uid string) *openworkflow.ObjectRef {
 		return &openworkflow.ObjectRef{Cluster: cluster, Namespace: namespace, Name: name, UID: uid}
 	}
-	r := &retainer{Syncer: &Syncer{Client: cached, Cluster: "c"}}
+	r := &retentionSweeper{Sweeper: &Sweeper{Client: cached, Cluster: "c"}}
 	for name, c := range map[string]struct {
 		run  store.EndedRun
 		want bool
@@ -380,14 +380,14 @@ func TestRetention_WhatNobodyCanLookAtIsShown(t *testing.T) {
 		"its object is the one with a key": {store.EndedRun{ID: "u", Keyed: true, Object: ref("c", "shop", "order", "u")}, true},
 		"only its own object had shown it": {store.EndedRun{ID: "own", Keyed: true, Object: ref("c", "shop", "gone", "own")}, false},
 	} {
-		got, err := r.shown(t.Context(), &c.run)
+		got, err := r.hasObject(t.Context(), &c.run)
 		if err != nil || got != c.want {
 			t.Errorf("%s: %t, %v, want %t", name, got, err, c.want)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := r.shown(ctx, &store.EndedRun{ID: "g", Object: ref("c", "shop", "gone", "g")}); err == nil {
+	if _, err := r.hasObject(ctx, &store.EndedRun{ID: "g", Object: ref("c", "shop", "gone", "g")}); err == nil {
 		t.Error("an end of the manager is taken for an answer")
 	}
 }

@@ -21,25 +21,25 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// writers is the number of patches of one sweep that are under way at once.
-const writers = 8
+// statusWriters is the number of patches of one sweep that are under way at once.
+const statusWriters = 8
 
 // expireBatch is the number of runs that one statement may fail at their deadline.
 const expireBatch = 500
 
-// repairer keeps the status of one Backend's open objects equal to the rows. It
+// statusSweeper keeps the status of one Backend's open objects equal to the rows. It
 // finds what workers could not report: TypeScript workers never do, dead ones
 // cannot, and a run that waits has none.
-type repairer struct {
-	*Syncer
+type statusSweeper struct {
+	*Sweeper
 	conn *Connection
-	// settled has, by object, what a row looked like when the object's status was
+	// matched has, by object, what a row looked like when the object's status was
 	// last found or made equal to it. A row that still looks so, and that nobody
-	// executes, needs no second look. Passes has those that a worker executes. Only
+	// executes, needs no second look. Executing has those that a worker executes. Only
 	// sweep touches both.
-	settled map[types.UID]rowMark
-	passes  map[types.UID]passMark
-	served  string
+	matched   map[types.UID]rowMark
+	executing map[types.UID]passMark
+	served    string
 }
 
 // rowMark tells whether a row has changed.
@@ -60,27 +60,27 @@ type passMark struct {
 	wait     time.Duration
 }
 
-// lastProgress is the longest time between two looks at a run that is executed.
-const lastProgress = time.Minute
+// maxProgressInterval is the longest time between two looks at a run that is executed.
+const maxProgressInterval = time.Minute
 
-// look decides whether to look at the steps of a run that a worker executes, and what
+// check decides whether to look at the steps of a run that a worker executes, and what
 // to remember of it.
-func (m passMark) look(shown *v1alpha1.WorkflowRunStatus, claim int, every time.Duration, now time.Time) (passMark, bool) {
+func (m passMark) check(shown *v1alpha1.WorkflowRunStatus, claim int, every time.Duration, now time.Time) (passMark, bool) {
 	revision := ptr.Deref(shown.Revision, 0)
 	switch {
 	case m.claim != claim:
-		begun := shown.State == v1alpha1.RunRunning && ptr.Deref(shown.Attempts, 0) == int32(claim)
-		return passMark{claim: claim, revision: revision, next: now.Add(every), wait: every}, !begun
+		shownRunning := shown.State == v1alpha1.RunRunning && ptr.Deref(shown.Attempts, 0) == int32(claim)
+		return passMark{claim: claim, revision: revision, next: now.Add(every), wait: every}, !shownRunning
 	case now.Before(m.next):
 		return m, false
 	default:
-		wait := min(2*m.wait, lastProgress)
+		wait := min(2*m.wait, maxProgressInterval)
 		return passMark{claim: claim, revision: revision, next: now.Add(wait), wait: wait}, m.revision == revision
 	}
 }
 
 // sweep looks at all open objects of the Backend.
-func (r *repairer) sweep(ctx context.Context) error {
+func (r *statusSweeper) sweep(ctx context.Context) error {
 	f, err := r.refreshFleet(ctx)
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func (r *repairer) sweep(ctx context.Context) error {
 		return err
 	}
 	before := *r
-	r.settled, r.passes = make(map[types.UID]rowMark, len(objects)), map[types.UID]passMark{}
+	r.matched, r.executing = make(map[types.UID]rowMark, len(objects)), map[types.UID]passMark{}
 	for batch := range slices.Chunk(objects, sweepBatch) {
 		if err := r.repair(ctx, batch, f, &before); err != nil {
 			return err
@@ -100,13 +100,13 @@ func (r *repairer) sweep(ctx context.Context) error {
 }
 
 // expire fails the runs that are past their deadline and shows it at once.
-func (r *repairer) expire(ctx context.Context) error {
+func (r *statusSweeper) expire(ctx context.Context) error {
 	for {
 		ids, err := r.conn.Store.FailExpired(ctx, expireBatch)
 		if err != nil {
 			return fmt.Errorf("fail runs past their deadline: %w", err)
 		}
-		if err := r.expired(ctx, ids); err != nil {
+		if err := r.showExpired(ctx, ids); err != nil {
 			return err
 		}
 		if len(ids) < expireBatch {
@@ -115,8 +115,8 @@ func (r *repairer) expire(ctx context.Context) error {
 	}
 }
 
-// expired shows runs that have just been failed at their deadline.
-func (r *repairer) expired(ctx context.Context, ids []string) error {
+// showExpired shows runs that have just been failed at their deadline.
+func (r *statusSweeper) showExpired(ctx context.Context, ids []string) error {
 	if len(ids) == 0 {
 		return nil
 	}
@@ -130,13 +130,13 @@ func (r *repairer) expired(ctx context.Context, ids []string) error {
 		}
 		objects = append(objects, of...)
 	}
-	return (&repairer{Syncer: r.Syncer, conn: r.conn}).repair(ctx, objects, nil, &repairer{})
+	return (&statusSweeper{Sweeper: r.Sweeper, conn: r.conn}).repair(ctx, objects, nil, &statusSweeper{})
 }
 
-// heal wakes runs that wait for something that has come, which a worker that died
+// rescue wakes runs that wait for something that has come, which a worker that died
 // between two writes, or OpenWorkflow's own deadline sweep, leaves behind (R44, R171).
-func (r *repairer) heal(ctx context.Context) error {
-	swept, err := r.conn.Store.Sweep(ctx, r.Intervals.Heal/2, sweepBatch)
+func (r *statusSweeper) rescue(ctx context.Context) error {
+	swept, err := r.conn.Store.Sweep(ctx, r.Intervals.Rescue/2, sweepBatch)
 	if err != nil {
 		return fmt.Errorf("wake runs that were left asleep: %w", err)
 	}
@@ -145,11 +145,11 @@ func (r *repairer) heal(ctx context.Context) error {
 		r.conn.Wake()
 		r.Log.Info("Woke runs that were left asleep", "namespace", r.conn.Key.Namespace, "backend", r.conn.Key.Name, "runs", len(swept.Rescued))
 	}
-	return r.expired(ctx, swept.Expired)
+	return r.showExpired(ctx, swept.Expired)
 }
 
 // openObjects lists objects from the cache, without a copy: they are not to be changed.
-func (r *repairer) openObjects(ctx context.Context, options ...client.ListOption) ([]*v1alpha1.WorkflowRun, error) {
+func (r *statusSweeper) openObjects(ctx context.Context, options ...client.ListOption) ([]*v1alpha1.WorkflowRun, error) {
 	var list v1alpha1.WorkflowRunList
 	if err := r.List(ctx, &list, append(options, client.UnsafeDisableDeepCopy)...); err != nil {
 		return nil, fmt.Errorf("list open WorkflowRuns: %w", err)
@@ -166,7 +166,7 @@ func (r *repairer) openObjects(ctx context.Context, options ...client.ListOption
 // repair compares a batch of objects with their rows and patches those that
 // differ. Steps are read only of runs whose row has changed since the sweep before, or
 // that a worker has executed for a while.
-func (r *repairer) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, f *fleet, before *repairer) error {
+func (r *statusSweeper) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, f *fleet, before *statusSweeper) error {
 	if len(objects) == 0 {
 		return nil
 	}
@@ -179,7 +179,7 @@ func (r *repairer) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, 
 		return fmt.Errorf("read runs: %w", err)
 	}
 	var differ []runSeen
-	var begun []string
+	var claimed []string
 	for _, o := range objects {
 		seen := runSeen{Run: o, RunID: o.Status.RunID, Row: rows[o.Status.RunID], Backend: BackendState{Known: true, Ready: true}, Now: r.Clock.Now()}
 		if seen.Row == nil {
@@ -193,18 +193,18 @@ func (r *repairer) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, 
 		if f != nil {
 			seen.NoWorker = f.noWorker(seen.Row, seen.Now)
 		}
-		seen.Lag, seen.Reports = r.conn.reports(seen.Row, seen.Now)
-		if !r.changed(&seen, before) || r.awaitsEnd(&seen) {
+		seen.ReportDelay, seen.WorkerReports = r.conn.reportDelay(seen.Row, seen.Now)
+		if !r.changed(&seen, before) || r.endReportPending(&seen) {
 			continue
 		}
 		differ = append(differ, seen)
 		if seen.Row.Attempts > 0 {
-			begun = append(begun, seen.RunID)
+			claimed = append(claimed, seen.RunID)
 		}
 	}
 	steps := map[string]openworkflow.StepSummary{}
-	if len(begun) > 0 {
-		if steps, err = r.conn.Store.StepSummaries(ctx, begun, projection.NewestSteps); err != nil {
+	if len(claimed) > 0 {
+		if steps, err = r.conn.Store.StepSummaries(ctx, claimed, projection.NewestSteps); err != nil {
 			return fmt.Errorf("read steps: %w", err)
 		}
 	}
@@ -215,14 +215,14 @@ func (r *repairer) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, 
 	outcomes, err := r.writeAll(ctx, differ)
 	for i, outcome := range outcomes {
 		seen := &differ[i]
-		// Settled is only what the cache confirms: a status that was just written
+		// Matched is only what the cache confirms: a status that was just written
 		// is compared once more.
-		if r.settled != nil && outcome == statusUnchanged {
-			r.settled[seen.Run.UID] = rowMark{seen.Row.UpdatedAt, seen.NoWorker}
+		if r.matched != nil && outcome == statusUnchanged {
+			r.matched[seen.Run.UID] = rowMark{seen.Row.UpdatedAt, seen.NoWorker}
 		}
-		if mark, ok := r.passes[seen.Run.UID]; ok && outcome == statusWritten {
+		if mark, ok := r.executing[seen.Run.UID]; ok && outcome == statusWritten {
 			mark.revision = projection.Revision(seen.Row, seen.Steps)
-			r.passes[seen.Run.UID] = mark
+			r.executing[seen.Run.UID] = mark
 		}
 	}
 	return err
@@ -230,12 +230,12 @@ func (r *repairer) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, 
 
 // writeAll writes the status of runs, some at once, and returns what became of each:
 // nothing for those that it did not come to, because of the error of another.
-func (r *repairer) writeAll(ctx context.Context, runs []runSeen) ([]written, error) {
-	outcomes, errs := make([]written, len(runs)), make([]error, len(runs))
+func (r *statusSweeper) writeAll(ctx context.Context, runs []runSeen) ([]writeOutcome, error) {
+	outcomes, errs := make([]writeOutcome, len(runs)), make([]error, len(runs))
 	var next atomic.Int64
 	var failed atomic.Bool
 	var tasks sync.WaitGroup
-	for range min(writers, len(runs)) {
+	for range min(statusWriters, len(runs)) {
 		tasks.Go(func() {
 			for i := int(next.Add(1) - 1); i < len(runs) && !failed.Load(); i = int(next.Add(1) - 1) {
 				if outcomes[i], errs[i] = r.status.write(ctx, runs[i].Run, runStatus(runs[i])); errs[i] != nil {
@@ -248,40 +248,40 @@ func (r *repairer) writeAll(ctx context.Context, runs []runSeen) ([]written, err
 	return outcomes, errors.Join(errs...)
 }
 
-// awaitsEnd reports whether the run has ended and its worker is about to say so.
-func (r *repairer) awaitsEnd(seen *runSeen) bool {
+// endReportPending reports whether the run has ended and its worker is about to say so.
+func (r *statusSweeper) endReportPending(seen *runSeen) bool {
 	if !seen.Row.Status.Terminal() {
 		return false
 	}
-	wait, overdue := seen.awaited()
+	wait, overdue := seen.reportWait()
 	if overdue {
-		r.conn.distrust(seen.Row, seen.Now)
+		r.conn.markUnresponsive(seen.Row, seen.Now)
 	}
 	return wait > 0
 }
 
 // changed reports whether the object may show something else than the row, going by
 // what the sweep before has found, and keeps that for the next one.
-func (r *repairer) changed(seen *runSeen, before *repairer) bool {
+func (r *statusSweeper) changed(seen *runSeen, before *statusSweeper) bool {
 	uid := seen.Run.UID
 	if seen.Row.Status == openworkflow.RunRunning && seen.Row.WorkerID != nil {
-		mark, look := before.passes[uid].look(&seen.Run.Status, seen.Row.Attempts, r.Intervals.Repair, seen.Now)
-		if r.passes != nil {
-			r.passes[uid] = mark
+		mark, look := before.executing[uid].check(&seen.Run.Status, seen.Row.Attempts, r.Intervals.Repair, seen.Now)
+		if r.executing != nil {
+			r.executing[uid] = mark
 		}
 		return look
 	}
 	mark := rowMark{seen.Row.UpdatedAt, seen.NoWorker}
-	if before.settled[uid] != mark {
+	if before.matched[uid] != mark {
 		return true
 	}
-	r.settled[uid] = mark
+	r.matched[uid] = mark
 	return false
 }
 
 // refreshFleet asks who is live, and has the pools look when it has changed.
-func (r *repairer) refreshFleet(ctx context.Context) (*fleet, error) {
-	workers, err := r.conn.Store.Workers(ctx, liveWorker)
+func (r *statusSweeper) refreshFleet(ctx context.Context) (*fleet, error) {
+	workers, err := r.conn.Store.Workers(ctx, liveWithin)
 	if err != nil {
 		return nil, fmt.Errorf("list live workers: %w", err)
 	}
@@ -293,7 +293,7 @@ func (r *repairer) refreshFleet(ctx context.Context) (*fleet, error) {
 	f := newFleet(r.conn.Key.Name, pools, workers)
 	if served := servedText(workers); served != r.served {
 		r.served = served
-		r.Backends.announce(r.conn.Key)
+		r.Backends.notifyListeners(r.conn.Key)
 	}
 	return f, nil
 }

@@ -10,11 +10,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 )
 
-func TestLookLast_ComesAfterWhatIsNew(t *testing.T) {
+func TestAddLowPriority_ComesAfterWhatIsNew(t *testing.T) {
 	t.Parallel()
 	queue := priorityqueue.New[runRequest]("test-" + t.Name())
 	defer queue.ShutDown()
-	lookLast(queue, runRequest{NamespacedName: types.NamespacedName{Name: "late"}})
+	addLowPriority(queue, runRequest{NamespacedName: types.NamespacedName{Name: "late"}})
 	queue.Add(runRequest{NamespacedName: types.NamespacedName{Name: "new"}})
 	for _, want := range []string{"new", "late"} {
 		if got, _ := queue.Get(); got.Name != want {
@@ -23,7 +23,7 @@ func TestLookLast_ComesAfterWhatIsNew(t *testing.T) {
 	}
 }
 
-func TestBegunRuns_LooksOnlyAtThoseThatAreNotReported(t *testing.T) {
+func TestUnreportedRuns_TimeOutOnlyWithoutAReport(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
@@ -32,23 +32,23 @@ func TestBegunRuns_LooksOnlyAtThoseThatAreNotReported(t *testing.T) {
 			after time.Duration
 		}
 		looks := make(chan look, 5)
-		begun := begunRuns{late: func(key types.NamespacedName) { looks <- look{key.Name, time.Since(began)} }}
+		unreported := unreportedRuns{onTimeout: func(key types.NamespacedName) { looks <- look{key.Name, time.Since(began)} }}
 		named := func(name string) types.NamespacedName { return types.NamespacedName{Namespace: "shop", Name: name} }
 		for _, name := range []string{"reported", "created anew", "taken", "silent", "later", "reported at once"} {
-			begun.begin(named(name), "uid", "default")
+			unreported.track(named(name), "uid", "default")
 		}
-		begun.reported(named("reported at once"), "uid")
+		unreported.confirm(named("reported at once"), "uid")
 		for _, name := range []string{"reported", "created anew", "taken", "silent", "reported at once"} {
-			begun.await(named(name), 2*time.Second)
+			unreported.expectWithin(named(name), 2*time.Second)
 		}
-		begun.await(named("later"), 3*time.Second)
-		begun.reported(named("reported"), "uid")
-		begun.reported(named("created anew"), "another")
-		begun.reported(named("unknown"), "uid")
-		if got := begun.take(named("taken")); got.uid != "uid" || got.backend != "default" {
+		unreported.expectWithin(named("later"), 3*time.Second)
+		unreported.confirm(named("reported"), "uid")
+		unreported.confirm(named("created anew"), "another")
+		unreported.confirm(named("unknown"), "uid")
+		if got := unreported.remove(named("taken")); got.uid != "uid" || got.backend != "default" {
 			t.Errorf("took %+v", got)
 		}
-		if got := begun.take(named("taken")); got.uid != "" {
+		if got := unreported.remove(named("taken")); got.uid != "" {
 			t.Errorf("took %+v a second time", got)
 		}
 		got := []look{<-looks, <-looks, <-looks}
@@ -61,7 +61,7 @@ func TestBegunRuns_LooksOnlyAtThoseThatAreNotReported(t *testing.T) {
 		if len(looks) > 0 {
 			t.Errorf("looked at %v, too", <-looks)
 		}
-		if got := begun.take(named("silent")); got.uid != "uid" {
+		if got := unreported.remove(named("silent")); got.uid != "uid" {
 			t.Errorf("a look forgets: %+v", got)
 		}
 	})

@@ -168,7 +168,7 @@ func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejec
 		return err.Error(), nil
 	}
 	key := types.NamespacedName{Namespace: pool.Namespace, Name: backendName(pool.Spec.BackendRef)}
-	conn := r.Backends.ReadyOnce(key)
+	conn := r.Backends.EverReady(key)
 	if conn == nil {
 		return "", nil
 	}
@@ -188,7 +188,7 @@ func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejec
 	if err != nil {
 		return "", err
 	}
-	if r.current(hash, seen) {
+	if r.upToDate(hash, seen) {
 		return "", nil
 	}
 	for _, object := range objects {
@@ -217,8 +217,8 @@ func deploymentGeneration(objects []runtime.ApplyConfiguration) int64 {
 	return 0
 }
 
-// current reports whether the pool's objects are as this hash says, as far as is known.
-func (r *WorkerPoolReconciler) current(hash string, seen *poolSeen) bool {
+// upToDate reports whether the pool's objects are as this hash says, as far as is known.
+func (r *WorkerPoolReconciler) upToDate(hash string, seen *poolSeen) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := client.ObjectKeyFromObject(seen.Pool)

@@ -38,9 +38,9 @@ type poolSeen struct {
 	Now     time.Time
 }
 
-// verdict is how a pool is doing: a condition reason, a sentence, and whether it
+// poolState is how a pool is doing: a condition reason, a sentence, and whether it
 // is as asked (ready) or gets no further by itself (stalled).
-type verdict struct {
+type poolState struct {
 	ready, stalled  bool
 	reason, message string
 }
@@ -64,7 +64,7 @@ func planPoolStatus(seen poolSeen) v1alpha1.WorkerPoolStatus {
 	for _, c := range pool.Status.Conditions {
 		status.Conditions = append(status.Conditions, *c.DeepCopy())
 	}
-	v := judgePool(seen)
+	v := evaluatePool(seen)
 	v.message = truncateText(v.message, 1024)
 	set := conditionSetter(&status.Conditions, pool.Generation, seen.Now)
 	set(v1alpha1.ConditionReady, v.ready, v.reason, v.message)
@@ -73,28 +73,28 @@ func planPoolStatus(seen poolSeen) v1alpha1.WorkerPoolStatus {
 	return status
 }
 
-// judgePool reports the first of these that applies: what the user has to change
+// evaluatePool reports the first of these that applies: what the user has to change
 // in the pool, what has to change in the Backend, what is wrong with the pods,
 // how far the rollout is.
-func judgePool(seen poolSeen) verdict {
+func evaluatePool(seen poolSeen) poolState {
 	if seen.Rejected != "" {
-		return verdict{stalled: true, reason: v1alpha1.ReasonInvalidTemplate, message: seen.Rejected}
+		return poolState{stalled: true, reason: v1alpha1.ReasonInvalidTemplate, message: seen.Rejected}
 	}
 	if !seen.Backend.Ready {
-		return verdict{reason: backendReason(seen.Backend), message: backendMessage(backendName(seen.Pool.Spec.BackendRef), seen.Backend)}
+		return poolState{reason: backendReason(seen.Backend), message: backendMessage(backendName(seen.Pool.Spec.BackendRef), seen.Backend)}
 	}
 	d := seen.Deployment
 	if d == nil {
-		return verdict{reason: v1alpha1.ReasonRollingOut, message: "the Deployment is being created"}
+		return poolState{reason: v1alpha1.ReasonRollingOut, message: "the Deployment is being created"}
 	}
 	desired := ptr.Deref(seen.Pool.Spec.Replicas, 1)
 	current := d.Generation >= seen.Applied && d.Status.ObservedGeneration >= d.Generation && ptr.Deref(d.Spec.Replicas, 1) == desired
 	complete := current && d.Status.UpdatedReplicas == desired && d.Status.Replicas == desired && d.Status.AvailableReplicas == desired
 	if complete {
 		if desired == 0 {
-			return verdict{ready: true, reason: v1alpha1.ReasonPodsReady, message: "the pool is scaled to 0; its runs wait"}
+			return poolState{ready: true, reason: v1alpha1.ReasonPodsReady, message: "the pool is scaled to 0; its runs wait"}
 		}
-		return verdict{ready: true, reason: v1alpha1.ReasonPodsReady, message: fmt.Sprintf("%d of %d pods are ready", d.Status.ReadyReplicas, desired)}
+		return poolState{ready: true, reason: v1alpha1.ReasonPodsReady, message: fmt.Sprintf("%d of %d pods are ready", d.Status.ReadyReplicas, desired)}
 	}
 	timedOut := false
 	for _, c := range d.Status.Conditions {
@@ -102,33 +102,33 @@ func judgePool(seen poolSeen) verdict {
 			timedOut = true // the Deployment's own progress deadline has passed
 		}
 	}
-	if v, ok := judgeDeployment(d); ok {
+	if v, ok := evaluateDeployment(d); ok {
 		v.stalled = timedOut
 		return v
 	}
-	if v, ok := judgePods(seen.Pods); ok {
+	if v, ok := evaluatePods(seen.Pods); ok {
 		v.stalled = timedOut
 		return v
 	}
-	return verdict{
+	return poolState{
 		stalled: timedOut,
 		reason:  v1alpha1.ReasonRollingOut,
 		message: fmt.Sprintf("%d of %d pods are ready, %d are up to date", d.Status.ReadyReplicas, desired, d.Status.UpdatedReplicas),
 	}
 }
 
-// judgeDeployment finds pods that may not be created: by Pod Security, a quota, a webhook.
-func judgeDeployment(d *appsv1.Deployment) (verdict, bool) {
+// evaluateDeployment finds pods that may not be created: by Pod Security, a quota, a webhook.
+func evaluateDeployment(d *appsv1.Deployment) (poolState, bool) {
 	for _, c := range d.Status.Conditions {
 		if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
-			return verdict{reason: v1alpha1.ReasonPodsUnschedulable, message: "pods cannot be created: " + c.Message}, true
+			return poolState{reason: v1alpha1.ReasonPodsUnschedulable, message: "pods cannot be created: " + c.Message}, true
 		}
 	}
-	return verdict{}, false
+	return poolState{}, false
 }
 
-// judgePods finds what keeps a pod from getting ready, in the newest pod that has trouble.
-func judgePods(pods []corev1.Pod) (verdict, bool) {
+// evaluatePods finds what keeps a pod from getting ready, in the newest pod that has trouble.
+func evaluatePods(pods []corev1.Pod) (poolState, bool) {
 	pods = slices.Clone(pods)
 	slices.SortFunc(pods, func(a, b corev1.Pod) int {
 		return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
@@ -141,13 +141,13 @@ func judgePods(pods []corev1.Pod) (verdict, bool) {
 			return v, true
 		}
 	}
-	return verdict{}, false
+	return poolState{}, false
 }
 
-func judgePod(pod *corev1.Pod) (verdict, bool) {
+func judgePod(pod *corev1.Pod) (poolState, bool) {
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
-			return verdict{reason: v1alpha1.ReasonPodsUnschedulable, message: fmt.Sprintf("pod %s fits on no node: %s", pod.Name, c.Message)}, true
+			return poolState{reason: v1alpha1.ReasonPodsUnschedulable, message: fmt.Sprintf("pod %s fits on no node: %s", pod.Name, c.Message)}, true
 		}
 	}
 	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
@@ -157,32 +157,32 @@ func judgePod(pod *corev1.Pod) (verdict, bool) {
 			}
 		}
 	}
-	return verdict{}, false
+	return poolState{}, false
 }
 
-func judgeContainer(pod string, c *corev1.ContainerStatus) (verdict, bool) {
+func judgeContainer(pod string, c *corev1.ContainerStatus) (poolState, bool) {
 	if w := c.State.Waiting; w != nil {
 		switch w.Reason {
 		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
-			return verdict{reason: v1alpha1.ReasonImagePullFailed, message: fmt.Sprintf(
+			return poolState{reason: v1alpha1.ReasonImagePullFailed, message: fmt.Sprintf(
 				"pod %s cannot get image %q of container %s: %s: %s", pod, c.Image, c.Name, w.Reason, w.Message)}, true
 		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreStartHookError", "PostStartHookError":
-			return verdict{reason: v1alpha1.ReasonContainerNotStarting, message: fmt.Sprintf(
+			return poolState{reason: v1alpha1.ReasonContainerNotStarting, message: fmt.Sprintf(
 				"pod %s cannot start container %s: %s: %s", pod, c.Name, w.Reason, w.Message)}, true
 		case "CrashLoopBackOff":
-			return verdict{reason: v1alpha1.ReasonCrashLooping, message: fmt.Sprintf(
-				"container %s of pod %s keeps ending (%d restarts)%s", c.Name, pod, c.RestartCount, lastWords(c.LastTerminationState.Terminated))}, true
+			return poolState{reason: v1alpha1.ReasonCrashLooping, message: fmt.Sprintf(
+				"container %s of pod %s keeps ending (%d restarts)%s", c.Name, pod, c.RestartCount, terminationMessage(c.LastTerminationState.Terminated))}, true
 		}
 	}
 	if t := c.State.Terminated; t != nil && t.ExitCode != 0 {
-		return verdict{reason: v1alpha1.ReasonCrashLooping, message: fmt.Sprintf(
-			"container %s of pod %s has ended (%d restarts)%s", c.Name, pod, c.RestartCount, lastWords(t))}, true
+		return poolState{reason: v1alpha1.ReasonCrashLooping, message: fmt.Sprintf(
+			"container %s of pod %s has ended (%d restarts)%s", c.Name, pod, c.RestartCount, terminationMessage(t))}, true
 	}
-	return verdict{}, false
+	return poolState{}, false
 }
 
-// lastWords is how a container ended: the end of its output when it left no message.
-func lastWords(t *corev1.ContainerStateTerminated) string {
+// terminationMessage is how a container ended: the end of its output when it left no message.
+func terminationMessage(t *corev1.ContainerStateTerminated) string {
 	if t == nil {
 		return ""
 	}

@@ -195,7 +195,7 @@ func TestPool_ShowsWhatIsWrongWithItsPods(t *testing.T) {
 func TestLeases_AreReleasedWhenTheWorkerEnds(t *testing.T) {
 	w := newWorld(t)
 	w.start(func(o *managerOptions) {
-		o.Intervals = Intervals{Deadline: time.Hour, Heal: time.Hour, Repair: time.Hour, Orphan: time.Hour}
+		o.Intervals = Intervals{Deadline: time.Hour, Rescue: time.Hour, Repair: time.Hour, Orphan: time.Hour}
 	})
 	w.backend()
 	ends := map[string]func(*corev1.Pod){

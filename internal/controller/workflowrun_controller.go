@@ -63,9 +63,9 @@ type WorkflowRunReconciler struct {
 	// manager does: one write less for each run that is executed at once.
 	FirstReport time.Duration
 
-	status *runStatusWriter
-	pods   *podNames
-	begun  begunRuns
+	status     *runStatusWriter
+	pods       *podNames
+	unreported unreportedRuns
 }
 
 // +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowruns,verbs=get;list;watch;delete
@@ -77,10 +77,10 @@ func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options contr
 	options.ReconciliationTimeout = 30 * time.Second
 	return builder.TypedControllerManagedBy[runRequest](mgr).
 		Named("workflowrun").
-		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, runEvents(r.hear))).
+		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, runEvents(r.observeReport))).
 		WatchesRawSource(source.TypedFunc[runRequest](func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[runRequest]) error {
 			r.Backends.Listen(func(key types.NamespacedName) { r.backendChanged(ctx, key, queue) })
-			r.begun.late = func(key types.NamespacedName) { lookLast(queue, runRequest{NamespacedName: key}) }
+			r.unreported.onTimeout = func(key types.NamespacedName) { addLowPriority(queue, runRequest{NamespacedName: key}) }
 			return nil
 		})).
 		WithOptions(options).
@@ -90,9 +90,9 @@ func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options contr
 		Complete(r)
 }
 
-// needsLook reports whether there may be something to do for a run: it is new, its
+// needsReconcile reports whether there may be something to do for a run: it is new, its
 // spec has changed, it is to be deleted. All else is between the workers and the sweeps.
-func needsLook(run *v1alpha1.WorkflowRun) bool {
+func needsReconcile(run *v1alpha1.WorkflowRun) bool {
 	switch {
 	case run.Status.ObservedGeneration != run.Generation:
 		return true
@@ -105,9 +105,9 @@ func needsLook(run *v1alpha1.WorkflowRun) bool {
 
 // runEvents picks the events that call for a look: a new object, a changed spec,
 // an end (for the ttl), a deletion. Progress reported by workers does not. Objects that
-// are there when the manager starts wait for those that come. Told hears of each status
+// are there when the manager starts wait for those that come. OnProgress is called with each status
 // that tells of a begin or an end for the first time.
-func runEvents(told func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
+func runEvents(onProgress func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
 	live := func(run *v1alpha1.WorkflowRun) runRequest {
 		return runRequest{NamespacedName: client.ObjectKeyFromObject(run)}
 	}
@@ -122,7 +122,7 @@ func runEvents(told func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler[*v1al
 	}
 	return handler.TypedFuncs[*v1alpha1.WorkflowRun, runRequest]{
 		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*v1alpha1.WorkflowRun], queue workqueue.TypedRateLimitingInterface[runRequest]) {
-			if needsLook(e.Object) {
+			if needsReconcile(e.Object) {
 				queue.Add(live(e.Object))
 			}
 		},
@@ -134,11 +134,11 @@ func runEvents(told func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler[*v1al
 			changed := before.UID != after.UID || before.Generation != after.Generation ||
 				before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
 				before.Status.State.Terminal() != after.Status.State.Terminal()
-			if changed && needsLook(after) {
+			if changed && needsReconcile(after) {
 				queue.Add(live(after))
 			}
 			if before.Status.State.Terminal() != after.Status.State.Terminal() || before.Status.StartedAt.IsZero() != after.Status.StartedAt.IsZero() {
-				told(after)
+				onProgress(after)
 			}
 		},
 		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*v1alpha1.WorkflowRun], queue workqueue.TypedRateLimitingInterface[runRequest]) {
@@ -147,8 +147,8 @@ func runEvents(told func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler[*v1al
 	}
 }
 
-// lookLast adds a request that comes after everything that is more urgent.
-func lookLast(queue workqueue.TypedRateLimitingInterface[runRequest], req runRequest) {
+// addLowPriority adds a request that comes after everything that is more urgent.
+func addLowPriority(queue workqueue.TypedRateLimitingInterface[runRequest], req runRequest) {
 	if ordered, ok := queue.(priorityqueue.PriorityQueue[runRequest]); ok {
 		ordered.AddWithOpts(priorityqueue.AddOpts{Priority: new(handler.LowPriority)}, req)
 		return
@@ -156,15 +156,15 @@ func lookLast(queue workqueue.TypedRateLimitingInterface[runRequest], req runReq
 	queue.Add(req)
 }
 
-// hear takes note of what a worker has reported of a run.
-func (r *WorkflowRunReconciler) hear(run *v1alpha1.WorkflowRun) {
+// observeReport takes note of what a worker has reported of a run.
+func (r *WorkflowRunReconciler) observeReport(run *v1alpha1.WorkflowRun) {
 	if run.Status.RunID != string(run.UID) { // an earlier object's run, perhaps of long ago
 		return
 	}
-	r.begun.reported(client.ObjectKeyFromObject(run), run.UID)
+	r.unreported.confirm(client.ObjectKeyFromObject(run), run.UID)
 	key := types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)}
 	if conn := r.Backends.Ready(key); conn != nil {
-		conn.hear(&run.Status, r.Clock.Now())
+		conn.observeReport(&run.Status, r.Clock.Now())
 	}
 }
 
@@ -177,7 +177,7 @@ func (r *WorkflowRunReconciler) backendChanged(ctx context.Context, key types.Na
 		return // the manager is stopping: reads are from the cache
 	}
 	for i := range runs.Items {
-		if run := &runs.Items[i]; needsLook(run) {
+		if run := &runs.Items[i]; needsReconcile(run) {
 			queue.Add(runRequest{NamespacedName: client.ObjectKeyFromObject(run)})
 		}
 	}
@@ -193,26 +193,26 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 	if client.IgnoreNotFound(err) != nil {
 		return ctrl.Result{}, err
 	}
-	begun := r.begun.take(req.NamespacedName)
-	if begun.uid != "" && begun.uid != run.UID { // its deletion may have been handled before its row was there
-		gone := runRequest{NamespacedName: req.NamespacedName, Deleted: begun.uid, Backend: begun.backend}
+	known := r.unreported.remove(req.NamespacedName)
+	if known.uid != "" && known.uid != run.UID { // its deletion may have been handled before its row was there
+		gone := runRequest{NamespacedName: req.NamespacedName, Deleted: known.uid, Backend: known.backend}
 		if err := r.cancelDeleted(ctx, gone); err != nil {
 			return ctrl.Result{}, err
 		}
 	}
-	if run.UID == "" || !needsLook(&run) { // it is gone, or was queued before a report came
+	if run.UID == "" || !needsReconcile(&run) { // it is gone, or was queued before a report came
 		return ctrl.Result{}, nil
 	}
-	r.begun.begin(req.NamespacedName, run.UID, backendName(run.Spec.BackendRef))
-	awaits := false
+	r.unreported.track(req.NamespacedName, run.UID, backendName(run.Spec.BackendRef))
+	expectsReport := false
 	defer func() {
-		if !awaits { // its status says it, or nobody knows whether its row is there
-			r.begun.take(req.NamespacedName)
+		if !expectsReport { // its status says it, or nobody knows whether its row is there
+			r.unreported.remove(req.NamespacedName)
 		}
 	}()
-	seen, conn, err := r.observe(ctx, &run, begun.uid == run.UID)
+	seen, conn, err := r.observe(ctx, &run, known.uid == run.UID)
 	if err != nil {
-		return r.trouble(ctx, &seen, err)
+		return r.handleError(ctx, &seen, err)
 	}
 	// Each action is planned from what the one before has left: a run may be
 	// mirrored and then, as its spec already says so, canceled.
@@ -220,7 +220,7 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 	var done []runAction
 	for plan.Action != runNothing && len(done) < 4 {
 		if err := r.carryOut(ctx, conn, &seen, plan); err != nil {
-			return r.trouble(ctx, &seen, err)
+			return r.handleError(ctx, &seen, err)
 		}
 		done = append(done, plan.Action)
 		if plan.Action == runDelete {
@@ -229,37 +229,37 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 		plan = planRun(seen)
 	}
 	if plan.Overdue {
-		conn.distrust(seen.Row, seen.Now)
+		conn.markUnresponsive(seen.Row, seen.Now)
 	}
 	if plan.Status != nil {
-		if err := r.report(ctx, conn, &seen, *plan.Status); err != nil {
+		if err := r.writeStatus(ctx, conn, &seen, *plan.Status); err != nil {
 			return ctrl.Result{}, err
 		}
 		for _, action := range done {
 			r.event(&seen, action)
 		}
 	}
-	if awaits = plan.Await > 0; awaits {
-		r.begun.await(req.NamespacedName, plan.Await)
+	if expectsReport = plan.ExpectReportWithin > 0; expectsReport {
+		r.unreported.expectWithin(req.NamespacedName, plan.ExpectReportWithin)
 	}
 	return ctrl.Result{RequeueAfter: plan.RequeueAfter}, nil
 }
 
 // observe gathers what a plan is made from. The row is read only when something
 // depends on it. Begun says that it is there, whatever the object's status says.
-func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.WorkflowRun, begun bool) (runSeen, *Connection, error) {
+func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.WorkflowRun, hasRow bool) (runSeen, *Connection, error) {
 	seen := runSeen{Run: run, Cluster: r.Cluster, RunID: run.Status.RunID, FirstReport: r.FirstReport, Now: r.Clock.Now()}
 	if run.Status.State.Terminal() {
 		return seen, nil, nil
 	}
-	if begun && seen.RunID == "" {
+	if hasRow && seen.RunID == "" {
 		seen.RunID = string(run.UID)
 	}
 	key := types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)}
 	conn := r.Backends.Ready(key)
 	if conn != nil {
 		seen.Backend = BackendState{Known: true, Ready: true}
-		seen.Lag = conn.lag(seen.Now)
+		seen.ReportDelay = conn.delay(seen.Now)
 	} else {
 		state, err := backendState(ctx, r.Client, r.Backends, key)
 		if err != nil {
@@ -279,12 +279,12 @@ func (r *WorkflowRunReconciler) load(ctx context.Context, conn *Connection, seen
 	if seen.Row, err = conn.states.do(ctx, seen.RunID); err != nil {
 		return fmt.Errorf("read run %s: %w", seen.RunID, err)
 	}
-	seen.Steps, seen.Worker, seen.Reports, seen.Lag = openworkflow.StepSummary{}, "", false, 0
+	seen.Steps, seen.Worker, seen.WorkerReports, seen.ReportDelay = openworkflow.StepSummary{}, "", false, 0
 	if seen.Row == nil || seen.Row.Attempts == 0 {
 		return nil
 	}
-	seen.Lag, seen.Reports = conn.reports(seen.Row, seen.Now)
-	if wait, _ := seen.firstAwaited(); wait > 0 {
+	seen.ReportDelay, seen.WorkerReports = conn.reportDelay(seen.Row, seen.Now)
+	if wait, _ := seen.firstReportWait(); wait > 0 {
 		return nil
 	}
 	steps, err := conn.Store.StepSummaries(ctx, []string{seen.RunID}, projection.NewestSteps)
@@ -303,7 +303,7 @@ func (r *WorkflowRunReconciler) carryOut(ctx context.Context, conn *Connection, 
 		if err := r.mirror(ctx, conn, seen, plan.NewRun); err != nil {
 			return err
 		}
-		if seen.Refused != "" || seen.Begun {
+		if seen.Refused != "" || seen.JustInserted {
 			return nil
 		}
 	case runCancel:
@@ -345,7 +345,7 @@ func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *Connection, se
 		seen.Refused = "the run cannot be stored: " + strings.TrimPrefix(c.Err.Error(), store.ErrInvalidJSON.Error()+": ") + ": correct the input (no U+0000 in texts, no numbers beyond what Postgres holds) and create the run anew"
 		metrics.RunsMirrored.WithLabelValues("rejected").Inc()
 	case c.Inserted:
-		seen.Begun = !row.Suspended
+		seen.JustInserted = !row.Suspended
 		metrics.RunsMirrored.WithLabelValues("inserted").Inc()
 	case !seen.own():
 		metrics.RunsMirrored.WithLabelValues("attached").Inc()
@@ -353,13 +353,13 @@ func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *Connection, se
 	return nil
 }
 
-// report writes the status, and cancels a run whose object has gone meanwhile:
+// writeStatus writes the status, and cancels a run whose object has gone meanwhile:
 // its deletion may have been handled before its row was there.
-func (r *WorkflowRunReconciler) report(ctx context.Context, conn *Connection, seen *runSeen, status v1alpha1.WorkflowRunStatus) error {
+func (r *WorkflowRunReconciler) writeStatus(ctx context.Context, conn *Connection, seen *runSeen, status v1alpha1.WorkflowRunStatus) error {
 	status.ObservedGeneration = seen.Run.Generation
 	outcome, err := r.status.write(ctx, seen.Run, status)
 	if err == nil && outcome == statusStale && seen.Run.Status.ObservedGeneration != seen.Run.Generation {
-		outcome, err = r.status.observed(ctx, seen.Run)
+		outcome, err = r.status.writeGeneration(ctx, seen.Run)
 	}
 	if err != nil {
 		return err
@@ -374,13 +374,13 @@ func (r *WorkflowRunReconciler) report(ctx context.Context, conn *Connection, se
 // attached to an earlier one's row has none of its own id, so that is left alone.
 // What cannot be done now is done by the sweep of orphans.
 func (r *WorkflowRunReconciler) cancelDeleted(ctx context.Context, req runRequest) error {
-	conn := r.Backends.Farewell(types.NamespacedName{Namespace: req.Namespace, Name: req.Backend})
+	conn := r.Backends.ReadyOrLingering(types.NamespacedName{Namespace: req.Namespace, Name: req.Backend})
 	if conn == nil {
 		return nil
 	}
 	if err := cancelDeletedRun(ctx, conn, string(req.Deleted)); err != nil {
-		r.Backends.Suspect(conn.Key)
-		if passes(err) {
+		r.Backends.Recheck(conn.Key)
+		if isTransient(err) {
 			return nil
 		}
 		return err
@@ -402,15 +402,15 @@ func cancelDeletedRun(ctx context.Context, conn *Connection, id string) error {
 	return nil
 }
 
-// trouble handles an error on the way. A database that does not answer is no
+// handleError handles an error on the way. A database that does not answer is no
 // error of this run: its Backend is checked, and says when to go on.
-func (r *WorkflowRunReconciler) trouble(ctx context.Context, seen *runSeen, err error) (ctrl.Result, error) {
+func (r *WorkflowRunReconciler) handleError(ctx context.Context, seen *runSeen, err error) (ctrl.Result, error) {
 	if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return ctrl.Result{}, nil // the manager is stopping
 	}
 	run := seen.Run
-	r.Backends.Suspect(types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)})
-	if passes(err) {
+	r.Backends.Recheck(types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)})
+	if isTransient(err) {
 		return ctrl.Result{RequeueAfter: jitter(3 * time.Second)}, nil
 	}
 	if seen.RunID == "" && !run.Status.State.Terminal() {
@@ -425,9 +425,9 @@ func (r *WorkflowRunReconciler) trouble(ctx context.Context, seen *runSeen, err 
 	return ctrl.Result{}, err
 }
 
-// passes reports whether an error means that the database does not answer now.
-func passes(err error) bool {
-	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errBatcherStopped)
+// isTransient reports whether an error means that the database does not answer now.
+func isTransient(err error) bool {
+	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errConnectionClosed)
 }
 
 // event tells of what was done, after the status shows it. That a run was started is

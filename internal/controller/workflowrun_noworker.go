@@ -12,8 +12,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// patience is how long a run may be due before its waiting is explained.
-const patience = 3 * time.Second
+// noWorkerAfter is how long a run may be due before its waiting is explained.
+const noWorkerAfter = 3 * time.Second
 
 // fleet is who could execute the runs of a Backend.
 type fleet struct {
@@ -23,9 +23,9 @@ type fleet struct {
 	served map[definition]bool
 	// byPool has the same by pool, as text, in order.
 	byPool map[string][]string
-	// missing has what is said of runs that nobody serves: the same of all that want
+	// explanations has what is said of runs that nobody serves: the same of all that want
 	// the same.
-	missing map[definition]string
+	explanations map[definition]string
 }
 
 // definition is openworkflow.Definition as a map's key.
@@ -35,7 +35,7 @@ type definition struct {
 }
 
 func newFleet(backend string, pools []v1alpha1.WorkerPool, workers []store.Worker) *fleet {
-	f := &fleet{backend: backend, pools: pools, served: map[definition]bool{}, byPool: map[string][]string{}, missing: map[definition]string{}}
+	f := &fleet{backend: backend, pools: pools, served: map[definition]bool{}, byPool: map[string][]string{}, explanations: map[definition]string{}}
 	for _, w := range workers {
 		for _, d := range w.Workflows {
 			f.served[definition{d.Name, ptr.Deref(d.Version, ""), d.Version != nil}] = true
@@ -60,17 +60,17 @@ func newFleet(backend string, pools []v1alpha1.WorkerPool, workers []store.Worke
 // returns nothing for a run that is not due, or not for long, or that a worker
 // will take as soon as it has a free slot.
 func (f *fleet) noWorker(row *openworkflow.Run, now time.Time) string {
-	if row.Status.Terminal() || row.SuspendedAt != nil || row.AvailableAt == nil || now.Before(row.AvailableAt.Add(patience)) {
+	if row.Status.Terminal() || row.SuspendedAt != nil || row.AvailableAt == nil || now.Before(row.AvailableAt.Add(noWorkerAfter)) {
 		return ""
 	}
 	d := definition{row.WorkflowName, ptr.Deref(row.Version, ""), row.Version != nil}
 	if f.served[d] {
 		return ""
 	}
-	if f.missing[d] == "" {
-		f.missing[d] = f.explain(row)
+	if f.explanations[d] == "" {
+		f.explanations[d] = f.explain(row)
 	}
-	return f.missing[d]
+	return f.explanations[d]
 }
 
 // explain says that nobody serves the run's workflow, and what is served.
@@ -90,7 +90,7 @@ func (f *fleet) describe() string {
 	texts := make([]string, 0, len(f.pools))
 	for i := range f.pools {
 		pool := &f.pools[i]
-		text := pool.Name + " serves " + list(f.byPool[pool.Name], 8)
+		text := pool.Name + " serves " + joinNames(f.byPool[pool.Name], 8)
 		if ptr.Deref(pool.Status.ReadyReplicas, 0) == 0 {
 			switch reason := notReadyReason(pool.Status.Conditions); {
 			case ptr.Deref(pool.Spec.Replicas, 1) == 0:
@@ -103,18 +103,18 @@ func (f *fleet) describe() string {
 		}
 		texts = append(texts, text)
 	}
-	return "pools: " + strings.Join(limit(texts, 6), "; ")
+	return "pools: " + strings.Join(firstOf(texts, 6), "; ")
 }
 
-func list(names []string, n int) string {
+func joinNames(names []string, n int) string {
 	if len(names) == 0 {
 		return "nothing"
 	}
-	return strings.Join(limit(names, n), ", ")
+	return strings.Join(firstOf(names, n), ", ")
 }
 
-// limit keeps the first n texts and counts the rest.
-func limit(texts []string, n int) []string {
+// firstOf keeps the first n texts and counts the rest.
+func firstOf(texts []string, n int) []string {
 	if len(texts) <= n {
 		return texts
 	}

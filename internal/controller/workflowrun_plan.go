@@ -30,19 +30,19 @@ type runSeen struct {
 	Steps openworkflow.StepSummary
 	// Worker is the name of the pod that holds the run, when it is known.
 	Worker string
-	// Reports says that whoever holds the run or, once it has completed, did, is live and
+	// WorkerReports says that whoever holds the run or, once it has completed, did, is live and
 	// reports by itself.
-	Reports bool
-	// Lag is how long reports take at the moment: those of whoever holds the run or, as
+	WorkerReports bool
+	// ReportDelay is how long reports take at the moment: those of whoever holds the run or, as
 	// long as that is not known, of the slowest worker.
-	Lag time.Duration
+	ReportDelay time.Duration
 	// NoWorker says that nobody serves the run's workflow.
 	NoWorker string
 	// Refused is why the database cannot store the run.
 	Refused string
-	// Begun says that the row was inserted just now, and that a worker may have
+	// JustInserted says that the row was inserted just now, and that a worker may have
 	// claimed it already. Nobody looked.
-	Begun bool
+	JustInserted bool
 	// FirstReport is how long a worker may take to claim a run and report it.
 	FirstReport time.Duration
 	Now         time.Time
@@ -52,11 +52,11 @@ type runSeen struct {
 // one with the same idempotency key.
 func (s *runSeen) own() bool { return s.RunID == string(s.Run.UID) }
 
-// awaited is how much longer the worker that has begun or ended the run may take to
+// reportWait is how much longer the worker that has begun or ended the run may take to
 // report that. When it is 0 the manager reports, and overdue says that it had to.
-func (s *runSeen) awaited() (wait time.Duration, overdue bool) {
+func (s *runSeen) reportWait() (wait time.Duration, overdue bool) {
 	object := s.Row.Object()
-	if !s.Reports || object == nil || object.UID != string(s.Run.UID) || object.Generation != s.Run.Generation {
+	if !s.WorkerReports || object == nil || object.UID != string(s.Run.UID) || object.Generation != s.Run.Generation {
 		return 0, false
 	}
 	since := s.Row.StartedAt
@@ -66,16 +66,16 @@ func (s *runSeen) awaited() (wait time.Duration, overdue bool) {
 	if since == nil {
 		return 0, false
 	}
-	wait = since.Add(reportPatience + s.Lag).Sub(s.Now)
+	wait = since.Add(reportTimeout + s.ReportDelay).Sub(s.Now)
 	return max(wait, 0), wait <= 0
 }
 
-// firstAwaited is awaited for an object that nobody has reported yet.
-func (s *runSeen) firstAwaited() (wait time.Duration, overdue bool) {
+// firstReportWait is reportWait for an object that nobody has reported yet.
+func (s *runSeen) firstReportWait() (wait time.Duration, overdue bool) {
 	if s.Run.Status.RunID != "" {
 		return 0, false
 	}
-	return s.awaited()
+	return s.reportWait()
 }
 
 // runAction is the one thing to do next.
@@ -103,9 +103,9 @@ type runPlan struct {
 	Overdue bool
 	// RequeueAfter, when not zero, is when the next thing is due.
 	RequeueAfter time.Duration
-	// Await, when not zero, is how long to wait for the worker, which has yet to report
+	// ExpectReportWithin, when not zero, is how long to wait for the worker, which has yet to report
 	// the row.
-	Await time.Duration
+	ExpectReportWithin time.Duration
 }
 
 // planRun decides about a WorkflowRun.
@@ -115,17 +115,17 @@ func planRun(seen runSeen) runPlan {
 	case run.Status.State.Terminal():
 		return planEnded(seen)
 	case seen.Refused != "":
-		return report(rejectedStatus(seen, seen.Refused))
-	case seen.Begun:
-		return await(seen, seen.FirstReport+seen.Lag)
+		return statusPlan(rejectedStatus(seen, seen.Refused))
+	case seen.JustInserted:
+		return expectReport(seen, seen.FirstReport+seen.ReportDelay)
 	case seen.RunID == "":
 		return planNew(seen)
 	case !seen.Backend.Ready:
 		return runPlan{} // the run goes on when the database does; its status is the last that is known
 	case seen.Row == nil:
-		return report(missingStatus(seen))
+		return statusPlan(missingStatus(seen))
 	case seen.Row.Status.Terminal():
-		return planReport(seen)
+		return planProjection(seen)
 	}
 	wanted := ptr.Deref(run.Spec.Suspend, false)
 	switch {
@@ -136,26 +136,26 @@ func planRun(seen runSeen) runPlan {
 	case seen.own() && !wanted && seen.Row.SuspendedAt != nil:
 		return runPlan{Action: runResume}
 	default:
-		return planReport(seen)
+		return planProjection(seen)
 	}
 }
 
-// planReport shows the row, unless its worker is about to show it for the first time.
-func planReport(seen runSeen) runPlan {
-	wait, overdue := seen.firstAwaited()
+// planProjection shows the row, unless its worker is about to show it for the first time.
+func planProjection(seen runSeen) runPlan {
+	wait, overdue := seen.firstReportWait()
 	if wait > 0 {
-		return await(seen, wait)
+		return expectReport(seen, wait)
 	}
-	plan := report(runStatus(seen))
+	plan := statusPlan(runStatus(seen))
 	plan.Overdue = overdue
 	return plan
 }
 
-// await looks again: the worker may have died meanwhile. When reports take long because
+// expectReport looks again: the worker may have died meanwhile. When reports take long because
 // there are many, so do looks: there would be as many.
-func await(seen runSeen, wait time.Duration) runPlan {
+func expectReport(seen runSeen, wait time.Duration) runPlan {
 	const pause, longest = 5 * time.Second, 30 * time.Second
-	return runPlan{Await: min(wait, pause+seen.Lag, longest)}
+	return runPlan{ExpectReportWithin: min(wait, pause+seen.ReportDelay, longest)}
 }
 
 // planNew decides about a run that has no row yet.
@@ -165,14 +165,14 @@ func planNew(seen runSeen) runPlan {
 		return runPlan{}
 	}
 	if input := run.Spec.Input; input != nil && len(input.Raw) > maxInput {
-		return report(rejectedStatus(seen, fmt.Sprintf(
+		return statusPlan(rejectedStatus(seen, fmt.Sprintf(
 			"spec.input has %d bytes, the limit is %d: keep the data elsewhere and pass a reference to it", len(input.Raw), maxInput)))
 	}
 	switch {
 	case !seen.Backend.Known:
 		return runPlan{}
 	case !seen.Backend.Ready:
-		return report(waitingStatus(seen, backendMessage(backendName(run.Spec.BackendRef), seen.Backend)))
+		return statusPlan(waitingStatus(seen, backendMessage(backendName(run.Spec.BackendRef), seen.Backend)))
 	default:
 		return runPlan{Action: runMirror, NewRun: newRun(run, seen.Cluster)}
 	}
@@ -184,7 +184,7 @@ func planEnded(seen runSeen) runPlan {
 	run := seen.Run
 	plan := runPlan{}
 	if run.Status.ObservedGeneration != run.Generation {
-		plan = report(*run.Status.DeepCopy())
+		plan = statusPlan(*run.Status.DeepCopy())
 		plan.Status.ObservedGeneration = run.Generation
 	}
 	ttl := run.Spec.TTLSecondsAfterFinished
@@ -248,7 +248,7 @@ func newRun(run *v1alpha1.WorkflowRun, cluster string) store.NewRun {
 	return n
 }
 
-func report(status v1alpha1.WorkflowRunStatus) runPlan {
+func statusPlan(status v1alpha1.WorkflowRunStatus) runPlan {
 	return runPlan{Status: &status}
 }
 
@@ -257,14 +257,14 @@ func runStatus(seen runSeen) v1alpha1.WorkflowRunStatus {
 	status := projection.Status(seen.Row, seen.Steps, seen.Worker)
 	if seen.NoWorker != "" {
 		status.Message = seen.NoWorker
-		status.Conditions = projection.Conditions(status.State, v1alpha1.ReasonNoWorker, seen.NoWorker, seen.Row.AvailableAt.Add(patience))
+		status.Conditions = projection.Conditions(status.State, v1alpha1.ReasonNoWorker, seen.NoWorker, seen.Row.AvailableAt.Add(noWorkerAfter))
 	}
-	return keep(&seen.Run.Status, status)
+	return carryOver(&seen.Run.Status, status)
 }
 
-// keep carries over from the old status what a projection may not know, and the
+// carryOver carries over from the old status what a projection may not know, and the
 // time of each condition's last transition.
-func keep(old *v1alpha1.WorkflowRunStatus, status v1alpha1.WorkflowRunStatus) v1alpha1.WorkflowRunStatus {
+func carryOver(old *v1alpha1.WorkflowRunStatus, status v1alpha1.WorkflowRunStatus) v1alpha1.WorkflowRunStatus {
 	if status.Worker == "" {
 		status.Worker = old.Worker
 	}
@@ -284,7 +284,7 @@ func keep(old *v1alpha1.WorkflowRunStatus, status v1alpha1.WorkflowRunStatus) v1
 // waitingStatus is that of a run whose Backend cannot be used yet.
 func waitingStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
 	message = truncateText(message, 1000)
-	return keep(&seen.Run.Status, v1alpha1.WorkflowRunStatus{
+	return carryOver(&seen.Run.Status, v1alpha1.WorkflowRunStatus{
 		State:      v1alpha1.RunPending,
 		Message:    message,
 		Conditions: projection.Conditions(v1alpha1.RunPending, backendReason(seen.Backend), message, seen.Now),
@@ -294,7 +294,7 @@ func waitingStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
 // rejectedStatus is that of a run that can never be stored, so it never began.
 func rejectedStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
 	message = truncateText(message, 1000)
-	return keep(&seen.Run.Status, v1alpha1.WorkflowRunStatus{
+	return carryOver(&seen.Run.Status, v1alpha1.WorkflowRunStatus{
 		State:      v1alpha1.RunFailed,
 		FinishedAt: new(metav1.NewTime(seen.Now.UTC().Truncate(time.Second))),
 		Error:      &v1alpha1.RunError{Name: v1alpha1.ReasonInvalidInput, Message: message},
@@ -316,5 +316,5 @@ func missingStatus(seen runSeen) v1alpha1.WorkflowRunStatus {
 			status.Conditions = append(status.Conditions, c)
 		}
 	}
-	return keep(&seen.Run.Status, status)
+	return carryOver(&seen.Run.Status, status)
 }

@@ -16,16 +16,16 @@ import (
 	"github.com/openworkflow-operator/operator/internal/projection"
 )
 
-// written is what became of a status.
-type written string
+// writeOutcome is what became of a status.
+type writeOutcome string
 
 const (
-	statusUnchanged written = "unchanged"
-	statusWritten   written = "written"
+	statusUnchanged writeOutcome = "unchanged"
+	statusWritten   writeOutcome = "written"
 	// statusStale: the object already shows something later. Nothing to do.
-	statusStale written = "stale"
+	statusStale writeOutcome = "stale"
 	// statusGone: the object is deleted, or its name belongs to another by now.
-	statusGone written = "gone"
+	statusGone writeOutcome = "gone"
 )
 
 // runStatusWriter is the one way in which the manager writes the status of runs:
@@ -41,12 +41,12 @@ type runStatusWriter struct {
 
 // write makes the status of the object what it should be, unless the object as
 // it is known already shows that. An observedGeneration of 0 is left as it is.
-func (w *runStatusWriter) write(ctx context.Context, run *v1alpha1.WorkflowRun, status v1alpha1.WorkflowRunStatus) (written, error) {
+func (w *runStatusWriter) write(ctx context.Context, run *v1alpha1.WorkflowRun, status v1alpha1.WorkflowRunStatus) (writeOutcome, error) {
 	if sameStatus(&run.Status, &status) {
 		if status.ObservedGeneration == 0 || status.ObservedGeneration == run.Status.ObservedGeneration {
 			return statusUnchanged, nil
 		}
-		return w.observed(ctx, run)
+		return w.writeGeneration(ctx, run)
 	}
 	patch, err := projection.Patch(string(run.UID), status)
 	if err != nil {
@@ -59,9 +59,9 @@ func (w *runStatusWriter) write(ctx context.Context, run *v1alpha1.WorkflowRun, 
 	return outcome, err
 }
 
-// observed sets only observedGeneration. It follows a stale status, whose writer
+// writeGeneration sets only observedGeneration. It follows a stale status, whose writer
 // was not the manager and did not see the spec.
-func (w *runStatusWriter) observed(ctx context.Context, run *v1alpha1.WorkflowRun) (written, error) {
+func (w *runStatusWriter) writeGeneration(ctx context.Context, run *v1alpha1.WorkflowRun) (writeOutcome, error) {
 	patch, err := json.Marshal([]map[string]any{
 		{"op": "test", "path": "/metadata/uid", "value": run.UID},
 		{"op": "add", "path": "/status/observedGeneration", "value": run.Generation},
@@ -72,7 +72,7 @@ func (w *runStatusWriter) observed(ctx context.Context, run *v1alpha1.WorkflowRu
 	return w.send(ctx, run, patch)
 }
 
-func (w *runStatusWriter) send(ctx context.Context, run *v1alpha1.WorkflowRun, patch []byte) (written, error) {
+func (w *runStatusWriter) send(ctx context.Context, run *v1alpha1.WorkflowRun, patch []byte) (writeOutcome, error) {
 	// Only metadata comes back: the object may carry a megabyte of input.
 	target := &metav1.PartialObjectMetadata{}
 	target.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("WorkflowRun"))

@@ -325,7 +325,7 @@ func TestRun_EndsMadeByTheManagerAreTold(t *testing.T) {
 
 // OpenWorkflow's worker ends a child and wakes its parent in two statements; one that dies
 // between them leaves the parent asleep (R171).
-func TestRun_ParentThatWasNotWokenIsHealed(t *testing.T) {
+func TestRun_ParentThatWasNotWokenIsRescued(t *testing.T) {
 	w := newWorld(t)
 	w.start()
 	w.backend()
