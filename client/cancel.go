@@ -39,7 +39,7 @@ func (c *Client) Cancel(ctx context.Context, runID string, options ...CancelOpti
 	if status := statuses[runID]; status != openworkflow.RunCanceled {
 		return &cancelError{runID: runID, status: status}
 	}
-	c.ends.hint(ctx) // for those who await it
-	c.due.hint(ctx)  // for parents, which may go on
+	c.ends.notify(ctx) // for clients that wait for its result
+	c.due.notify(ctx)  // for its parent, which is due now
 	return nil
 }

@@ -52,16 +52,16 @@ type Client struct {
 	store     *store.Store
 	namespace string
 	tracer    *tracing.Tracer
-	outcomes  *awaiter
-	due, ends *hinter
-	starts    *creator
+	outcomes  *outcomePoller
+	due, ends *notifier
+	batcher   *startBatcher
 
-	// stop ends what the client has begun, which tasks waits for.
+	// stop ends the goroutines of the client; tasks waits for them.
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
 
 	mu     sync.Mutex
-	closed bool // nothing more is begun
+	closed bool // spawn starts no more goroutines
 }
 
 // Open connects to the database. It returns an error when there is none, or when its
@@ -95,16 +95,16 @@ func Open(ctx context.Context, config Config) (*Client, error) {
 	if c.namespace == "" {
 		c.namespace = store.DefaultNamespaceID
 	}
-	c.outcomes = newAwaiter(life, database, c.begin)
-	c.due = newHinter(life, database.Notify, c.begin)
-	c.ends = newHinter(life, database.NotifyEnds, c.begin)
-	c.starts = newCreator(database)
-	c.begin(func() { c.starts.group.Run(context.WithoutCancel(ctx)) })
+	c.outcomes = newOutcomePoller(life, database, c.spawn)
+	c.due = newNotifier(life, database.Notify, c.spawn)
+	c.ends = newNotifier(life, database.NotifyEnds, c.spawn)
+	c.batcher = newStartBatcher(database)
+	c.spawn(func() { c.batcher.group.Run(context.WithoutCancel(ctx)) })
 	return c, nil
 }
 
-// begin runs a task of the client's own, unless it is closed.
-func (c *Client) begin(task func()) {
+// spawn runs task on a goroutine that Close waits for, unless the client is closed.
+func (c *Client) spawn(task func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.closed {
@@ -123,11 +123,11 @@ func (c *Client) Close() {
 		return
 	}
 	c.stop()
-	c.starts.group.Stop()
+	c.batcher.group.Stop()
 	c.tasks.Wait()
 	c.store.Close()
 }
 
 // Wake tells the workers that there is something to do. Everything but StartTx does so
 // by itself. It is a hint: workers also look for themselves, every second.
-func (c *Client) Wake(ctx context.Context) { c.due.hint(ctx) }
+func (c *Client) Wake(ctx context.Context) { c.due.notify(ctx) }

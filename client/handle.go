@@ -44,7 +44,7 @@ func (h *Handle[Out]) Existed() bool { return h.existed }
 // at once: the Client looks for all of them together.
 func (h *Handle[Out]) Result(ctx context.Context) (Out, error) {
 	var out Out
-	outcome, err := h.client.outcomes.await(ctx, h.id)
+	outcome, err := h.client.outcomes.wait(ctx, h.id)
 	if err != nil {
 		return out, fmt.Errorf("await run %s: %w", h.id, err)
 	}

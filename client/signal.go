@@ -61,7 +61,7 @@ func (c *Client) SignalBatch(ctx context.Context, signals []Signal) (runIDs [][]
 	return recipients, nil
 }
 
-// send sends signals and wakes whoever received one.
+// send sends signals, and notifies workers when a run received one.
 func (c *Client) send(ctx context.Context, signals []store.Signal) (recipients [][]string, err error) {
 	spans := make([]tracing.Span, len(signals))
 	for i, signal := range signals {
@@ -77,7 +77,7 @@ func (c *Client) send(ctx context.Context, signals []store.Signal) (recipients [
 		span.End("", err)
 	}
 	if reached {
-		c.due.hint(ctx)
+		c.due.notify(ctx)
 	}
 	return recipients, err
 }

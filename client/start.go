@@ -16,8 +16,8 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// keyWindow is how long a run holds its idempotency key (R51).
-const keyWindow = 24 * time.Hour
+// idempotencyWindow is how long a run keeps its idempotency key (R51).
+const idempotencyWindow = 24 * time.Hour
 
 // StartOption changes how a run is started.
 type StartOption interface{ start(run *store.NewRun) error }
@@ -45,7 +45,7 @@ func (o KeyOption) start(run *store.NewRun) error {
 	if o == "" {
 		return errEmptyKey
 	}
-	run.IdempotencyKey, run.KeyWindow = new(string(o)), keyWindow
+	run.IdempotencyKey, run.KeyWindow = new(string(o)), idempotencyWindow
 	return nil
 }
 
@@ -106,11 +106,11 @@ func Deadline(t time.Time) StartOption {
 // When the error is ErrUnreachable the run may have been stored: repeat the call with
 // the same ID or IdempotencyKey.
 func Start[In, Out any](ctx context.Context, c *Client, w *workflow.Workflow[In, Out], in In, options ...StartOption) (*Handle[Out], error) {
-	ctx, run, err := begin(ctx, c, w, in, options)
+	ctx, run, err := prepare(ctx, c, w, in, options)
 	if err != nil {
 		return nil, err
 	}
-	created, err := c.starts.create(ctx, run)
+	created, err := c.batcher.create(ctx, run)
 	if err != nil {
 		return nil, run.failed(err)
 	}
@@ -132,7 +132,7 @@ func Start[In, Out any](ctx context.Context, c *Client, w *workflow.Workflow[In,
 func StartTx[In, Out any](
 	ctx context.Context, c *Client, tx pgx.Tx, w *workflow.Workflow[In, Out], in In, options ...StartOption,
 ) (*Handle[Out], error) {
-	ctx, run, err := begin(ctx, c, w, in, options)
+	ctx, run, err := prepare(ctx, c, w, in, options)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +169,7 @@ func StartBatch[In, Out any](
 	var rows []store.NewRun
 	var at []int // index in runs → index in results
 	for i, item := range items {
-		_, run, err := begin(ctx, c, w, item.Input, options, item.Options)
+		_, run, err := prepare(ctx, c, w, item.Input, options, item.Options)
 		if err != nil {
 			results[i].Err = err
 			continue
@@ -196,14 +196,15 @@ func StartBatch[In, Out any](
 // newRun is a run about to be created, and the span of its creation.
 type newRun struct {
 	store.NewRun
-	// unique says that the id was made for this run, and that it has no key.
+	// unique is true when the id was generated for this run and it has no key, so that
+	// its creation cannot conflict with another.
 	unique bool
 	span   tracing.Span
 }
 
-// begin returns the run that a start asks for. Its creation has to end with failed or
-// started.
-func begin[In, Out any](
+// prepare builds the run that the arguments describe and starts its span. The caller ends
+// the span with failed or started.
+func prepare[In, Out any](
 	ctx context.Context, c *Client, w *workflow.Workflow[In, Out], in In, options ...[]StartOption,
 ) (context.Context, newRun, error) {
 	id := openworkflow.NewID()
@@ -229,13 +230,13 @@ func begin[In, Out any](
 	return ctx, run, nil
 }
 
-// failed ends the creation of a run that was not created.
+// failed ends the span of a run that was not created, and returns the error for the caller.
 func (r newRun) failed(err error) error {
 	r.span.End("", err)
 	return startError(r.WorkflowName, err)
 }
 
-// started ends the creation of a run.
+// started ends the span of a run that was created.
 func (r newRun) started(created store.Created) store.Created {
 	r.span.SetRun(created.RunID)
 	r.span.End("", nil)

@@ -60,7 +60,7 @@ func Run(ctx context.Context, config Config, workflows ...workflow.Definition) e
 	if config.Grace <= 0 {
 		config.Grace = 20 * time.Second
 	}
-	defer collectLess()()
+	defer delayGC()()
 	health, err := serveHealth(ctx, config)
 	if err != nil {
 		return err

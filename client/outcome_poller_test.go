@@ -19,7 +19,7 @@ type fakeOutcomes struct {
 	outcomes map[string]store.Outcome
 	err      error
 	wake     func()
-	looks    []int // how many runs each statement asked for
+	polls    []int // how many runs each statement asked for
 }
 
 func (f *fakeOutcomes) Outcomes(ctx context.Context, ids []string) (map[string]store.Outcome, error) {
@@ -30,7 +30,7 @@ func (f *fakeOutcomes) Outcomes(ctx context.Context, ids []string) (map[string]s
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.looks = append(f.looks, len(ids))
+	f.polls = append(f.polls, len(ids))
 	if f.err != nil {
 		return nil, f.err
 	}
@@ -67,43 +67,43 @@ func (f *fakeOutcomes) fail(err error) {
 	f.err = err
 }
 
-// statements returns how many there were since the last call, and forgets them.
+// statements returns the number of statements since the last call.
 func (f *fakeOutcomes) statements() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n := len(f.looks)
-	f.looks = nil
+	n := len(f.polls)
+	f.polls = nil
 	return n
 }
 
-// inBubble runs a test of an awaiter with a clock of its own. The bubble fails the test
-// when a goroutine is left over.
-func inBubble(t *testing.T, test func(t *testing.T, w *awaiter, f *fakeOutcomes)) {
+// inBubble runs a test of an outcomePoller with a fake clock. The bubble fails the test when
+// a goroutine is left over.
+func inBubble(t *testing.T, test func(t *testing.T, p *outcomePoller, f *fakeOutcomes)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		life, stop := context.WithCancel(t.Context())
 		var tasks sync.WaitGroup
 		f := &fakeOutcomes{outcomes: map[string]store.Outcome{}}
-		w := newAwaiter(life, f, tasks.Go)
-		test(t, w, f)
+		p := newOutcomePoller(life, f, tasks.Go)
+		test(t, p, f)
 		stop()
 		tasks.Wait()
-		if len(w.awaited) != 0 {
-			t.Errorf("%d runs are still awaited", len(w.awaited))
+		if len(p.runs) != 0 {
+			t.Errorf("%d runs are still awaited", len(p.runs))
 		}
 	})
 }
 
-func TestAwait_ThousandsShareAFewStatements(t *testing.T) {
+func TestWait_ThousandsShareAFewStatements(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *awaiter, f *fakeOutcomes) {
+	inBubble(t, func(t *testing.T, p *outcomePoller, f *fakeOutcomes) {
 		const runs = 5000
 		var ended atomic.Int64
 		var wg sync.WaitGroup
 		for i := range runs {
 			wg.Go(func() {
-				if _, err := w.await(t.Context(), fmt.Sprint(i)); err != nil {
-					t.Errorf("await: %v", err)
+				if _, err := p.wait(t.Context(), fmt.Sprint(i)); err != nil {
+					t.Errorf("wait: %v", err)
 				}
 				ended.Add(1)
 			})
@@ -127,28 +127,28 @@ func TestAwait_ThousandsShareAFewStatements(t *testing.T) {
 	})
 }
 
-func TestAwait_LooksAtANewRunAtOnce_AndOnlyAtThat(t *testing.T) {
+func TestWait_PollsANewRunAtOnce_AndOnlyThatOne(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *awaiter, f *fakeOutcomes) {
+	inBubble(t, func(t *testing.T, p *outcomePoller, f *fakeOutcomes) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		for i := range 100 {
-			wg.Go(func() { _, _ = w.await(ctx, fmt.Sprint("open-", i)) })
+			wg.Go(func() { _, _ = p.wait(ctx, fmt.Sprint("open-", i)) })
 		}
 		synctest.Wait()
 		time.Sleep(100 * time.Millisecond)
 		f.statements()
 		f.end("done", false)
 		began := time.Now()
-		if o, err := w.await(t.Context(), "done"); err != nil || o.Status != "completed" {
+		if o, err := p.wait(t.Context(), "done"); err != nil || o.Status != "completed" {
 			t.Errorf("%+v, %v", o, err)
 		}
 		if took := time.Since(began); took > 10*time.Millisecond {
 			t.Errorf("took %v", took)
 		}
 		f.mu.Lock()
-		if len(f.looks) != 1 || f.looks[0] != 1 {
-			t.Errorf("statements asked for %v runs, want 1", f.looks)
+		if len(f.polls) != 1 || f.polls[0] != 1 {
+			t.Errorf("statements asked for %v runs, want 1", f.polls)
 		}
 		f.mu.Unlock()
 		cancel()
@@ -156,12 +156,12 @@ func TestAwait_LooksAtANewRunAtOnce_AndOnlyAtThat(t *testing.T) {
 	})
 }
 
-func TestAwait_NeedsNoNotification(t *testing.T) {
+func TestWait_NeedsNoNotification(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *awaiter, f *fakeOutcomes) {
+	inBubble(t, func(t *testing.T, p *outcomePoller, f *fakeOutcomes) {
 		time.AfterFunc(10*time.Second+300*time.Millisecond, func() { f.end("x", false) })
 		began := time.Now()
-		if _, err := w.await(t.Context(), "x"); err != nil {
+		if _, err := p.wait(t.Context(), "x"); err != nil {
 			t.Error(err)
 		}
 		if took := time.Since(began); took > 12*time.Second {
@@ -170,9 +170,9 @@ func TestAwait_NeedsNoNotification(t *testing.T) {
 	})
 }
 
-func TestAwait_ManyMayAwaitOneRun(t *testing.T) {
+func TestWait_ManyMayWaitForOneRun(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *awaiter, f *fakeOutcomes) {
+	inBubble(t, func(t *testing.T, p *outcomePoller, f *fakeOutcomes) {
 		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		var wg sync.WaitGroup
@@ -182,7 +182,7 @@ func TestAwait_ManyMayAwaitOneRun(t *testing.T) {
 				if i < 5 {
 					ctx, want = impatient, context.DeadlineExceeded
 				}
-				if _, err := w.await(ctx, "x"); !errors.Is(err, want) {
+				if _, err := p.wait(ctx, "x"); !errors.Is(err, want) {
 					t.Errorf("%v, want %v", err, want)
 				}
 			})
@@ -193,30 +193,30 @@ func TestAwait_ManyMayAwaitOneRun(t *testing.T) {
 	})
 }
 
-func TestAwait_P6_TroubleWithTheDatabaseIsWaitedOut(t *testing.T) {
+func TestWait_P6_OutlastsAnOutageOfTheDatabase(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *awaiter, f *fakeOutcomes) {
+	inBubble(t, func(t *testing.T, p *outcomePoller, f *fakeOutcomes) {
 		f.fail(store.ErrUnreachable)
 		soon, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := w.await(soon, "x"); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, store.ErrUnreachable) {
+		if _, err := p.wait(soon, "x"); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, store.ErrUnreachable) {
 			t.Errorf("%v, want it to say why it took so long", err)
 		}
 		time.AfterFunc(time.Minute, func() {
 			f.end("x", false)
 			f.fail(nil)
 		})
-		if _, err := w.await(t.Context(), "x"); err != nil {
+		if _, err := p.wait(t.Context(), "x"); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-func TestAwait_AsksNothingWhileNobodyWaits(t *testing.T) {
+func TestWait_NoStatementsWhileNobodyWaits(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *awaiter, f *fakeOutcomes) {
+	inBubble(t, func(t *testing.T, p *outcomePoller, f *fakeOutcomes) {
 		f.end("x", false)
-		if _, err := w.await(t.Context(), "x"); err != nil {
+		if _, err := p.wait(t.Context(), "x"); err != nil {
 			t.Error(err)
 		}
 		f.statements()
@@ -227,37 +227,37 @@ func TestAwait_AsksNothingWhileNobodyWaits(t *testing.T) {
 	})
 }
 
-func TestAwait_EndsWithTheClient(t *testing.T) {
+func TestWait_EndsWithTheClient(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		life, stop := context.WithCancel(t.Context())
 		var tasks sync.WaitGroup
-		w := newAwaiter(life, &fakeOutcomes{}, tasks.Go)
+		p := newOutcomePoller(life, &fakeOutcomes{}, tasks.Go)
 		time.AfterFunc(time.Second, stop)
-		if _, err := w.await(t.Context(), "x"); !errors.Is(err, ErrClosed) {
+		if _, err := p.wait(t.Context(), "x"); !errors.Is(err, ErrClosed) {
 			t.Errorf("%v, want ErrClosed", err)
 		}
 		tasks.Wait()
 	})
 }
 
-func TestHint_ConcurrentOnesShareANotification(t *testing.T) {
+func TestNotify_ConcurrentCallsShareANotification(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var sent atomic.Int64
 		var tasks, hints sync.WaitGroup
-		h := newHinter(t.Context(), func(context.Context) error {
+		n := newNotifier(t.Context(), func(context.Context) error {
 			time.Sleep(time.Millisecond)
 			sent.Add(1)
-			return errors.New("lost, and nobody minds")
+			return errors.New("lost")
 		}, tasks.Go)
-		hints.Go(func() { h.hint(t.Context()) })
-		synctest.Wait() // one is under way
+		hints.Go(func() { n.notify(t.Context()) })
+		synctest.Wait() // one is being sent
 		for range 1000 {
 			hints.Go(func() {
-				h.hint(t.Context())
-				if sent.Load() < 2 { // the one under way began before
-					t.Error("hint returned before its notification was sent")
+				n.notify(t.Context())
+				if sent.Load() < 2 { // the first one started before this call
+					t.Error("notify returned before its notification was sent")
 				}
 			})
 		}
@@ -269,24 +269,24 @@ func TestHint_ConcurrentOnesShareANotification(t *testing.T) {
 	})
 }
 
-func TestHint_WaitsNoLongerThanItMay(t *testing.T) {
+func TestNotify_ReturnsWhenItsContextEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		life, stop := context.WithCancel(t.Context())
 		var tasks sync.WaitGroup
-		h := newHinter(life, func(ctx context.Context) error {
+		n := newNotifier(life, func(ctx context.Context) error {
 			<-ctx.Done()
 			return ctx.Err()
 		}, tasks.Go)
 		soon, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		began := time.Now()
-		h.hint(soon)
+		n.notify(soon)
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("took %v", took)
 		}
 		stop()
-		h.hint(t.Context()) // of a client that is closed
+		n.notify(t.Context()) // of a client that is closed
 		tasks.Wait()
 	})
 }
