@@ -29,15 +29,15 @@ func (f *Future[T]) Await() (T, error) {
 	return f.decode(f.name, output)
 }
 
-func (f *Future[T]) pending() (durable.Future, error) { return f.future, f.err }
+func (f *Future[T]) durableFuture() (durable.Future, error) { return f.future, f.err }
 
 // Pending is a [*Future] of any type.
 type Pending interface {
-	pending() (durable.Future, error)
+	durableFuture() (durable.Future, error)
 }
 
 // start begins a step.
-func start[T any](ctx context.Context, name string, step durable.Step, decode func(string, json.RawMessage) (T, error)) *Future[T] {
+func startStep[T any](ctx context.Context, name string, step durable.Step, decode func(string, json.RawMessage) (T, error)) *Future[T] {
 	f := &Future[T]{name: name, decode: decode}
 	execution, err := executionOf(ctx, name)
 	if err != nil {
@@ -61,18 +61,18 @@ func Select(ctx context.Context, name string, futures ...Pending) (index int, er
 	if err != nil {
 		return 0, err
 	}
-	pending, err := pendingOf(futures)
+	pending, err := durableFutures(futures)
 	if err != nil {
 		return 0, err
 	}
 	return execution.Select(name, pending)
 }
 
-func pendingOf(futures []Pending) ([]durable.Future, error) {
+func durableFutures(futures []Pending) ([]durable.Future, error) {
 	pending := make([]durable.Future, len(futures))
 	for i, f := range futures {
 		var err error
-		if pending[i], err = f.pending(); err != nil {
+		if pending[i], err = f.durableFuture(); err != nil {
 			return nil, err
 		}
 	}

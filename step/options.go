@@ -53,7 +53,7 @@ func (o NameOption) signalSend(s *durable.SignalSend)     { s.Name = string(o) }
 type TimeoutOption struct{ at func(now time.Time) time.Time }
 
 // Timeout sets how long to wait, from the first execution of the call on.
-func Timeout(d time.Duration) TimeoutOption { return TimeoutOption{at: after(d)} }
+func Timeout(d time.Duration) TimeoutOption { return TimeoutOption{at: durationFromNow(d)} }
 
 // TimeoutAt sets until when to wait.
 func TimeoutAt(t time.Time) TimeoutOption {

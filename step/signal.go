@@ -34,11 +34,11 @@ func WaitForSignal[T any](ctx context.Context, signal string, options ...SignalO
 // GoWaitForSignal begins WaitForSignal without waiting. The signal can be delivered as
 // soon as the next function step has begun, or the workflow waits for anything.
 func GoWaitForSignal[T any](ctx context.Context, signal string, options ...SignalOption) *Future[Signal[T]] {
-	call := durable.SignalWaitStep{Name: signal, Signal: signal, Timeout: aYear}
+	call := durable.SignalWaitStep{Name: signal, Signal: signal, Timeout: defaultTimeout}
 	for _, option := range options {
 		option.signalWait(&call)
 	}
-	return start(ctx, call.Name, call, decodeSignal[T])
+	return startStep(ctx, call.Name, call, decodeSignal[T])
 }
 
 // decodeSignal decodes the output of a wait (R26).

@@ -76,7 +76,7 @@ func Run[T any](ctx context.Context, name string, fn func(ctx context.Context) (
 	if err != nil {
 		return none, err
 	}
-	output, err := execution.Run(ctx, function(name, fn, options))
+	output, err := execution.Run(ctx, functionStep(name, fn, options))
 	if err != nil {
 		return none, err
 	}
@@ -87,11 +87,11 @@ func Run[T any](ctx context.Context, name string, fn func(ctx context.Context) (
 // own, at once, while the workflow goes on. A workflow that returns while fn is running
 // ends once fn has returned; retries are not waited for, so await what matters.
 func Go[T any](ctx context.Context, name string, fn func(ctx context.Context) (T, error), options ...Option) *Future[T] {
-	return start(ctx, name, function(name, fn, options), decode[T])
+	return startStep(ctx, name, functionStep(name, fn, options), decode[T])
 }
 
 // function makes a step of a call of Run or Go.
-func function[T any](name string, fn func(ctx context.Context) (T, error), options []Option) durable.FunctionStep {
+func functionStep[T any](name string, fn func(ctx context.Context) (T, error), options []Option) durable.FunctionStep {
 	call := durable.FunctionStep{
 		Name:  name,
 		Retry: openworkflow.DefaultStepPolicy,
@@ -129,25 +129,25 @@ func SleepUntil(ctx context.Context, name string, t time.Time) error {
 
 // GoSleep begins Sleep without waiting: a timer, to select from beside other futures.
 func GoSleep(ctx context.Context, name string, d time.Duration) *Future[struct{}] {
-	return sleep(ctx, name, after(d))
+	return startSleep(ctx, name, durationFromNow(d))
 }
 
 // GoSleepUntil begins SleepUntil without waiting.
 func GoSleepUntil(ctx context.Context, name string, t time.Time) *Future[struct{}] {
-	return sleep(ctx, name, func(time.Time) time.Time { return t })
+	return startSleep(ctx, name, func(time.Time) time.Time { return t })
 }
 
-func sleep(ctx context.Context, name string, until func(now time.Time) time.Time) *Future[struct{}] {
-	return start(ctx, name, durable.SleepStep{Name: name, Until: until},
+func startSleep(ctx context.Context, name string, until func(now time.Time) time.Time) *Future[struct{}] {
+	return startStep(ctx, name, durable.SleepStep{Name: name, Until: until},
 		func(string, json.RawMessage) (struct{}, error) { return struct{}{}, nil })
 }
 
-func after(d time.Duration) func(now time.Time) time.Time {
+func durationFromNow(d time.Duration) func(now time.Time) time.Time {
 	return func(now time.Time) time.Time { return now.Add(d) }
 }
 
 // aYear is the default timeout of those who wait for others (R34).
-func aYear(now time.Time) time.Time { return now.AddDate(1, 0, 0) }
+func defaultTimeout(now time.Time) time.Time { return now.AddDate(1, 0, 0) }
 
 // decode decodes the stored output of a step.
 func decode[T any](name string, output json.RawMessage) (T, error) {

@@ -25,7 +25,7 @@ func RunWorkflow[In, Out any](ctx context.Context, w *workflow.Workflow[In, Out]
 
 // GoWorkflow begins RunWorkflow without waiting for the child's end.
 func GoWorkflow[In, Out any](ctx context.Context, w *workflow.Workflow[In, Out], in In, options ...WorkflowOption) *Future[Out] {
-	call := durable.WorkflowStep{Name: w.Name(), Workflow: w.Durable().Definition, Timeout: aYear}
+	call := durable.WorkflowStep{Name: w.Name(), Workflow: w.Durable().Definition, Timeout: defaultTimeout}
 	for _, option := range options {
 		option.workflow(&call)
 	}
@@ -33,5 +33,5 @@ func GoWorkflow[In, Out any](ctx context.Context, w *workflow.Workflow[In, Out],
 	if call.Input, err = json.Marshal(in); err != nil {
 		return &Future[Out]{err: fmt.Errorf("step %q: encode the input: %w", call.Name, err)}
 	}
-	return start(ctx, call.Name, call, decode[Out])
+	return startStep(ctx, call.Name, call, decode[Out])
 }

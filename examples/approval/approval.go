@@ -40,9 +40,9 @@ type Office interface {
 }
 
 const (
-	free     = 100_00         // orders below this amount need no approval
-	patience = 48 * time.Hour // how long an answer may take
-	nudge    = 24 * time.Hour // when the approver is reminded
+	approvalLimit = 100_00         // orders below this amount need no approval
+	answerTimeout = 48 * time.Hour // how long an answer may take
+	reminderDelay = 24 * time.Hour // when the approver is reminded
 )
 
 // approvalSignal is the name of the signal with the answer for an order.
@@ -54,7 +54,7 @@ func approvalSignal(orderID string) string { return "approval:" + orderID }
 func Approval(office Office) *workflow.Workflow[Order, Decision] {
 	return workflow.Define("approval", func(ctx context.Context, order Order) (Decision, error) {
 		decision := Decision{OrderID: order.OrderID}
-		if order.AmountCents >= free {
+		if order.AmountCents >= approvalLimit {
 			answer, received, err := ask(ctx, office, order)
 			decision.By = answer.By
 			switch {
@@ -80,14 +80,14 @@ func Approval(office Office) *workflow.Workflow[Order, Decision] {
 func ask(ctx context.Context, office Office, order Order) (answer Answer, received bool, err error) {
 	// Signals are not kept for those who wait later, so the wait begins before anybody
 	// can answer.
-	waiting := step.GoWaitForSignal[Answer](ctx, approvalSignal(order.OrderID), step.Timeout(patience))
+	waiting := step.GoWaitForSignal[Answer](ctx, approvalSignal(order.OrderID), step.Timeout(answerTimeout))
 	err = do(ctx, "ask", func(ctx context.Context, key string) error {
 		return office.Ask(ctx, key, order, false)
 	})
 	if err != nil {
 		return answer, false, err
 	}
-	first, err := step.Select(ctx, "answer or reminder", waiting, step.GoSleep(ctx, "a day", nudge))
+	first, err := step.Select(ctx, "answer or reminder", waiting, step.GoSleep(ctx, "a day", reminderDelay))
 	if err != nil {
 		return answer, false, err
 	}

@@ -34,15 +34,15 @@ type Agency interface {
 func Booking(agency Agency) *workflow.Workflow[Trip, Itinerary] {
 	return workflow.Define("booking", func(ctx context.Context, trip Trip) (Itinerary, error) {
 		itinerary := Itinerary{}
-		var begun []string
+		var attempted []string
 		for _, what := range []string{"flight", "hotel", "car"} {
 			// A booking that fails for good may have happened all the same, when only the
 			// answer was lost. So it is canceled as well.
-			begun = append(begun, what)
+			attempted = append(attempted, what)
 			number, err := book(ctx, agency, what, trip)
 			if err != nil {
 				err = fmt.Errorf("no %s for %s in %s: %w", what, trip.Traveler, trip.City, err)
-				return nil, errors.Join(err, cancelAll(ctx, agency, begun))
+				return nil, errors.Join(err, cancelAll(ctx, agency, attempted))
 			}
 			itinerary[what] = number
 		}
@@ -56,11 +56,11 @@ func book(ctx context.Context, agency Agency, what string, trip Trip) (string, e
 	}, step.Retry(workflow.RetryPolicy{MaximumAttempts: 4}))
 }
 
-// cancelAll takes back what was begun. Nobody wants to pay for half a trip, so it tries
+// cancelAll takes back what was attempted. Nobody wants to pay for half a trip, so it tries
 // for as long as it takes.
-func cancelAll(ctx context.Context, agency Agency, begun []string) error {
+func cancelAll(ctx context.Context, agency Agency, attempted []string) error {
 	var failures []error
-	for _, what := range slices.Backward(begun) {
+	for _, what := range slices.Backward(attempted) {
 		_, err := step.Run(ctx, "cancel-"+what, func(ctx context.Context) (any, error) {
 			return nil, agency.Cancel(ctx, what, key(ctx, what))
 		}, step.Retry(workflow.RetryPolicy{MaximumAttempts: workflow.Unlimited, MaximumInterval: time.Hour}))

@@ -24,8 +24,8 @@ func (madeUp) Submit(_ context.Context, key string, _ Video) (string, error) {
 }
 
 func (f madeUp) State(_ context.Context, job string) (State, error) {
-	begun, _, _ := strings.Cut(job, "-")
-	seconds, err := strconv.ParseInt(begun, 10, 64)
+	started, _, _ := strings.Cut(job, "-")
+	seconds, err := strconv.ParseInt(started, 10, 64)
 	if err != nil {
 		return State{}, fmt.Errorf("there is no job %q", job)
 	}

@@ -40,7 +40,7 @@ type Farm interface {
 
 const (
 	firstDelay = 10 * time.Second
-	lastDelay  = 10 * time.Minute
+	maxDelay   = 10 * time.Minute
 	maxPolls   = 200 // a day and a half, and well below the step limit of a run
 )
 
@@ -73,7 +73,7 @@ func Rendering(farm Farm) *workflow.Workflow[Video, Film] {
 			if err := step.Sleep(ctx, "wait", delay); err != nil {
 				return Film{}, err
 			}
-			delay = min(2*delay, lastDelay)
+			delay = min(2*delay, maxDelay)
 		}
 		return Film{}, fmt.Errorf("the farm has not rendered %q after %d questions", video.Title, maxPolls)
 	})

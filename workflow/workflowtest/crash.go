@@ -21,34 +21,34 @@ import (
 // same each time, or a step that cannot be executed twice.
 func CrashEverywhere(t TB, scenario func(env *Env), workflows ...workflow.Definition) {
 	t.Helper()
-	undisturbed, _ := strikeAt(t, faults.None, 0, scenario, workflows)
+	baseline, _ := runScenario(t, faults.None, 0, scenario, workflows)
 	for _, strike := range []faults.Strike{faults.Before, faults.After} {
 		for n := 1; ; n++ {
-			outcomes, write := strikeAt(t, strike, n, scenario, workflows)
+			outcomes, write := runScenario(t, strike, n, scenario, workflows)
 			if write == "" {
 				break
 			}
-			if len(outcomes) != len(undisturbed) {
+			if len(outcomes) != len(baseline) {
 				t.Fatalf("workflowtest: %d runs were started undisturbed, and %d with a crash %s write %d (%s)",
-					len(undisturbed), len(outcomes), strike, n, write)
+					len(baseline), len(outcomes), strike, n, write)
 			}
 			for i, outcome := range outcomes {
-				if outcome != undisturbed[i] {
-					t.Errorf("workflowtest: with a crash %s write %d (%s), %s\nundisturbed, %s", strike, n, write, outcome, undisturbed[i])
+				if outcome != baseline[i] {
+					t.Errorf("workflowtest: with a crash %s write %d (%s), %s\nundisturbed, %s", strike, n, write, outcome, baseline[i])
 				}
 			}
 		}
 	}
 }
 
-// strikeAt executes the scenario with a crash at one write. It returns how the runs
-// that were started have ended, and which write it was, "" when there was none.
-func strikeAt(t TB, strike faults.Strike, at int, scenario func(env *Env), workflows []workflow.Definition) (outcomes []string, write string) {
+// runScenario executes the scenario with a crash at write number at. It returns how the
+// started runs ended, and a description of that write, "" when there were fewer writes.
+func runScenario(t TB, strike faults.Strike, at int, scenario func(env *Env), workflows []workflow.Definition) (outcomes []string, write string) {
 	t.Helper()
 	var mu sync.Mutex
 	seen := 0
-	disturbed := &disturbance{TB: t}
-	env, stop := newEnv(disturbed, func(w faults.Write) faults.Strike {
+	labeled := &labeledTB{TB: t}
+	env, stop := newEnv(labeled, func(w faults.Write) faults.Strike {
 		if w.Claim && strike != faults.After {
 			return faults.None
 		}
@@ -58,13 +58,13 @@ func strikeAt(t TB, strike faults.Strike, at int, scenario func(env *Env), workf
 			return faults.None
 		}
 		write = w.String()
-		disturbed.set(fmt.Sprintf("with a crash %s write %d (%s): ", strike, at, write))
+		labeled.setLabel(fmt.Sprintf("with a crash %s write %d (%s): ", strike, at, write))
 		return strike
 	}, workflows)
 	defer stop()
 	scenario(env)
 	for _, id := range env.started {
-		env.wait(id)
+		env.awaitEnd(id)
 		run := env.run(id)
 		outcome := fmt.Sprintf("run of %s is %s", run.WorkflowName, run.Status)
 		switch run.Status {
@@ -82,42 +82,42 @@ func strikeAt(t TB, strike faults.Strike, at int, scenario func(env *Env), workf
 	return outcomes, write
 }
 
-// disturbance is a test that says in its messages which crash there was.
-type disturbance struct {
+// labeledTB is a TB that prefixes its messages with the crash that was simulated.
+type labeledTB struct {
 	TB
 	mu    sync.Mutex
-	where string
+	label string
 }
 
-func (d *disturbance) set(where string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.where = where
+func (l *labeledTB) setLabel(label string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.label = label
 }
 
-// Deadline implements the method of testing.T that says how long a test may last.
-func (d *disturbance) Deadline() (time.Time, bool) {
-	if t, ok := d.TB.(interface{ Deadline() (time.Time, bool) }); ok {
+// Deadline passes on the deadline of the test, if it has one.
+func (l *labeledTB) Deadline() (time.Time, bool) {
+	if t, ok := l.TB.(interface{ Deadline() (time.Time, bool) }); ok {
 		return t.Deadline()
 	}
 	return time.Time{}, false
 }
 
-func (d *disturbance) prefix() string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.where
+func (l *labeledTB) currentLabel() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.label
 }
 
-// Logf keeps the worker's log of so many executions out of the test's.
-func (d *disturbance) Logf(string, ...any) {}
+// Logf drops the worker's log: there are two executions for each write.
+func (l *labeledTB) Logf(string, ...any) {}
 
-func (d *disturbance) Errorf(format string, args ...any) {
-	d.Helper()
-	d.TB.Errorf("%s%s", d.prefix(), fmt.Sprintf(format, args...))
+func (l *labeledTB) Errorf(format string, args ...any) {
+	l.Helper()
+	l.TB.Errorf("%s%s", l.currentLabel(), fmt.Sprintf(format, args...))
 }
 
-func (d *disturbance) Fatalf(format string, args ...any) {
-	d.Helper()
-	d.TB.Fatalf("%s%s", d.prefix(), fmt.Sprintf(format, args...))
+func (l *labeledTB) Fatalf(format string, args ...any) {
+	l.Helper()
+	l.TB.Fatalf("%s%s", l.currentLabel(), fmt.Sprintf(format, args...))
 }

@@ -31,42 +31,42 @@ type TB interface {
 // Env is a worker, and a store in memory with a clock of its own. Make one with New
 // for each test.
 type Env struct {
-	t      TB
-	store  *memstore.Store
-	faults *faults.Store
-	begun  time.Time
+	t         TB
+	store     *memstore.Store
+	faults    *faults.Store
+	startedAt time.Time
 
-	// drive is held by the goroutine that lets time pass.
-	drive sync.Mutex
+	// advance is held by the goroutine that advances the clock.
+	advance sync.Mutex
 
-	mu       sync.Mutex
-	closed   bool
-	mocks    map[string]func(ctx context.Context) (json.RawMessage, error)
-	failures map[string][]error
-	crashes  map[crash]int
-	strike   func(faults.Write) faults.Strike
-	signals  []*injection
-	started  []string
+	mu        sync.Mutex
+	closed    bool
+	mocks     map[string]func(ctx context.Context) (json.RawMessage, error)
+	failures  map[string][]error
+	crashes   map[crashPoint]int
+	crashHook func(faults.Write) faults.Strike
+	signals   []*queuedSignal
+	started   []string
 }
 
-// crash is a step at whose completion a worker dies.
-type crash struct {
+// crashPoint is a step at whose completion the worker dies.
+type crashPoint struct {
 	step   string
 	strike faults.Strike
 }
 
-// injection is a signal that the test sends.
-type injection struct {
+// queuedSignal is a signal that the test will send.
+type queuedSignal struct {
 	store.Signal
-	at time.Time // zero: when it is waited for
+	at time.Time // zero: once a run waits for it
 }
 
-// The worker looks for cancellations every third of this; leases last longer than any
-// test, so that a machine that is busy takes nothing from it.
+// The worker checks for cancellations every third of heartbeat. Leases last longer than any
+// test, so that a slow machine loses none.
 const (
-	beat     = 3 * time.Second
-	lease    = 24 * time.Hour
-	parallel = 100
+	heartbeat = 3 * time.Second
+	lease     = 24 * time.Hour
+	parallel  = 100
 )
 
 // New returns an environment that serves the workflows. To fake a child workflow,
@@ -79,14 +79,14 @@ func New(t TB, workflows ...workflow.Definition) *Env {
 	return env
 }
 
-func newEnv(t TB, strike func(faults.Write) faults.Strike, workflows []workflow.Definition) (env *Env, stop func()) {
+func newEnv(t TB, crashHook func(faults.Write) faults.Strike, workflows []workflow.Definition) (env *Env, stop func()) {
 	t.Helper()
 	env = &Env{
-		t:        t,
-		mocks:    map[string]func(context.Context) (json.RawMessage, error){},
-		failures: map[string][]error{},
-		crashes:  map[crash]int{},
-		strike:   strike,
+		t:         t,
+		mocks:     map[string]func(context.Context) (json.RawMessage, error){},
+		failures:  map[string][]error{},
+		crashes:   map[crashPoint]int{},
+		crashHook: crashHook,
 	}
 	var served []openworkflow.Definition
 	definitions := make([]durable.Definition, len(workflows))
@@ -95,14 +95,14 @@ func newEnv(t TB, strike func(faults.Write) faults.Strike, workflows []workflow.
 		served = append(served, definitions[i].Definition)
 	}
 	env.store = memstore.New(served...)
-	env.begun = env.store.Now()
-	env.faults = faults.New(longLeases{env.store}, env.judge)
+	env.startedAt = env.store.Now()
+	env.faults = faults.New(longLeases{env.store}, env.decideCrash)
 	for i, d := range definitions {
 		definitions[i] = env.faults.Intercept(d, env.call)
 	}
 	r, err := runner.New(env.faults, definitions, runner.Options{
 		Concurrency: parallel,
-		Lease:       beat,
+		Lease:       heartbeat,
 		Logger:      slog.New(slog.NewTextHandler(logWriter{env}, nil)),
 	})
 	if err != nil {
@@ -166,17 +166,17 @@ func (env *Env) Now() time.Time { return env.store.Now() }
 // other, to one wait each.
 func (env *Env) Signal(signal string, data any) {
 	env.t.Helper()
-	env.inject(time.Time{}, signal, data)
+	env.queueSignal(time.Time{}, signal, data)
 }
 
 // SignalAfter sends a signal when the environment's time has advanced by d since New. A
 // signal that nobody waits for then is lost, as it would be in production.
 func (env *Env) SignalAfter(d time.Duration, signal string, data any) {
 	env.t.Helper()
-	env.inject(env.begun.Add(d), signal, data)
+	env.queueSignal(env.startedAt.Add(d), signal, data)
 }
 
-func (env *Env) inject(at time.Time, signal string, data any) {
+func (env *Env) queueSignal(at time.Time, signal string, data any) {
 	env.t.Helper()
 	encoded, err := json.Marshal(data)
 	if err != nil {
@@ -184,7 +184,7 @@ func (env *Env) inject(at time.Time, signal string, data any) {
 	}
 	env.mu.Lock()
 	defer env.mu.Unlock()
-	env.signals = append(env.signals, &injection{Signal: store.Signal{Name: signal, Data: encoded}, at: at})
+	env.signals = append(env.signals, &queuedSignal{Signal: store.Signal{Name: signal, Data: encoded}, at: at})
 }
 
 // MockStep calls fn instead of the function of each step with this durable name, in
@@ -212,21 +212,21 @@ func (env *Env) FailStep(name string, failures ...error) {
 // CrashBefore kills the worker when a step with this durable name has done its work,
 // before that is stored. Another one takes the run over, and does the work again. Each
 // call is for one crash.
-func (env *Env) CrashBefore(name string) { env.crash(name, faults.Before) }
+func (env *Env) CrashBefore(name string) { env.addCrash(name, faults.Before) }
 
 // CrashAfter kills the worker when the completion of a step with this durable name was
 // stored, before the workflow goes on. Another one takes the run over. Each call is for
 // one crash.
-func (env *Env) CrashAfter(name string) { env.crash(name, faults.After) }
+func (env *Env) CrashAfter(name string) { env.addCrash(name, faults.After) }
 
-func (env *Env) crash(name string, strike faults.Strike) {
+func (env *Env) addCrash(name string, strike faults.Strike) {
 	env.mu.Lock()
 	defer env.mu.Unlock()
-	env.crashes[crash{name, strike}]++
+	env.crashes[crashPoint{name, strike}]++
 }
 
-// judge says whether the worker dies at a write.
-func (env *Env) judge(w faults.Write) faults.Strike {
+// decideCrash says whether the worker dies at a write, and on which side of it.
+func (env *Env) decideCrash(w faults.Write) faults.Strike {
 	env.mu.Lock()
 	defer env.mu.Unlock()
 	for _, s := range w.Steps {
@@ -234,19 +234,19 @@ func (env *Env) judge(w faults.Write) faults.Strike {
 			continue
 		}
 		for _, strike := range []faults.Strike{faults.Before, faults.After} {
-			if c := (crash{s.Attempt.StepName, strike}); env.crashes[c] > 0 {
+			if c := (crashPoint{s.Attempt.StepName, strike}); env.crashes[c] > 0 {
 				env.crashes[c]--
 				return strike
 			}
 		}
 	}
-	if env.strike != nil {
-		return env.strike(w)
+	if env.crashHook != nil {
+		return env.crashHook(w)
 	}
 	return faults.None
 }
 
-// call calls a step's function, or what stands in for it.
+// call calls a step's function, or its mock or failure.
 func (env *Env) call(ctx context.Context, call faults.Call) (json.RawMessage, error) {
 	failed, err := env.faults.BeforeCall(call.Worker, call.Run.ID, call.Step)
 	if err != nil {
@@ -268,8 +268,8 @@ func (env *Env) call(ctx context.Context, call faults.Call) (json.RawMessage, er
 	}
 }
 
-// wait lets the environment work, and its time pass, until the run has ended.
-func (env *Env) wait(id string) {
+// awaitEnd advances the clock whenever all runs wait, until the run has ended.
+func (env *Env) awaitEnd(id string) {
 	env.t.Helper()
 	ctx := context.Background()
 	if t, ok := env.t.(interface{ Deadline() (time.Time, bool) }); ok {
@@ -280,8 +280,8 @@ func (env *Env) wait(id string) {
 			defer cancel()
 		}
 	}
-	env.drive.Lock()
-	defer env.drive.Unlock()
+	env.advance.Lock()
+	defer env.advance.Unlock()
 	for {
 		ended, err := env.store.AwaitIdle(ctx, id)
 		switch {
@@ -304,9 +304,9 @@ func (env *Env) wait(id string) {
 	}
 }
 
-// deliverAwaited sends the first signal that is waited for.
+// deliverAwaited sends the first queued signal without a time that a run waits for.
 func (env *Env) deliverAwaited() bool {
-	for i, signal := range env.pending() {
+	for i, signal := range env.queuedSignals() {
 		if signal.at.IsZero() && env.store.Waiting(signal.Name) {
 			env.deliver(i)
 			return true
@@ -315,12 +315,12 @@ func (env *Env) deliverAwaited() bool {
 	return false
 }
 
-// deliverDue sends the signals whose time has come.
+// deliverDue sends the queued signals that are due.
 func (env *Env) deliverDue() {
 	now := env.store.Now()
 	for {
 		next := -1
-		signals := env.pending()
+		signals := env.queuedSignals()
 		for i, signal := range signals {
 			if !signal.at.IsZero() && !signal.at.After(now) && (next < 0 || signal.at.Before(signals[next].at)) {
 				next = i
@@ -333,9 +333,9 @@ func (env *Env) deliverDue() {
 	}
 }
 
-// nextSignal returns when the first signal of those with a time is sent; zero for none.
+// nextSignal returns the earliest time of a queued signal, zero when none has one.
 func (env *Env) nextSignal() (at time.Time) {
-	for _, signal := range env.pending() {
+	for _, signal := range env.queuedSignals() {
 		if !signal.at.IsZero() && (at.IsZero() || signal.at.Before(at)) {
 			at = signal.at
 		}
@@ -343,13 +343,13 @@ func (env *Env) nextSignal() (at time.Time) {
 	return at
 }
 
-func (env *Env) pending() []*injection {
+func (env *Env) queuedSignals() []*queuedSignal {
 	env.mu.Lock()
 	defer env.mu.Unlock()
-	return append([]*injection(nil), env.signals...)
+	return append([]*queuedSignal(nil), env.signals...)
 }
 
-// deliver sends the pending signal number i.
+// deliver sends queued signal i.
 func (env *Env) deliver(i int) {
 	env.t.Helper()
 	env.mu.Lock()
@@ -359,15 +359,15 @@ func (env *Env) deliver(i int) {
 	if _, err := env.store.SendSignals(context.Background(), []store.Signal{signal.Signal}); err != nil {
 		env.t.Fatalf("workflowtest: send signal %q: %v", signal.Name, err)
 	}
-	env.hint()
+	env.notify()
 }
 
-func (env *Env) hint() {
+func (env *Env) notify() {
 	_ = env.store.Notify(context.Background())
 	_ = env.store.NotifyEnds(context.Background())
 }
 
-// describe says how far the runs of the environment are, for a failure's message.
+// describe lists the runs of the environment and their steps, for a failure's message.
 func (env *Env) describe() string {
 	var b strings.Builder
 	runs := env.store.Runs()

@@ -54,7 +54,7 @@ func Start[In, Out any](env *Env, w *workflow.Workflow[In, Out], in In, options 
 	env.mu.Lock()
 	env.started = append(env.started, n.ID)
 	env.mu.Unlock()
-	env.hint()
+	env.notify()
 	return &Run[Out]{env: env, id: n.ID, name: w.Name()}
 }
 
@@ -70,7 +70,7 @@ func (r *Run[Out]) ID() string { return r.id }
 func (r *Run[Out]) Result() (Out, error) {
 	r.env.t.Helper()
 	var out Out
-	r.env.wait(r.id)
+	r.env.awaitEnd(r.id)
 	run := r.env.run(r.id)
 	switch run.Status {
 	case openworkflow.RunCompleted:
@@ -95,7 +95,7 @@ func (r *Run[Out]) Cancel() {
 	if _, err := r.env.store.CancelRuns(context.Background(), []string{r.id}); err != nil {
 		r.env.t.Fatalf("workflowtest: cancel run %s: %v", r.id, err)
 	}
-	r.env.hint()
+	r.env.notify()
 }
 
 // Steps returns the attempts of the run's steps that are stored, oldest first.
