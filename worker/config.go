@@ -8,6 +8,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"github.com/openworkflow-operator/operator/internal/workerenv"
 )
 
 // Config configures a worker. In a pod of a WorkerPool, the manager sets it through
@@ -64,23 +66,23 @@ func ConfigFromEnv() (Config, error) {
 		return n
 	}
 	config := Config{
-		PostgresURL:  os.Getenv("OPENWORKFLOW_POSTGRES_URL"),
-		Schema:       os.Getenv("OPENWORKFLOW_SCHEMA"),
-		NamespaceID:  os.Getenv("OPENWORKFLOW_NAMESPACE_ID"),
-		Concurrency:  count("OPENWORKFLOW_CONCURRENCY"),
-		Lease:        seconds("OPENWORKFLOW_LEASE_SECONDS"),
-		Grace:        seconds("OPENWORKFLOW_GRACE_SECONDS"),
-		Pool:         os.Getenv("OPENWORKFLOW_POOL"),
-		PodName:      os.Getenv("POD_NAME"),
-		PodNamespace: os.Getenv("POD_NAMESPACE"),
-		PodUID:       os.Getenv("POD_UID"),
+		PostgresURL:  os.Getenv(workerenv.PostgresURL),
+		Schema:       os.Getenv(workerenv.Schema),
+		NamespaceID:  os.Getenv(workerenv.NamespaceID),
+		Concurrency:  count(workerenv.Concurrency),
+		Lease:        seconds(workerenv.LeaseSeconds),
+		Grace:        seconds(workerenv.GraceSeconds),
+		Pool:         os.Getenv(workerenv.Pool),
+		PodName:      os.Getenv(workerenv.PodName),
+		PodNamespace: os.Getenv(workerenv.PodNamespace),
+		PodUID:       os.Getenv(workerenv.PodUID),
 	}
 	if config.PostgresURL == "" {
-		problems = append(problems, errors.New("OPENWORKFLOW_POSTGRES_URL is not set: it is the URL of the database, postgres://user:password@host/database"))
+		problems = append(problems, errors.New(workerenv.PostgresURL+" is not set: it is the URL of the database, postgres://user:password@host/database"))
 	}
 	// A WorkerPool without health endpoints says so with port 0.
-	if os.Getenv("OPENWORKFLOW_HEALTH_PORT") != "0" {
-		if port := count("OPENWORKFLOW_HEALTH_PORT"); port > 0 {
+	if os.Getenv(workerenv.HealthPort) != "0" {
+		if port := count(workerenv.HealthPort); port > 0 {
 			config.HealthAddress = healthAddress(port, config.PodUID != "")
 		}
 	}

@@ -20,22 +20,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
-)
-
-// Environment of a worker. The first three are OpenWorkflow's own names, so that
-// an unmodified worker of its own finds the database.
-const (
-	envPostgresURL  = "OPENWORKFLOW_POSTGRES_URL"
-	envNamespaceID  = "OPENWORKFLOW_NAMESPACE_ID"
-	envSchema       = "OPENWORKFLOW_SCHEMA"
-	envConcurrency  = "OPENWORKFLOW_CONCURRENCY"
-	envLeaseSeconds = "OPENWORKFLOW_LEASE_SECONDS"
-	envGraceSeconds = "OPENWORKFLOW_GRACE_SECONDS"
-	envHealthPort   = "OPENWORKFLOW_HEALTH_PORT"
-	envPool         = "OPENWORKFLOW_POOL"
-	envPodName      = "POD_NAME"
-	envPodNamespace = "POD_NAMESPACE"
-	envPodUID       = "POD_UID"
+	"github.com/openworkflow-operator/operator/internal/workerenv"
 )
 
 // Defaults of a WorkerPool's spec, which the API server fills in; they are
@@ -226,18 +211,18 @@ func addEnv(worker *corev1ac.ContainerApplyConfiguration, in poolInput, grace in
 	}
 
 	spec := &in.Pool.Spec
-	add(corev1ac.EnvVar().WithName(envPostgresURL).WithValueFrom(corev1ac.EnvVarSource().
+	add(corev1ac.EnvVar().WithName(workerenv.PostgresURL).WithValueFrom(corev1ac.EnvVarSource().
 		WithSecretKeyRef(corev1ac.SecretKeySelector().WithName(in.Secret.Name).WithKey(in.Secret.Key))))
-	value(envNamespaceID, in.NamespaceID)
-	value(envSchema, in.Schema)
-	value(envConcurrency, strconv.Itoa(int(ptr.Deref(spec.Concurrency, defaultConcurrency))))
-	value(envLeaseSeconds, strconv.Itoa(int(ptr.Deref(spec.LeaseDurationSeconds, defaultLeaseSeconds))))
-	value(envGraceSeconds, strconv.FormatInt(max(grace-shutdownSeconds, 1), 10))
-	value(envHealthPort, strconv.Itoa(int(ptr.Deref(spec.HealthPort, defaultHealthPort))))
-	value(envPool, in.Pool.Name)
-	field(envPodName, "metadata.name")
-	field(envPodNamespace, "metadata.namespace")
-	field(envPodUID, "metadata.uid")
+	value(workerenv.NamespaceID, in.NamespaceID)
+	value(workerenv.Schema, in.Schema)
+	value(workerenv.Concurrency, strconv.Itoa(int(ptr.Deref(spec.Concurrency, defaultConcurrency))))
+	value(workerenv.LeaseSeconds, strconv.Itoa(int(ptr.Deref(spec.LeaseDurationSeconds, defaultLeaseSeconds))))
+	value(workerenv.GraceSeconds, strconv.FormatInt(max(grace-shutdownSeconds, 1), 10))
+	value(workerenv.HealthPort, strconv.Itoa(int(ptr.Deref(spec.HealthPort, defaultHealthPort))))
+	value(workerenv.Pool, in.Pool.Name)
+	field(workerenv.PodName, "metadata.name")
+	field(workerenv.PodNamespace, "metadata.namespace")
+	field(workerenv.PodUID, "metadata.uid")
 }
 
 // addHealth adds probes and the drain before a stop, where the template has none.

@@ -1,0 +1,32 @@
+// Package workerenv names the environment variables by which a WorkerPool configures its
+// workers: the manager sets them, package worker reads them. It imports nothing, as it is
+// linked into authors' programs.
+package workerenv
+
+// OpenWorkflow's own names, so that an unmodified OpenWorkflow worker finds the database.
+const (
+	PostgresURL = "OPENWORKFLOW_POSTGRES_URL"
+	NamespaceID = "OPENWORKFLOW_NAMESPACE_ID"
+	Schema      = "OPENWORKFLOW_SCHEMA"
+)
+
+// Settings of this module's workers.
+const (
+	// Concurrency is the number of runs that one worker executes at once.
+	Concurrency = "OPENWORKFLOW_CONCURRENCY"
+	// LeaseSeconds is how long a claim holds without a heartbeat.
+	LeaseSeconds = "OPENWORKFLOW_LEASE_SECONDS"
+	// GraceSeconds is how long steps may go on after the worker was told to stop.
+	GraceSeconds = "OPENWORKFLOW_GRACE_SECONDS"
+	// HealthPort is the port of the health endpoints; 0 turns them off.
+	HealthPort = "OPENWORKFLOW_HEALTH_PORT"
+	// Pool is the name of the WorkerPool.
+	Pool = "OPENWORKFLOW_POOL"
+)
+
+// Identity of the pod, from the downward API.
+const (
+	PodName      = "POD_NAME"
+	PodNamespace = "POD_NAMESPACE"
+	PodUID       = "POD_UID"
+)
