@@ -266,3 +266,21 @@ func TestManager_CancelsWhatWasDeletedWhileItWasDown(t *testing.T) {
 	}
 	w.awaitState(again, v1alpha1.RunPending, v1alpha1.ReasonPending)
 }
+
+func TestBackendHash_IsShortAndChanges(t *testing.T) {
+	t.Parallel()
+	ref := v1alpha1.SecretKeyRef{Name: "db", Key: "uri"}
+	one := backendHash(storeOptions{URL: "postgres://a", Schema: "s", NamespaceID: "n"}, ref)
+	for what, other := range map[string]string{
+		"url":       backendHash(storeOptions{URL: "postgres://b", Schema: "s", NamespaceID: "n"}, ref),
+		"schema":    backendHash(storeOptions{URL: "postgres://a", Schema: "t", NamespaceID: "n"}, ref),
+		"namespace": backendHash(storeOptions{URL: "postgres://a", Schema: "s", NamespaceID: "m"}, ref),
+	} {
+		if other == one {
+			t.Errorf("the hash stays with another %s", what)
+		}
+	}
+	if len(one) != 10 {
+		t.Errorf("hash is %q", one)
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/poolspec"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -226,7 +227,7 @@ func (b *Backends) ByLabel(namespace, value string) *Connection {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for key, e := range b.entries {
-		if key.Namespace == namespace && labelValue(key.Name) == value && (e.state.Ready || e.lingering && e.everReady) {
+		if key.Namespace == namespace && poolspec.LabelValue(key.Name) == value && (e.state.Ready || e.lingering && e.everReady) {
 			return e.conn
 		}
 	}

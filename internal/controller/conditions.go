@@ -22,3 +22,11 @@ func conditionReason(conditions []metav1.Condition) string {
 	}
 	return ""
 }
+
+// backendName returns the name of the Backend that an object refers to.
+func backendName(ref v1alpha1.BackendReference) string {
+	if ref.Name == "" {
+		return "default"
+	}
+	return ref.Name
+}

@@ -7,7 +7,6 @@
 //	shards.go                   a manager for the namespaces that a label selects
 //	store.go                    what the manager needs of a database
 //	conditions.go               small helpers for conditions and events
-//	names.go                    names and label values of owned objects
 //
 //	backends.go                 the open databases, one per Backend
 //	coalescer.go                database calls that concurrent reconciles share
@@ -16,7 +15,6 @@
 //
 //	workerpool_controller.go    WorkerPool: owned objects and status
 //	workerpool_status.go        a pool's status, from its Deployment, pods and workers
-//	specs.go, template.go       a pool's objects, from its spec
 //
 //	workflowrun_controller.go   WorkflowRun: mirror, cancel, suspend, resume, ttl
 //	workflowrun_plan.go         what should happen to a run; pure

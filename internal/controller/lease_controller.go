@@ -20,6 +20,7 @@ import (
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/poolspec"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -163,7 +164,7 @@ func release(ctx context.Context, conn *Connection, podUID, cause string) error 
 func releaseDead(ctx context.Context, reader client.Reader, conn *Connection) error {
 	var pods corev1.PodList
 	if err := reader.List(ctx, &pods, client.InNamespace(conn.Key.Namespace),
-		client.MatchingLabels{v1alpha1.LabelBackend: labelValue(conn.Key.Name)}, client.UnsafeDisableDeepCopy); err != nil {
+		client.MatchingLabels{v1alpha1.LabelBackend: poolspec.LabelValue(conn.Key.Name)}, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list worker pods: %w", err)
 	}
 	for i := range pods.Items {

@@ -30,6 +30,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/poolspec"
 )
 
 // reapplyAfter is how long a pool's objects are trusted to be as they were
@@ -143,7 +144,7 @@ func (r *WorkerPoolReconciler) observe(ctx context.Context, pool *v1alpha1.Worke
 		seen.Workers = conn.Workers()
 	}
 	var deployment appsv1.Deployment
-	err = r.Get(ctx, types.NamespacedName{Namespace: pool.Namespace, Name: childName(pool.Name)}, &deployment)
+	err = r.Get(ctx, types.NamespacedName{Namespace: pool.Namespace, Name: poolspec.ObjectName(pool.Name)}, &deployment)
 	switch {
 	case err == nil:
 		seen.Deployment = &deployment
@@ -151,7 +152,7 @@ func (r *WorkerPoolReconciler) observe(ctx context.Context, pool *v1alpha1.Worke
 		return poolSeen{}, fmt.Errorf("get Deployment of pool %s: %w", pool.Name, err)
 	}
 	var pods corev1.PodList
-	if err := r.List(ctx, &pods, client.InNamespace(pool.Namespace), client.MatchingLabels(poolSelector(pool))); err != nil {
+	if err := r.List(ctx, &pods, client.InNamespace(pool.Namespace), client.MatchingLabels(poolspec.Selector(pool))); err != nil {
 		return poolSeen{}, fmt.Errorf("list pods of pool %s: %w", pool.Name, err)
 	}
 	seen.Pods = pods.Items
@@ -163,7 +164,7 @@ func (r *WorkerPoolReconciler) observe(ctx context.Context, pool *v1alpha1.Worke
 // it does nothing: pods would find no schema, or runs that nobody wants any more.
 func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejected string, err error) {
 	pool := seen.Pool
-	template, err := decodeTemplate(pool.Spec.Template.Raw)
+	template, err := poolspec.DecodeTemplate(pool.Spec.Template.Raw)
 	if err != nil {
 		return err.Error(), nil
 	}
@@ -176,15 +177,16 @@ func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejec
 	if err := r.Get(ctx, key, &backend); err != nil {
 		return "", client.IgnoreNotFound(err)
 	}
-	objects := poolObjects(poolInput{
+	objects := poolspec.Objects(poolspec.Input{
 		Pool:        pool,
 		Template:    template,
+		Backend:     key.Name,
 		Secret:      backend.Spec.Postgres.URLSecretRef,
 		Schema:      conn.Schema,
 		NamespaceID: conn.NamespaceID,
 		BackendHash: conn.Hash,
 	})
-	hash, err := objectsHash(objects)
+	hash, err := poolspec.Hash(objects)
 	if err != nil {
 		return "", err
 	}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/poolspec"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -53,7 +54,7 @@ func planPoolStatus(seen poolSeen) v1alpha1.WorkerPoolStatus {
 		Replicas:           new(int32(0)),
 		ReadyReplicas:      new(int32(0)),
 		UpdatedReplicas:    new(int32(0)),
-		Selector:           labels.SelectorFromSet(poolSelector(pool)).String(),
+		Selector:           labels.SelectorFromSet(poolspec.Selector(pool)).String(),
 		Workflows:          servedWorkflows(pool, seen.Workers),
 	}
 	if d := seen.Deployment; d != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/poolspec"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -25,7 +26,7 @@ import (
 func owned[T client.Object](w *world, pool string, o T) T {
 	w.t.Helper()
 	o.SetNamespace(w.Namespace)
-	o.SetName(childName(pool))
+	o.SetName(poolspec.ObjectName(pool))
 	eventually(w.t, func() error { return w.Get(context.Background(), client.ObjectKeyFromObject(o), o) })
 	return o
 }

@@ -1,4 +1,4 @@
-package controller
+package poolspec
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
@@ -40,14 +41,16 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
-func TestPoolObjects(t *testing.T) {
+func TestObjects(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
+		backend  string // its name
 		template string
 		change   func(*v1alpha1.WorkerPool)
 	}{
-		"least": {template: `{"spec":{"containers":[{"name":"worker","image":"example.test/checkout:1"}]}}`},
+		"least": {backend: "default", template: `{"spec":{"containers":[{"name":"worker","image":"example.test/checkout:1"}]}}`},
 		"own-words": {
+			backend: "default",
 			template: `{
 				"metadata": {"labels": {"team": "shop", "openworkflow.dev/worker-pool": "hijack"}, "annotations": {"note": "mine"}},
 				"spec": {
@@ -65,11 +68,11 @@ func TestPoolObjects(t *testing.T) {
 			change: func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = new(int32(0)) },
 		},
 		"no-health-port": {
+			backend:  strings.Repeat("long.", 20) + "end",
 			template: `{"spec":{"containers":[{"name":"worker","image":"node"}]}}`,
 			change: func(p *v1alpha1.WorkerPool) {
 				p.Spec.HealthPort = new(int32(0))
 				p.Spec.Concurrency, p.Spec.LeaseDurationSeconds = new(int32(2)), new(int32(60))
-				p.Spec.BackendRef.Name = strings.Repeat("long.", 20) + "end"
 				p.Name = strings.Repeat("pool.", 30) + "end"
 			},
 		},
@@ -77,18 +80,17 @@ func TestPoolObjects(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			template, err := decodeTemplate([]byte(test.template))
+			template, err := DecodeTemplate([]byte(test.template))
 			if err != nil {
 				t.Fatal(err)
 			}
-			pool := newPool("shop")
-			pool.Namespace, pool.UID = "orders", "pool-uid"
+			pool := &v1alpha1.WorkerPool{ObjectMeta: metav1.ObjectMeta{Name: "shop", Namespace: "orders", UID: "pool-uid"}}
 			if test.change != nil {
 				test.change(pool)
 			}
 			before, _ := json.Marshal(template)
-			objects := poolObjects(poolInput{
-				Pool: pool, Template: template, Secret: v1alpha1.SecretKeyRef{Name: "db", Key: "uri"},
+			objects := Objects(Input{
+				Pool: pool, Template: template, Backend: test.backend, Secret: v1alpha1.SecretKeyRef{Name: "db", Key: "uri"},
 				Schema: "openworkflow", NamespaceID: "orders", BackendHash: "0123456789",
 			})
 			if after, _ := json.Marshal(template); !bytes.Equal(before, after) {
@@ -119,12 +121,12 @@ func TestNames(t *testing.T) {
 	t.Parallel()
 	seen := map[string]string{}
 	for _, name := range []string{"a", "shop", "shop.v2", "shop-v2", strings.Repeat("x", 200), strings.Repeat("x", 199) + "y", strings.Repeat("a.", 99) + "b"} {
-		child, label := childName(name), labelValue(name)
-		if errs := validation.IsDNS1123Label(child); len(errs) > 0 || len(child) > maxChildName {
-			t.Errorf("childName(%q) is %q: %v", name, child, errs)
+		child, label := ObjectName(name), LabelValue(name)
+		if errs := validation.IsDNS1123Label(child); len(errs) > 0 || len(child) > maxObjectName {
+			t.Errorf("ObjectName(%q) is %q: %v", name, child, errs)
 		}
 		if errs := validation.IsValidLabelValue(label); len(errs) > 0 {
-			t.Errorf("labelValue(%q) is %q: %v", name, label, errs)
+			t.Errorf("LabelValue(%q) is %q: %v", name, label, errs)
 		}
 		for _, short := range []string{"child " + child, "label " + label} {
 			if other, ok := seen[short]; ok {
@@ -132,23 +134,5 @@ func TestNames(t *testing.T) {
 			}
 			seen[short] = name
 		}
-	}
-}
-
-func TestBackendHash_IsShortAndChanges(t *testing.T) {
-	t.Parallel()
-	ref := v1alpha1.SecretKeyRef{Name: "db", Key: "uri"}
-	one := backendHash(storeOptions{URL: "postgres://a", Schema: "s", NamespaceID: "n"}, ref)
-	for what, other := range map[string]string{
-		"url":       backendHash(storeOptions{URL: "postgres://b", Schema: "s", NamespaceID: "n"}, ref),
-		"schema":    backendHash(storeOptions{URL: "postgres://a", Schema: "t", NamespaceID: "n"}, ref),
-		"namespace": backendHash(storeOptions{URL: "postgres://a", Schema: "s", NamespaceID: "m"}, ref),
-	} {
-		if other == one {
-			t.Errorf("the hash stays with another %s", what)
-		}
-	}
-	if len(one) != 10 {
-		t.Errorf("hash is %q", one)
 	}
 }

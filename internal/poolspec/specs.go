@@ -1,4 +1,4 @@
-package controller
+package poolspec
 
 import (
 	"crypto/sha256"
@@ -23,47 +23,51 @@ import (
 	"github.com/openworkflow-operator/operator/internal/workerenv"
 )
 
-// Defaults of a WorkerPool's spec, which the API server fills in; they are
-// repeated for objects that were stored before a field existed.
+// Defaults of a WorkerPool's spec. The API server fills them in; they are repeated
+// here for objects that were stored before a field existed.
 const (
 	defaultConcurrency  = 10
 	defaultLeaseSeconds = 10
 	defaultHealthPort   = 8081
 	defaultGraceSeconds = 30
 
-	// shutdownSeconds of a pod's grace period are for handing back what its steps
-	// in flight have not ended, and for the last status reports.
+	// shutdownSeconds is the part of a pod's grace period in which the worker releases
+	// the runs whose steps did not end in time, and sends its last reports.
 	shutdownSeconds = 8
 )
 
-// poolInput is all that a pool's objects are made from.
-type poolInput struct {
-	Pool     *v1alpha1.WorkerPool
+// Input is all that a pool's objects are made from.
+type Input struct {
+	Pool *v1alpha1.WorkerPool
+	// Template is the pool's pod template, from DecodeTemplate. It is not changed.
 	Template *corev1ac.PodTemplateSpecApplyConfiguration
-	// Secret, Schema, NamespaceID and BackendHash are those of the pool's Backend.
+	// Backend is the name of the pool's Backend. Secret, Schema and NamespaceID say
+	// where its database is.
+	Backend             string
 	Secret              v1alpha1.SecretKeyRef
 	Schema, NamespaceID string
-	BackendHash         string
+	// BackendHash changes when workers must restart to read their Backend anew.
+	BackendHash string
 }
 
-// poolObjects returns what a pool owns, in the order in which it is applied: the
-// rights first, then the pods that use them.
-func poolObjects(in poolInput) []runtime.ApplyConfiguration {
+// Objects returns the objects that a pool owns, in the order in which they are
+// applied: the rights first, then the pods that use them.
+func Objects(in Input) []runtime.ApplyConfiguration {
 	account := serviceAccountName(in)
 	objects := []runtime.ApplyConfiguration{}
-	if account == childName(in.Pool.Name) {
-		objects = append(objects, poolServiceAccount(in.Pool))
+	if account == ObjectName(in.Pool.Name) {
+		objects = append(objects, serviceAccount(in.Pool))
 	}
 	return append(objects,
-		poolRole(in.Pool),
-		poolRoleBinding(in.Pool, account),
-		poolDisruptionBudget(in.Pool),
-		poolDeployment(in),
+		role(in.Pool),
+		roleBinding(in.Pool, account),
+		disruptionBudget(in.Pool),
+		deployment(in),
 	)
 }
 
-// objectsHash changes when any of the objects does.
-func objectsHash(objects []runtime.ApplyConfiguration) (string, error) {
+// Hash returns a text that changes when any of the objects does.
+func Hash(objects []runtime.ApplyConfiguration) (string, error) {
 	encoded, err := json.Marshal(objects)
 	if err != nil {
 		return "", fmt.Errorf("encode a pool's objects: %w", err)
@@ -72,18 +76,18 @@ func objectsHash(objects []runtime.ApplyConfiguration) (string, error) {
 	return hex.EncodeToString(sum[:16]), nil
 }
 
-// poolSelector is what tells a pool's pods from all others.
-func poolSelector(pool *v1alpha1.WorkerPool) map[string]string {
-	return map[string]string{v1alpha1.LabelWorkerPool: labelValue(pool.Name)}
+// Selector returns the labels by which a pool's pods are selected.
+func Selector(pool *v1alpha1.WorkerPool) map[string]string {
+	return map[string]string{v1alpha1.LabelWorkerPool: LabelValue(pool.Name)}
 }
 
-func poolAnnotations(pool *v1alpha1.WorkerPool) map[string]string {
+func annotations(pool *v1alpha1.WorkerPool) map[string]string {
 	return map[string]string{v1alpha1.AnnotationPoolName: pool.Name}
 }
 
-// poolOwner makes the garbage collector delete an object with its pool. It does
-// not ask to delay the pool's own deletion, which would need one more right.
-func poolOwner(pool *v1alpha1.WorkerPool) *metav1ac.OwnerReferenceApplyConfiguration {
+// owner makes the garbage collector delete an object with its pool. It does not set
+// blockOwnerDeletion, which would need one more right.
+func owner(pool *v1alpha1.WorkerPool) *metav1ac.OwnerReferenceApplyConfiguration {
 	return metav1ac.OwnerReference().
 		WithAPIVersion(v1alpha1.GroupVersion.String()).
 		WithKind("WorkerPool").
@@ -92,85 +96,85 @@ func poolOwner(pool *v1alpha1.WorkerPool) *metav1ac.OwnerReferenceApplyConfigura
 		WithController(true)
 }
 
-func serviceAccountName(in poolInput) string {
+func serviceAccountName(in Input) string {
 	if in.Template.Spec.ServiceAccountName != nil {
 		return *in.Template.Spec.ServiceAccountName
 	}
-	return childName(in.Pool.Name)
+	return ObjectName(in.Pool.Name)
 }
 
-func poolServiceAccount(pool *v1alpha1.WorkerPool) *corev1ac.ServiceAccountApplyConfiguration {
-	return corev1ac.ServiceAccount(childName(pool.Name), pool.Namespace).
-		WithLabels(poolSelector(pool)).
-		WithAnnotations(poolAnnotations(pool)).
-		WithOwnerReferences(poolOwner(pool))
+func serviceAccount(pool *v1alpha1.WorkerPool) *corev1ac.ServiceAccountApplyConfiguration {
+	return corev1ac.ServiceAccount(ObjectName(pool.Name), pool.Namespace).
+		WithLabels(Selector(pool)).
+		WithAnnotations(annotations(pool)).
+		WithOwnerReferences(owner(pool))
 }
 
-// poolRole is all that a worker may do: report the status of runs.
-func poolRole(pool *v1alpha1.WorkerPool) *rbacv1ac.RoleApplyConfiguration {
-	return rbacv1ac.Role(childName(pool.Name), pool.Namespace).
-		WithLabels(poolSelector(pool)).
-		WithAnnotations(poolAnnotations(pool)).
-		WithOwnerReferences(poolOwner(pool)).
+// role allows a worker to write the status of runs, and nothing else.
+func role(pool *v1alpha1.WorkerPool) *rbacv1ac.RoleApplyConfiguration {
+	return rbacv1ac.Role(ObjectName(pool.Name), pool.Namespace).
+		WithLabels(Selector(pool)).
+		WithAnnotations(annotations(pool)).
+		WithOwnerReferences(owner(pool)).
 		WithRules(rbacv1ac.PolicyRule().
 			WithAPIGroups(v1alpha1.GroupVersion.Group).
 			WithResources("workflowruns/status").
 			WithVerbs("patch", "update"))
 }
 
-func poolRoleBinding(pool *v1alpha1.WorkerPool, account string) *rbacv1ac.RoleBindingApplyConfiguration {
-	return rbacv1ac.RoleBinding(childName(pool.Name), pool.Namespace).
-		WithLabels(poolSelector(pool)).
-		WithAnnotations(poolAnnotations(pool)).
-		WithOwnerReferences(poolOwner(pool)).
+func roleBinding(pool *v1alpha1.WorkerPool, account string) *rbacv1ac.RoleBindingApplyConfiguration {
+	return rbacv1ac.RoleBinding(ObjectName(pool.Name), pool.Namespace).
+		WithLabels(Selector(pool)).
+		WithAnnotations(annotations(pool)).
+		WithOwnerReferences(owner(pool)).
 		WithRoleRef(rbacv1ac.RoleRef().
 			WithAPIGroup("rbac.authorization.k8s.io").
 			WithKind("Role").
-			WithName(childName(pool.Name))).
+			WithName(ObjectName(pool.Name))).
 		WithSubjects(rbacv1ac.Subject().
 			WithKind("ServiceAccount").
 			WithName(account).
 			WithNamespace(pool.Namespace))
 }
 
-// poolDisruptionBudget lets node drains take one pod at a time. Pods that are
-// not ready may always go: they hold no leases.
-func poolDisruptionBudget(pool *v1alpha1.WorkerPool) *policyv1ac.PodDisruptionBudgetApplyConfiguration {
-	return policyv1ac.PodDisruptionBudget(childName(pool.Name), pool.Namespace).
-		WithLabels(poolSelector(pool)).
-		WithAnnotations(poolAnnotations(pool)).
-		WithOwnerReferences(poolOwner(pool)).
+// disruptionBudget lets a node drain evict one pod at a time. Pods that are not ready
+// may always be evicted: they hold no leases.
+func disruptionBudget(pool *v1alpha1.WorkerPool) *policyv1ac.PodDisruptionBudgetApplyConfiguration {
+	return policyv1ac.PodDisruptionBudget(ObjectName(pool.Name), pool.Namespace).
+		WithLabels(Selector(pool)).
+		WithAnnotations(annotations(pool)).
+		WithOwnerReferences(owner(pool)).
 		WithSpec(policyv1ac.PodDisruptionBudgetSpec().
 			WithMaxUnavailable(intstr.FromInt32(1)).
 			WithUnhealthyPodEvictionPolicy(policyv1.AlwaysAllow).
-			WithSelector(metav1ac.LabelSelector().WithMatchLabels(poolSelector(pool))))
+			WithSelector(metav1ac.LabelSelector().WithMatchLabels(Selector(pool))))
 }
 
-func poolDeployment(in poolInput) *appsv1ac.DeploymentApplyConfiguration {
+func deployment(in Input) *appsv1ac.DeploymentApplyConfiguration {
 	pool := in.Pool
-	return appsv1ac.Deployment(childName(pool.Name), pool.Namespace).
-		WithLabels(poolSelector(pool)).
-		WithAnnotations(poolAnnotations(pool)).
-		WithOwnerReferences(poolOwner(pool)).
+	return appsv1ac.Deployment(ObjectName(pool.Name), pool.Namespace).
+		WithLabels(Selector(pool)).
+		WithAnnotations(annotations(pool)).
+		WithOwnerReferences(owner(pool)).
 		WithSpec(appsv1ac.DeploymentSpec().
 			WithReplicas(ptr.Deref(pool.Spec.Replicas, 1)).
 			WithRevisionHistoryLimit(3).
 			WithStrategy(appsv1ac.DeploymentStrategy().WithType(appsv1.RollingUpdateDeploymentStrategyType)).
-			WithSelector(metav1ac.LabelSelector().WithMatchLabels(poolSelector(pool))).
+			WithSelector(metav1ac.LabelSelector().WithMatchLabels(Selector(pool))).
 			WithTemplate(workerTemplate(in)))
 }
 
-// workerTemplate completes the user's template with what a worker needs. What
-// the template says itself stays.
-func workerTemplate(in poolInput) *corev1ac.PodTemplateSpecApplyConfiguration {
+// workerTemplate adds to the user's template what a worker needs. It overrides nothing
+// that the template sets, except the labels and annotations that are the manager's.
+func workerTemplate(in Input) *corev1ac.PodTemplateSpecApplyConfiguration {
 	template := corev1ac.PodTemplateSpec()
 	if in.Template.ObjectMetaApplyConfiguration != nil { // a pod has no other metadata of its own
 		template.WithLabels(in.Template.Labels).WithAnnotations(in.Template.Annotations)
 	}
 	template.
-		WithLabels(poolSelector(in.Pool)).
-		WithLabels(map[string]string{v1alpha1.LabelBackend: labelValue(backendName(in.Pool.Spec.BackendRef))}).
-		WithAnnotations(poolAnnotations(in.Pool)).
+		WithLabels(Selector(in.Pool)).
+		WithLabels(map[string]string{v1alpha1.LabelBackend: LabelValue(in.Backend)}).
+		WithAnnotations(annotations(in.Pool)).
 		WithAnnotations(map[string]string{v1alpha1.AnnotationBackendHash: in.BackendHash})
 
 	spec := copyOf(in.Template.Spec)
@@ -187,14 +191,14 @@ func workerTemplate(in poolInput) *corev1ac.PodTemplateSpecApplyConfiguration {
 	worker := &spec.Containers[0]
 	addEnv(worker, in, *spec.TerminationGracePeriodSeconds)
 	addHealth(worker, ptr.Deref(in.Pool.Spec.HealthPort, defaultHealthPort))
-	// The end of a crash's output, so that the pool's status can show it.
+	// The kubelet keeps the end of a crash's log, which the pool's status shows.
 	setDefault(&worker.TerminationMessagePolicy, corev1.TerminationMessageFallbackToLogsOnError)
 	return template.WithSpec(spec)
 }
 
-// addEnv adds the worker's environment, except for what the template sets itself.
-// Grace is the pod's, in seconds.
-func addEnv(worker *corev1ac.ContainerApplyConfiguration, in poolInput, grace int64) {
+// addEnv adds the worker's environment, except for variables that the template sets.
+// Grace is the pod's grace period in seconds.
+func addEnv(worker *corev1ac.ContainerApplyConfiguration, in Input, grace int64) {
 	set := map[string]bool{}
 	for _, e := range worker.Env {
 		set[ptr.Deref(e.Name, "")] = true
@@ -225,9 +229,9 @@ func addEnv(worker *corev1ac.ContainerApplyConfiguration, in poolInput, grace in
 	field(workerenv.PodUID, "metadata.uid")
 }
 
-// addHealth adds probes and the drain before a stop, where the template has none.
-// A database that is down makes a worker not ready, never dead: a restart would
-// only lose the steps in flight.
+// addHealth adds the probes and the preStop hook that the template does not set. A
+// database that is down makes a worker unready but never fails its liveness probe: a
+// restart would only lose the steps in flight.
 func addHealth(worker *corev1ac.ContainerApplyConfiguration, port int32) {
 	if port == 0 {
 		return
@@ -257,7 +261,8 @@ func addHealth(worker *corev1ac.ContainerApplyConfiguration, port int32) {
 	}
 }
 
-// restrictPod fills in what the restricted Pod Security Standard asks of a pod.
+// restrictPod sets the fields that the restricted Pod Security Standard requires of a
+// pod, unless the template sets them.
 func restrictPod(spec *corev1ac.PodSpecApplyConfiguration) {
 	context := corev1ac.PodSecurityContext()
 	if spec.SecurityContext != nil {
@@ -272,8 +277,8 @@ func restrictPod(spec *corev1ac.PodSpecApplyConfiguration) {
 	spec.WithSecurityContext(context)
 }
 
-// restrictContainer does the same for a container. A privileged one is left as
-// it is: it contradicts each of these.
+// restrictContainer does the same for a container. It leaves a privileged container
+// alone: that contradicts each of these fields.
 func restrictContainer(c *corev1ac.ContainerApplyConfiguration) {
 	context := corev1ac.SecurityContext()
 	if c.SecurityContext != nil {
@@ -293,20 +298,13 @@ func restrictContainer(c *corev1ac.ContainerApplyConfiguration) {
 	c.WithSecurityContext(context)
 }
 
-func backendName(ref v1alpha1.BackendReference) string {
-	if ref.Name == "" {
-		return "default"
-	}
-	return ref.Name
-}
-
 func setDefault[T any](field **T, value T) {
 	if *field == nil {
 		*field = &value
 	}
 }
 
-// copyOf returns a copy that shares nothing that this file changes.
+// copyOf returns a copy of a pod spec. It is deep only where this file writes.
 func copyOf(spec *corev1ac.PodSpecApplyConfiguration) *corev1ac.PodSpecApplyConfiguration {
 	c := *spec
 	c.Containers = append([]corev1ac.ContainerApplyConfiguration(nil), spec.Containers...)

@@ -1,4 +1,4 @@
-package controller
+package poolspec
 
 import (
 	"encoding/json"
@@ -11,11 +11,11 @@ import (
 	sigsjson "sigs.k8s.io/json"
 )
 
-// decodeTemplate reads a pool's pod template twice: strictly into the API type,
-// so that a misspelt field is named instead of dropped, and into the type of
-// server-side apply, which keeps "not said" apart from "said to be zero". Its
-// errors are for the user and say how to fix the template.
-func decodeTemplate(raw []byte) (*corev1ac.PodTemplateSpecApplyConfiguration, error) {
+// DecodeTemplate decodes a pool's pod template twice: strictly into the API type, so
+// that a misspelt field is an error, and into the apply configuration, which tells an
+// absent field from a zero one. Its errors are for the user and say how to fix the
+// template.
+func DecodeTemplate(raw []byte) (*corev1ac.PodTemplateSpecApplyConfiguration, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil, errors.New("spec.template is required: give at least spec.template.spec.containers with a name and an image")
 	}
@@ -41,8 +41,8 @@ func decodeTemplate(raw []byte) (*corev1ac.PodTemplateSpecApplyConfiguration, er
 	return &template, nil
 }
 
-// checkPodSpec finds what cannot become a worker pod and what the API server
-// would report in the words of another object. The rest it checks itself.
+// checkPodSpec rejects what cannot become a worker pod, and what the API server would
+// reject with a message about the Deployment. The API server checks the rest.
 func checkPodSpec(spec *corev1.PodSpec) error {
 	if spec.RestartPolicy != "" && spec.RestartPolicy != corev1.RestartPolicyAlways {
 		return fmt.Errorf("spec.template.spec.restartPolicy is %q, but workers run until they are stopped: remove it, or set it to Always", spec.RestartPolicy)

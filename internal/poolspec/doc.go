@@ -1,0 +1,7 @@
+// Package poolspec makes the objects of a WorkerPool: a pool and its pod template in,
+// apply configurations out. It is pure; package controller applies what it returns.
+//
+//	specs.go       the service account, role, disruption budget and Deployment of a pool
+//	template.go    decoding and checking of spec.template
+//	names.go       names and label values of owned objects
+package poolspec
