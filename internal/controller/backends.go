@@ -34,8 +34,6 @@ type Connection struct {
 	states  *coalescer[string, *openworkflow.Run]
 	cancels *coalescer[string, openworkflow.RunStatus]
 
-	reportHealth reportHealth
-
 	version string
 	// retention is how long ended runs are kept in this database, nil for ever, as the
 	// spec with which it was last checked says.
@@ -93,6 +91,9 @@ func (c *Connection) Workers() []store.Worker {
 	}
 	return nil
 }
+
+// setWorkers remembers which workers are live.
+func (c *Connection) setWorkers(workers []store.Worker) { c.workers.Store(&workers) }
 
 // Wake tells workers that a run may be due. It does not block: hints that come
 // together become one NOTIFY.

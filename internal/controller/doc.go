@@ -20,8 +20,7 @@
 //	workflowrun_plan.go         what should happen to a run; pure
 //	workflowrun_status.go       the one way in which a run's status is written
 //	workflowrun_noworker.go     why no worker executes a run
-//	unreported.go               runs that are in the database and not yet in a status
-//	reporthealth.go             which workers report by themselves, and how fast
+//	workflowrun_reports.go      how long the manager waits for the workers' reports
 //
 //	lease_controller.go         leases of workers that died
 //

@@ -13,7 +13,6 @@ import (
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -329,92 +328,6 @@ func TestP4EndThatItsWorkerDoesNotReportIsShown(t *testing.T) {
 	end(t, s, claimed, store.RunWrite{Op: store.RunComplete})
 	execute(t, w.URL, `UPDATE openworkflow.workflow_runs SET finished_at = now() - interval '1 minute'`)
 	w.awaitState(run, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted)
-}
-
-func TestReportDelay_OnlyOfWorkersThatReport(t *testing.T) {
-	t.Parallel()
-	conn := newConnection(types.NamespacedName{}, (*store.Store)(nil), store.Options{}, "")
-	conn.setWorkers([]store.Worker{{PodUID: "a", Process: "1", PodName: "pod-a"}, {PodUID: "b", Process: "1"}})
-	held := func(id string) *openworkflow.Run { return &openworkflow.Run{WorkerID: &id} }
-	for name, test := range map[string]struct {
-		run  *openworkflow.Run
-		want bool
-	}{
-		"a live worker in a pod":             {held("a.1.7"), true},
-		"an earlier life of its container":   {held("a.0.7"), false},
-		"a worker outside of a pod":          {held("b.1.7"), false},
-		"OpenWorkflow's own worker":          {held("3f0c1c5e-0000-4000-8000-000000000000"), false},
-		"nobody":                             {&openworkflow.Run{}, false},
-		"one that nothing was heard of late": {held("c.1.7"), false},
-	} {
-		if _, got := conn.reportDelay(test.run, noon); got != test.want {
-			t.Errorf("%s: reports is %t", name, got)
-		}
-	}
-	conn.markUnresponsive(held("a.1.7"), noon)
-	if _, ok := conn.reportDelay(held("a.1.8"), noon.Add(time.Minute)); ok {
-		t.Error("a worker that did not report is waited for again")
-	}
-	if _, ok := conn.reportDelay(held("a.1.9"), noon.Add(ignoreFor)); !ok {
-		t.Error("a worker that did not report once is never waited for again")
-	}
-}
-
-// While many reports wait for each other, the manager waits as long as those take that
-// come, and no longer when none come any more.
-func TestReportDelay_FollowsTheReportsThatArrive(t *testing.T) {
-	t.Parallel()
-	conn := newConnection(types.NamespacedName{}, (*store.Store)(nil), store.Options{}, "")
-	conn.setWorkers([]store.Worker{{PodUID: "a", Process: "1", PodName: "pod-a"}, {PodUID: "b", Process: "1", PodName: "pod-b"}})
-	id := "a.1.7"
-	held := &openworkflow.Run{WorkerID: &id}
-	at := noon
-	expect := func(what string, of, slowest time.Duration) {
-		t.Helper()
-		if lag, ok := conn.reportDelay(held, at); !ok || lag != of {
-			t.Errorf("%s: the worker's lag is %s, %t, want %s", what, lag, ok, of)
-		}
-		if lag := conn.delay(at); lag != slowest {
-			t.Errorf("%s: the lag is %s, want %s", what, lag, slowest)
-		}
-	}
-	heard := func(worker string, age time.Duration) {
-		of := metav1.NewTime(at.Add(-age))
-		run := newTestRun("order", func(r *run) {
-			r.Status = v1alpha1.WorkflowRunStatus{State: v1alpha1.RunCompleted, Worker: worker, FinishedAt: &of}
-		})
-		if _, err := stripRun(run); err != nil { // as the cache does
-			t.Fatal(err)
-		}
-		conn.observeReport(&run.Status, at)
-	}
-	expect("nothing heard", 0, 0)
-	heard("pod-a", time.Second)
-	expect("a report that came at once", 0, 0)
-	heard("pod-b", 31*time.Second)
-	expect("another worker's report of 30 s ago", 0, 30*time.Second)
-	heard("pod-a", 51*time.Second)
-	expect("one of 50 s ago", 50*time.Second, 50*time.Second)
-	at = at.Add(10 * time.Second)
-	heard("pod-a", time.Second)
-	expect("one that overtook the others", 40*time.Second, 40*time.Second)
-	heard("pod-c", time.Hour)
-	heard("", time.Hour)
-	expect("those of who is not live", 40*time.Second, 40*time.Second)
-	at = at.Add(reportTimeout + time.Second)
-	expect("none for a while", 0, 0)
-	heard("pod-a", time.Hour)
-	expect("one of an hour ago", maxReportDelay, maxReportDelay)
-
-	conn.markUnresponsive(held, at)
-	heard("pod-a", 51*time.Second)
-	if _, ok := conn.reportDelay(held, at); ok || conn.delay(at) != 0 {
-		t.Errorf("what the manager has reported itself counts as heard of a silent worker")
-	}
-	conn.setWorkers([]store.Worker{{PodUID: "b", Process: "1", PodName: "pod-b"}})
-	if n := len(conn.reportHealth.byProcess); n != 1 {
-		t.Errorf("%d workers are remembered, one is live", n)
-	}
 }
 
 func TestRunEvents_NewObjectsComeBeforeThoseOfTheStart(t *testing.T) {

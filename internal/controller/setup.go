@@ -187,6 +187,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	recorder := mgr.GetEventRecorder("openworkflow-manager")
 	writer := &runStatusWriter{Client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder}
 	pods := &podNames{mgr.GetClient()}
+	reports := NewReportTracker()
 	sweeper := &Sweeper{
 		Client:    mgr.GetClient(),
 		Live:      mgr.GetAPIReader(),
@@ -197,6 +198,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Intervals: o.Intervals.withDefaults(),
 		status:    writer,
 		pods:      pods,
+		reports:   reports,
 	}
 	backends.Loops = sweeper.Run
 	if o.Backend.Linger > 0 {
@@ -221,7 +223,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	}
 	run := &WorkflowRunReconciler{
 		Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, Cluster: o.Cluster,
-		FirstReport: sweeper.Intervals.FirstReport, status: writer, pods: pods,
+		FirstReport: sweeper.Intervals.FirstReport, status: writer, pods: pods, reports: reports,
 	}
 	if err := run.SetupWithManager(mgr, controller.TypedOptions[runRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
 		return fmt.Errorf("set up the WorkflowRun controller: %w", err)

@@ -73,8 +73,9 @@ type Sweeper struct {
 	Cluster   string
 	Intervals Intervals
 
-	status *runStatusWriter
-	pods   *podNames
+	status  *runStatusWriter
+	pods    *podNames
+	reports *ReportTracker
 }
 
 // Run runs the loops of one connection until ctx ends. They stand still while

@@ -193,7 +193,7 @@ func (r *statusSweeper) repair(ctx context.Context, objects []*v1alpha1.Workflow
 		if f != nil {
 			seen.NoWorker = f.noWorker(seen.Row, seen.Now)
 		}
-		seen.ReportDelay, seen.WorkerReports = r.conn.reportDelay(seen.Row, seen.Now)
+		seen.ReportDelay, seen.WorkerReports = r.reports.ReportDelay(seen.Row, r.conn.Workers(), seen.Now)
 		if !r.changed(&seen, before) || r.endReportPending(&seen) {
 			continue
 		}
@@ -255,7 +255,7 @@ func (r *statusSweeper) endReportPending(seen *runSeen) bool {
 	}
 	wait, overdue := seen.reportWait()
 	if overdue {
-		r.conn.markUnresponsive(seen.Row, seen.Now)
+		r.reports.MarkUnresponsive(seen.Row, seen.Now)
 	}
 	return wait > 0
 }
@@ -286,6 +286,7 @@ func (r *statusSweeper) refreshFleet(ctx context.Context) (*fleet, error) {
 		return nil, fmt.Errorf("list live workers: %w", err)
 	}
 	r.conn.setWorkers(workers)
+	r.reports.Prune(r.Clock.Now())
 	pools, err := poolsOf(ctx, r.Client, r.conn.Key)
 	if err != nil {
 		return nil, err

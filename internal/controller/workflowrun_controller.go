@@ -63,9 +63,9 @@ type WorkflowRunReconciler struct {
 	// manager does: one write less for each run that is executed at once.
 	FirstReport time.Duration
 
-	status     *runStatusWriter
-	pods       *podNames
-	unreported unreportedRuns
+	status  *runStatusWriter
+	pods    *podNames
+	reports *ReportTracker
 }
 
 // +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowruns,verbs=get;list;watch;delete
@@ -80,7 +80,7 @@ func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options contr
 		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, runEvents(r.observeReport))).
 		WatchesRawSource(source.TypedFunc[runRequest](func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[runRequest]) error {
 			r.Backends.Listen(func(key types.NamespacedName) { r.backendChanged(ctx, key, queue) })
-			r.unreported.onTimeout = func(key types.NamespacedName) { addLowPriority(queue, runRequest{NamespacedName: key}) }
+			r.reports.OnTimeout = func(key types.NamespacedName) { addLowPriority(queue, runRequest{NamespacedName: key}) }
 			return nil
 		})).
 		WithOptions(options).
@@ -161,10 +161,10 @@ func (r *WorkflowRunReconciler) observeReport(run *v1alpha1.WorkflowRun) {
 	if run.Status.RunID != string(run.UID) { // an earlier object's run, perhaps of long ago
 		return
 	}
-	r.unreported.confirm(client.ObjectKeyFromObject(run), run.UID)
+	r.reports.Confirm(client.ObjectKeyFromObject(run), run.UID)
 	key := types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)}
 	if conn := r.Backends.Ready(key); conn != nil {
-		conn.observeReport(&run.Status, r.Clock.Now())
+		r.reports.Observe(&run.Status, conn.Workers(), r.Clock.Now())
 	}
 }
 
@@ -193,7 +193,7 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 	if client.IgnoreNotFound(err) != nil {
 		return ctrl.Result{}, err
 	}
-	known := r.unreported.remove(req.NamespacedName)
+	known := r.reports.Remove(req.NamespacedName)
 	if known.uid != "" && known.uid != run.UID { // its deletion may have been handled before its row was there
 		gone := runRequest{NamespacedName: req.NamespacedName, Deleted: known.uid, Backend: known.backend}
 		if err := r.cancelDeleted(ctx, gone); err != nil {
@@ -203,13 +203,8 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 	if run.UID == "" || !needsReconcile(&run) { // it is gone, or was queued before a report came
 		return ctrl.Result{}, nil
 	}
-	r.unreported.track(req.NamespacedName, run.UID, backendName(run.Spec.BackendRef))
-	expectsReport := false
-	defer func() {
-		if !expectsReport { // its status says it, or nobody knows whether its row is there
-			r.unreported.remove(req.NamespacedName)
-		}
-	}()
+	r.reports.Track(req.NamespacedName, run.UID, backendName(run.Spec.BackendRef))
+	defer r.reports.Release(req.NamespacedName) // unless its report is expected
 	seen, conn, err := r.observe(ctx, &run, known.uid == run.UID)
 	if err != nil {
 		return r.handleError(ctx, &seen, err)
@@ -229,7 +224,7 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 		plan = planRun(seen)
 	}
 	if plan.Overdue {
-		conn.markUnresponsive(seen.Row, seen.Now)
+		r.reports.MarkUnresponsive(seen.Row, seen.Now)
 	}
 	if plan.Status != nil {
 		if err := r.writeStatus(ctx, conn, &seen, *plan.Status); err != nil {
@@ -239,9 +234,7 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 			r.event(&seen, action)
 		}
 	}
-	if expectsReport = plan.ExpectReportWithin > 0; expectsReport {
-		r.unreported.expectWithin(req.NamespacedName, plan.ExpectReportWithin)
-	}
+	r.reports.ExpectWithin(req.NamespacedName, plan.ExpectReportWithin)
 	return ctrl.Result{RequeueAfter: plan.RequeueAfter}, nil
 }
 
@@ -259,7 +252,7 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 	conn := r.Backends.Ready(key)
 	if conn != nil {
 		seen.Backend = BackendState{Known: true, Ready: true}
-		seen.ReportDelay = conn.delay(seen.Now)
+		seen.ReportDelay = r.reports.SlowestReportDelay(conn.Workers(), seen.Now)
 	} else {
 		state, err := backendState(ctx, r.Client, r.Backends, key)
 		if err != nil {
@@ -283,7 +276,7 @@ func (r *WorkflowRunReconciler) load(ctx context.Context, conn *Connection, seen
 	if seen.Row == nil || seen.Row.Attempts == 0 {
 		return nil
 	}
-	seen.ReportDelay, seen.WorkerReports = conn.reportDelay(seen.Row, seen.Now)
+	seen.ReportDelay, seen.WorkerReports = r.reports.ReportDelay(seen.Row, conn.Workers(), seen.Now)
 	if wait, _ := seen.firstReportWait(); wait > 0 {
 		return nil
 	}

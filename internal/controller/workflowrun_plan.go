@@ -52,32 +52,6 @@ type runSeen struct {
 // one with the same idempotency key.
 func (s *runSeen) own() bool { return s.RunID == string(s.Run.UID) }
 
-// reportWait is how much longer the worker that has begun or ended the run may take to
-// report that. When it is 0 the manager reports, and overdue says that it had to.
-func (s *runSeen) reportWait() (wait time.Duration, overdue bool) {
-	object := s.Row.Object()
-	if !s.WorkerReports || object == nil || object.UID != string(s.Run.UID) || object.Generation != s.Run.Generation {
-		return 0, false
-	}
-	since := s.Row.StartedAt
-	if s.Row.FinishedAt != nil {
-		since = s.Row.FinishedAt
-	}
-	if since == nil {
-		return 0, false
-	}
-	wait = since.Add(reportTimeout + s.ReportDelay).Sub(s.Now)
-	return max(wait, 0), wait <= 0
-}
-
-// firstReportWait is reportWait for an object that nobody has reported yet.
-func (s *runSeen) firstReportWait() (wait time.Duration, overdue bool) {
-	if s.Run.Status.RunID != "" {
-		return 0, false
-	}
-	return s.reportWait()
-}
-
 // runAction is the one thing to do next.
 type runAction string
 
@@ -151,11 +125,9 @@ func planProjection(seen runSeen) runPlan {
 	return plan
 }
 
-// expectReport looks again: the worker may have died meanwhile. When reports take long because
-// there are many, so do looks: there would be as many.
+// expectReport returns the plan that leaves the first report to the worker.
 func expectReport(seen runSeen, wait time.Duration) runPlan {
-	const pause, longest = 5 * time.Second, 30 * time.Second
-	return runPlan{ExpectReportWithin: min(wait, pause+seen.ReportDelay, longest)}
+	return runPlan{ExpectReportWithin: seen.recheckWithin(wait)}
 }
 
 // planNew decides about a run that has no row yet.
