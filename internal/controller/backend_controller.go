@@ -23,6 +23,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -44,11 +46,11 @@ type BackendReconciler struct {
 	client.Client
 	// Secrets reads without a cache.
 	Secrets  client.Reader
-	Backends *Backends
-	Open     OpenFunc
+	Backends *backend.Registry
+	Open     backend.OpenFunc
 	// Sweep runs before a Backend becomes ready, so that no pool starts a run
 	// whose object was deleted while nobody looked.
-	Sweep  func(ctx context.Context, c *Connection) error
+	Sweep  func(ctx context.Context, c *backend.Connection) error
 	Events events.EventRecorder
 	Clock  clock.PassiveClock
 	// CheckInterval is the time between checks of a ready Backend, and the longest
@@ -72,9 +74,7 @@ func (r *BackendReconciler) SetupWithManager(mgr ctrl.Manager, options controlle
 		Named("backend").
 		For(&v1alpha1.Backend{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		WatchesRawSource(source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-			r.Backends.mu.Lock()
-			defer r.Backends.mu.Unlock()
-			r.Backends.recheck = func(key types.NamespacedName) { queue.Add(reconcile.Request{NamespacedName: key}) }
+			r.Backends.OnRecheck(func(key types.NamespacedName) { queue.Add(reconcile.Request{NamespacedName: key}) })
 			return nil
 		})).
 		WithOptions(options).
@@ -85,69 +85,69 @@ func (r *BackendReconciler) SetupWithManager(mgr ctrl.Manager, options controlle
 // that is down is a state, not an error: it is looked at again after a while and
 // logged once.
 func (r *BackendReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	var backend v1alpha1.Backend
-	if err := r.Get(ctx, req.NamespacedName, &backend); err != nil {
+	var object v1alpha1.Backend
+	if err := r.Get(ctx, req.NamespacedName, &object); err != nil {
 		if apierrors.IsNotFound(err) {
-			r.Backends.remove(req.NamespacedName)
+			r.Backends.Remove(req.NamespacedName)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 
-	conn, check := r.check(ctx, &backend)
+	conn, check := r.check(ctx, &object)
 	if ctx.Err() != nil {
 		return ctrl.Result{}, ctx.Err()
 	}
-	state, status := planBackend(&backend, check, r.Clock.Now())
+	state, status := planBackend(&object, check, r.Clock.Now())
 	before := r.Backends.State(req.NamespacedName)
-	failures := r.Backends.publish(req.NamespacedName, conn, state)
+	failures := r.Backends.Publish(req.NamespacedName, conn, state)
 	if before.Ready != state.Ready || before.Reason != state.Reason {
 		ctrl.LoggerFrom(ctx).Info("Backend changed", "ready", state.Ready, "reason", state.Reason, "message", state.Message)
 	}
 
-	if !equality.Semantic.DeepEqual(backend.Status, status) {
-		shown := conditionReason(backend.Status.Conditions)
-		patch := client.MergeFrom(backend.DeepCopy())
-		backend.Status = status
-		if err := r.Status().Patch(ctx, &backend, patch, client.FieldOwner(v1alpha1.FieldManager)); err != nil {
+	if !equality.Semantic.DeepEqual(object.Status, status) {
+		shown := conditionReason(object.Status.Conditions)
+		patch := client.MergeFrom(object.DeepCopy())
+		object.Status = status
+		if err := r.Status().Patch(ctx, &object, patch, client.FieldOwner(v1alpha1.FieldManager)); err != nil {
 			return ctrl.Result{}, client.IgnoreNotFound(fmt.Errorf("write status of Backend %s: %w", req.NamespacedName, err))
 		}
 		if shown != state.Reason {
-			r.Events.Eventf(&backend, nil, eventType(state.Ready), state.Reason, "Connect", "%s", state.Message)
+			r.Events.Eventf(&object, nil, eventType(state.Ready), state.Reason, "Connect", "%s", state.Message)
 		}
 	}
 
 	switch {
 	case state.Ready:
-		return ctrl.Result{RequeueAfter: jitter(r.CheckInterval)}, nil
+		return ctrl.Result{RequeueAfter: backoff.Jitter(r.CheckInterval)}, nil
 	case state.Reason == v1alpha1.ReasonSecretNotFound:
 		// Somebody is about to create it: one cheap read each few seconds.
-		return ctrl.Result{RequeueAfter: backoff(failures, min(r.CheckInterval, 5*time.Second))}, nil
+		return ctrl.Result{RequeueAfter: backoff.Policy{First: time.Second, Max: min(r.CheckInterval, 5*time.Second)}.Delay(failures)}, nil
 	default:
-		return ctrl.Result{RequeueAfter: backoff(failures, r.CheckInterval)}, nil
+		return ctrl.Result{RequeueAfter: backoff.Policy{First: time.Second, Max: r.CheckInterval}.Delay(failures)}, nil
 	}
 }
 
 // check looks at the database. The connection it returns is open, but may be
 // used only when the check has no error; it is the one published before unless
 // the URL has changed.
-func (r *BackendReconciler) check(ctx context.Context, backend *v1alpha1.Backend) (*Connection, backendCheck) {
-	key := client.ObjectKeyFromObject(backend)
-	conn := r.Backends.open(key)
-	url, err := r.databaseURL(ctx, backend)
+func (r *BackendReconciler) check(ctx context.Context, object *v1alpha1.Backend) (*backend.Connection, backendCheck) {
+	key := client.ObjectKeyFromObject(object)
+	conn := r.Backends.Current(key)
+	url, err := r.databaseURL(ctx, object)
 	if err != nil {
 		return conn, backendCheck{stage: stageSecret, err: err}
 	}
 	options := store.Options{
 		URL:             url,
-		Schema:          backend.Spec.Schema,
-		NamespaceID:     namespaceID(backend),
+		Schema:          object.Spec.Schema,
+		NamespaceID:     namespaceID(object),
 		ApplicationName: "openworkflow-manager",
 		MaxConns:        10,
 	}
-	hash := backendHash(options, backend.Spec.Postgres.URLSecretRef)
+	hash := backend.Hash(options, object.Spec.Postgres.URLSecretRef)
 	if conn != nil && conn.Hash == hash && r.Backends.Ready(key) == conn {
-		conn.retention.Store(retention(backend))
-		check := backendCheck{stage: stagePing, version: conn.version}
+		conn.SetRetention(retention(object))
+		check := backendCheck{stage: stagePing, version: conn.ServerVersion}
 		check.err = within(ctx, connectTimeout, conn.Store.Ping)
 		return conn, check
 	}
@@ -157,18 +157,18 @@ func (r *BackendReconciler) check(ctx context.Context, backend *v1alpha1.Backend
 		if err != nil {
 			return nil, backendCheck{stage: stageOpen, err: err}
 		}
-		conn = newConnection(key, opened, options, hash)
+		conn = backend.NewConnection(key, opened, options, hash)
 	}
 	// With the URL and the namespace that it is meant for: a spec that changes both at
 	// once must not remove anything from the database of before.
-	conn.retention.Store(retention(backend))
-	return conn, r.prepare(ctx, backend, conn)
+	conn.SetRetention(retention(object))
+	return conn, r.prepare(ctx, object, conn)
 }
 
 // prepare makes an open database fit for use: the schema, then what was missed
 // while nobody looked.
-func (r *BackendReconciler) prepare(ctx context.Context, backend *v1alpha1.Backend, conn *Connection) backendCheck {
-	migrate := backend.Spec.Migrate == nil || *backend.Spec.Migrate
+func (r *BackendReconciler) prepare(ctx context.Context, object *v1alpha1.Backend, conn *backend.Connection) backendCheck {
+	migrate := object.Spec.Migrate == nil || *object.Spec.Migrate
 	if migrate {
 		if err := within(ctx, migrateTimeout, conn.Store.Migrate); err != nil {
 			return backendCheck{stage: stageMigrate, err: err}
@@ -178,21 +178,21 @@ func (r *BackendReconciler) prepare(ctx context.Context, backend *v1alpha1.Backe
 		return backendCheck{stage: stageSchema, err: err}
 	}
 	if err := within(ctx, connectTimeout, func(ctx context.Context) (err error) {
-		conn.version, err = conn.Store.ServerVersion(ctx)
+		conn.ServerVersion, err = conn.Store.ServerVersion(ctx)
 		return err
 	}); err != nil {
 		return backendCheck{stage: stagePing, err: err}
 	}
-	check := backendCheck{stage: stageSweep, version: conn.version}
+	check := backendCheck{stage: stageSweep, version: conn.ServerVersion}
 	check.err = within(ctx, sweepTimeout, func(ctx context.Context) error { return r.Sweep(ctx, conn) })
 	return check
 }
 
-func (r *BackendReconciler) databaseURL(ctx context.Context, backend *v1alpha1.Backend) (string, error) {
-	ref := backend.Spec.Postgres.URLSecretRef
+func (r *BackendReconciler) databaseURL(ctx context.Context, object *v1alpha1.Backend) (string, error) {
+	ref := object.Spec.Postgres.URLSecretRef
 	var secret corev1.Secret
 	err := within(ctx, connectTimeout, func(ctx context.Context) error {
-		return r.Secrets.Get(ctx, types.NamespacedName{Namespace: backend.Namespace, Name: ref.Name}, &secret)
+		return r.Secrets.Get(ctx, types.NamespacedName{Namespace: object.Namespace, Name: ref.Name}, &secret)
 	})
 	switch {
 	case apierrors.IsNotFound(err):
@@ -207,7 +207,7 @@ func (r *BackendReconciler) databaseURL(ctx context.Context, backend *v1alpha1.B
 	return string(url), nil
 }
 
-func open(ctx context.Context, f OpenFunc, o store.Options) (Store, error) {
+func open(ctx context.Context, f backend.OpenFunc, o store.Options) (backend.Store, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	return f(ctx, o)
@@ -217,4 +217,21 @@ func within(ctx context.Context, d time.Duration, f func(context.Context) error)
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	return f(ctx)
+}
+
+// backendState returns what is known of a Backend that an object refers to.
+func backendState(ctx context.Context, reader client.Reader, backends *backend.Registry, key types.NamespacedName) (backend.State, error) {
+	state := backends.State(key)
+	if state.Known {
+		return state, nil
+	}
+	var object v1alpha1.Backend
+	switch err := reader.Get(ctx, key, &object); {
+	case apierrors.IsNotFound(err):
+		return backend.NotFound(key.Name), nil
+	case err != nil:
+		return backend.State{}, fmt.Errorf("get Backend %s: %w", key, err)
+	default:
+		return backend.State{}, nil
+	}
 }

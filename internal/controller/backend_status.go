@@ -6,12 +6,9 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
-
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -108,18 +105,18 @@ func stalls(reason string) bool {
 
 // planBackend returns what a check means for the other controllers and for the
 // Backend's status.
-func planBackend(backend *v1alpha1.Backend, c backendCheck, now time.Time) (BackendState, v1alpha1.BackendStatus) {
-	state := BackendState{Known: true, Ready: c.err == nil, Reason: v1alpha1.ReasonConnected, Message: "the database answers and its schema is current"}
+func planBackend(object *v1alpha1.Backend, c backendCheck, now time.Time) (backend.State, v1alpha1.BackendStatus) {
+	state := backend.State{Known: true, Ready: c.err == nil, Reason: v1alpha1.ReasonConnected, Message: "the database answers and its schema is current"}
 	if c.err != nil {
-		state.Reason, state.Message = explainBackend(&backend.Spec, c)
+		state.Reason, state.Message = explainBackend(&object.Spec, c)
 	}
-	status := *backend.Status.DeepCopy()
-	status.ObservedGeneration = backend.Generation
-	status.NamespaceID = namespaceID(backend)
+	status := *object.Status.DeepCopy()
+	status.ObservedGeneration = object.Generation
+	status.NamespaceID = namespaceID(object)
 	if c.version != "" {
 		status.ServerVersion = truncateText(c.version, 64)
 	}
-	set := conditionSetter(&status.Conditions, backend.Generation, now)
+	set := conditionSetter(&status.Conditions, object.Generation, now)
 	set(v1alpha1.ConditionReady, state.Ready, state.Reason, state.Message)
 	set.only(v1alpha1.ConditionReconciling, !state.Ready && !stalls(state.Reason), state.Reason, state.Message)
 	set.only(v1alpha1.ConditionStalled, !state.Ready && stalls(state.Reason), state.Reason, state.Message)
@@ -127,16 +124,16 @@ func planBackend(backend *v1alpha1.Backend, c backendCheck, now time.Time) (Back
 }
 
 // namespaceID returns OpenWorkflow's namespace within the tables.
-func namespaceID(backend *v1alpha1.Backend) string {
-	if backend.Spec.NamespaceID != "" {
-		return backend.Spec.NamespaceID
+func namespaceID(object *v1alpha1.Backend) string {
+	if object.Spec.NamespaceID != "" {
+		return object.Spec.NamespaceID
 	}
-	return backend.Namespace
+	return object.Namespace
 }
 
 // retention returns how long ended runs are kept, nil for ever.
-func retention(backend *v1alpha1.Backend) *store.Retention {
-	r := &backend.Spec.Retention
+func retention(object *v1alpha1.Backend) *store.Retention {
+	r := &object.Spec.Retention
 	if r.TTLSecondsAfterFinished == 0 {
 		return nil
 	}
@@ -144,55 +141,4 @@ func retention(backend *v1alpha1.Backend) *store.Retention {
 		After:      time.Duration(r.TTLSecondsAfterFinished) * time.Second,
 		KeyedAfter: time.Duration(r.IdempotencyKeyTTLSeconds) * time.Second,
 	}
-}
-
-func backendNotFound(name string) string {
-	return fmt.Sprintf("Backend %q does not exist in this namespace: create it, or name another in spec.backendRef", name)
-}
-
-// setCondition sets one condition of a list; it keeps the time of the last
-// transition unless the condition's status changes.
-type setCondition func(kind string, truth bool, reason, message string)
-
-func conditionSetter(list *[]metav1.Condition, generation int64, now time.Time) setCondition {
-	return func(kind string, truth bool, reason, message string) {
-		if reason == "" {
-			meta.RemoveStatusCondition(list, kind)
-			return
-		}
-		status := metav1.ConditionFalse
-		if truth {
-			status = metav1.ConditionTrue
-		}
-		meta.SetStatusCondition(list, metav1.Condition{
-			Type:               kind,
-			Status:             status,
-			Reason:             reason,
-			Message:            message,
-			ObservedGeneration: generation,
-			LastTransitionTime: metav1.NewTime(now.UTC().Truncate(time.Second)),
-		})
-	}
-}
-
-// only sets a condition that is present only while true.
-func (set setCondition) only(kind string, truth bool, reason, message string) {
-	if truth {
-		set(kind, true, reason, message)
-	} else {
-		set(kind, false, "", "")
-	}
-}
-
-// truncateText cuts text to at most limit bytes, at a character's boundary.
-func truncateText(text string, limit int) string {
-	if len(text) <= limit {
-		return text
-	}
-	const mark = "…"
-	cut := limit - len(mark)
-	for cut > 0 && !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + mark
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/testpg"
 )
 
@@ -164,8 +165,8 @@ func TestPostgres_StopsUnderLoadAndComesBack(t *testing.T) {
 	w := newWorldAt(t, server.URL())
 	var tries atomic.Int64 // to make the database fit for use, which begins with the schema
 	m := w.start(func(o *managerOptions) {
-		o.Open = func(ctx context.Context, so storeOptions) (Store, error) {
-			inner, err := OpenStore(ctx, so)
+		o.Open = func(ctx context.Context, so storeOptions) (backend.Store, error) {
+			inner, err := backend.OpenStore(ctx, so)
 			return &watchedStore{Store: inner, onMigrate: func() { tries.Add(1) }}, err
 		}
 	})
@@ -250,8 +251,8 @@ func TestManager_CancelsWhatWasDeletedWhileItWasDown(t *testing.T) {
 	// A Backend is ready, and its pools may start, only after the orphans are canceled.
 	s := w.store()
 	looked := false
-	open := func(ctx context.Context, o storeOptions) (Store, error) {
-		inner, err := OpenStore(ctx, o)
+	open := func(ctx context.Context, o storeOptions) (backend.Store, error) {
+		inner, err := backend.OpenStore(ctx, o)
 		return &watchedStore{Store: inner, onVersion: func() { looked = w.row(s, deleted.UID).Status == "pending" }}, err
 	}
 	w.start(func(o *managerOptions) { o.Open = open; o.Intervals.Orphan = time.Hour })
@@ -265,22 +266,4 @@ func TestManager_CancelsWhatWasDeletedWhileItWasDown(t *testing.T) {
 		}
 	}
 	w.awaitState(again, v1alpha1.RunPending, v1alpha1.ReasonPending)
-}
-
-func TestBackendHash_IsShortAndChanges(t *testing.T) {
-	t.Parallel()
-	ref := v1alpha1.SecretKeyRef{Name: "db", Key: "uri"}
-	one := backendHash(storeOptions{URL: "postgres://a", Schema: "s", NamespaceID: "n"}, ref)
-	for what, other := range map[string]string{
-		"url":       backendHash(storeOptions{URL: "postgres://b", Schema: "s", NamespaceID: "n"}, ref),
-		"schema":    backendHash(storeOptions{URL: "postgres://a", Schema: "t", NamespaceID: "n"}, ref),
-		"namespace": backendHash(storeOptions{URL: "postgres://a", Schema: "s", NamespaceID: "m"}, ref),
-	} {
-		if other == one {
-			t.Errorf("the hash stays with another %s", what)
-		}
-	}
-	if len(one) != 10 {
-		t.Errorf("hash is %q", one)
-	}
 }

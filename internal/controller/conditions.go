@@ -1,11 +1,16 @@
 package controller
 
 import (
+	"fmt"
+	"time"
+	"unicode/utf8"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 )
 
 func eventType(good bool) string {
@@ -23,10 +28,74 @@ func conditionReason(conditions []metav1.Condition) string {
 	return ""
 }
 
-// backendName returns the name of the Backend that an object refers to.
-func backendName(ref v1alpha1.BackendReference) string {
-	if ref.Name == "" {
-		return "default"
+// setCondition sets one condition of a list; it keeps the time of the last
+// transition unless the condition's status changes.
+type setCondition func(kind string, truth bool, reason, message string)
+
+func conditionSetter(list *[]metav1.Condition, generation int64, now time.Time) setCondition {
+	return func(kind string, truth bool, reason, message string) {
+		if reason == "" {
+			meta.RemoveStatusCondition(list, kind)
+			return
+		}
+		status := metav1.ConditionFalse
+		if truth {
+			status = metav1.ConditionTrue
+		}
+		meta.SetStatusCondition(list, metav1.Condition{
+			Type:               kind,
+			Status:             status,
+			Reason:             reason,
+			Message:            message,
+			ObservedGeneration: generation,
+			LastTransitionTime: metav1.NewTime(now.UTC().Truncate(time.Second)),
+		})
 	}
-	return ref.Name
+}
+
+// only sets a condition that is present only while true.
+func (set setCondition) only(kind string, truth bool, reason, message string) {
+	if truth {
+		set(kind, true, reason, message)
+	} else {
+		set(kind, false, "", "")
+	}
+}
+
+// truncateText cuts text to at most limit bytes, at a character's boundary.
+func truncateText(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	const mark = "…"
+	cut := limit - len(mark)
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + mark
+}
+
+// backendReason is the reason of an object whose Backend cannot be used.
+func backendReason(state backend.State) string {
+	if state.Reason == v1alpha1.ReasonBackendNotFound {
+		return v1alpha1.ReasonBackendNotFound
+	}
+	return v1alpha1.ReasonBackendNotReady
+}
+
+func backendMessage(name string, state backend.State) string {
+	if state.Reason == v1alpha1.ReasonBackendNotFound {
+		return state.Message
+	}
+	return fmt.Sprintf("Backend %q is not ready (%s): %s", name, state.Reason, state.Message)
+}
+
+// notReadyReason returns why an object is not ready, or nothing.
+func notReadyReason(conditions []metav1.Condition) string {
+	for _, c := range conditions {
+		if c.Type == v1alpha1.ConditionReady && c.Status != metav1.ConditionTrue {
+			return c.Reason
+		}
+	}
+	return ""
 }

@@ -3,13 +3,11 @@
 // Each reconciler tells the same short story: get the object, observe the world,
 // ask a pure function what should happen, carry that out, write status once.
 //
-//	setup.go                    adds everything to a controller-runtime manager; what its caches keep
+//	setup.go                    adds everything to a controller-runtime manager
+//	cache.go                    which objects the manager caches, and which of their fields
 //	shards.go                   a manager for the namespaces that a label selects
-//	store.go                    what the manager needs of a database
-//	conditions.go               small helpers for conditions and events
+//	conditions.go               helpers for conditions, their reasons and messages
 //
-//	backends.go                 the open databases, one per Backend
-//	coalescer.go                database calls that concurrent reconciles share
 //	backend_controller.go       Backend: connect, migrate, check, write status
 //	backend_status.go           the words of a Backend's conditions
 //

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
@@ -22,7 +23,7 @@ type storeOptions = store.Options
 
 // watchedStore calls back at points in the connecting of a Backend.
 type watchedStore struct {
-	Store
+	backend.Store
 	onMigrate, onVersion func()
 }
 
@@ -83,8 +84,8 @@ func (k *killer) write(name string, do func() error) error {
 	return err
 }
 
-func (k *killer) open(ctx context.Context, o store.Options) (Store, error) {
-	s, err := OpenStore(ctx, o)
+func (k *killer) open(ctx context.Context, o store.Options) (backend.Store, error) {
+	s, err := backend.OpenStore(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +112,7 @@ func (k *killer) newClient(config *rest.Config, o client.Options) (client.Client
 
 // mortalStore is a database whose writes count.
 type mortalStore struct {
-	Store
+	backend.Store
 	k *killer
 }
 

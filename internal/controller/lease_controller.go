@@ -18,6 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/poolspec"
@@ -55,7 +57,7 @@ type leaseRequest struct {
 // is fenced, but would waste its work.
 type LeaseReconciler struct {
 	client.Client
-	Backends *Backends
+	Backends *backend.Registry
 }
 
 // SetupWithManager registers the reconciler.
@@ -122,14 +124,14 @@ func workerEnded(pod *corev1.Pod) string {
 
 // Reconcile clears the leases of one pod.
 func (r *LeaseReconciler) Reconcile(ctx context.Context, req leaseRequest) (ctrl.Result, error) {
-	conn := r.Backends.ByLabel(req.Namespace, req.Backend)
+	conn := r.connection(req)
 	if conn == nil {
 		return ctrl.Result{}, nil // done when the Backend connects
 	}
 	if err := release(ctx, conn, string(req.PodUID), req.Cause); err != nil {
 		r.Backends.Recheck(conn.Key)
 		if isTransient(err) {
-			return ctrl.Result{RequeueAfter: jitter(time.Second)}, nil
+			return ctrl.Result{RequeueAfter: backoff.Jitter(time.Second)}, nil
 		}
 		return ctrl.Result{}, err
 	}
@@ -143,8 +145,18 @@ func (r *LeaseReconciler) Reconcile(ctx context.Context, req leaseRequest) (ctrl
 	return ctrl.Result{}, nil
 }
 
+// connection returns that of the pod's Backend, or nil. A label may hold a shortened name.
+func (r *LeaseReconciler) connection(req leaseRequest) *backend.Connection {
+	for _, conn := range r.Backends.ReadyOrLingeringIn(req.Namespace) {
+		if poolspec.LabelValue(conn.Key.Name) == req.Backend {
+			return conn
+		}
+	}
+	return nil
+}
+
 // release clears the leases under a pod's uid and wakes those who can take over.
-func release(ctx context.Context, conn *Connection, podUID, cause string) error {
+func release(ctx context.Context, conn *backend.Connection, podUID, cause string) error {
 	runs, err := conn.Store.ReleaseLeases(ctx, podUID, "")
 	if err != nil {
 		return fmt.Errorf("release leases of pod %s: %w", podUID, err)
@@ -161,7 +173,7 @@ func release(ctx context.Context, conn *Connection, podUID, cause string) error 
 // pods that are seen ended, and of workers that went silent and have no pod. A
 // silent worker is not enough, nor is a missing pod: another cluster's workers
 // may share the database.
-func releaseDead(ctx context.Context, reader client.Reader, conn *Connection) error {
+func releaseDead(ctx context.Context, reader client.Reader, conn *backend.Connection) error {
 	var pods corev1.PodList
 	if err := reader.List(ctx, &pods, client.InNamespace(conn.Key.Namespace),
 		client.MatchingLabels{v1alpha1.LabelBackend: poolspec.LabelValue(conn.Key.Name)}, client.UnsafeDisableDeepCopy); err != nil {
@@ -194,7 +206,7 @@ func releaseDead(ctx context.Context, reader client.Reader, conn *Connection) er
 	return nil
 }
 
-func silentWorkers(ctx context.Context, s Store) ([]store.Worker, error) {
+func silentWorkers(ctx context.Context, s backend.Store) ([]store.Worker, error) {
 	known, err := s.Workers(ctx, silentLookback)
 	if err != nil {
 		return nil, fmt.Errorf("list workers: %w", err)

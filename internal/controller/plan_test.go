@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
@@ -18,7 +19,7 @@ var noon = time.Date(2030, 1, 2, 12, 0, 0, 0, time.UTC)
 
 func TestPlanRun(t *testing.T) {
 	t.Parallel()
-	ready := BackendState{Known: true, Ready: true}
+	ready := backend.State{Known: true, Ready: true}
 	type want struct {
 		action  runAction
 		reason  string // of the status
@@ -45,19 +46,19 @@ func TestPlanRun(t *testing.T) {
 	}
 	tests := map[string]struct {
 		run     []func(*run)
-		backend BackendState
+		backend backend.State
 		row     *openworkflow.Run
 		refused string
 		want    want
 	}{
 		"a new run is mirrored":                                  {nil, ready, nil, "", want{action: runMirror}},
-		"before anything is known nothing is said":               {nil, BackendState{}, nil, "", want{}},
-		"a run waits for its Backend":                            {nil, BackendState{Known: true, Reason: v1alpha1.ReasonUnreachable}, nil, "", want{reason: v1alpha1.ReasonBackendNotReady}},
-		"a missing Backend is named":                             {nil, BackendState{Known: true, Reason: v1alpha1.ReasonBackendNotFound}, nil, "", want{reason: v1alpha1.ReasonBackendNotFound}},
+		"before anything is known nothing is said":               {nil, backend.State{}, nil, "", want{}},
+		"a run waits for its Backend":                            {nil, backend.State{Known: true, Reason: v1alpha1.ReasonUnreachable}, nil, "", want{reason: v1alpha1.ReasonBackendNotReady}},
+		"a missing Backend is named":                             {nil, backend.State{Known: true, Reason: v1alpha1.ReasonBackendNotFound}, nil, "", want{reason: v1alpha1.ReasonBackendNotFound}},
 		"an object on its way out is not started":                {[]func(*run){deleting}, ready, nil, "", want{}},
 		"what cannot be stored has failed":                       {nil, ready, nil, "no", want{reason: v1alpha1.ReasonInvalidInput}},
 		"a mirrored run is reported":                             {[]func(*run){mirrored}, ready, pending(), "", want{reason: v1alpha1.ReasonPending}},
-		"a mirrored run keeps its status while Postgres is down": {[]func(*run){mirrored}, BackendState{Known: true, Reason: v1alpha1.ReasonUnreachable}, nil, "", want{}},
+		"a mirrored run keeps its status while Postgres is down": {[]func(*run){mirrored}, backend.State{Known: true, Reason: v1alpha1.ReasonUnreachable}, nil, "", want{}},
 		"a run whose row is gone is not started again":           {[]func(*run){mirrored}, ready, nil, "", want{reason: v1alpha1.ReasonRunMissing}},
 		"cancel":                {[]func(*run){mirrored, cancel}, ready, pending(), "", want{action: runCancel}},
 		"cancel is done once":   {[]func(*run){mirrored, cancel}, ready, pending(canceled), "", want{reason: v1alpha1.ReasonCanceled}},
@@ -131,7 +132,7 @@ func TestPlanRun_WaitsForTheWorkersFirstReport(t *testing.T) {
 		}, want{state: v1alpha1.RunCompleted}},
 		"not begun by any of them": {openworkflow.Run{ID: "uid", Status: openworkflow.RunPending, Context: ref}, nil, want{state: v1alpha1.RunPending}},
 	} {
-		seen := runSeen{Run: object, RunID: "uid", Row: &test.row, Backend: BackendState{Known: true, Ready: true}, WorkerReports: true, Now: noon}
+		seen := runSeen{Run: object, RunID: "uid", Row: &test.row, Backend: backend.State{Known: true, Ready: true}, WorkerReports: true, Now: noon}
 		if test.row.WorkerID == nil {
 			seen.WorkerReports = false
 		}
@@ -208,7 +209,7 @@ func TestNoWorker(t *testing.T) {
 
 func TestEvaluatePool(t *testing.T) {
 	t.Parallel()
-	ready := BackendState{Known: true, Ready: true}
+	ready := backend.State{Known: true, Ready: true}
 	deployment := func(updated, total, available int32) *appsv1.Deployment {
 		return &appsv1.Deployment{
 			ObjectMeta: metav1.ObjectMeta{Generation: 2},
@@ -232,7 +233,7 @@ func TestEvaluatePool(t *testing.T) {
 		want poolState
 	}{
 		"template first":                      {poolSeen{Rejected: "no"}, poolState{stalled: true, reason: v1alpha1.ReasonInvalidTemplate, message: "no"}},
-		"then the Backend":                    {poolSeen{Backend: BackendState{Known: true, Reason: "Unreachable", Message: "gone"}, Deployment: deployment(2, 2, 2)}, poolState{reason: v1alpha1.ReasonBackendNotReady, message: `Backend "default" is not ready (Unreachable): gone`}},
+		"then the Backend":                    {poolSeen{Backend: backend.State{Known: true, Reason: "Unreachable", Message: "gone"}, Deployment: deployment(2, 2, 2)}, poolState{reason: v1alpha1.ReasonBackendNotReady, message: `Backend "default" is not ready (Unreachable): gone`}},
 		"no Deployment":                       {poolSeen{Backend: ready}, poolState{reason: v1alpha1.ReasonRollingOut, message: "the Deployment is being created"}},
 		"complete":                            {poolSeen{Backend: ready, Deployment: deployment(2, 2, 2)}, poolState{ready: true, reason: v1alpha1.ReasonPodsReady, message: "2 of 2 pods are ready"}},
 		"what was complete before the change": {poolSeen{Backend: ready, Deployment: deployment(2, 2, 2), Applied: 3}, poolState{reason: v1alpha1.ReasonRollingOut, message: "2 of 2 pods are ready, 2 are up to date"}},

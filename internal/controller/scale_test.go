@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
@@ -76,8 +77,8 @@ func (l *ledger) newClient(config *rest.Config, o client.Options) (client.Client
 	}), nil
 }
 
-func (l *ledger) open(ctx context.Context, o store.Options) (Store, error) {
-	s, err := OpenStore(ctx, o)
+func (l *ledger) open(ctx context.Context, o store.Options) (backend.Store, error) {
+	s, err := backend.OpenStore(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +87,7 @@ func (l *ledger) open(ctx context.Context, o store.Options) (Store, error) {
 
 // countedStore is a database that counts which runs it is asked for.
 type countedStore struct {
-	Store
+	backend.Store
 	*ledger
 }
 
@@ -175,7 +176,7 @@ func TestFinishedRunsCostNothing(t *testing.T) {
 
 // slowStore holds back an insert until the deletion of its object was handled.
 type slowStore struct {
-	Store
+	backend.Store
 	deleted func()
 	handled chan struct{}
 	once    sync.Once
@@ -201,8 +202,8 @@ func TestRun_DeletedWhileItIsMirroredIsCanceled(t *testing.T) {
 	w := newWorld(t)
 	w.start(func(o *managerOptions) {
 		o.Intervals.Orphan = time.Hour // by the watch alone
-		o.Open = func(ctx context.Context, so store.Options) (Store, error) {
-			s, err := OpenStore(ctx, so)
+		o.Open = func(ctx context.Context, so store.Options) (backend.Store, error) {
+			s, err := backend.OpenStore(ctx, so)
 			if err != nil {
 				return nil, err
 			}

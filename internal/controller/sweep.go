@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -15,6 +14,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
@@ -67,7 +68,7 @@ type Sweeper struct {
 	client.Client
 	// Live reads objects without a cache.
 	Live      client.Reader
-	Backends  *Backends
+	Backends  *backend.Registry
 	Clock     clock.PassiveClock
 	Log       logr.Logger
 	Cluster   string
@@ -80,13 +81,9 @@ type Sweeper struct {
 
 // Run runs the loops of one connection until ctx ends. They stand still while
 // its Backend is not ready.
-func (s *Sweeper) Run(ctx context.Context, conn *Connection) {
+func (s *Sweeper) Run(ctx context.Context, conn *backend.Connection) {
 	repair := &statusSweeper{Sweeper: s, conn: conn}
 	var loops sync.WaitGroup
-	loops.Go(func() { conn.creates.run(ctx) })
-	loops.Go(func() { conn.states.run(ctx) })
-	loops.Go(func() { conn.cancels.run(ctx) })
-	loops.Go(func() { s.notify(ctx, conn) })
 	loops.Go(func() { s.loop(ctx, conn, "deadline", s.Intervals.Deadline, repair.expire) })
 	loops.Go(func() { s.loop(ctx, conn, "heal", s.Intervals.Rescue, repair.rescue) })
 	loops.Go(func() { s.loop(ctx, conn, "repair", s.Intervals.Repair, repair.sweep) })
@@ -102,10 +99,10 @@ func (s *Sweeper) Run(ctx context.Context, conn *Connection) {
 // loop calls sweep at the interval, less some jitter, while the Backend is ready.
 // A failure is the Backend's matter, which is checked and reports it; what is
 // logged here is trouble of another kind, once per kind.
-func (s *Sweeper) loop(ctx context.Context, conn *Connection, name string, interval time.Duration, sweep func(context.Context) error) {
+func (s *Sweeper) loop(ctx context.Context, conn *backend.Connection, name string, interval time.Duration, sweep func(context.Context) error) {
 	log := s.Log.WithValues("namespace", conn.Key.Namespace, "backend", conn.Key.Name, "sweep", name)
 	ctx = logr.NewContext(ctx, log)
-	timer := time.NewTimer(jitter(interval))
+	timer := time.NewTimer(backoff.Jitter(interval))
 	defer timer.Stop()
 	lastError, failures := "", 0
 	for {
@@ -132,43 +129,24 @@ func (s *Sweeper) loop(ctx context.Context, conn *Connection, name string, inter
 					lastError = text
 				}
 				failures++
-				next = max(interval, backoff(failures, 30*time.Second))
+				next = max(interval, backoff.Policy{First: time.Second, Max: 30 * time.Second}.Delay(failures))
 			}
 		}
-		timer.Reset(jitter(next))
-	}
-}
-
-// notify sends the hints for which Connection.Wake and Ended were called. Those that
-// come while one is under way become the next. A lost hint costs a poll interval.
-func (s *Sweeper) notify(ctx context.Context, conn *Connection) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-conn.wakes:
-			err := within(ctx, connectTimeout, conn.Store.Notify)
-			if conn.ended.Swap(false) {
-				err = errors.Join(err, within(ctx, connectTimeout, conn.Store.NotifyEnds))
-			}
-			if err != nil {
-				s.Log.V(1).Info("Wake-up was lost", "error", err.Error())
-			}
-		}
+		timer.Reset(backoff.Jitter(next))
 	}
 }
 
 // Sweep does what events would have brought about had they been seen: it cancels
 // the runs of objects that are gone and clears the leases of dead workers. It
 // runs before a Backend becomes ready, and now and then afterwards.
-func (s *Sweeper) Sweep(ctx context.Context, conn *Connection) error {
+func (s *Sweeper) Sweep(ctx context.Context, conn *backend.Connection) error {
 	if err := s.sweepOrphans(ctx, conn); err != nil {
 		return err
 	}
 	return releaseDead(ctx, s.Client, conn)
 }
 
-func (s *Sweeper) sweepOrphans(ctx context.Context, conn *Connection) error {
+func (s *Sweeper) sweepOrphans(ctx context.Context, conn *backend.Connection) error {
 	for after := ""; ; {
 		runs, err := conn.Store.OpenObjectRuns(ctx, s.Cluster, after, sweepBatch)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
@@ -34,7 +35,7 @@ const (
 // says. Only its loop uses it.
 type retentionSweeper struct {
 	*Sweeper
-	conn *Connection
+	conn *backend.Connection
 	// after and afterDelivery are how far the round through ended runs and deliveries
 	// has come; the zero values begin one. They live no longer than the connection.
 	after         openworkflow.Cursor
@@ -83,7 +84,7 @@ func (r *retentionSweeper) removeDue(ctx context.Context, total *store.Removed) 
 // removeRuns looks at some ended runs and removes those that are due. It is done for
 // this turn when there is no retention any more, or no time.
 func (r *retentionSweeper) removeRuns(ctx context.Context, end time.Time, total *store.Removed) (done bool, err error) {
-	policy := r.conn.retention.Load()
+	policy := r.conn.Retention()
 	if policy == nil {
 		return true, nil
 	}
@@ -102,7 +103,7 @@ func (r *retentionSweeper) removeRuns(ctx context.Context, end time.Time, total 
 		}
 	}
 	for len(due) > 0 {
-		if policy = r.conn.retention.Load(); policy == nil || time.Now().After(end) {
+		if policy = r.conn.Retention(); policy == nil || time.Now().After(end) {
 			return true, nil // the rest is looked for once more
 		}
 		var removed store.Removed
@@ -121,7 +122,7 @@ func (r *retentionSweeper) removeRuns(ctx context.Context, end time.Time, total 
 // run is gone.
 func (r *retentionSweeper) removeDeliveries(ctx context.Context, end time.Time, total *store.Removed) error {
 	for {
-		policy := r.conn.retention.Load()
+		policy := r.conn.Retention()
 		if policy == nil {
 			return nil
 		}

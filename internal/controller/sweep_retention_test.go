@@ -15,6 +15,7 @@ import (
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
@@ -223,11 +224,11 @@ func TestRetention_P5_AnUnmirroredObjectKeepsItsRow(t *testing.T) {
 // TestRetention_WithoutOneNothingIsLookedAt: nobody touches the database.
 func TestRetention_WithoutOneNothingIsLookedAt(t *testing.T) {
 	t.Parallel()
-	r := &retentionSweeper{Sweeper: &Sweeper{}, conn: &Connection{Store: nil}}
+	r := &retentionSweeper{Sweeper: &Sweeper{}, conn: &backend.Connection{Store: nil}}
 	if err := r.sweep(t.Context()); err != nil {
 		t.Error(err)
 	}
-	r.conn.retention.Store(retention(newBackend()))
+	r.conn.SetRetention(retention(newBackend()))
 	if err := r.sweep(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -235,7 +236,7 @@ func TestRetention_WithoutOneNothingIsLookedAt(t *testing.T) {
 
 // history is a database of runs that have ended, of which some are kept.
 type history struct {
-	Store
+	backend.Store
 	runs  []string
 	keep  map[string]bool
 	seen  int // runs that were looked at
@@ -338,16 +339,16 @@ func TestRetention_StopsWhenItIsTakenBack(t *testing.T) {
 		h.runs = append(h.runs, fmt.Sprintf("%06d", i))
 	}
 	r := newRetentionSweeper(t, h)
-	h.removing = func() { r.conn.retention.Store(nil) }
+	h.removing = func() { r.conn.SetRetention(nil) }
 	if err := r.sweep(t.Context()); err != nil || len(h.runs) != 600 {
 		t.Errorf("%d runs are left, %v; want all but those of one transaction", len(h.runs), err)
 	}
 }
 
-func newRetentionSweeper(t *testing.T, s Store) *retentionSweeper {
+func newRetentionSweeper(t *testing.T, s backend.Store) *retentionSweeper {
 	t.Helper()
-	conn := &Connection{Store: s}
-	conn.retention.Store(&store.Retention{After: time.Hour})
+	conn := &backend.Connection{Store: s}
+	conn.SetRetention(&store.Retention{After: time.Hour})
 	return &retentionSweeper{Sweeper: &Sweeper{}, conn: conn}
 }
 

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
@@ -32,7 +33,7 @@ const expireBatch = 500
 // cannot, and a run that waits has none.
 type statusSweeper struct {
 	*Sweeper
-	conn *Connection
+	conn *backend.Connection
 	// matched has, by object, what a row looked like when the object's status was
 	// last found or made equal to it. A row that still looks so, and that nobody
 	// executes, needs no second look. Executing has those that a worker executes. Only
@@ -181,7 +182,7 @@ func (r *statusSweeper) repair(ctx context.Context, objects []*v1alpha1.Workflow
 	var differ []runSeen
 	var claimed []string
 	for _, o := range objects {
-		seen := runSeen{Run: o, RunID: o.Status.RunID, Row: rows[o.Status.RunID], Backend: BackendState{Known: true, Ready: true}, Now: r.Clock.Now()}
+		seen := runSeen{Run: o, RunID: o.Status.RunID, Row: rows[o.Status.RunID], Backend: backend.State{Known: true, Ready: true}, Now: r.Clock.Now()}
 		if seen.Row == nil {
 			if notReadyReason(o.Status.Conditions) != v1alpha1.ReasonRunMissing {
 				if _, err := r.status.write(ctx, o, missingStatus(seen)); err != nil {
@@ -285,7 +286,7 @@ func (r *statusSweeper) refreshFleet(ctx context.Context) (*fleet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list live workers: %w", err)
 	}
-	r.conn.setWorkers(workers)
+	r.conn.SetWorkers(workers)
 	r.reports.Prune(r.Clock.Now())
 	pools, err := poolsOf(ctx, r.Client, r.conn.Key)
 	if err != nil {
@@ -294,7 +295,7 @@ func (r *statusSweeper) refreshFleet(ctx context.Context) (*fleet, error) {
 	f := newFleet(r.conn.Key.Name, pools, workers)
 	if served := servedText(workers); served != r.served {
 		r.served = served
-		r.Backends.notifyListeners(r.conn.Key)
+		r.Backends.Notify(r.conn.Key)
 	}
 	return f, nil
 }

@@ -30,6 +30,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/poolspec"
 )
 
@@ -44,7 +46,7 @@ const cacheLag = 2 * time.Second
 // WorkerPoolReconciler keeps the pods of each pool running.
 type WorkerPoolReconciler struct {
 	client.Client
-	Backends *Backends
+	Backends *backend.Registry
 	Events   events.EventRecorder
 	Clock    clock.PassiveClock
 
@@ -126,7 +128,7 @@ func (r *WorkerPoolReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 		return ctrl.Result{}, err
 	}
 	seen.Rejected = rejected
-	again := jitter(reapplyAfter)
+	again := backoff.Jitter(reapplyAfter)
 	if seen.Deployment == nil && rejected == "" {
 		again = cacheLag
 	}
@@ -134,7 +136,7 @@ func (r *WorkerPoolReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 }
 
 func (r *WorkerPoolReconciler) observe(ctx context.Context, pool *v1alpha1.WorkerPool) (poolSeen, error) {
-	key := types.NamespacedName{Namespace: pool.Namespace, Name: backendName(pool.Spec.BackendRef)}
+	key := backend.KeyOf(pool.Namespace, pool.Spec.BackendRef)
 	state, err := backendState(ctx, r.Client, r.Backends, key)
 	if err != nil {
 		return poolSeen{}, err
@@ -168,20 +170,20 @@ func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejec
 	if err != nil {
 		return err.Error(), nil
 	}
-	key := types.NamespacedName{Namespace: pool.Namespace, Name: backendName(pool.Spec.BackendRef)}
+	key := backend.KeyOf(pool.Namespace, pool.Spec.BackendRef)
 	conn := r.Backends.EverReady(key)
 	if conn == nil {
 		return "", nil
 	}
-	var backend v1alpha1.Backend
-	if err := r.Get(ctx, key, &backend); err != nil {
+	var object v1alpha1.Backend
+	if err := r.Get(ctx, key, &object); err != nil {
 		return "", client.IgnoreNotFound(err)
 	}
 	objects := poolspec.Objects(poolspec.Input{
 		Pool:        pool,
 		Template:    template,
 		Backend:     key.Name,
-		Secret:      backend.Spec.Postgres.URLSecretRef,
+		Secret:      object.Spec.Postgres.URLSecretRef,
 		Schema:      conn.Schema,
 		NamespaceID: conn.NamespaceID,
 		BackendHash: conn.Hash,
@@ -272,34 +274,17 @@ func (r *WorkerPoolReconciler) writeStatus(ctx context.Context, pool *v1alpha1.W
 	return nil
 }
 
-// backendState returns what is known of a Backend that an object refers to.
-func backendState(ctx context.Context, reader client.Reader, backends *Backends, key types.NamespacedName) (BackendState, error) {
-	state := backends.State(key)
-	if state.Known {
-		return state, nil
-	}
-	var backend v1alpha1.Backend
-	switch err := reader.Get(ctx, key, &backend); {
-	case apierrors.IsNotFound(err):
-		return BackendState{Known: true, Reason: v1alpha1.ReasonBackendNotFound, Message: backendNotFound(key.Name)}, nil
-	case err != nil:
-		return BackendState{}, fmt.Errorf("get Backend %s: %w", key, err)
-	default:
-		return BackendState{}, nil
-	}
-}
-
 // poolsOf lists the pools that work for a Backend.
-func poolsOf(ctx context.Context, reader client.Reader, backend types.NamespacedName) ([]v1alpha1.WorkerPool, error) {
+func poolsOf(ctx context.Context, reader client.Reader, key types.NamespacedName) ([]v1alpha1.WorkerPool, error) {
 	var pools v1alpha1.WorkerPoolList
-	if err := reader.List(ctx, &pools, client.InNamespace(backend.Namespace)); err != nil {
-		return nil, fmt.Errorf("list pools of Backend %s: %w", backend, err)
+	if err := reader.List(ctx, &pools, client.InNamespace(key.Namespace)); err != nil {
+		return nil, fmt.Errorf("list pools of Backend %s: %w", key, err)
 	}
 	// The cache has no order, and messages are made from this list.
 	slices.SortFunc(pools.Items, func(a, b v1alpha1.WorkerPool) int { return strings.Compare(a.Name, b.Name) })
 	of := pools.Items[:0]
 	for _, p := range pools.Items {
-		if backendName(p.Spec.BackendRef) == backend.Name {
+		if backend.NameOf(p.Spec.BackendRef) == key.Name {
 			of = append(of, p)
 		}
 	}

@@ -9,11 +9,11 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/ptr"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/poolspec"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
@@ -25,7 +25,7 @@ const maxServed = 256
 type poolSeen struct {
 	Pool *v1alpha1.WorkerPool
 	// Backend is the state of the pool's Backend.
-	Backend BackendState
+	Backend backend.State
 	// Rejected is why the template cannot become a Deployment, for the user.
 	Rejected string
 	// Deployment is nil when there is none.
@@ -82,7 +82,7 @@ func evaluatePool(seen poolSeen) poolState {
 		return poolState{stalled: true, reason: v1alpha1.ReasonInvalidTemplate, message: seen.Rejected}
 	}
 	if !seen.Backend.Ready {
-		return poolState{reason: backendReason(seen.Backend), message: backendMessage(backendName(seen.Pool.Spec.BackendRef), seen.Backend)}
+		return poolState{reason: backendReason(seen.Backend), message: backendMessage(backend.NameOf(seen.Pool.Spec.BackendRef), seen.Backend)}
 	}
 	d := seen.Deployment
 	if d == nil {
@@ -226,29 +226,4 @@ func servedWorkflows(pool *v1alpha1.WorkerPool, workers []store.Worker) []v1alph
 		return nil
 	}
 	return served
-}
-
-// backendReason is the reason of an object whose Backend cannot be used.
-func backendReason(state BackendState) string {
-	if state.Reason == v1alpha1.ReasonBackendNotFound {
-		return v1alpha1.ReasonBackendNotFound
-	}
-	return v1alpha1.ReasonBackendNotReady
-}
-
-func backendMessage(name string, state BackendState) string {
-	if state.Reason == v1alpha1.ReasonBackendNotFound {
-		return state.Message
-	}
-	return fmt.Sprintf("Backend %q is not ready (%s): %s", name, state.Reason, state.Message)
-}
-
-// notReadyReason returns why an object is not ready, or nothing.
-func notReadyReason(conditions []metav1.Condition) string {
-	for _, c := range conditions {
-		if c.Type == v1alpha1.ConditionReady && c.Status != metav1.ConditionTrue {
-			return c.Reason
-		}
-	}
-	return ""
 }

@@ -22,6 +22,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
@@ -35,9 +37,9 @@ const (
 	indexOpenByRunID   = "open.runID"
 )
 
-// concurrentReconciles is how many WorkflowRuns are looked at at once. They wait for the
-// database, and share its calls.
-const concurrentReconciles = 64
+// concurrentReconciles is the number of WorkflowRuns that are reconciled at once. They wait
+// for the database, whose calls they share.
+const concurrentReconciles = 2 * backend.FullAt
 
 // runRequest is a WorkflowRun to look at or, with Deleted, one that is no more.
 type runRequest struct {
@@ -53,7 +55,7 @@ type runRequest struct {
 // their specs ask for. Execution is none of its business.
 type WorkflowRunReconciler struct {
 	client.Client
-	Backends *Backends
+	Backends *backend.Registry
 	Events   events.EventRecorder
 	Clock    clock.PassiveClock
 	// Cluster identifies the cluster in the context of runs.
@@ -116,7 +118,7 @@ func runEvents(onProgress func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler
 			queue.Add(runRequest{
 				NamespacedName: client.ObjectKeyFromObject(run),
 				Deleted:        run.UID,
-				Backend:        backendName(run.Spec.BackendRef),
+				Backend:        backend.NameOf(run.Spec.BackendRef),
 			})
 		}
 	}
@@ -162,7 +164,7 @@ func (r *WorkflowRunReconciler) observeReport(run *v1alpha1.WorkflowRun) {
 		return
 	}
 	r.reports.Confirm(client.ObjectKeyFromObject(run), run.UID)
-	key := types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)}
+	key := backend.KeyOf(run.Namespace, run.Spec.BackendRef)
 	if conn := r.Backends.Ready(key); conn != nil {
 		r.reports.Observe(&run.Status, conn.Workers(), r.Clock.Now())
 	}
@@ -203,7 +205,7 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 	if run.UID == "" || !needsReconcile(&run) { // it is gone, or was queued before a report came
 		return ctrl.Result{}, nil
 	}
-	r.reports.Track(req.NamespacedName, run.UID, backendName(run.Spec.BackendRef))
+	r.reports.Track(req.NamespacedName, run.UID, backend.NameOf(run.Spec.BackendRef))
 	defer r.reports.Release(req.NamespacedName) // unless its report is expected
 	seen, conn, err := r.observe(ctx, &run, known.uid == run.UID)
 	if err != nil {
@@ -240,7 +242,7 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 
 // observe gathers what a plan is made from. The row is read only when something
 // depends on it. Begun says that it is there, whatever the object's status says.
-func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.WorkflowRun, hasRow bool) (runSeen, *Connection, error) {
+func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.WorkflowRun, hasRow bool) (runSeen, *backend.Connection, error) {
 	seen := runSeen{Run: run, Cluster: r.Cluster, RunID: run.Status.RunID, FirstReport: r.FirstReport, Now: r.Clock.Now()}
 	if run.Status.State.Terminal() {
 		return seen, nil, nil
@@ -248,10 +250,10 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 	if hasRow && seen.RunID == "" {
 		seen.RunID = string(run.UID)
 	}
-	key := types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)}
+	key := backend.KeyOf(run.Namespace, run.Spec.BackendRef)
 	conn := r.Backends.Ready(key)
 	if conn != nil {
-		seen.Backend = BackendState{Known: true, Ready: true}
+		seen.Backend = backend.State{Known: true, Ready: true}
 		seen.ReportDelay = r.reports.SlowestReportDelay(conn.Workers(), seen.Now)
 	} else {
 		state, err := backendState(ctx, r.Client, r.Backends, key)
@@ -268,8 +270,8 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 }
 
 // load reads the run's row and, when they may be shown, its steps.
-func (r *WorkflowRunReconciler) load(ctx context.Context, conn *Connection, seen *runSeen) (err error) {
-	if seen.Row, err = conn.states.do(ctx, seen.RunID); err != nil {
+func (r *WorkflowRunReconciler) load(ctx context.Context, conn *backend.Connection, seen *runSeen) (err error) {
+	if seen.Row, err = conn.RunState(ctx, seen.RunID); err != nil {
 		return fmt.Errorf("read run %s: %w", seen.RunID, err)
 	}
 	seen.Steps, seen.Worker, seen.WorkerReports, seen.ReportDelay = openworkflow.StepSummary{}, "", false, 0
@@ -290,7 +292,7 @@ func (r *WorkflowRunReconciler) load(ctx context.Context, conn *Connection, seen
 }
 
 // carryOut does what the plan says and reads what has become of the run.
-func (r *WorkflowRunReconciler) carryOut(ctx context.Context, conn *Connection, seen *runSeen, plan runPlan) error {
+func (r *WorkflowRunReconciler) carryOut(ctx context.Context, conn *backend.Connection, seen *runSeen, plan runPlan) error {
 	switch plan.Action {
 	case runMirror:
 		if err := r.mirror(ctx, conn, seen, plan.NewRun); err != nil {
@@ -327,8 +329,8 @@ func (r *WorkflowRunReconciler) carryOut(ctx context.Context, conn *Connection, 
 }
 
 // mirror inserts the run's row, or finds the one that is there.
-func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *Connection, seen *runSeen, row store.NewRun) error {
-	c, err := conn.creates.do(ctx, row)
+func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *backend.Connection, seen *runSeen, row store.NewRun) error {
+	c, err := conn.CreateRun(ctx, row)
 	if err != nil {
 		return fmt.Errorf("create run: %w", err)
 	}
@@ -348,7 +350,7 @@ func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *Connection, se
 
 // writeStatus writes the status, and cancels a run whose object has gone meanwhile:
 // its deletion may have been handled before its row was there.
-func (r *WorkflowRunReconciler) writeStatus(ctx context.Context, conn *Connection, seen *runSeen, status v1alpha1.WorkflowRunStatus) error {
+func (r *WorkflowRunReconciler) writeStatus(ctx context.Context, conn *backend.Connection, seen *runSeen, status v1alpha1.WorkflowRunStatus) error {
 	status.ObservedGeneration = seen.Run.Generation
 	outcome, err := r.status.write(ctx, seen.Run, status)
 	if err == nil && outcome == statusStale && seen.Run.Status.ObservedGeneration != seen.Run.Generation {
@@ -383,8 +385,8 @@ func (r *WorkflowRunReconciler) cancelDeleted(ctx context.Context, req runReques
 
 // cancelDeletedRun cancels the run of an object that was deleted, together with
 // others of which the same is heard.
-func cancelDeletedRun(ctx context.Context, conn *Connection, id string) error {
-	status, err := conn.cancels.do(ctx, id)
+func cancelDeletedRun(ctx context.Context, conn *backend.Connection, id string) error {
+	status, err := conn.CancelRun(ctx, id)
 	if err != nil {
 		return fmt.Errorf("cancel the run of a deleted object: %w", err)
 	}
@@ -402,15 +404,15 @@ func (r *WorkflowRunReconciler) handleError(ctx context.Context, seen *runSeen, 
 		return ctrl.Result{}, nil // the manager is stopping
 	}
 	run := seen.Run
-	r.Backends.Recheck(types.NamespacedName{Namespace: run.Namespace, Name: backendName(run.Spec.BackendRef)})
+	r.Backends.Recheck(backend.KeyOf(run.Namespace, run.Spec.BackendRef))
 	if isTransient(err) {
-		return ctrl.Result{RequeueAfter: jitter(3 * time.Second)}, nil
+		return ctrl.Result{RequeueAfter: backoff.Jitter(3 * time.Second)}, nil
 	}
 	if seen.RunID == "" && !run.Status.State.Terminal() {
 		// Not the run's fault, but it is what its user looks at.
-		state := BackendState{Known: true, Reason: v1alpha1.ReasonBackendNotReady, Message: err.Error()}
+		state := backend.State{Known: true, Reason: v1alpha1.ReasonBackendNotReady, Message: err.Error()}
 		seen.Backend = state
-		status := waitingStatus(*seen, backendMessage(backendName(run.Spec.BackendRef), state))
+		status := waitingStatus(*seen, backendMessage(backend.NameOf(run.Spec.BackendRef), state))
 		if _, werr := r.status.write(ctx, run, status); werr != nil {
 			return ctrl.Result{}, errors.Join(err, werr)
 		}
@@ -420,7 +422,7 @@ func (r *WorkflowRunReconciler) handleError(ctx context.Context, seen *runSeen, 
 
 // isTransient reports whether an error means that the database does not answer now.
 func isTransient(err error) bool {
-	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errConnectionClosed)
+	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, backend.ErrClosed)
 }
 
 // event tells of what was done, after the status shows it. That a run was started is
@@ -437,7 +439,7 @@ func (r *WorkflowRunReconciler) event(seen *runSeen, action runAction) {
 // indexOpenRuns adds the indexes of the WorkflowRun cache.
 func indexOpenRuns(ctx context.Context, indexer client.FieldIndexer) error {
 	for name, value := range map[string]func(*v1alpha1.WorkflowRun) string{
-		indexOpenByBackend: func(run *v1alpha1.WorkflowRun) string { return backendName(run.Spec.BackendRef) },
+		indexOpenByBackend: func(run *v1alpha1.WorkflowRun) string { return backend.NameOf(run.Spec.BackendRef) },
 		indexOpenByRunID:   func(run *v1alpha1.WorkflowRun) string { return run.Status.RunID },
 	} {
 		if err := indexer.IndexField(ctx, &v1alpha1.WorkflowRun{}, name, func(object client.Object) []string {

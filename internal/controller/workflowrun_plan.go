@@ -9,6 +9,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
 	"github.com/openworkflow-operator/operator/internal/store"
@@ -21,7 +22,7 @@ const maxInput = 1 << 20
 type runSeen struct {
 	Run     *v1alpha1.WorkflowRun
 	Cluster string
-	Backend BackendState
+	Backend backend.State
 	// RunID is the id of the run's row, empty as long as there is none.
 	RunID string
 	// Row is nil when there is none, or when nobody looked because nothing
@@ -144,7 +145,7 @@ func planNew(seen runSeen) runPlan {
 	case !seen.Backend.Known:
 		return runPlan{}
 	case !seen.Backend.Ready:
-		return statusPlan(waitingStatus(seen, backendMessage(backendName(run.Spec.BackendRef), seen.Backend)))
+		return statusPlan(waitingStatus(seen, backendMessage(backend.NameOf(run.Spec.BackendRef), seen.Backend)))
 	default:
 		return runPlan{Action: runMirror, NewRun: newRun(run, seen.Cluster)}
 	}
@@ -280,7 +281,7 @@ func rejectedStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
 func missingStatus(seen runSeen) v1alpha1.WorkflowRunStatus {
 	status := *seen.Run.Status.DeepCopy()
 	status.Message = fmt.Sprintf("run %s is no longer in the database of Backend %q; it is not started again, as its steps may have run: delete this object, or bring the row back",
-		seen.RunID, backendName(seen.Run.Spec.BackendRef))
+		seen.RunID, backend.NameOf(seen.Run.Spec.BackendRef))
 	conditions := projection.Conditions(v1alpha1.RunFailed, v1alpha1.ReasonRunMissing, status.Message, seen.Now)
 	status.Conditions = nil
 	for _, c := range conditions {

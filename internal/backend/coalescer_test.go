@@ -1,4 +1,4 @@
-package controller
+package backend
 
 import (
 	"context"
@@ -136,7 +136,7 @@ func TestCoalescer_DoFailsAfterRunHasReturned(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	c.run(ctx)
-	if _, err := c.do(t.Context(), 1); !errors.Is(err, errConnectionClosed) {
+	if _, err := c.do(t.Context(), 1); !errors.Is(err, ErrClosed) {
 		t.Errorf("error is %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package controller
+package backend
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 )
 
 // errBatcherStopped: the connection was closed while a call waited for its turn.
-var errConnectionClosed = errors.New("the connection was closed")
+var ErrClosed = errors.New("the connection was closed")
 
 // coalescer makes one call of many: those that come while one is under way, or within
 // the pacing of its start, share the next. One that comes alone is not delayed, nor are
@@ -73,7 +73,7 @@ func (c *coalescer[in, out]) do(ctx context.Context, input in) (output out, err 
 	case <-ctx.Done():
 		return output, ctx.Err()
 	case <-c.stopped:
-		return output, errConnectionClosed
+		return output, ErrClosed
 	}
 }
 
@@ -144,7 +144,7 @@ func (c *coalescer[in, out]) handle(ctx context.Context, batch []*coalesced[in, 
 		inputs[i] = entry.input
 	}
 	var outputs []out
-	err := within(ctx, loopTimeout, func(ctx context.Context) (err error) {
+	err := within(ctx, callTimeout, func(ctx context.Context) (err error) {
 		outputs, err = c.call(ctx, inputs)
 		return err
 	})

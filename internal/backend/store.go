@@ -1,4 +1,4 @@
-package controller
+package backend
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// Store is what the manager needs of a Backend's database. *store.Store is one.
+// Store is what is needed of a Backend's database. *store.Store implements it.
 type Store interface {
 	Close()
 	Ping(ctx context.Context) error

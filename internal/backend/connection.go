@@ -1,0 +1,185 @@
+package backend
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/wake"
+)
+
+const (
+	// maxBatch is the number of inputs of one coalesced call.
+	maxBatch = 500
+	// FullAt is the number of waiting inserts that are sent without a pause. Callers that
+	// insert concurrently should be twice as many, so that the pauses do not bound their
+	// rate.
+	FullAt = 32
+	// callTimeout bounds one coalesced call, and notifyTimeout one NOTIFY.
+	callTimeout   = time.Minute
+	notifyTimeout = 10 * time.Second
+)
+
+// insertPacing coalesces inserts of runs, and cancels, for up to 200 ms. Runs that are
+// inserted together are claimed together, and their workers' writes are committed
+// together: under load this saves Postgres more than the pause costs a run.
+var insertPacing = pacing{perInput: 20 * time.Millisecond, max: 200 * time.Millisecond, fullAt: FullAt}
+
+// Connection is the open database of one Backend. Its methods may be called concurrently.
+type Connection struct {
+	Store Store
+	// Key names the Backend.
+	Key types.NamespacedName
+	// NamespaceID and Schema say where in the database the runs are.
+	NamespaceID, Schema string
+	// Hash changes with everything that worker pods read of the Backend when they start.
+	Hash string
+	// ServerVersion is that of the server, as the last check before the first Publish
+	// found it. It is set before the connection is published.
+	ServerVersion string
+
+	creates *coalescer[store.NewRun, store.Created]
+	states  *coalescer[string, *openworkflow.Run]
+	cancels *coalescer[string, openworkflow.RunStatus]
+
+	retention atomic.Pointer[store.Retention]
+	workers   atomic.Pointer[[]store.Worker]
+	hints     wake.Flag
+	ended     atomic.Bool
+	cancel    context.CancelFunc
+	loops     sync.WaitGroup
+}
+
+// NewConnection returns the connection of an open database. CreateRun, RunState and
+// CancelRun block until it is published as ready for the first time.
+func NewConnection(key types.NamespacedName, opened Store, o store.Options, hash string) *Connection {
+	return &Connection{
+		Store:       opened,
+		Key:         key,
+		NamespaceID: o.NamespaceID,
+		Schema:      o.Schema,
+		Hash:        hash,
+		hints:       wake.New(),
+		creates:     newCoalescer(maxBatch, insertPacing, opened.CreateRuns),
+		states:      newCoalescer(maxBatch, pacing{}, byID(opened.RunStates)),
+		cancels:     newCoalescer(maxBatch, insertPacing, byID(opened.CancelRuns)),
+	}
+}
+
+// byID turns a call that returns a map by id into one that returns a list.
+func byID[out any](call func(context.Context, []string) (map[string]out, error)) func(context.Context, []string) ([]out, error) {
+	return func(ctx context.Context, ids []string) ([]out, error) {
+		found, err := call(ctx, ids)
+		if err != nil {
+			return nil, err
+		}
+		outputs := make([]out, len(ids))
+		for i, id := range ids {
+			outputs[i] = found[id]
+		}
+		return outputs, nil
+	}
+}
+
+// CreateRun inserts a run in a transaction that concurrent calls share. Each succeeds or
+// fails by itself (Created.Err), unless the database fails.
+func (c *Connection) CreateRun(ctx context.Context, run store.NewRun) (store.Created, error) {
+	return c.creates.do(ctx, run)
+}
+
+// RunState reads a run, nil if it does not exist, by a query that concurrent calls share.
+func (c *Connection) RunState(ctx context.Context, id string) (*openworkflow.Run, error) {
+	return c.states.do(ctx, id)
+}
+
+// CancelRun cancels a run in a transaction that concurrent calls share. It returns the
+// status of the run, empty if it does not exist.
+func (c *Connection) CancelRun(ctx context.Context, id string) (openworkflow.RunStatus, error) {
+	return c.cancels.do(ctx, id)
+}
+
+// Retention returns how long ended runs are kept in this database, nil for ever.
+func (c *Connection) Retention() *store.Retention { return c.retention.Load() }
+
+// SetRetention changes Retention.
+func (c *Connection) SetRetention(r *store.Retention) { c.retention.Store(r) }
+
+// Workers returns the live workers as SetWorkers was last told. The slice is shared: do
+// not change it.
+func (c *Connection) Workers() []store.Worker {
+	if w := c.workers.Load(); w != nil {
+		return *w
+	}
+	return nil
+}
+
+// SetWorkers changes Workers.
+func (c *Connection) SetWorkers(workers []store.Worker) { c.workers.Store(&workers) }
+
+// Wake sends workers the hint that a run may be due. It does not block: hints that are
+// requested while one is sent become one NOTIFY.
+func (c *Connection) Wake() { c.hints.Set() }
+
+// Ended is Wake for a run that may have ended: it also notifies clients that wait for a
+// result.
+func (c *Connection) Ended() {
+	c.ended.Store(true)
+	c.Wake()
+}
+
+// run executes the coalesced calls and sends the hints until ctx ends.
+func (c *Connection) run(ctx context.Context) {
+	var loops sync.WaitGroup
+	loops.Go(func() { c.creates.run(ctx) })
+	loops.Go(func() { c.states.run(ctx) })
+	loops.Go(func() { c.cancels.run(ctx) })
+	loops.Go(func() { c.sendHints(ctx) })
+	loops.Wait()
+}
+
+// sendHints sends the hints that Wake and Ended request. A lost hint costs a poll
+// interval.
+func (c *Connection) sendHints(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.hints:
+		}
+		err := within(ctx, notifyTimeout, c.Store.Notify)
+		if c.ended.Swap(false) {
+			err = errors.Join(err, within(ctx, notifyTimeout, c.Store.NotifyEnds))
+		}
+		if err != nil {
+			logr.FromContextOrDiscard(ctx).V(1).Info("Lost a wake-up hint", "error", err.Error())
+		}
+	}
+}
+
+// Hash identifies what a worker reads of its Backend when it starts. It is short on
+// purpose: it is published in an annotation, and 40 bits say too little about the password
+// in the URL to confirm a guess.
+func Hash(o store.Options, secret v1alpha1.SecretKeyRef) string {
+	h := sha256.New()
+	for _, part := range []string{o.URL, o.Schema, o.NamespaceID, secret.Name, secret.Key} {
+		h.Write([]byte(part))
+		h.Write([]byte{0})
+	}
+	return hex.EncodeToString(h.Sum(nil)[:5])
+}
+
+func within(ctx context.Context, d time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return f(ctx)
+}

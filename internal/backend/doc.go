@@ -1,0 +1,28 @@
+// Package backend keeps the open databases of a process: one Connection per Backend
+// object, shared by everything in the process that reads or writes runs.
+//
+//	registry.go      Registry: which connection a Backend has, and whether it is usable
+//	connection.go    Connection: an open database, its coalesced calls and its hints
+//	coalescer.go     calls of the database that concurrent callers share
+//	store.go         Store: what is needed of a database
+//
+// The states of an entry of the Registry. Publish and Remove change it; whoever checks
+// Backends calls them.
+//
+//	             Publish(ready)
+//	unknown ──────────────────────> ready ──────────┐
+//	   │                            │  ^            │
+//	   │ Publish(not ready)         v  │            │ Remove
+//	   └────────────────────────> failing ──────────┤
+//	                                                v
+//	                 Publish again            lingering ── after Linger ──> closed
+//	         ready | failing <──────────────────┘
+//
+// A failing Backend keeps its connection, as the database may come back. A deleted one
+// lingers, so that runs that were deleted with it can still be canceled. Publish closes
+// a connection that it replaces; the end of Start closes all.
+//
+// The package knows no reconcilers and needs no controller-runtime manager: a replica that
+// stands by, an API server or a scheduler can hold a Registry as well. It decides nothing
+// about Backends; it is told their state.
+package backend
