@@ -5,14 +5,18 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
-// errBatcherStopped: the connection was closed while a call waited for its turn.
+// ErrClosed is the error of a coalesced call that was waiting when its connection was
+// closed.
 var ErrClosed = errors.New("the connection was closed")
 
-// coalescer makes one call of many: those that come while one is under way, or within
-// the pacing of its start, share the next. One that comes alone is not delayed, nor are
-// many. Its owner calls run; everybody else calls do.
+// coalescer merges the inputs of concurrent callers into one call. Inputs that arrive
+// while a call is under way, or during the pause after its start, share the next call. An
+// input that arrives when neither is the case is sent at once. The owner calls run; all
+// others call do.
 type coalescer[in, out any] struct {
 	// call handles up to limit inputs, and returns as many outputs in the same order.
 	call   func(ctx context.Context, inputs []in) ([]out, error)
@@ -21,17 +25,17 @@ type coalescer[in, out any] struct {
 
 	mu      sync.Mutex
 	waiting []*coalesced[in, out]
-	arrived chan struct{} // somebody waits
-	full    chan struct{} // as many wait as are not to be delayed
+	arrived wake.Flag // waiting is not empty
+	full    wake.Flag // waiting has pacing.fullAt inputs: the next call does not pause
 	stopped chan struct{}
 }
 
-// pacing spaces calls out: the more inputs a call had, the more are likely to come.
+// pacing is the pause between the starts of two calls: the more inputs a call had, the
+// more are likely to arrive soon.
 type pacing struct {
-	// perInput is the time between the starts of two calls for each input of the first,
-	// and max its bound.
+	// perInput is the pause for each input of the first call, and max its bound.
 	perInput, max time.Duration
-	// fullAt is how many inputs do not wait for it.
+	// fullAt is the number of waiting inputs that ends the pause.
 	fullAt int
 }
 
@@ -39,7 +43,7 @@ func (p pacing) after(inputs int) time.Duration {
 	return min(time.Duration(inputs)*p.perInput, p.max)
 }
 
-// coalesced is a call of do.
+// coalesced is one input that waits, and its result once done is closed.
 type coalesced[in, out any] struct {
 	ctx    context.Context
 	input  in
@@ -51,22 +55,21 @@ type coalesced[in, out any] struct {
 func newCoalescer[in, out any](limit int, pacing pacing, call func(context.Context, []in) ([]out, error)) *coalescer[in, out] {
 	return &coalescer[in, out]{
 		call: call, limit: limit, pacing: pacing,
-		arrived: make(chan struct{}, 1), full: make(chan struct{}, 1), stopped: make(chan struct{}),
+		arrived: wake.New(), full: wake.New(), stopped: make(chan struct{}),
 	}
 }
 
-// do waits for the input's turn and returns its output. An error of the call is that
-// of everybody who shared it. When ctx ends first, the input may or may not have been
-// handled.
+// do returns the output for an input. An error of the call is returned for each of its
+// inputs. When ctx ends first, the input may or may not have been handled.
 func (c *coalescer[in, out]) do(ctx context.Context, input in) (output out, err error) {
 	entry := &coalesced[in, out]{ctx: ctx, input: input, done: make(chan struct{})}
 	c.mu.Lock()
 	c.waiting = append(c.waiting, entry)
 	if len(c.waiting) >= c.pacing.fullAt {
-		signal(c.full)
+		c.full.Set()
 	}
 	c.mu.Unlock()
-	signal(c.arrived)
+	c.arrived.Set()
 	select {
 	case <-entry.done:
 		return entry.output, entry.err
@@ -77,16 +80,16 @@ func (c *coalescer[in, out]) do(ctx context.Context, input in) (output out, err 
 	}
 }
 
-// run handles what arrives until ctx ends. It is called once.
+// run handles inputs until ctx ends. It is called once.
 func (c *coalescer[in, out]) run(ctx context.Context) {
 	defer close(c.stopped)
-	rest := time.NewTimer(0)
-	defer rest.Stop()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-rest.C:
+		case <-pause.C:
 		case <-c.full:
 		}
 		select {
@@ -95,12 +98,12 @@ func (c *coalescer[in, out]) run(ctx context.Context) {
 		case <-c.arrived:
 		}
 		batch := c.nextBatch()
-		rest.Reset(c.pacing.after(len(batch)))
+		pause.Reset(c.pacing.after(len(batch)))
 		c.handle(ctx, batch)
 	}
 }
 
-// nextBatch removes the next batch, without those who have stopped waiting.
+// nextBatch removes up to limit inputs, and drops those whose callers have stopped waiting.
 func (c *coalescer[in, out]) nextBatch() []*coalesced[in, out] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -115,24 +118,16 @@ func (c *coalescer[in, out]) nextBatch() []*coalesced[in, out] {
 	clear(c.waiting[rest:])
 	c.waiting = c.waiting[:rest]
 	if rest > 0 {
-		signal(c.arrived)
+		c.arrived.Set()
 	}
 	select {
-	case <-c.full: // those were taken
+	case <-c.full: // it was set for inputs that are in this batch
 	default:
 	}
 	if rest >= c.pacing.fullAt {
-		signal(c.full)
+		c.full.Set()
 	}
 	return batch
-}
-
-// signal wakes who receives from c, now or next.
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }
 
 func (c *coalescer[in, out]) handle(ctx context.Context, batch []*coalesced[in, out]) {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// newDoublingCoalescer returns a running coalescer that doubles numbers, the sizes of its
-// calls, and what lets a call end.
+// newDoublingCoalescer returns a running coalescer that doubles numbers. Sizes gets the
+// number of inputs of each call, which then blocks until it receives from proceed.
 func newDoublingCoalescer(t *testing.T, limit int) (c *coalescer[int, int], sizes chan int, proceed chan error) {
 	t.Helper()
 	sizes, proceed = make(chan int, 100), make(chan error)
@@ -38,7 +38,7 @@ func newDoublingCoalescer(t *testing.T, limit int) (c *coalescer[int, int], size
 	return c, sizes, proceed
 }
 
-// waitForInputs waits until so many calls wait for their turn.
+// waitForInputs blocks until n inputs wait.
 func (c *coalescer[in, out]) waitForInputs(n int) {
 	for {
 		c.mu.Lock()
@@ -92,7 +92,7 @@ func TestCoalescer_AnErrorIsReturnedToAllThatSharedTheCall(t *testing.T) {
 	c.waitForInputs(2)
 	proceed <- nil
 	if err := <-errs; err != nil {
-		t.Errorf("the call before has %v", err)
+		t.Errorf("the first call has error %v", err)
 	}
 	<-sizes
 	proceed <- failure
@@ -122,7 +122,7 @@ func TestCoalescer_ACanceledInputIsLeftOut(t *testing.T) {
 	last := make(chan int)
 	go func() { got, _ := c.do(t.Context(), 3); last <- got }()
 	if n := <-sizes; n != 1 {
-		t.Errorf("a call of %d inputs, want only the one that is waited for", n)
+		t.Errorf("a call of %d inputs, want only the one whose caller waits", n)
 	}
 	proceed <- nil
 	if got := <-last; got != 6 {
@@ -141,8 +141,8 @@ func TestCoalescer_DoFailsAfterRunHasReturned(t *testing.T) {
 	}
 }
 
-// One that comes alone waits for nobody; of those that come in a row more and more go
-// together, and when many are there they go at once.
+// A single input is sent at once. In a row, more and more inputs share a call, and a full
+// batch is sent without a pause.
 func TestCoalescer_SpacesCallsByTheirInputs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -151,10 +151,10 @@ func TestCoalescer_SpacesCallsByTheirInputs(t *testing.T) {
 			at     time.Duration
 		}
 		var calls []called
-		began := time.Now()
+		start := time.Now()
 		p := pacing{perInput: 20 * time.Millisecond, max: 200 * time.Millisecond, fullAt: 32}
 		c := newCoalescer(100, p, func(_ context.Context, inputs []int) ([]int, error) {
-			calls = append(calls, called{len(inputs), time.Since(began)})
+			calls = append(calls, called{len(inputs), time.Since(start)})
 			return inputs, nil
 		})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -169,13 +169,13 @@ func TestCoalescer_SpacesCallsByTheirInputs(t *testing.T) {
 				})
 			}
 		}
-		at(100*time.Millisecond, 1) // alone
-		at(101*time.Millisecond, 2) // 20 ms after one
+		at(100*time.Millisecond, 1) // at once
+		at(101*time.Millisecond, 2) // 20 ms after a call of 1
 		at(121*time.Millisecond, 15)
-		at(165*time.Millisecond, 31) // 200 ms after 15, at most
-		at(170*time.Millisecond, 1)  // so 32 wait: they go at once
+		at(165*time.Millisecond, 31) // at most 200 ms after a call of 15
+		at(170*time.Millisecond, 1)  // 32 wait: they are sent at once
 		at(171*time.Millisecond, 1)
-		at(800*time.Millisecond, 1) // alone again
+		at(800*time.Millisecond, 1) // at once again
 		callers.Wait()
 		cancel()
 		want := []called{
