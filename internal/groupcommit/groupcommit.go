@@ -88,7 +88,7 @@ func (g *Group[T]) Release() {
 	g.finished(1)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.wakeIfReady()
+	g.wakeIfReadyLocked()
 }
 
 // Join writes with the next batch and returns what has become of the item, or the cause
@@ -115,7 +115,7 @@ func (g *Group[T]) enqueue(w *Write[T]) bool {
 		return false
 	}
 	g.pending = append(g.pending, w)
-	g.wakeIfReady()
+	g.wakeIfReadyLocked()
 	return true
 }
 
@@ -131,13 +131,13 @@ func (g *Group[T]) stopWaiting(w *Write[T]) {
 	}
 }
 
-// shouldFlush reports whether what is pending is to be written now.
-func (g *Group[T]) shouldFlush() bool {
+// shouldFlushLocked reports whether what is pending is to be written now.
+func (g *Group[T]) shouldFlushLocked() bool {
 	return len(g.pending) > 0 && (g.batchesInFlight == 0 || g.stopped || g.batchesInFlight < maxBatches && 2*len(g.pending) >= g.writesInFlight)
 }
 
-func (g *Group[T]) wakeIfReady() {
-	if !g.shouldFlush() {
+func (g *Group[T]) wakeIfReadyLocked() {
+	if !g.shouldFlushLocked() {
 		return
 	}
 	select {
@@ -198,7 +198,7 @@ func (g *Group[T]) dequeue(in *batch) []*Write[T] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var writes []*Write[T]
-	for g.shouldFlush() && len(writes) == 0 {
+	for g.shouldFlushLocked() && len(writes) == 0 {
 		n := min(len(g.pending), maxBatch)
 		writes = make([]*Write[T], 0, n)
 		for _, w := range g.pending[:n] {
@@ -215,7 +215,7 @@ func (g *Group[T]) dequeue(in *batch) []*Write[T] {
 		g.batchesInFlight++
 		g.writesInFlight += len(writes)
 	}
-	g.wakeIfReady()
+	g.wakeIfReadyLocked()
 	return writes
 }
 

@@ -155,7 +155,7 @@ func (r *Reporter) Report(run *openworkflow.Run, steps openworkflow.StepSummary)
 	default:
 		return // it takes the place of one that has a turn
 	}
-	r.enqueue(entry)
+	r.enqueueLocked(entry)
 }
 
 // endedEarly reports whether a run has ended in its first attempt, before the report of
@@ -164,8 +164,8 @@ func endedEarly(run *openworkflow.Run) bool {
 	return run.Attempts == 1 && run.StartedAt != nil && run.FinishedAt != nil && run.FinishedAt.Sub(*run.StartedAt) < ongoingDelay
 }
 
-// enqueue gives an object with something to send its turn, unless a sender has it.
-func (r *Reporter) enqueue(entry *pendingReport) {
+// enqueueLocked gives an object with something to send its turn, unless a sender has it.
+func (r *Reporter) enqueueLocked(entry *pendingReport) {
 	if entry.sending {
 		return
 	}
@@ -206,7 +206,7 @@ func (r *Reporter) next() *pendingReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
-		entry, wait := r.popDue()
+		entry, wait := r.popDueLocked()
 		if entry != nil {
 			entry.sending = true
 			r.sending++
@@ -229,9 +229,9 @@ func (r *Reporter) next() *pendingReport {
 	}
 }
 
-// popDue removes the object whose turn it is, or says for how long there is none: 0
+// popDueLocked removes the object whose turn it is, or says for how long there is none: 0
 // when nothing is in the queues. A reporter that closes sends at once.
-func (r *Reporter) popDue() (entry *pendingReport, wait time.Duration) {
+func (r *Reporter) popDueLocked() (entry *pendingReport, wait time.Duration) {
 	endedFirst, ongoingFirst := r.ended.first(), r.ongoing.first()
 	if endedFirst != nil && (ongoingFirst == nil || !ongoingFirst.due.Before(endedFirst.due)) {
 		r.ended.pop()
@@ -282,7 +282,7 @@ func (r *Reporter) send(ctx context.Context, entry *pendingReport) {
 	if entry.status == nil {
 		delete(r.pending, entry.object.UID)
 	} else { // it came after the last look
-		r.enqueue(entry)
+		r.enqueueLocked(entry)
 	}
 	r.changed.Broadcast()
 }

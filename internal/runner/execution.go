@@ -22,6 +22,10 @@ import (
 
 // execution is one execution of a workflow's function by one claim: what the
 // author's calls act on. It implements durable.Execution.
+//
+// Lock order: buffer.flushMu, then mu, then buffer.mu. Methods with the suffix Locked are
+// called with mu held; writeBufferedLocked is called with buffer.flushMu held. The mutexes of
+// the Runner's parts (leases, slots, waitPoller, runningRows) come last: none calls back.
 type execution struct {
 	runner *Runner
 	lease  openworkflow.Lease

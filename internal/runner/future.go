@@ -36,7 +36,7 @@ type wait struct {
 	failure json.RawMessage
 }
 
-func (f *future) resolve(output json.RawMessage, err error) {
+func (f *future) resolveLocked(output json.RawMessage, err error) {
 	f.resolved, f.output, f.err, f.wait = true, output, err, nil
 }
 
@@ -141,17 +141,17 @@ func (e *execution) await(ready func() bool) {
 		e.checkpoint()
 
 		e.mu.Lock()
-		e.resolveDue()
+		e.resolveDueLocked()
 		switch {
 		case ready():
 			e.mu.Unlock()
 			return
 		case e.executing == 0:
-			e.park()
+			e.parkLocked()
 			e.mu.Unlock()
 			runtime.Goexit()
 		}
-		next := e.nextDue()
+		next := e.nextDueLocked()
 		e.mu.Unlock()
 
 		// What has been begun is shown, and can be delivered to, while functions take
@@ -177,9 +177,9 @@ func (e *execution) waitForChange(next time.Time) {
 	}
 }
 
-// nextDue returns when the first of the calls stops waiting by itself; zero when
+// nextDueLocked returns when the first of the calls stops waiting by itself; zero when
 // none does.
-func (e *execution) nextDue() time.Time {
+func (e *execution) nextDueLocked() time.Time {
 	var first time.Time
 	for _, f := range e.futures {
 		if !f.resolved && f.wait != nil {
@@ -197,14 +197,14 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// resolveDue resolves the calls whose wait is over, and forgets those that have
+// resolveDueLocked resolves the calls whose wait is over, and forgets those that have
 // resolved.
-func (e *execution) resolveDue() {
+func (e *execution) resolveDueLocked() {
 	now := e.now()
 	unresolved := e.futures[:0]
 	for _, f := range e.futures {
 		if !f.resolved && f.wait != nil && f.wait.attempt != nil {
-			e.resolveWait(f, *f.wait.attempt, now)
+			e.resolveWaitLocked(f, *f.wait.attempt, now)
 		}
 		if !f.resolved {
 			unresolved = append(unresolved, f)
@@ -214,11 +214,11 @@ func (e *execution) resolveDue() {
 	e.futures = unresolved
 }
 
-// park settles that the run waits, until the first of what it waits for is due (R81):
+// parkLocked settles that the run waits, until the first of what it waits for is due (R81):
 // as a run that is pending again when that is a retry and there is nothing else to be
 // woken by (R77), parked otherwise.
-func (e *execution) park() {
-	e.completeStrayWaits()
+func (e *execution) parkLocked() {
+	e.completeStrayWaitsLocked()
 	o := outcome{kind: outcomeRetryLater}
 	for _, f := range e.futures {
 		switch {
@@ -239,10 +239,10 @@ func (e *execution) park() {
 	e.setOutcomeLocked(o)
 }
 
-// completeStrayWaits completes waiting attempts for which something has come and that this
+// completeStrayWaitsLocked completes waiting attempts for which something has come and that this
 // execution did not ask for, because the workflow's code has changed. They would
 // wake the run again and again.
-func (e *execution) completeStrayWaits() {
+func (e *execution) completeStrayWaitsLocked() {
 	asked := map[string]bool{}
 	for _, f := range e.futures {
 		if f.wait != nil && f.wait.attempt != nil {

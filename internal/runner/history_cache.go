@@ -42,11 +42,11 @@ func (c *historyCache) put(run *openworkflow.Run, h *history) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.remove(run.ID)
+	c.removeLocked(run.ID)
 	c.runs[run.ID] = c.order.PushBack(&cachedHistory{run: run.ID, attempts: run.Attempts, history: h, size: size})
 	c.size += size
 	for c.size > maxCacheSize {
-		c.remove(c.order.Front().Value.(*cachedHistory).run)
+		c.removeLocked(c.order.Front().Value.(*cachedHistory).run)
 	}
 }
 
@@ -60,14 +60,14 @@ func (c *historyCache) pop(run *openworkflow.Run) *history {
 		return nil
 	}
 	cached := element.Value.(*cachedHistory)
-	c.remove(run.ID)
+	c.removeLocked(run.ID)
 	if run.Attempts != cached.attempts+1 {
 		return nil
 	}
 	return cached.history
 }
 
-func (c *historyCache) remove(id string) {
+func (c *historyCache) removeLocked(id string) {
 	if element, ok := c.runs[id]; ok {
 		c.size -= c.order.Remove(element).(*cachedHistory).size
 		delete(c.runs, id)

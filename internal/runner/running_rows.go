@@ -42,7 +42,7 @@ func (s *runningRows) schedule(e *execution, attempt openworkflow.StepAttempt) *
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	row.entry = s.pending.PushBack(row)
-	s.arm(runningRowDelay)
+	s.armLocked(runningRowDelay)
 	return row
 }
 
@@ -62,8 +62,8 @@ func (s *runningRows) cancel(row *pendingRow) (written bool) {
 	return true
 }
 
-// arm sets the timer unless it is set.
-func (s *runningRows) arm(after time.Duration) {
+// armLocked sets the timer unless it is set.
+func (s *runningRows) armLocked(after time.Duration) {
 	switch {
 	case s.armed:
 		return
@@ -83,7 +83,7 @@ func (s *runningRows) writeDue() {
 	for entry := s.pending.Front(); entry != nil; entry = s.pending.Front() {
 		row := entry.Value.(*pendingRow)
 		if rest := runningRowDelay - time.Since(row.startedAt); rest > 0 {
-			s.arm(rest)
+			s.armLocked(rest)
 			return
 		}
 		s.pending.Remove(entry)

@@ -68,22 +68,22 @@ func childEndedInTime(child *openworkflow.Run, timeout time.Time, expired bool) 
 	return child != nil && (!expired || child.FinishedAt != nil && !child.FinishedAt.After(timeout))
 }
 
-// resolveChild resolves a call with the end of its child (R98d).
-func (e *execution) resolveChild(f *future, a openworkflow.StepAttempt, child *openworkflow.Run) {
+// resolveChildLocked resolves a call with the end of its child (R98d).
+func (e *execution) resolveChildLocked(f *future, a openworkflow.StepAttempt, child *openworkflow.Run) {
 	switch child.Status {
 	case openworkflow.RunCompleted, openworkflow.RunSucceeded:
 		a.Output = child.Output
 		e.bufferImpliedLocked(a)
-		f.resolve(a.Output, nil)
+		f.resolveLocked(a.Output, nil)
 	case openworkflow.RunFailed:
 		failure := openworkflow.Error{Message: fmt.Sprintf("Child workflow run %q failed", child.ID)}
 		if child.Error != nil {
 			failure = openworkflow.DecodeError(child.Error)
 			failure.NonRetryable = false
 		}
-		e.failWait(f, a, failure)
+		e.failWaitLocked(f, a, failure)
 	default:
-		e.failWait(f, a, openworkflow.Error{Name: "Error", Message: fmt.Sprintf(
+		e.failWaitLocked(f, a, openworkflow.Error{Name: "Error", Message: fmt.Sprintf(
 			"Workflow step %q failed because child workflow run %q was canceled", f.name, child.ID)})
 	}
 }

@@ -51,7 +51,7 @@ func (e *execution) waitForRetry(name string, at time.Time, failure json.RawMess
 		if e.now().Before(at) {
 			return false
 		}
-		f.resolve(nil, nil)
+		f.resolveLocked(nil, nil)
 		return true
 	})
 }
@@ -62,11 +62,10 @@ func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep
 	if err != nil {
 		return nil, err
 	}
-	f := &future{e: e, name: name}
 	if output, known, err := e.replay(name, step.Retry); known {
-		f.resolve(output, err)
-		return f, nil
+		return &future{e: e, name: name, resolved: true, output: output, err: err}, nil
 	}
+	f := &future{e: e, name: name}
 	e.checkpoint()
 	e.flushRequired()
 	var first *openworkflow.StepAttempt
@@ -127,7 +126,7 @@ func (e *execution) runBranch(ctx context.Context, f *future, step durable.Funct
 		e.executing--
 		executing = false
 		if final {
-			f.resolve(output, err)
+			f.resolveLocked(output, err)
 		} else {
 			f.wait = &wait{until: again, failure: failure}
 		}

@@ -79,11 +79,10 @@ func (e *execution) replayWait(base string, kind openworkflow.StepKind) (f *futu
 	if err != nil {
 		return nil, false, err
 	}
-	f = &future{e: e, name: name}
 	if output, known, err := e.replay(name, onePolicy); known {
-		f.resolve(output, err)
-		return f, false, nil
+		return &future{e: e, name: name, resolved: true, output: output, err: err}, false, nil
 	}
+	f = &future{e: e, name: name}
 	e.checkpoint()
 	e.mu.Lock()
 	attempt, waiting := e.history.waiting[name]
@@ -137,34 +136,34 @@ func (f *future) waitFor(attempt openworkflow.StepAttempt) {
 	}
 }
 
-// resolveWait resolves a call whose wait is over.
-func (e *execution) resolveWait(f *future, a openworkflow.StepAttempt, now time.Time) {
+// resolveWaitLocked resolves a call whose wait is over.
+func (e *execution) resolveWaitLocked(f *future, a openworkflow.StepAttempt, now time.Time) {
 	arrival, arrived := e.arrivals[a.ID]
 	expired := !f.wait.until.After(now)
 	a.Status = openworkflow.StepCompleted
 	switch {
 	case a.Kind == openworkflow.KindSleep && expired: // R72
 		e.bufferImpliedLocked(a)
-		f.resolve(nil, nil)
+		f.resolveLocked(nil, nil)
 	case a.Kind == openworkflow.KindWorkflow && arrived && childEndedInTime(arrival.Child, f.wait.until, expired):
-		e.resolveChild(f, a, arrival.Child)
+		e.resolveChildLocked(f, a, arrival.Child)
 	case a.Kind == openworkflow.KindWorkflow && expired:
-		e.failWait(f, a, openworkflow.Error{Name: "Error", Message: "Timed out waiting for child workflow to complete"})
+		e.failWaitLocked(f, a, openworkflow.Error{Name: "Error", Message: "Timed out waiting for child workflow to complete"})
 	case a.Kind == openworkflow.KindSignalWait && arrived: // also after the timeout (R99c)
 		a.Output = signalOutput(arrival.Data)
 		e.bufferImpliedLocked(a)
-		f.resolve(a.Output, nil)
+		f.resolveLocked(a.Output, nil)
 	case a.Kind == openworkflow.KindSignalWait && expired:
 		e.bufferRequiredLocked(a)
-		f.resolve(nil, nil)
+		f.resolveLocked(nil, nil)
 	}
 }
 
-// failWait makes the attempt of a call fail for good.
-func (e *execution) failWait(f *future, a openworkflow.StepAttempt, failure openworkflow.Error) {
+// failWaitLocked makes the attempt of a call fail for good.
+func (e *execution) failWaitLocked(f *future, a openworkflow.StepAttempt, failure openworkflow.Error) {
 	a.Status, a.Error = openworkflow.StepFailed, failure.Encode()
 	e.bufferRequiredLocked(a)
-	f.resolve(nil, durable.NewStepError(f.name, failure))
+	f.resolveLocked(nil, durable.NewStepError(f.name, failure))
 }
 
 // signalOutput is the output of a wait to which a signal was delivered (R26).

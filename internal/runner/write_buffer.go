@@ -133,7 +133,7 @@ func (e *execution) flushRequired() {
 	e.buffer.flushMu.Lock()
 	defer e.buffer.flushMu.Unlock()
 	if e.buffer.hasRequired() {
-		e.writeBuffered()
+		e.writeBufferedLocked()
 	} else if e.isOver() {
 		runtime.Goexit()
 	}
@@ -143,10 +143,10 @@ func (e *execution) flushRequired() {
 func (e *execution) flushAll() {
 	e.buffer.flushMu.Lock()
 	defer e.buffer.flushMu.Unlock()
-	e.writeBuffered()
+	e.writeBufferedLocked()
 }
 
-func (e *execution) writeBuffered() {
+func (e *execution) writeBufferedLocked() {
 	writes := e.buffer.popAll()
 	if len(writes) == 0 {
 		return
