@@ -15,6 +15,8 @@ import (
 	"errors"
 	"runtime"
 	"sync"
+
+	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
 // maxBatches is the number of batches that may be under way at once: while one waits for
@@ -54,7 +56,7 @@ type Group[T any] struct {
 	// batchesInFlight are the batches under way, and underWay the writes in them.
 	batchesInFlight, writesInFlight int
 	// ready holds a token when a batch may begin.
-	ready chan struct{}
+	ready wake.Flag
 	// stop is closed once nothing more may join.
 	stop    chan struct{}
 	stopped bool
@@ -67,7 +69,7 @@ var ErrStopped = errors.New("nothing is written any more")
 // write that it does not finish waits until its own context ends. The context of a batch
 // ends when nobody waits for it any more.
 func New[T any](flush func(ctx context.Context, batch []*Write[T])) *Group[T] {
-	return &Group[T]{flush: flush, ready: make(chan struct{}, 1), stop: make(chan struct{})}
+	return &Group[T]{flush: flush, ready: wake.New(), stop: make(chan struct{})}
 }
 
 // TryAcquire reports whether nothing is written or waits to be. The caller then writes by
@@ -137,12 +139,8 @@ func (g *Group[T]) shouldFlushLocked() bool {
 }
 
 func (g *Group[T]) wakeIfReadyLocked() {
-	if !g.shouldFlushLocked() {
-		return
-	}
-	select {
-	case g.ready <- struct{}{}:
-	default:
+	if g.shouldFlushLocked() {
+		g.ready.Set()
 	}
 }
 

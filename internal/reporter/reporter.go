@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strings"
@@ -24,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
 )
@@ -39,6 +39,9 @@ const (
 	// sendTimeout bounds one try.
 	sendTimeout = 10 * time.Second
 )
+
+// sendBackoff spaces out the tries of one report.
+var sendBackoff = backoff.Policy{First: 100 * time.Millisecond, Max: 5 * time.Second}
 
 // Reporter sends status reports to an API server. Make one with New, call Run
 // once, and Report from any goroutine.
@@ -250,8 +253,7 @@ func (r *Reporter) popDueLocked() (entry *pendingReport, wait time.Duration) {
 // send sends the newest status of an object, again and again until the API server
 // has taken or refused it, or it is too old.
 func (r *Reporter) send(ctx context.Context, entry *pendingReport) {
-	const firstDelay, lastDelay = 100 * time.Millisecond, 5 * time.Second
-	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
+	for tries := 1; ; tries++ {
 		r.mu.Lock()
 		status, endedEarly, age := entry.status, entry.endedEarly, time.Since(entry.firstAt)
 		entry.status, entry.endedEarly = nil, false
@@ -270,10 +272,7 @@ func (r *Reporter) send(ctx context.Context, entry *pendingReport) {
 			entry.status = status
 		}
 		r.mu.Unlock()
-		select {
-		case <-ctx.Done():
-		case <-time.After(delay/2 + rand.N(delay/2)):
-		}
+		_ = sendBackoff.Wait(ctx, tries) // once ctx has ended, the next try is the last
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

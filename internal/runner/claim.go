@@ -14,22 +14,13 @@ const claimTimeout = 5 * time.Second
 // givenBackPolls is after how many polls a look is made for runs that were given back.
 const givenBackPolls = 4
 
-// wake makes the claim loop look for due runs now. It never blocks; wakes that
-// come together count once.
-func (r *Runner) wake() {
-	select {
-	case r.claimWake <- struct{}{}:
-	default:
-	}
-}
-
 // wakeAt makes the claim loop look when a run that this worker has put off is due, if
 // that is soon. For what is due later, the poll is prompt enough, and no timer is held
 // for as long as a run may sleep.
 func (r *Runner) wakeAt(at time.Time) {
 	const soon = time.Minute
 	if wait := time.Until(at); wait < soon {
-		time.AfterFunc(max(wait, 0), r.wake)
+		time.AfterFunc(max(wait, 0), r.claimWake.Set)
 	}
 }
 
@@ -41,8 +32,7 @@ func (r *Runner) wakeAt(at time.Time) {
 func (r *Runner) claimLoop(ctx context.Context) {
 	poll := time.NewTimer(0)
 	defer poll.Stop()
-	trouble := newBackoff()
-	troubled, polls := false, 0
+	failures, polls := 0, 0
 	for {
 		if n := r.slots.acquireAll(); n > 0 {
 			claimed, err := r.claim(ctx, n, false)
@@ -57,17 +47,16 @@ func (r *Runner) claimLoop(ctx context.Context) {
 			case ctx.Err() != nil:
 				return
 			case err != nil:
-				if !troubled {
+				if failures++; failures == 1 {
 					r.log.Warn("Could not claim runs", "error", err)
 				}
-				troubled = true
 				r.ready.Store(false)
-				poll.Reset(trouble.next())
+				poll.Reset(databaseBackoff.Delay(failures))
 			default:
-				if troubled {
+				if failures > 0 {
 					r.log.Info("Database answers again")
 				}
-				troubled, trouble = false, newBackoff()
+				failures = 0
 				r.ready.Store(true)
 				interval := r.pollInterval()
 				poll.Reset(interval/2 + rand.N(interval/2))
@@ -77,7 +66,7 @@ func (r *Runner) claimLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.claimWake:
-			if troubled { // a wake is no reason to hammer a database that is down
+			if failures > 0 { // a wake-up does not cut the backoff short
 				select {
 				case <-ctx.Done():
 					return
@@ -94,7 +83,7 @@ func (r *Runner) claimLoop(ctx context.Context) {
 // be some.
 func (r *Runner) releaseSlots(n int) {
 	if r.slots.release(n) {
-		r.wake()
+		r.claimWake.Set()
 	}
 }
 

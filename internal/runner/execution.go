@@ -18,6 +18,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/internal/tracing"
+	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
 // execution is one execution of a workflow's function by one claim: what the
@@ -61,7 +62,7 @@ type execution struct {
 	hasOutcome chan struct{} // closed when there is an outcome
 	// wakes holds a token when something has happened that the workflow's goroutine
 	// may be waiting for.
-	wakes chan struct{}
+	wakes wake.Flag
 
 	buffer writeBuffer
 }
@@ -105,7 +106,7 @@ func newExecution(r *Runner, run *openworkflow.Run) *execution {
 
 		history:    newHistory(nil),
 		hasOutcome: make(chan struct{}),
-		wakes:      make(chan struct{}, 1),
+		wakes:      wake.New(),
 	}
 	e.writeCtx, e.cancelWrites = context.WithCancelCause(r.writeCtx)
 	ctx, cancel := context.WithCancelCause(r.passCtx)
@@ -131,7 +132,7 @@ func (e *execution) suspend() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.suspended = true
-	e.wake()
+	e.wakes.Set()
 }
 
 // Info implements durable.Execution.
@@ -214,14 +215,6 @@ func (e *execution) setOutcomeLocked(o outcome) {
 func (e *execution) exitWith(o outcome) {
 	e.setOutcome(o)
 	runtime.Goexit()
-}
-
-// wake wakes the workflow's goroutine if it waits.
-func (e *execution) wake() {
-	select {
-	case e.wakes <- struct{}{}:
-	default:
-	}
 }
 
 // isOver reports whether the execution has an outcome.

@@ -105,10 +105,10 @@ func (f *flusher) tryOnce(
 		r.notifyEnds.request()
 	}
 	if children { // this worker may serve them
-		r.wake()
+		r.claimWake.Set()
 	}
 	if parents { // and go on with them
-		r.waitPoller.wake()
+		r.waitPoller.wakes.Set()
 	}
 	return stepErrs, runErrs, nil
 }

@@ -281,7 +281,7 @@ func (e *execution) deliver(attemptID string, arrival store.WaitResult) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	insert(&e.arrivals, attemptID, arrival)
-	e.wake()
+	e.wakes.Set()
 }
 
 // externalWaits returns the attempts of calls that wait for a child or a signal.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
 // notifyLimiter bounds the rate of one kind of notification: at most one per
@@ -11,7 +13,7 @@ import (
 // once. A lost notification costs a poll interval and nothing else.
 type notifyLimiter struct {
 	send     func(ctx context.Context) error
-	requests chan struct{}
+	requests wake.Flag
 
 	mu       sync.Mutex
 	earliest time.Time // when the next notification may be sent
@@ -23,60 +25,55 @@ const (
 )
 
 func newNotifyLimiter(send func(ctx context.Context) error) *notifyLimiter {
-	return &notifyLimiter{send: send, requests: make(chan struct{}, 1)}
+	return &notifyLimiter{send: send, requests: wake.New()}
 }
 
 // request asks for a notification. It never blocks.
-func (h *notifyLimiter) request() {
-	select {
-	case h.requests <- struct{}{}:
-	default:
-	}
-}
+func (l *notifyLimiter) request() { l.requests.Set() }
 
 // tryAcquire reports whether the caller may notify now, with the transaction that it is about
 // to send. Otherwise it calls request once that transaction is committed.
-func (h *notifyLimiter) tryAcquire() bool { return h.reserve() <= 0 }
+func (l *notifyLimiter) tryAcquire() bool { return l.reserve() <= 0 }
 
 // reserve returns 0 if the caller may notify now, else how long to wait before asking again.
-func (h *notifyLimiter) reserve() time.Duration {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (l *notifyLimiter) reserve() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	now := time.Now()
-	if wait := h.earliest.Sub(now); wait > 0 {
+	if wait := l.earliest.Sub(now); wait > 0 {
 		return wait
 	}
-	h.earliest = now.Add(minNotifyInterval)
+	l.earliest = now.Add(minNotifyInterval)
 	return 0
 }
 
 // run sends requested notifications until ctx ends, and then one that is still requested.
-func (h *notifyLimiter) run(ctx context.Context, failed func(error)) {
+func (l *notifyLimiter) run(ctx context.Context, failed func(error)) {
 	for {
 		select {
 		case <-ctx.Done():
 			select {
-			case <-h.requests:
-				h.notify(ctx, failed)
+			case <-l.requests:
+				l.notify(ctx, failed)
 			default:
 			}
 			return
-		case <-h.requests:
+		case <-l.requests:
 		}
-		for wait := h.reserve(); wait > 0 && ctx.Err() == nil; wait = h.reserve() {
+		for wait := l.reserve(); wait > 0 && ctx.Err() == nil; wait = l.reserve() {
 			select {
 			case <-ctx.Done():
 			case <-time.After(wait):
 			}
 		}
-		h.notify(ctx, failed)
+		l.notify(ctx, failed)
 	}
 }
 
-func (h *notifyLimiter) notify(ctx context.Context, failed func(error)) {
+func (l *notifyLimiter) notify(ctx context.Context, failed func(error)) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notifyTimeout)
 	defer cancel()
-	if err := h.send(ctx); err != nil {
+	if err := l.send(ctx); err != nil {
 		failed(err)
 	}
 }

@@ -39,10 +39,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/internal/tracing"
+	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
 // Store is what the runner needs of a database. Package store implements it.
@@ -119,7 +121,7 @@ type Runner struct {
 
 	passes    sync.WaitGroup
 	slots     slots
-	claimWake chan struct{} // there may be something to claim
+	claimWake wake.Flag     // runs may be due, and a slot may be free
 	drain     chan struct{} // closed once no new run may begin
 	drainOnce sync.Once
 	draining  atomic.Bool
@@ -166,7 +168,7 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 		definitions: make(map[definitionKey]durable.Definition, len(definitions)),
 		process:     rand.Text()[:10],
 		slots:       slots{free: options.Concurrency},
-		claimWake:   make(chan struct{}, 1),
+		claimWake:   wake.New(),
 		drain:       make(chan struct{}),
 	}
 	r.log = options.Logger.With("worker", options.PodUID+"."+r.process)
@@ -246,8 +248,8 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 		tasks.Go(func() { r.sweep(started) })
 		tasks.Go(func() {
 			woken := func() {
-				r.wake()
-				r.waitPoller.wake()
+				r.claimWake.Set()
+				r.waitPoller.wakes.Set()
 			}
 			if err := r.store.Listen(started, woken); err != nil && started.Err() == nil {
 				r.log.Error("Stopped listening for notifications; polling goes on", "error", err)
@@ -365,28 +367,25 @@ func (r *Runner) handBack(ctx context.Context, leases []openworkflow.Lease) int 
 	return handed
 }
 
+// databaseBackoff spaces out retries while the database does not answer.
+var databaseBackoff = backoff.Policy{First: 50 * time.Millisecond, Max: 2 * time.Second}
+
 // retry calls f until it succeeds or ctx ends, with a growing delay. It logs the
 // first failure of a row, and the recovery.
 func retry(ctx context.Context, log *slog.Logger, failure string, f func() error) error {
-	backoff := newBackoff()
-	for failed := false; ; failed = true {
+	for failures := 0; ; {
 		err := f()
 		if err == nil {
-			if failed {
+			if failures > 0 {
 				log.Info("Database answers again")
 			}
 			return nil
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if !failed {
+		if failures++; failures == 1 && ctx.Err() == nil {
 			log.Warn(failure, "error", err)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(backoff.next()):
+		if err := databaseBackoff.Wait(ctx, failures); err != nil {
+			return err
 		}
 	}
 }

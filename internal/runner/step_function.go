@@ -107,7 +107,7 @@ func (e *execution) runBranch(ctx context.Context, f *future, step durable.Funct
 				e.setOutcomeLocked(outcome{kind: outcomeReturned, err: errGoexit})
 			}
 		}
-		e.wake()
+		e.wakes.Set()
 	}()
 	attempt := first
 	for {
@@ -134,7 +134,7 @@ func (e *execution) runBranch(ctx context.Context, f *future, step durable.Funct
 		if final {
 			return
 		}
-		e.wake()
+		e.wakes.Set()
 		attempt = nil
 	}
 }

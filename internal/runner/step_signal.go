@@ -86,7 +86,7 @@ func (e *execution) writeSignal(attempt openworkflow.StepAttempt, signal store.S
 	}
 	if len(sent) > 0 {
 		e.runner.notifyDue.request()
-		e.runner.wake()
+		e.runner.claimWake.Set()
 	}
 	return sent, fault
 }

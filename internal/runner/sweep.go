@@ -29,8 +29,8 @@ func (r *Runner) sweep(ctx context.Context) {
 			continue
 		}
 		if len(swept.Expired) > 0 || len(swept.Rescued) > 0 {
-			r.log.Info("Swept runs", "expired", len(swept.Expired), "woken", len(swept.Rescued))
-			r.wake()
+			r.log.Info("Swept runs", "expired", len(swept.Expired), "rescued", len(swept.Rescued))
+			r.claimWake.Set()
 			r.notifyDue.request()
 			r.notifyEnds.request()
 		}

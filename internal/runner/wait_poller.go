@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
 // waitPoller looks for what executions wait for while they go on with something else:
@@ -11,7 +13,7 @@ import (
 // parked, and looks when it is executed again.
 type waitPoller struct {
 	runner     *Runner
-	wakes      chan struct{}
+	wakes      wake.Flag
 	mu         sync.Mutex
 	executions map[*execution]struct{}
 }
@@ -20,7 +22,7 @@ type waitPoller struct {
 const minPollInterval = 5 * time.Millisecond
 
 func newWaitPoller(r *Runner) *waitPoller {
-	return &waitPoller{runner: r, wakes: make(chan struct{}, 1), executions: map[*execution]struct{}{}}
+	return &waitPoller{runner: r, wakes: wake.New(), executions: map[*execution]struct{}{}}
 }
 
 // add looks on behalf of an execution from now on, until forget.
@@ -34,14 +36,6 @@ func (p *waitPoller) remove(e *execution) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.executions, e)
-}
-
-// wake makes run look now. It never blocks.
-func (p *waitPoller) wake() {
-	select {
-	case p.wakes <- struct{}{}:
-	default:
-	}
 }
 
 // run looks whenever there may be something, and at every poll interval, until ctx
