@@ -271,11 +271,14 @@ func (e *execution) interrupted() outcome {
 // durableName gives a call its durable name (R89).
 func (e *execution) durableName(base string) (string, error) {
 	name := e.names.Resolve(base)
-	if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
+	if !storableText(name) {
 		return "", fmt.Errorf("step name %q cannot be stored: use valid UTF-8 without U+0000", name)
 	}
 	return name, nil
 }
+
+// storableText reports whether Postgres can store a text: UTF-8 without U+0000.
+func storableText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 // now is the time by the server's clock.
 func (e *execution) now() time.Time { return time.Now().Add(e.ahead) }

@@ -238,7 +238,7 @@ func (e *execution) runAttempt(
 			e.buffer.flushSoon(e.flushAll)
 			return output, nil
 		}
-		err = e.writeSteps(append(e.buffer.popImplied(), write(attempt)), nil)
+		err = e.writeSteps(append(e.buffer.popImplied(), write(attempt)))
 		if err == nil {
 			e.finishAttempt(attempt)
 			return output, nil
@@ -306,7 +306,7 @@ func (e *execution) failAttempt(
 	// which a later execution cannot see: it is written down.
 	payload.NonRetryable = policy.MaximumAttempts == 0 || e.failures(attempt.StepName)+1 < policy.MaximumAttempts
 	attempt.Error = payload.Encode()
-	if err := e.writeSteps([]store.StepWrite{write(attempt)}, nil); err != nil {
+	if err := e.writeSteps([]store.StepWrite{write(attempt)}); err != nil {
 		e.exitWith(outcome{kind: outcomeReturned, err: fmt.Errorf("store the failure of step %q: %w", attempt.StepName, err)})
 	}
 	e.finishAttempt(attempt)

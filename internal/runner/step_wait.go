@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -205,5 +203,3 @@ func (e *execution) completeElapsedSleeps() {
 		}
 	}
 }
-
-func storableText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }

@@ -151,15 +151,15 @@ func (e *execution) writeBufferedLocked() {
 	if len(writes) == 0 {
 		return
 	}
-	if err := e.writeSteps(writes, nil); err != nil {
+	if err := e.writeSteps(writes); err != nil {
 		e.exitWith(outcome{kind: outcomeReturned, err: unstorable(writes, err)})
 	}
 }
 
 // writeSteps writes, and waits until that is durable. It leaves when the run is no longer
 // this worker's; the error it returns is that of a value that cannot be stored.
-func (e *execution) writeSteps(steps []store.StepWrite, run *store.RunWrite) error {
-	err := e.runner.flusher.submit(e.writeCtx, steps, run)
+func (e *execution) writeSteps(steps []store.StepWrite) error {
+	err := e.runner.flusher.submit(e.writeCtx, steps, nil)
 	if errors.Is(err, store.ErrLeaseLost) || e.writeCtx.Err() != nil {
 		e.exitWith(e.onLeaseLost())
 	}
