@@ -210,7 +210,7 @@ func (e *execution) setOutcomeLocked(o outcome) {
 	}
 }
 
-// exitWith ends the execution with this outcome, and the goroutine: the workflow's, or
+// exitWith (may not return) ends the execution with this outcome, and the goroutine: the workflow's, or
 // that of a step, whose workflow finds out when it waits next (decision 9).
 func (e *execution) exitWith(o outcome) {
 	e.setOutcome(o)
@@ -224,7 +224,7 @@ func (e *execution) isOver() bool {
 	return e.outcome != nil
 }
 
-// enterVerb and exitVerb are around each verb. Two at a time mean that a workflow does
+// enterVerb (may not return) and exitVerb are around each verb. Two at a time mean that a workflow does
 // something that cannot be replayed, as the order of its calls would be chance.
 func (e *execution) enterVerb() {
 	if !e.busy.CompareAndSwap(false, true) {
@@ -237,7 +237,7 @@ func (e *execution) exitVerb() { e.busy.Store(false) }
 var errConcurrentVerbs = errors.New("a step was called inside another step, or on a goroutine that is not the workflow's: " +
 	"call steps one after the other, and step.Go for those that are to run in parallel")
 
-// checkpoint is passed before anything new is done for the run: it leaves when the
+// checkpoint (may not return) is passed before anything new is done for the run: it leaves when the
 // execution has to end here.
 func (e *execution) checkpoint() {
 	if e.ctx.Err() != nil {
@@ -283,7 +283,7 @@ func storableText(s string) bool { return utf8.ValidString(s) && !strings.Contai
 // now is the time by the server's clock.
 func (e *execution) now() time.Time { return time.Now().Add(e.ahead) }
 
-// newAttempt returns an attempt that begins now, and takes it into the history. It
+// newAttempt (may not return) returns an attempt that begins now, and takes it into the history. It
 // leaves when the run may have no further one (R110).
 func (e *execution) newAttempt(name string, kind openworkflow.StepKind, context json.RawMessage) openworkflow.StepAttempt {
 	now := e.now()

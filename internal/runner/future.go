@@ -40,7 +40,7 @@ func (f *future) resolveLocked(output json.RawMessage, err error) {
 	f.resolved, f.output, f.err, f.wait = true, output, err, nil
 }
 
-// Start implements durable.Execution.
+// Start (may not return) implements durable.Execution.
 func (e *execution) Start(ctx context.Context, step durable.Step) (durable.Future, error) {
 	e.enterVerb()
 	defer e.exitVerb()
@@ -66,7 +66,7 @@ func asFuture(f *future, err error) (durable.Future, error) {
 	return f, nil
 }
 
-// Await implements durable.Future.
+// Await (may not return) implements durable.Future.
 func (f *future) Await() (json.RawMessage, error) {
 	f.e.enterVerb()
 	defer f.e.exitVerb()
@@ -74,13 +74,14 @@ func (f *future) Await() (json.RawMessage, error) {
 	return f.output, f.err
 }
 
-// AwaitAny implements durable.Execution.
+// AwaitAny (may not return) implements durable.Execution.
 func (e *execution) AwaitAny(futures []durable.Future) int {
 	e.enterVerb()
 	defer e.exitVerb()
 	return e.awaitAny(futures)
 }
 
+// awaitAny (may not return) is AwaitAny within a verb.
 func (e *execution) awaitAny(futures []durable.Future) int {
 	first := -1
 	e.await(func() bool {
@@ -95,7 +96,7 @@ func (e *execution) awaitAny(futures []durable.Future) int {
 	return first
 }
 
-// Select implements durable.Execution. The choice is stored as the output of a
+// Select (may not return) implements durable.Execution. The choice is stored as the output of a
 // function step.
 func (e *execution) Select(base string, futures []durable.Future) (int, error) {
 	e.enterVerb()
@@ -126,7 +127,7 @@ func (e *execution) Select(base string, futures []durable.Future) (int, error) {
 	return index, nil
 }
 
-// await blocks the workflow's goroutine until ready, which is called with the mutex
+// await (may not return) blocks the workflow's goroutine until ready, which is called with the mutex
 // held, says so. Every wait that is due resolves meanwhile, each by itself, whether it
 // is the one that is waited for or not. When all wait and no function is executing,
 // there is nothing left to do here: the run is parked, and await does not return.

@@ -10,7 +10,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// startWorkflow begins a child run and to wait for it (R98b). The child and the link to
+// startWorkflow (may not return) begins a child run and to wait for it (R98b). The child and the link to
 // it are written together with the attempt.
 func (e *execution) startWorkflow(step durable.WorkflowStep) (*future, error) {
 	f, waiting, err := e.replayWait(step.Name, openworkflow.KindWorkflow)

@@ -14,7 +14,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// Run implements durable.Execution (R91, R92). The function is called on the
+// Run (may not return) implements durable.Execution (R91, R92). The function is called on the
 // workflow's goroutine.
 func (e *execution) Run(ctx context.Context, step durable.FunctionStep) (json.RawMessage, error) {
 	e.enterVerb()
@@ -41,7 +41,7 @@ func (e *execution) Run(ctx context.Context, step durable.FunctionStep) (json.Ra
 	}
 }
 
-// waitForRetry blocks the workflow's goroutine until a failed step is due again.
+// waitForRetry (may not return) blocks the workflow's goroutine until a failed step is due again.
 func (e *execution) waitForRetry(name string, at time.Time, failure json.RawMessage) {
 	f := &future{e: e, name: name, wait: &wait{until: at, failure: failure}}
 	e.mu.Lock()
@@ -56,7 +56,7 @@ func (e *execution) waitForRetry(name string, at time.Time, failure json.RawMess
 	})
 }
 
-// startFunction begins a function step on a goroutine of its own.
+// startFunction (may not return) begins a function step on a goroutine of its own.
 func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep) (*future, error) {
 	name, err := e.durableName(step.Name)
 	if err != nil {
@@ -92,7 +92,7 @@ func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep
 	return f, nil
 }
 
-// runBranch executes a function step on a goroutine of its own: at once when the first
+// runBranch (may not return) executes a function step on a goroutine of its own: at once when the first
 // attempt is given, else when the step is due again; and again after failures, as long
 // as the execution lasts.
 func (e *execution) runBranch(ctx context.Context, f *future, step durable.FunctionStep, first *openworkflow.StepAttempt) {
@@ -214,7 +214,7 @@ func (e *execution) replay(name string, policy openworkflow.RetryPolicy) (output
 // errTryAgain says that a step has failed and is to be tried again.
 var errTryAgain = errors.New("the step has failed and is tried again")
 
-// runAttempt calls the function once and stores how that ended. It returns the step's
+// runAttempt (may not return) calls the function once and stores how that ended. It returns the step's
 // result, or errTryAgain when there is none yet.
 //
 // On the workflow's own goroutine, a result that can be stored for certain travels: it
@@ -283,7 +283,7 @@ func (e *execution) callFunction(ctx context.Context, name string, step durable.
 	return output, err
 }
 
-// failAttempt takes up a failed attempt. A failure that is final is durable when fail returns
+// failAttempt (may not return) takes up a failed attempt. A failure that is final is durable when fail returns
 // the step's error. One that is not, errTryAgain, travels with whatever comes next, which
 // in the simplest case puts off the run (R77, R100).
 func (e *execution) failAttempt(

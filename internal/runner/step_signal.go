@@ -15,7 +15,7 @@ type recipients struct {
 	WorkflowRunIDs []string `json:"workflowRunIds"`
 }
 
-// SendSignal implements durable.Execution (R99a). Delivery and the attempt are one
+// SendSignal (may not return) implements durable.Execution (R99a). Delivery and the attempt are one
 // transaction, fenced as every write.
 func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 	e.enterVerb()
@@ -65,7 +65,7 @@ func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 	return sent, nil
 }
 
-// writeSignal sends a signal for an attempt, and waits out trouble with the database. The
+// writeSignal (may not return) sends a signal for an attempt, and waits out trouble with the database. The
 // error it returns is that of a payload that cannot be stored.
 func (e *execution) writeSignal(attempt openworkflow.StepAttempt, signal store.Signal) (sent []string, fault error) {
 	lost := false

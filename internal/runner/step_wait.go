@@ -19,7 +19,7 @@ type waitContext struct {
 	TimeoutAt string                `json:"timeoutAt,omitempty"`
 }
 
-// startSleep begins a sleep (R98a). It is never armed anew: the row that the first
+// startSleep (may not return) begins a sleep (R98a). It is never armed anew: the row that the first
 // execution wrote decides.
 func (e *execution) startSleep(step durable.SleepStep) (*future, error) {
 	f, waiting, err := e.replayWait(step.Name, openworkflow.KindSleep)
@@ -33,7 +33,7 @@ func (e *execution) startSleep(step durable.SleepStep) (*future, error) {
 	return f, nil
 }
 
-// startSignalWait begins to wait for a signal (R99b). Two waits of one run for the same
+// startSignalWait (may not return) begins to wait for a signal (R99b). Two waits of one run for the same
 // signal at the same time are refused, as nobody could say which of them gets it.
 func (e *execution) startSignalWait(step durable.SignalWaitStep) (*future, error) {
 	if !storableText(step.Signal) {
@@ -69,7 +69,7 @@ func (e *execution) waitsForSignal(signal string) (step string, ok bool) {
 	return "", false
 }
 
-// replayWait gives a step that waits its name, and resolves it from the history.
+// replayWait (may not return) gives a step that waits its name, and resolves it from the history.
 // Otherwise it reports whether an earlier execution has begun to wait; then the call
 // goes on with that.
 func (e *execution) replayWait(base string, kind openworkflow.StepKind) (f *future, waiting bool, err error) {
@@ -95,7 +95,7 @@ func (e *execution) replayWait(base string, kind openworkflow.StepKind) (f *futu
 // onePolicy is that of the steps that wait: a failure is final.
 var onePolicy = openworkflow.RetryPolicy{MaximumAttempts: 1}
 
-// newWait returns an attempt that waits, and takes it up.
+// newWait (may not return) returns an attempt that waits, and takes it up.
 func (e *execution) newWait(name string, c waitContext) openworkflow.StepAttempt {
 	attempt := e.newAttempt(name, c.Kind, encodeContext(c))
 	e.buffer.addRequired(e.firstWrite(attempt))

@@ -126,7 +126,7 @@ func (b *writeBuffer) hasRequired() bool {
 	return len(b.required) > 0
 }
 
-// flushRequired returns once everything is durable that must be before a function is
+// flushRequired (may not return) returns once everything is durable that must be before a function is
 // called, also what another goroutine is writing at this moment. It leaves when that
 // is not to be.
 func (e *execution) flushRequired() {
@@ -139,13 +139,14 @@ func (e *execution) flushRequired() {
 	}
 }
 
-// flushAll makes everything durable that was taken up, for those who look.
+// flushAll (may not return) makes everything durable that was taken up, for those who look.
 func (e *execution) flushAll() {
 	e.buffer.flushMu.Lock()
 	defer e.buffer.flushMu.Unlock()
 	e.writeBufferedLocked()
 }
 
+// writeBufferedLocked (may not return) writes all that is buffered.
 func (e *execution) writeBufferedLocked() {
 	writes := e.buffer.popAll()
 	if len(writes) == 0 {
@@ -156,7 +157,7 @@ func (e *execution) writeBufferedLocked() {
 	}
 }
 
-// writeSteps writes, and waits until that is durable. It leaves when the run is no longer
+// writeSteps (may not return) writes, and waits until that is durable. It leaves when the run is no longer
 // this worker's; the error it returns is that of a value that cannot be stored.
 func (e *execution) writeSteps(steps []store.StepWrite) error {
 	err := e.runner.flusher.submit(e.writeCtx, steps, nil)
