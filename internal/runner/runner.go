@@ -1,32 +1,3 @@
-// Package runner executes workflow runs: it claims them, replays and executes
-// their steps, keeps their leases, and ends or gives back every run it has begun.
-//
-// Each idea has a file and one owner of its state:
-//
-//	runner.go     life of the whole: start, drain, stop
-//	claim.go      which runs, how many, when
-//	slots.go      how many runs at once
-//	lease.go      heartbeats, and what they find out (lost, canceled, suspended)
-//	flush.go      group commit: the one way to write to the database
-//	pass.go       one execution of one run, and how it ends
-//	execution.go  the workflow's goroutine: how it begins and how it may end
-//	future.go     steps that were begun (package durable's Future), and when a run parks
-//	step_function.go  function steps
-//	step_wait.go  what waiting steps have in common; sleeps, waits for signals
-//	step_child.go child runs
-//	step_signal.go  signals that a workflow sends
-//	write_buffer.go    attempts that travel with the next write
-//	running_rows.go    rows of steps that last
-//	history.go    what is known of a run's steps
-//	history_cache.go   histories of runs that were put aside
-//	wait_poller.go     what arrives for executions that go on with something else
-//	notify_limiter.go  notifications
-//	sweep.go      healing, when nobody else does it
-//	report.go     status reports to whoever shows the run
-//
-// The package knows no SQL and no Kubernetes; package store is the authority on
-// who holds a run. A pass that has lost its lease can write nothing (P2), so no
-// state here needs to be trusted for safety.
 package runner
 
 import (
