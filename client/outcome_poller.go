@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
 const (
@@ -26,7 +27,7 @@ const (
 // outcomeStore is the part of the store that outcomePoller uses.
 type outcomeStore interface {
 	Outcomes(ctx context.Context, ids []string) (map[string]store.Outcome, error)
-	ListenEnds(ctx context.Context, wake func()) error
+	ListenEnds(ctx context.Context, onEnd func()) error
 }
 
 // outcomePoller waits for the ends of any number of runs with one polling goroutine, one
@@ -37,8 +38,8 @@ type outcomePoller struct {
 	spawn     func(func())
 	once      sync.Once
 
-	runEnded chan struct{} // set when any run has ended
-	runAdded chan struct{} // set when unpolled has grown
+	runEnded wake.Flag // set when any run has ended
+	runAdded wake.Flag // set when unpolled has grown
 
 	mu sync.Mutex
 	// runs holds the runs that a caller waits for, by id; unpolled the ids among them that
@@ -59,7 +60,7 @@ type awaitedRun struct {
 func newOutcomePoller(clientCtx context.Context, s outcomeStore, spawn func(func())) *outcomePoller {
 	return &outcomePoller{
 		clientCtx: clientCtx, store: s, spawn: spawn,
-		runEnded: make(chan struct{}, 1), runAdded: make(chan struct{}, 1),
+		runEnded: wake.New(), runAdded: wake.New(),
 		runs: map[string]*awaitedRun{},
 	}
 }
@@ -69,11 +70,11 @@ func newOutcomePoller(clientCtx context.Context, s outcomeStore, spawn func(func
 func (p *outcomePoller) wait(ctx context.Context, id string) (store.Outcome, error) {
 	p.once.Do(func() {
 		p.spawn(p.pollLoop)
-		p.spawn(func() { _ = p.store.ListenEnds(p.clientCtx, func() { poke(p.runEnded) }) })
+		p.spawn(func() { _ = p.store.ListenEnds(p.clientCtx, p.runEnded.Set) })
 	})
 	run := p.subscribe(id)
 	defer p.unsubscribe(id, run)
-	poke(p.runAdded)
+	p.runAdded.Set()
 	select {
 	case <-run.done:
 		return run.outcome, nil
@@ -171,13 +172,5 @@ func (p *outcomePoller) poll(ids []string) {
 			close(run.done)
 			delete(p.runs, id)
 		}
-	}
-}
-
-// poke fills a channel of capacity 1 and does not block when it is full.
-func poke(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/reporter"
 	"github.com/openworkflow-operator/operator/internal/runner"
@@ -113,11 +114,13 @@ func Run(ctx context.Context, config Config, workflows ...workflow.Definition) e
 	return r.Run(ctx, config.Grace)
 }
 
+// openBackoff spaces out the attempts to open the database.
+var openBackoff = backoff.Policy{First: 100 * time.Millisecond, Max: 5 * time.Second}
+
 // open opens the database, for as long as it takes. It returns nil, nil when ctx
 // ends first, and an error for a URL that cannot work.
 func open(ctx context.Context, config Config) (*store.Store, error) {
-	const firstDelay, lastDelay = 100 * time.Millisecond, 5 * time.Second
-	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
+	for n := 1; ; n++ {
 		database, err := store.Open(ctx, store.Options{
 			URL:             config.PostgresURL,
 			Schema:          config.Schema,
@@ -132,11 +135,9 @@ func open(ctx context.Context, config Config) (*store.Store, error) {
 		case ctx.Err() != nil:
 			return nil, nil //nolint:nilerr // the worker was told to stop; that is no failure
 		}
-		config.Logger.Warn("Could not open the database; trying again", "error", err, "in", delay.String())
-		select {
-		case <-ctx.Done():
+		config.Logger.Warn("Could not open the database; trying again", "error", err)
+		if openBackoff.Wait(ctx, n) != nil {
 			return nil, nil
-		case <-time.After(delay):
 		}
 	}
 }
