@@ -24,7 +24,7 @@ func (f *Future[T]) Await() (T, error) {
 	}
 	output, err := f.future.Await()
 	if err != nil {
-		return none, err
+		return none, authorError(err)
 	}
 	return f.decode(f.name, output)
 }
@@ -44,7 +44,8 @@ func startStep[T any](ctx context.Context, name string, step durable.Step, decod
 		f.err = err
 		return f
 	}
-	f.future, f.err = execution.Start(ctx, step)
+	f.future, err = execution.Start(ctx, step)
+	f.err = authorError(err)
 	return f
 }
 
@@ -65,7 +66,8 @@ func Select(ctx context.Context, name string, futures ...Pending) (index int, er
 	if err != nil {
 		return 0, err
 	}
-	return execution.Select(name, pending)
+	index, err = execution.Select(name, pending)
+	return index, authorError(err)
 }
 
 func durableFutures(futures []Pending) ([]durable.Future, error) {

@@ -70,5 +70,6 @@ func SendSignal(ctx context.Context, signal string, data any, options ...SendOpt
 	if send.Data, err = json.Marshal(data); err != nil {
 		return nil, fmt.Errorf("step %q: encode the data: %w", send.Name, err)
 	}
-	return execution.SendSignal(send)
+	runIDs, err = execution.SendSignal(send)
+	return runIDs, authorError(err)
 }

@@ -24,35 +24,12 @@ package step
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
-
-// Error is the failure of a step that has no attempts left, of a child run, or of a
-// wait. It carries what was stored (the name of the error's type and its text), so that
-// it is the same at every execution of the run; errors.As finds it.
-type Error = durable.StepError
-
-// Errors of a verb that is called where it cannot work.
-var (
-	// ErrNoWorkflow means that the context is not that of a workflow.
-	ErrNoWorkflow = errors.New("the context is not a workflow's")
-	// ErrNested means that the context is that of a step's function: steps do not nest.
-	ErrNested = errors.New("steps do not nest: use the workflow's context, outside other steps")
-)
-
-// NonRetryable marks an error that no retry can mend: a step that returns it, or
-// an error that wraps it, fails at once, and so does a workflow.
-func NonRetryable(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &durable.NonRetryableError{Err: err}
-}
 
 // Run calls fn and stores its result, or returns the stored result of an earlier
 // execution without calling fn. The result is stored before anything else is done for
@@ -78,7 +55,7 @@ func Run[T any](ctx context.Context, name string, fn func(ctx context.Context) (
 	}
 	output, err := execution.Run(ctx, functionStep(name, fn, options))
 	if err != nil {
-		return none, err
+		return none, authorError(err)
 	}
 	return decode[T](name, output)
 }

@@ -120,7 +120,7 @@ type Future interface {
 
 // StepError is the failure of a step that has no attempts left, as it was stored.
 // It is the same at every execution of the run, so it does not wrap the error
-// that the step's function returned.
+// that the step's function returned. Authors see it as a step.Error, which wraps it.
 type StepError struct {
 	// Step is the step's durable name.
 	Step string
@@ -128,13 +128,13 @@ type StepError struct {
 	Name string
 	// Message is that error's text.
 	Message string
-
-	stack string
+	// Stack is where it was thrown or panicked, empty for most errors of Go.
+	Stack string
 }
 
 // NewStepError returns the failure of a step from its stored payload.
 func NewStepError(step string, payload openworkflow.Error) *StepError {
-	return &StepError{Step: step, Name: payload.Name, Message: payload.Message, stack: payload.Stack}
+	return &StepError{Step: step, Name: payload.Name, Message: payload.Message, Stack: payload.Stack}
 }
 
 func (e *StepError) Error() string {

@@ -44,9 +44,8 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 // A step's failure that a workflow passes on as it is keeps the step's own
 // payload (R77).
 func EncodeError(err error) openworkflow.Error {
-	//nolint:errorlint // a wrapped failure is another error, with a text of its own
-	if failed, ok := err.(*StepError); ok {
-		return openworkflow.Error{Name: failed.Name, Message: failed.Message, Stack: failed.stack}
+	if failed, ok := asStepError(err); ok {
+		return openworkflow.Error{Name: failed.Name, Message: failed.Message, Stack: failed.Stack}
 	}
 	payload := openworkflow.Error{Name: errorName(err), Message: err.Error()}
 	if panicked, ok := errors.AsType[*PanicError](err); ok {
@@ -55,18 +54,31 @@ func EncodeError(err error) openworkflow.Error {
 	return payload
 }
 
+// asStepError returns the failure that err is: a StepError, or a step.Error, the only type
+// of error that wraps a StepError directly. An error that wraps a step.Error is another
+// error, with a text of its own.
+func asStepError(err error) (*StepError, bool) {
+	//nolint:errorlint // see above
+	if failed, ok := err.(*StepError); ok {
+		return failed, true
+	}
+	failed, ok := errors.Unwrap(err).(*StepError) //nolint:errorlint // see above
+	return failed, ok
+}
+
 // errorName returns the name of the first error in the chain whose type says
 // more than that it is an error with a text.
 func errorName(err error) string {
 	for ; err != nil; err = errors.Unwrap(err) {
+		if _, ok := asStepError(err); ok {
+			return "StepError"
+		}
 		t := reflect.TypeOf(err)
 		for t.Kind() == reflect.Pointer {
 			t = t.Elem()
 		}
 		switch {
 		case t == reflect.TypeFor[NonRetryableError](), t.PkgPath() == "errors", t.PkgPath() == "fmt", t.Name() == "":
-		case t == reflect.TypeFor[StepError]():
-			return "StepError"
 		default:
 			return t.Name()
 		}
