@@ -8,14 +8,20 @@ import (
 )
 
 // CancelOption changes how a run is canceled.
-type CancelOption func(*cancelOptions)
+type CancelOption interface{ cancel(*cancelOptions) }
 
 type cancelOptions struct{ cascade bool }
+
+type cancelOption func(*cancelOptions)
+
+func (o cancelOption) cancel(options *cancelOptions) { o(options) }
 
 // Cascade also cancels all open runs below the run: its children, their children, and
 // so on. Without it children go on. When the call fails a part may be canceled already;
 // repeat it.
-func Cascade() CancelOption { return func(o *cancelOptions) { o.cascade = true } }
+func Cascade() CancelOption {
+	return cancelOption(func(o *cancelOptions) { o.cascade = true })
+}
 
 // Cancel cancels a run that has not ended. Nothing of it is stored from then on; the
 // contexts of its steps end with workflow.ErrCanceled when their worker notices, which
@@ -26,7 +32,7 @@ func (c *Client) Cancel(ctx context.Context, runID string, options ...CancelOpti
 	defer func() { span.End("", err) }()
 	var o cancelOptions
 	for _, option := range options {
-		option(&o)
+		option.cancel(&o)
 	}
 	cancel := c.store.CancelRuns
 	if o.cascade {

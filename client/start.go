@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/internal/tracing"
@@ -208,7 +209,7 @@ func prepare[In, Out any](
 	ctx context.Context, c *Client, w *workflow.Workflow[In, Out], in In, options ...[]StartOption,
 ) (context.Context, newRun, error) {
 	id := openworkflow.NewID()
-	run := newRun{NewRun: store.NewRun{ID: id, WorkflowName: w.Name(), Version: w.Durable().Version}}
+	run := newRun{NewRun: store.NewRun{ID: id, WorkflowName: w.Name(), Version: durable.DefinitionOf(w).Version}}
 	for _, option := range slices.Concat(options...) {
 		if err := option.start(&run.NewRun); err != nil {
 			return ctx, run, startError(w.Name(), err)
@@ -222,7 +223,7 @@ func prepare[In, Out any](
 	run.unique = run.ID == id && run.IdempotencyKey == nil
 
 	ctx, run.span = c.tracer.StartCreate(ctx, tracing.Creation{
-		Workflow: w.Durable().Definition, NamespaceID: c.namespace, RunID: run.ID,
+		Workflow: durable.DefinitionOf(w).Definition, NamespaceID: c.namespace, RunID: run.ID,
 	})
 	if carrier := c.tracer.Carrier(ctx); carrier != nil { // R160
 		run.Context = openworkflow.RunContext{TraceContext: carrier}.Encode()

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/openworkflow-operator/operator/internal/durable"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
@@ -28,7 +29,9 @@ func (o functionOption) function(s *durable.FunctionStep) { o(s) }
 // Retry sets how often and when the step is tried again after a failure. The
 // default is 10 attempts, 1 s to 100 s apart.
 func Retry(policy workflow.RetryPolicy) Option {
-	return functionOption(func(s *durable.FunctionStep) { s.Retry = policy.ForStep() })
+	return functionOption(func(s *durable.FunctionStep) {
+		s.Retry = durable.MergeRetry(openworkflow.RetryPolicy(policy), openworkflow.DefaultStepPolicy)
+	})
 }
 
 // MaxDuration bounds each attempt of a step: after d, the context that the function got

@@ -25,7 +25,7 @@ func RunWorkflow[In, Out any](ctx context.Context, w *workflow.Workflow[In, Out]
 
 // GoWorkflow begins RunWorkflow without waiting for the child's end.
 func GoWorkflow[In, Out any](ctx context.Context, w *workflow.Workflow[In, Out], in In, options ...WorkflowOption) *Future[Out] {
-	call := durable.WorkflowStep{Name: w.Name(), Workflow: w.Durable().Definition, Timeout: defaultTimeout}
+	call := durable.WorkflowStep{Name: w.Name(), Workflow: durable.DefinitionOf(w).Definition, Timeout: defaultTimeout}
 	for _, option := range options {
 		option.workflow(&call)
 	}

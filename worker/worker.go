@@ -94,7 +94,7 @@ func Run(ctx context.Context, config Config, workflows ...workflow.Definition) e
 
 	definitions := make([]durable.Definition, len(workflows))
 	for i, w := range workflows {
-		definitions[i] = w.Durable()
+		definitions[i] = durable.DefinitionOf(w)
 	}
 	r, err := runner.New(database, definitions, runner.Options{
 		Concurrency: config.Concurrency,

@@ -46,15 +46,14 @@ var (
 	ErrShutdown = durable.ErrShutdown
 )
 
-// Definition is a workflow of any input and output type, as a worker takes it.
-// Only Define makes one.
+// Definition is a [*Workflow] of any input and output type. No other type implements it.
 type Definition interface {
 	// Name returns the workflow's name.
 	Name() string
 	// Version returns the workflow's version, empty for the unversioned workflow.
 	Version() string
-	// Durable returns the workflow as executors see it.
-	Durable() durable.Definition
+
+	engineDefinition() durable.Definition
 }
 
 // Workflow is a workflow with its input and output types.
@@ -68,17 +67,26 @@ func (w *Workflow[In, Out]) Name() string { return w.definition.Name }
 // Version returns the workflow's version, empty for the unversioned workflow.
 func (w *Workflow[In, Out]) Version() string { return deref(w.definition.Version) }
 
-// Durable returns the workflow as executors see it.
-func (w *Workflow[In, Out]) Durable() durable.Definition { return w.definition }
+func (w *Workflow[In, Out]) engineDefinition() durable.Definition { return w.definition }
+
+func init() {
+	durable.DefinitionOf = func(workflow any) durable.Definition {
+		return workflow.(Definition).engineDefinition()
+	}
+}
 
 // Option changes how a workflow is defined.
-type Option func(*durable.Definition)
+type Option interface{ define(*durable.Definition) }
+
+type optionFunc func(*durable.Definition)
+
+func (o optionFunc) define(d *durable.Definition) { o(d) }
 
 // Version makes a definition the one for runs of this version. A run names its
 // version exactly; runs without one are not executed by a versioned definition,
 // nor the other way round (R61).
 func Version(version string) Option {
-	return func(d *durable.Definition) { d.Version = &version }
+	return optionFunc(func(d *durable.Definition) { d.Version = &version })
 }
 
 // RetryPolicy says how often and after which delays something that failed is
@@ -99,42 +107,19 @@ type RetryPolicy struct {
 // Unlimited lets, as MaximumAttempts, attempts go on until one succeeds.
 const Unlimited = -1
 
-// Over returns the policy with base's values where this one has none.
-func (p RetryPolicy) over(base openworkflow.RetryPolicy) openworkflow.RetryPolicy {
-	if p.InitialInterval > 0 {
-		base.InitialInterval = p.InitialInterval
-	}
-	if p.BackoffCoefficient > 0 {
-		base.BackoffCoefficient = p.BackoffCoefficient
-	}
-	if p.MaximumInterval > 0 {
-		base.MaximumInterval = p.MaximumInterval
-	}
-	switch {
-	case p.MaximumAttempts > 0:
-		base.MaximumAttempts = p.MaximumAttempts
-	case p.MaximumAttempts < 0:
-		base.MaximumAttempts = 0
-	}
-	return base
-}
-
-// ForStep returns the policy over a step's defaults, as executors see it.
-func (p RetryPolicy) ForStep() openworkflow.RetryPolicy {
-	return p.over(openworkflow.DefaultStepPolicy)
-}
-
 // Retry sets what happens when the workflow itself returns an error: without it
 // the run fails at once. (A step that fails is retried by its own policy first.)
 func Retry(policy RetryPolicy) Option {
-	return func(d *durable.Definition) { d.Retry = policy.over(openworkflow.DefaultWorkflowPolicy) }
+	return optionFunc(func(d *durable.Definition) {
+		d.Retry = durable.MergeRetry(openworkflow.RetryPolicy(policy), openworkflow.DefaultWorkflowPolicy)
+	})
 }
 
 // StepLimit sets the number of step attempts, retries included, that a run may
 // have: a loop that never ends is stopped by it. Default: 1000. A run that is to have
 // more is better cut into children.
 func StepLimit(n int) Option {
-	return func(d *durable.Definition) { d.StepLimit = n }
+	return optionFunc(func(d *durable.Definition) { d.StepLimit = n })
 }
 
 // Declare describes a workflow that is implemented elsewhere, in another program or
@@ -149,7 +134,7 @@ func Declare[In, Out any](name string, options ...Option) *Workflow[In, Out] {
 		Retry:      openworkflow.DefaultWorkflowPolicy,
 	}
 	for _, option := range options {
-		option(&definition)
+		option.define(&definition)
 	}
 	return &Workflow[In, Out]{definition: definition}
 }

@@ -337,7 +337,7 @@ func TestEngine(t *testing.T) {
 				t.Parallel()
 				var served []openworkflow.Definition
 				for _, d := range append(c.program(time.Hour), sender(time.Hour)) {
-					served = append(served, d.Durable().Definition)
+					served = append(served, durable.DefinitionOf(d).Definition)
 				}
 				s := memstore.New(served...)
 				c.check(t, s, time.Hour, func(id string) {
@@ -387,7 +387,7 @@ func (c engineCase) check(t *testing.T, s Store, unit time.Duration, wait func(i
 	workflows := append(c.program(unit), sender(unit))
 	definitions := make([]durable.Definition, len(workflows))
 	for i, w := range workflows {
-		definitions[i] = w.Durable()
+		definitions[i] = durable.DefinitionOf(w)
 	}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
 	r, err := runner.New(s, definitions, runner.Options{PollInterval: 100 * time.Millisecond, Logger: log})

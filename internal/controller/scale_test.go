@@ -266,7 +266,7 @@ func TestRunThatIsExecutedAtOnceIsReportedOnce(t *testing.T) {
 	checkout := workflow.Define("checkout", func(ctx context.Context, _ any) (map[string]any, error) {
 		return step.Run(ctx, "charge", func(context.Context) (map[string]any, error) { return map[string]any{"refund": nil}, nil })
 	})
-	worker, err := runner.New(w.store(), []durable.Definition{checkout.Durable()},
+	worker, err := runner.New(w.store(), []durable.Definition{durable.DefinitionOf(checkout)},
 		runner.Options{PodUID: "pod-uid", PodName: "pod-1", Reporter: r, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

@@ -77,7 +77,7 @@ func (b *bench) workOn(s runner.Store, options runner.Options, workflows ...work
 func definitions(workflows ...workflow.Definition) []durable.Definition {
 	definitions := make([]durable.Definition, len(workflows))
 	for i, w := range workflows {
-		definitions[i] = w.Durable()
+		definitions[i] = durable.DefinitionOf(w)
 	}
 	return definitions
 }

@@ -479,7 +479,7 @@ func TestDuplicateDefinitionIsRefused(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "no workflows") {
 		t.Errorf("without workflows: %v", err)
 	}
-	definition := w.Durable()
+	definition := durable.DefinitionOf(w)
 	_, err = runner.New(nil, []durable.Definition{definition, definition}, runner.Options{})
 	if err == nil || err.Error() != `workflow "twice" (version: 1) is already registered` {
 		t.Errorf("with two of a name: %v", err)

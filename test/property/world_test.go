@@ -50,8 +50,8 @@ func (w *world) execute(p Program, strike func(faults.Write) faults.Strike) (exe
 	definitions := make([]durable.Definition, 0, 3)
 	var served []openworkflow.Definition
 	for _, d := range w.workflows() {
-		definitions = append(definitions, d.Durable())
-		served = append(served, d.Durable().Definition)
+		definitions = append(definitions, durable.DefinitionOf(d))
+		served = append(served, durable.DefinitionOf(d).Definition)
 	}
 	db, wait, done, err := w.open(served)
 	if err != nil {

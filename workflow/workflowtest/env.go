@@ -91,7 +91,7 @@ func newEnv(t TB, crashHook func(faults.Write) faults.Strike, workflows []workfl
 	var served []openworkflow.Definition
 	definitions := make([]durable.Definition, len(workflows))
 	for i, w := range workflows {
-		definitions[i] = w.Durable()
+		definitions[i] = durable.DefinitionOf(w)
 		served = append(served, definitions[i].Definition)
 	}
 	env.store = memstore.New(served...)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/workflow"
@@ -19,11 +20,17 @@ type Run[Out any] struct {
 }
 
 // StartOption changes how a run is started.
-type StartOption func(*store.NewRun, time.Time)
+type StartOption interface {
+	start(run *store.NewRun, now time.Time)
+}
+
+type startOption func(run *store.NewRun, now time.Time)
+
+func (o startOption) start(run *store.NewRun, now time.Time) { o(run, now) }
 
 // Deadline is the time that the run has. After it, the run fails.
 func Deadline(d time.Duration) StartOption {
-	return func(n *store.NewRun, now time.Time) { n.DeadlineAt = new(now.Add(d)) }
+	return startOption(func(run *store.NewRun, now time.Time) { run.DeadlineAt = new(now.Add(d)) })
 }
 
 // Start starts a run of a workflow that the environment serves. It goes on by itself
@@ -34,7 +41,7 @@ func Start[In, Out any](env *Env, w *workflow.Workflow[In, Out], in In, options 
 	if err != nil {
 		env.t.Fatalf("workflowtest: encode the input of workflow %q: %v", w.Name(), err)
 	}
-	definition := w.Durable()
+	definition := durable.DefinitionOf(w)
 	n := store.NewRun{
 		ID:           openworkflow.NewID(),
 		WorkflowName: definition.Name,
@@ -42,7 +49,7 @@ func Start[In, Out any](env *Env, w *workflow.Workflow[In, Out], in In, options 
 		Input:        input,
 	}
 	for _, option := range options {
-		option(&n, env.store.Now())
+		option.start(&n, env.store.Now())
 	}
 	created, err := env.store.CreateRuns(context.Background(), []store.NewRun{n})
 	if err == nil {

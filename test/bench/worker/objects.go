@@ -44,7 +44,7 @@ func runOutside(kubeconfig, namespace string) error {
 	defer database.Close()
 	var definitions []durable.Definition
 	for _, w := range workflows.All() {
-		definitions = append(definitions, w.Durable())
+		definitions = append(definitions, durable.DefinitionOf(w))
 	}
 	r, err := runner.New(database, definitions, runner.Options{
 		Concurrency: config.Concurrency, PodUID: config.PodUID, PodName: config.PodName, Reporter: reports,
