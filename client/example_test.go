@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -129,7 +130,7 @@ func ExampleStartTx() {
 	ctx := context.Background()
 	c := connect()
 	defer c.Close()
-	db, err := pgx.Connect(ctx, databaseURL()) // the same database
+	db, err := pgx.Connect(ctx, os.Getenv("OPENWORKFLOW_POSTGRES_URL")) // the same database
 	if err != nil {
 		log.Fatal(err)
 	}

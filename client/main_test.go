@@ -47,6 +47,3 @@ func startWorker(url string, workflows ...workflow.Definition) (stop func()) {
 		task.Wait()
 	}
 }
-
-// databaseURL is the database of the examples.
-func databaseURL() string { return os.Getenv("OPENWORKFLOW_POSTGRES_URL") }

@@ -7,9 +7,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/openworkflow-operator/operator/internal/exampletest"
 	"github.com/openworkflow-operator/operator/step"
 	"github.com/openworkflow-operator/operator/workflow"
+	"github.com/openworkflow-operator/operator/workflow/workflowtest"
 )
 
 func Example() {
@@ -37,10 +37,10 @@ func Example() {
 		return charge + ", approved by " + approval, nil
 	})
 
-	env := exampletest.Environment(checkout)
+	env := workflowtest.New(workflowtest.ForExample(), checkout)
 	env.Signal("approval:1001", "ann")
-	exampletest.Show(env, checkout, order{ID: "1001", Amount: 42})
-	// Output: 42 charged, approved by ann
+	fmt.Println(workflowtest.Start(env, checkout, order{ID: "1001", Amount: 42}).Result())
+	// Output: 42 charged, approved by ann <nil>
 }
 
 func ExampleRun() {
@@ -49,8 +49,9 @@ func ExampleRun() {
 			return "hello, " + name, nil
 		})
 	})
-	exampletest.Show(exampletest.Environment(greet), greet, "ada")
-	// Output: hello, ada
+	env := workflowtest.New(workflowtest.ForExample(), greet)
+	fmt.Println(workflowtest.Start(env, greet, "ada").Result())
+	// Output: hello, ada <nil>
 }
 
 // A step in a loop has the same name each time; the second one is stored as "page:1".
@@ -68,8 +69,9 @@ func ExampleRun_loop() {
 		}
 		return found, nil
 	})
-	exampletest.Show(exampletest.Environment(crawl), crawl, 3)
-	// Output: [page 1 page 2 page 3]
+	env := workflowtest.New(workflowtest.ForExample(), crawl)
+	fmt.Println(workflowtest.Start(env, crawl, 3).Result())
+	// Output: [page 1 page 2 page 3] <nil>
 }
 
 func ExampleRetry() {
@@ -82,8 +84,9 @@ func ExampleRetry() {
 			return attempts, nil
 		}, step.Retry(workflow.RetryPolicy{InitialInterval: time.Minute, MaximumAttempts: 5}))
 	})
-	exampletest.Show(exampletest.Environment(fetch), fetch, nil)
-	// Output: 3
+	env := workflowtest.New(workflowtest.ForExample(), fetch)
+	fmt.Println(workflowtest.Start(env, fetch, nil).Result())
+	// Output: 3 <nil>
 }
 
 func ExampleNonRetryable() {
@@ -97,7 +100,9 @@ func ExampleNonRetryable() {
 			return "charged", nil
 		})
 	})
-	exampletest.Show(exampletest.Environment(pay), pay, -1)
+	env := workflowtest.New(workflowtest.ForExample(), pay)
+	_, err := workflowtest.Start(env, pay, -1).Result()
+	fmt.Println(err)
 	fmt.Println("attempts:", attempts)
 	// Output:
 	// workflow "pay" failed: cannot charge -1
@@ -111,7 +116,9 @@ func ExampleMaxDuration() {
 			return "", ctx.Err()
 		}, step.MaxDuration(time.Millisecond), step.Retry(workflow.RetryPolicy{MaximumAttempts: 2}))
 	})
-	exampletest.Show(exampletest.Environment(slow), slow, nil)
+	env := workflowtest.New(workflowtest.ForExample(), slow)
+	_, err := workflowtest.Start(env, slow, nil).Result()
+	fmt.Println(err)
 	// Output: workflow "slow" failed: the step has exceeded its maximum duration of 1ms: context deadline exceeded
 }
 
@@ -126,8 +133,9 @@ func ExampleError() {
 		}
 		return "by drone", err
 	})
-	exampletest.Show(exampletest.Environment(deliver), deliver, nil)
-	// Output: by truck, as by-drone was too windy
+	env := workflowtest.New(workflowtest.ForExample(), deliver)
+	fmt.Println(workflowtest.Start(env, deliver, nil).Result())
+	// Output: by truck, as by-drone was too windy <nil>
 }
 
 func ExampleSleep() {
@@ -137,8 +145,9 @@ func ExampleSleep() {
 		}
 		return "a week has passed", nil
 	})
-	exampletest.Show(exampletest.Environment(remind), remind, nil)
-	// Output: a week has passed
+	env := workflowtest.New(workflowtest.ForExample(), remind)
+	fmt.Println(workflowtest.Start(env, remind, nil).Result())
+	// Output: a week has passed <nil>
 }
 
 func ExampleSleepUntil() {
@@ -148,8 +157,9 @@ func ExampleSleepUntil() {
 		}
 		return "launched", nil
 	})
-	exampletest.Show(exampletest.Environment(launch), launch, time.Now().Add(48*time.Hour))
-	// Output: launched
+	env := workflowtest.New(workflowtest.ForExample(), launch)
+	fmt.Println(workflowtest.Start(env, launch, time.Now().Add(48*time.Hour)).Result())
+	// Output: launched <nil>
 }
 
 func ExampleRunWorkflow() {
@@ -159,8 +169,9 @@ func ExampleRunWorkflow() {
 	parcel := workflow.Define("parcel", func(ctx context.Context, address string) (string, error) {
 		return step.RunWorkflow(ctx, label, address, step.Timeout(time.Hour))
 	})
-	exampletest.Show(exampletest.Environment(parcel, label), parcel, "Ada, London")
-	// Output: label for Ada, London
+	env := workflowtest.New(workflowtest.ForExample(), parcel, label)
+	fmt.Println(workflowtest.Start(env, parcel, "Ada, London").Result())
+	// Output: label for Ada, London <nil>
 }
 
 func ExampleGoWorkflow() {
@@ -180,8 +191,9 @@ func ExampleGoWorkflow() {
 		}
 		return sum, nil
 	})
-	exampletest.Show(exampletest.Environment(sum, square), sum, 3)
-	// Output: 14
+	env := workflowtest.New(workflowtest.ForExample(), sum, square)
+	fmt.Println(workflowtest.Start(env, sum, 3).Result())
+	// Output: 14 <nil>
 }
 
 // A child that is executed elsewhere, by a worker in another language for example, is
@@ -195,8 +207,9 @@ func ExampleRunWorkflow_declared() {
 	standIn := workflow.Define("translate", func(_ context.Context, text string) (string, error) {
 		return strings.ToUpper(text), nil
 	})
-	exampletest.Show(exampletest.Environment(letter, standIn), letter, "dear ada")
-	// Output: DEAR ADA
+	env := workflowtest.New(workflowtest.ForExample(), letter, standIn)
+	fmt.Println(workflowtest.Start(env, letter, "dear ada").Result())
+	// Output: DEAR ADA <nil>
 }
 
 func ExampleWaitForSignal() {
@@ -210,13 +223,13 @@ func ExampleWaitForSignal() {
 		}
 		return order + " was approved by " + by, nil
 	})
-	env := exampletest.Environment(approve)
+	env := workflowtest.New(workflowtest.ForExample(), approve)
 	env.Signal("approval:order-1", "ann")
-	exampletest.Show(env, approve, "order-1")
-	exampletest.Show(env, approve, "order-2") // nobody answers for two days
+	fmt.Println(workflowtest.Start(env, approve, "order-1").Result())
+	fmt.Println(workflowtest.Start(env, approve, "order-2").Result()) // nobody answers for two days
 	// Output:
-	// order-1 was approved by ann
-	// order-2 has expired
+	// order-1 was approved by ann <nil>
+	// order-2 has expired <nil>
 }
 
 func ExampleTimeoutAt() {
@@ -227,8 +240,9 @@ func ExampleTimeoutAt() {
 		}
 		return "closed", nil
 	})
-	exampletest.Show(exampletest.Environment(vote), vote, time.Now().Add(time.Hour))
-	// Output: closed
+	env := workflowtest.New(workflowtest.ForExample(), vote)
+	fmt.Println(workflowtest.Start(env, vote, time.Now().Add(time.Hour)).Result())
+	// Output: closed <nil>
 }
 
 func ExampleSendSignal() {
@@ -248,8 +262,9 @@ func ExampleSendSignal() {
 		_, err = listener.Await()
 		return len(runIDs), err
 	})
-	exampletest.Show(exampletest.Environment(announce, listen), announce, nil)
-	// Output: 1
+	env := workflowtest.New(workflowtest.ForExample(), announce, listen)
+	fmt.Println(workflowtest.Start(env, announce, nil).Result())
+	// Output: 1 <nil>
 }
 
 func ExampleGo() {
@@ -263,8 +278,9 @@ func ExampleGo() {
 		packed, err := parcel.Await()
 		return reserved + " and " + packed, err
 	})
-	exampletest.Show(exampletest.Environment(order), order, nil)
-	// Output: reserved and packed
+	env := workflowtest.New(workflowtest.ForExample(), order)
+	fmt.Println(workflowtest.Start(env, order, nil).Result())
+	// Output: reserved and packed <nil>
 }
 
 func ExampleSelect() {
@@ -282,10 +298,10 @@ func ExampleSelect() {
 		signal, err := answer.Await()
 		return signal.Data + reminded, err
 	})
-	env := exampletest.Environment(ask)
+	env := workflowtest.New(workflowtest.ForExample(), ask)
 	env.SignalAfter(30*time.Hour, "answer", "yes")
-	exampletest.Show(env, ask, nil)
-	// Output: yes, after a reminder
+	fmt.Println(workflowtest.Start(env, ask, nil).Result())
+	// Output: yes, after a reminder <nil>
 }
 
 // A timer stops a wait at an instant, whatever it is for.
@@ -295,8 +311,9 @@ func ExampleGoSleepUntil() {
 		guest := step.GoWaitForSignal[string](ctx, "guest")
 		return step.Select(ctx, "guest or closing time", guest, closing)
 	})
-	exampletest.Show(exampletest.Environment(race), race, time.Now().Add(8*time.Hour))
-	// Output: 1
+	env := workflowtest.New(workflowtest.ForExample(), race)
+	fmt.Println(workflowtest.Start(env, race, time.Now().Add(8*time.Hour)).Result())
+	// Output: 1 <nil>
 }
 
 func ExampleGoSleep() {
@@ -309,8 +326,9 @@ func ExampleGoSleep() {
 		_, err = timer.Await()
 		return "pasta and " + salad, err
 	})
-	exampletest.Show(exampletest.Environment(cook), cook, nil)
-	// Output: pasta and salad
+	env := workflowtest.New(workflowtest.ForExample(), cook)
+	fmt.Println(workflowtest.Start(env, cook, nil).Result())
+	// Output: pasta and salad <nil>
 }
 
 func ExampleGoWaitForSignal() {
@@ -324,8 +342,9 @@ func ExampleGoWaitForSignal() {
 		signal, err := answer.Await()
 		return signal.Data, err
 	})
-	exampletest.Show(exampletest.Environment(handshake), handshake, nil)
-	// Output: hello
+	env := workflowtest.New(workflowtest.ForExample(), handshake)
+	fmt.Println(workflowtest.Start(env, handshake, nil).Result())
+	// Output: hello <nil>
 }
 
 func ExampleMap() {
@@ -334,6 +353,7 @@ func ExampleMap() {
 			return len(word), nil
 		})
 	})
-	exampletest.Show(exampletest.Environment(lengths), lengths, []string{"a", "bb", "ccc", "dddd"})
-	// Output: [1 2 3 4]
+	env := workflowtest.New(workflowtest.ForExample(), lengths)
+	fmt.Println(workflowtest.Start(env, lengths, []string{"a", "bb", "ccc", "dddd"}).Result())
+	// Output: [1 2 3 4] <nil>
 }

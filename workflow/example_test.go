@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/openworkflow-operator/operator/internal/exampletest"
 	"github.com/openworkflow-operator/operator/step"
 	"github.com/openworkflow-operator/operator/workflow"
+	"github.com/openworkflow-operator/operator/workflow/workflowtest"
 )
 
 func Example() {
@@ -33,16 +33,18 @@ func Example() {
 		})
 		return r, err
 	})
-	exampletest.Show(exampletest.Environment(checkout), checkout, order{ID: "1001", Amount: 42})
-	// Output: {charged 42 for 1001 email sent}
+	env := workflowtest.New(workflowtest.ForExample(), checkout)
+	fmt.Println(workflowtest.Start(env, checkout, order{ID: "1001", Amount: 42}).Result())
+	// Output: {charged 42 for 1001 email sent} <nil>
 }
 
 func ExampleDefine() {
 	greet := workflow.Define("greet", func(ctx context.Context, name string) (string, error) {
 		return step.Run(ctx, "greet", func(context.Context) (string, error) { return "hello, " + name, nil })
 	})
-	exampletest.Show(exampletest.Environment(greet), greet, "ada")
-	// Output: hello, ada
+	env := workflowtest.New(workflowtest.ForExample(), greet)
+	fmt.Println(workflowtest.Start(env, greet, "ada").Result())
+	// Output: hello, ada <nil>
 }
 
 // The worker that has the function may be another program, in Go or TypeScript.
@@ -61,12 +63,12 @@ func ExampleVersion() {
 	v2 := workflow.Define("greet", func(_ context.Context, name string) (string, error) {
 		return "good morning, " + name, nil
 	}, workflow.Version("2"))
-	env := exampletest.Environment(v1, v2)
-	exampletest.Show(env, v1, "ada")
-	exampletest.Show(env, v2, "ada")
+	env := workflowtest.New(workflowtest.ForExample(), v1, v2)
+	fmt.Println(workflowtest.Start(env, v1, "ada").Result())
+	fmt.Println(workflowtest.Start(env, v2, "ada").Result())
 	// Output:
-	// hello, ada
-	// good morning, ada
+	// hello, ada <nil>
+	// good morning, ada <nil>
 }
 
 // What fails outside steps is retried by the workflow's own policy. Steps that have
@@ -86,10 +88,11 @@ func ExampleRetry() {
 		}
 		return attempts, nil
 	}, workflow.Retry(workflow.RetryPolicy{MaximumAttempts: 3, InitialInterval: time.Minute}))
-	exampletest.Show(exampletest.Environment(pay), pay, nil)
+	env := workflowtest.New(workflowtest.ForExample(), pay)
+	fmt.Println(workflowtest.Start(env, pay, nil).Result())
 	fmt.Println("charges:", charges)
 	// Output:
-	// 3
+	// 3 <nil>
 	// charges: 1
 }
 
@@ -101,7 +104,9 @@ func ExampleStepLimit() {
 			}
 		}
 	}, workflow.StepLimit(10))
-	exampletest.Show(exampletest.Environment(endless), endless, nil)
+	env := workflowtest.New(workflowtest.ForExample(), endless)
+	_, err := workflowtest.Start(env, endless, nil).Result()
+	fmt.Println(err)
 	// Output: workflow "endless" failed: Exceeded the step limit of 10 attempts (current count: 10)
 }
 
@@ -114,8 +119,9 @@ func ExampleInfo() {
 			return key == run+"/charge", nil
 		})
 	})
-	exampletest.Show(exampletest.Environment(pay), pay, nil)
-	// Output: true
+	env := workflowtest.New(workflowtest.ForExample(), pay)
+	fmt.Println(workflowtest.Start(env, pay, nil).Result())
+	// Output: true <nil>
 }
 
 // A run whose input does not fit fails at once, and says which field it is.
@@ -125,6 +131,8 @@ func ExampleInputError() {
 	}
 	pay := workflow.Define("pay", func(_ context.Context, in order) (int, error) { return in.Amount, nil })
 	anything := workflow.Declare[any, int]("pay")
-	exampletest.Show(exampletest.Environment(pay), anything, any(map[string]any{"amount": "ten"}))
+	env := workflowtest.New(workflowtest.ForExample(), pay)
+	_, err := workflowtest.Start(env, anything, any(map[string]any{"amount": "ten"})).Result()
+	fmt.Println(err)
 	// Output: workflow "pay" failed: input field "amount" must be int, not a JSON string
 }

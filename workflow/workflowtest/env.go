@@ -19,15 +19,6 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// TB is what the package needs of a test. A [*testing.T] is one.
-type TB interface {
-	Helper()
-	Cleanup(func())
-	Logf(format string, args ...any)
-	Errorf(format string, args ...any)
-	Fatalf(format string, args ...any)
-}
-
 // Env is a worker, and a store in memory with a clock of its own. Make one with New
 // for each test.
 type Env struct {

@@ -29,17 +29,8 @@ var order = workflow.Define("order", func(ctx context.Context, id string) (strin
 	return charge + ", approved by " + by, nil
 })
 
-// t stands for the *testing.T of your test.
-var t workflowtest.TB = printing{}
-
-// printing is a test whose failures an example would show.
-type printing struct{}
-
-func (printing) Helper()                           {}
-func (printing) Cleanup(func())                    {}
-func (printing) Logf(string, ...any)               {}
-func (printing) Errorf(format string, args ...any) { fmt.Printf(format+"\n", args...) }
-func (printing) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+// t stands for the *testing.T of a test.
+var t = workflowtest.ForExample()
 
 func ExampleNew() {
 	env := workflowtest.New(t, order)
