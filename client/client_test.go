@@ -158,9 +158,11 @@ func TestStart_P7_SaysWhatIsWrong(t *testing.T) {
 		"an empty key":                        {options: []client.StartOption{client.IdempotencyKey("")}, want: `start workflow "strange": the idempotency key is empty`},
 		"an empty id":                         {options: []client.StartOption{client.ID("")}, want: `start workflow "strange": the id is empty`},
 	} {
-		if _, err := client.Start(t.Context(), f.Client, strange, c.in, c.options...); err == nil || !strings.HasPrefix(err.Error(), c.want) {
-			t.Errorf("%s: %v, want %s…", name, err, c.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			if _, err := client.Start(t.Context(), f.Client, strange, c.in, c.options...); err == nil || !strings.HasPrefix(err.Error(), c.want) {
+				t.Errorf("%v, want %s…", err, c.want)
+			}
+		})
 	}
 	batch, err := client.StartBatch(t.Context(), f.Client, strange, []client.Item[any]{
 		{Input: make(chan int)}, {Input: 1}, {Input: "\x00"}, {Input: 2}, {Options: []client.StartOption{client.ID("")}},
@@ -236,14 +238,18 @@ SELECT 'default', id, 'wf', status, '{}', 1, now(), now(), output, error FROM (V
 	for id, want := range map[string]string{
 		"done": "ok", "legacy": "ok", "nothing": "",
 	} {
-		if got := must[string](t)(client.Attach[string](f.Client, id).Result(t.Context())); got != want {
-			t.Errorf("%s: %q, want %q", id, got, want)
-		}
+		t.Run(id, func(t *testing.T) {
+			if got := must[string](t)(client.Attach[string](f.Client, id).Result(t.Context())); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		})
 	}
 	for id, want := range map[string]error{"canceled": workflow.ErrCanceled, "missing": client.ErrNotFound} {
-		if _, err := client.Attach[string](f.Client, id).Result(t.Context()); !errors.Is(err, want) {
-			t.Errorf("%s: %v, want %v", id, err, want)
-		}
+		t.Run(id, func(t *testing.T) {
+			if _, err := client.Attach[string](f.Client, id).Result(t.Context()); !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
+			}
+		})
 	}
 	_, err := client.Attach[string](f.Client, "failed").Result(t.Context())
 	failed, ok := errors.AsType[*client.FailedError](err)
@@ -331,7 +337,7 @@ func TestCancel_R125(t *testing.T) {
 	f.exec(`INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, created_at, updated_at)
 SELECT 'default', status, 'wf', status, '{}', 1, now(), now()
 FROM unnest('{pending,running,sleeping,completed,succeeded,failed,canceled,unknown}'::text[]) status`)
-	for _, options := range [][]client.CancelOption{nil, {client.Cascade()}} {
+	for how, options := range map[string][]client.CancelOption{"alone": nil, "cascade": {client.Cascade()}} {
 		for id, want := range map[string]struct {
 			text string
 			is   error
@@ -343,10 +349,12 @@ FROM unnest('{pending,running,sleeping,completed,succeeded,failed,canceled,unkno
 			"missing":   {"Workflow run missing does not exist", client.ErrNotFound},
 			"unknown":   {"Failed to cancel workflow run", nil},
 		} {
-			err := f.Cancel(t.Context(), id, options...)
-			if (want.text == "") != (err == nil) || err != nil && err.Error() != want.text || want.is != nil && !errors.Is(err, want.is) {
-				t.Errorf("%s: %v, want %q", id, err, want.text)
-			}
+			t.Run(how+"/"+id, func(t *testing.T) {
+				err := f.Cancel(t.Context(), id, options...)
+				if (want.text == "") != (err == nil) || err != nil && err.Error() != want.text || want.is != nil && !errors.Is(err, want.is) {
+					t.Errorf("%v, want %q", err, want.text)
+				}
+			})
 		}
 	}
 }
@@ -453,13 +461,15 @@ VALUES ('default', 's', 'x', 'nap', 'sleep', 'succeeded', '{}', '{"kind":"sleep"
 		},
 		"y": {ID: "y", WorkflowName: "wf", Status: client.Pending, CreatedAt: day(5), UpdatedAt: day(6)},
 	} {
-		got := must[client.Run](t)(f.Get(t.Context(), id))
-		if diff := cmp.Diff(want, got, equalTimes); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
-		}
-		if got.Status.Ended() {
-			t.Errorf("%s counts as ended", got.Status)
-		}
+		t.Run(id, func(t *testing.T) {
+			got := must[client.Run](t)(f.Get(t.Context(), id))
+			if diff := cmp.Diff(want, got, equalTimes); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if got.Status.Ended() {
+				t.Errorf("%s counts as ended", got.Status)
+			}
+		})
 	}
 	steps := must[client.StepPage](t)(f.Steps(t.Context(), "x", client.Page{})).Steps
 	want := []client.Step{
@@ -523,9 +533,11 @@ func TestOpen_P7_SaysWhatIsWrong(t *testing.T) {
 		"not a schema": {client.Config{PostgresURL: url, Schema: "1"}, `schema name "1"`},
 		"no server":    {client.Config{PostgresURL: "postgres://127.0.0.1:1/x"}, "database unreachable"},
 	} {
-		if _, err := client.Open(t.Context(), c.config); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v, want %s", name, err, c.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			if _, err := client.Open(t.Context(), c.config); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %s", err, c.want)
+			}
+		})
 	}
 }
 

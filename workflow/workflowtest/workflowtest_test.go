@@ -155,12 +155,14 @@ func TestSignal_IsSentOnceARunWaits(t *testing.T) {
 func TestSignalAfter_IsSentAtItsTime(t *testing.T) {
 	t.Parallel()
 	for timeout, want := range map[time.Duration]string{time.Hour: "nobody", 3 * time.Hour: "ann"} {
-		env := workflowtest.New(t, approval)
-		env.SignalAfter(2*time.Hour, "approve", "ann")
-		env.SignalAfter(4*time.Hour, "approve", "bob")
-		if out, err := workflowtest.Start(env, approval, timeout).Result(); out != want || err != nil {
-			t.Errorf("within %v: %v, %v, want %s", timeout, out, err, want)
-		}
+		t.Run(timeout.String(), func(t *testing.T) {
+			env := workflowtest.New(t, approval)
+			env.SignalAfter(2*time.Hour, "approve", "ann")
+			env.SignalAfter(4*time.Hour, "approve", "bob")
+			if out, err := workflowtest.Start(env, approval, timeout).Result(); out != want || err != nil {
+				t.Errorf("%v, %v, want %s", out, err, want)
+			}
+		})
 	}
 }
 
