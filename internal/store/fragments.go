@@ -2,18 +2,35 @@ package store
 
 // SQL that several statements have in common.
 
+import "strings"
+
 // idTable is the table of the ids $2, each once. Statements join it, namespace
 // included, instead of comparing with $1: of a constant namespace the planner
 // believes, until the tables are first analyzed, that it holds one row in 200, and
 // reads all of it rather than look up ids.
 const idTable = `(SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS id)`
 
-// held says that the run r carries the worker id of the lease w. The status is in a CASE
-// so that the planner does not look through all runs that are executed, by the index that
-// has only those, instead of finding the run by its id.
-const held = `CASE r.status WHEN 'running' THEN r.worker_id = w.worker_id ELSE false END`
+// The statuses of runs that have not ended and of those that have, as the elements of a
+// list. OpenWorkflow's deprecated ones are included (R40, R170).
+const (
+	openStatuses  = `'pending', 'running', 'sleeping'`
+	endedStatuses = `'completed', 'succeeded', 'failed', 'canceled'`
+)
 
-const ended = `('completed', 'succeeded', 'failed', 'canceled')`
+// heldBy is the fence of every write of a pass (R45, R46): the run r is executed under
+// this worker id, an SQL expression. The CASE makes the planner find the run by its id.
+// Without it, the planner may walk a partial index of all executed runs.
+func heldBy(workerID string) string {
+	return `CASE r.status WHEN 'running' THEN r.worker_id = ` + workerID + ` ELSE false END`
+}
+
+// makeDue is the part of a SET clause that makes a run due now (R42). A suspended run is
+// due at resume_at, and has no available_at, once it is resumed.
+func makeDue(run string) string {
+	return strings.ReplaceAll(`available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
+	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
+	updated_at   = now()`, "p.", run+".")
+}
 
 // notDue says that a wake would make the run p due earlier (R42).
 const notDue = `CASE
@@ -35,7 +52,7 @@ const hasWaitResult = `CASE
 			SELECT
 			FROM {schema}.workflow_runs c
 			WHERE c.namespace_id = a.child_workflow_run_namespace_id AND c.id = a.child_workflow_run_id
-				AND c.status IN ('completed', 'succeeded', 'failed', 'canceled')
+				AND c.status IN (` + endedStatuses + `)
 			OFFSET 0
 		)
 		WHEN a.kind = 'signal-wait' THEN EXISTS (

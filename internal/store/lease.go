@@ -24,7 +24,7 @@ type LeaseState struct {
 
 // heartbeatSQL finds runs by primary key and locks those held in the order of
 // their ids. It returns those held.
-const heartbeatSQL = `
+var heartbeatSQL = `
 WITH lease AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.run_id, w.worker_id
 	FROM unnest($2::text[], $3::text[]) w (run_id, worker_id)
@@ -32,7 +32,7 @@ WITH lease AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
 	FROM lease w
 	JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
-	WHERE ` + held + `
+	WHERE ` + heldBy("w.worker_id") + `
 	ORDER BY r.id
 	FOR NO KEY UPDATE OF r
 )
@@ -96,7 +96,7 @@ func (s *Store) describeLost(ctx context.Context, states []LeaseState) error {
 // releaseSQL reads operator_runs_lease_idx: the worker ids between prefix "uid."
 // and "uid/", which follows it. Both are bounds, not patterns, so nothing in a
 // uid is special. Runs are locked in the order of their ids.
-const releaseSQL = `
+var releaseSQL = `
 WITH held AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
 	FROM {schema}.workflow_runs r
@@ -108,9 +108,7 @@ WITH held AS MATERIALIZED (
 )
 UPDATE {schema}.workflow_runs r
 SET worker_id    = NULL,
-	available_at = CASE WHEN r.suspended_at IS NULL THEN now() END,
-	resume_at    = CASE WHEN r.suspended_at IS NULL THEN r.resume_at ELSE now() END,
-	updated_at   = now()
+	` + makeDue("r") + `
 FROM held h
 WHERE r.namespace_id = h.namespace_id AND r.id = h.id
 RETURNING r.id`
@@ -130,7 +128,7 @@ WITH open AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
 	FROM {schema}.workflow_runs r
 	JOIN ` + idTable + ` ids USING (namespace_id, id)
-	WHERE r.suspended_at IS NULL AND r.status IN ('pending', 'running', 'sleeping')
+	WHERE r.suspended_at IS NULL AND r.status IN (` + openStatuses + `)
 	ORDER BY r.id
 	FOR NO KEY UPDATE OF r
 )
@@ -158,7 +156,7 @@ WITH suspended AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
 	FROM {schema}.workflow_runs r
 	JOIN ` + idTable + ` ids USING (namespace_id, id)
-	WHERE r.suspended_at IS NOT NULL AND r.status IN ('pending', 'running', 'sleeping')
+	WHERE r.suspended_at IS NOT NULL AND r.status IN (` + openStatuses + `)
 	ORDER BY r.id
 	FOR NO KEY UPDATE OF r
 )

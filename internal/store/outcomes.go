@@ -22,7 +22,7 @@ const outcomesSQL = `
 SELECT ids.id, coalesce(r.status, ''), coalesce(r.workflow_name, ''), r.output, r.error
 FROM ` + idTable + ` ids
 LEFT JOIN {schema}.workflow_runs r USING (namespace_id, id)
-WHERE r.id IS NULL OR r.status IN ('completed', 'succeeded', 'failed', 'canceled')`
+WHERE r.id IS NULL OR r.status IN (` + endedStatuses + `)`
 
 // Outcomes returns how the runs ended. Those that are open are absent; those that
 // do not exist are there, with an empty status.

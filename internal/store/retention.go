@@ -61,7 +61,7 @@ FROM (
 	SELECT r.created_at, r.id, r.updated_at, ` + keyedRun + ` AS keyed, r.context -> 'kubernetes' AS object
 	FROM (
 		SELECT r.*
-		FROM unnest(ARRAY['completed', 'succeeded', 'failed', 'canceled']) s (status)
+		FROM unnest(ARRAY[` + endedStatuses + `]) s (status)
 		CROSS JOIN LATERAL (
 			SELECT r.namespace_id, r.id, r.created_at, r.updated_at, r.idempotency_key, r.context
 			FROM {schema}.workflow_runs r
@@ -131,13 +131,13 @@ var lockEndedSQL = `
 SELECT r.id
 FROM (SELECT DISTINCT $1::text AS namespace_id, unnest($4::text[]) AS id) ids
 JOIN {schema}.workflow_runs r USING (namespace_id, id)
-WHERE r.status IN ` + ended + ` AND ` + strings.Replace(removableRun, "r.keyed", keyedRun, 1) + `
+WHERE r.status IN (` + endedStatuses + `) AND ` + strings.Replace(removableRun, "r.keyed", keyedRun, 1) + `
 	AND NOT EXISTS (
 		SELECT
 		FROM {schema}.step_attempts a
 		JOIN {schema}.workflow_runs p ON p.namespace_id = a.namespace_id AND p.id = a.workflow_run_id
 		WHERE a.namespace_id = r.parent_step_attempt_namespace_id AND a.id = r.parent_step_attempt_id
-			AND p.status NOT IN ` + ended + `
+			AND p.status NOT IN (` + endedStatuses + `)
 		OFFSET 0
 	)
 	AND NOT EXISTS (
@@ -145,7 +145,7 @@ WHERE r.status IN ` + ended + ` AND ` + strings.Replace(removableRun, "r.keyed",
 		FROM {schema}.step_attempts a
 		JOIN {schema}.workflow_runs p ON p.namespace_id = a.namespace_id AND p.id = a.workflow_run_id
 		WHERE a.child_workflow_run_namespace_id = r.namespace_id AND a.child_workflow_run_id = r.id
-			AND p.status NOT IN ` + ended + `
+			AND p.status NOT IN (` + endedStatuses + `)
 		OFFSET 0
 	)
 	AND NOT EXISTS (
@@ -173,7 +173,7 @@ const removableDelivery = `CASE
 			SELECT
 			FROM {schema}.workflow_runs p
 			WHERE p.namespace_id = d.namespace_id AND p.id = split_part(d.sender_idempotency_key, ':', 2)
-				AND p.status NOT IN ` + ended + `
+				AND p.status NOT IN (` + endedStatuses + `)
 			OFFSET 0
 		)
 		ELSE coalesce(d.created_at < now() - $3::interval, false)

@@ -51,7 +51,7 @@ const cancelSQL = `
 UPDATE {schema}.workflow_runs r
 SET status = 'canceled', worker_id = NULL, available_at = NULL, resume_at = NULL, finished_at = now(), updated_at = now()
 FROM ` + idTable + ` ids
-WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id AND r.status IN ('pending', 'running', 'sleeping')`
+WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id AND r.status IN (` + openStatuses + `)`
 
 const statusSQL = `
 SELECT r.id, r.status FROM {schema}.workflow_runs r JOIN ` + idTable + ` ids USING (namespace_id, id)`
@@ -86,11 +86,11 @@ func (s *Store) CancelRuns(ctx context.Context, ids []string) (map[string]openwo
 const expiredSQL = `
 SELECT id
 FROM {schema}.workflow_runs
-WHERE namespace_id = $1 AND deadline_at <= now() AND status IN ('pending', 'running', 'sleeping')
+WHERE namespace_id = $1 AND deadline_at <= now() AND status IN (` + openStatuses + `)
 ORDER BY deadline_at
 LIMIT $2`
 
-// failExpiredSQL reads the primary key (by the CASE, see held); lockRunsSQL has locked the
+// failExpiredSQL reads the primary key (by the CASE, see heldBy); lockRunsSQL has locked the
 // runs, which may have ended before that (R42, R44).
 const failExpiredSQL = `
 UPDATE {schema}.workflow_runs r
@@ -98,7 +98,7 @@ SET status = 'failed', worker_id = NULL, available_at = NULL, resume_at = NULL, 
 	error = jsonb_build_object('message', $3::text)
 FROM ` + idTable + ` ids
 WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id
-	AND CASE WHEN r.status IN ('pending', 'running', 'sleeping') THEN r.deadline_at <= now() ELSE false END
+	AND CASE WHEN r.status IN (` + openStatuses + `) THEN r.deadline_at <= now() ELSE false END
 RETURNING r.id`
 
 // FailExpired fails up to limit open runs whose deadline has passed, those that
@@ -137,7 +137,7 @@ const openObjectRunsSQL = `
 SELECT r.id, r.context -> 'kubernetes'
 FROM {schema}.workflow_runs r
 WHERE r.namespace_id = $1 AND r.context #>> '{kubernetes,cluster}' = $2 AND r.id > $3
-	AND r.status IN ('pending', 'running', 'sleeping')
+	AND r.status IN (` + openStatuses + `)
 	AND r.context #>> '{kubernetes,uid}' = r.id
 ORDER BY r.id
 LIMIT $4`

@@ -112,7 +112,7 @@ var (
 	deliverStepSQL = strings.ReplaceAll(deliverSQL, "{fence}", `WHERE EXISTS (
 		SELECT
 		FROM {schema}.workflow_runs r
-		WHERE r.namespace_id = $1 AND r.id = $5 AND CASE r.status WHEN 'running' THEN r.worker_id = $6 ELSE false END
+		WHERE r.namespace_id = $1 AND r.id = $5 AND `+heldBy("$6")+`
 	) AND NOT EXISTS (
 		SELECT
 		FROM {schema}.step_attempts a
@@ -123,11 +123,9 @@ var (
 // wakeReceiversSQL makes due the runs to which this transaction has delivered,
 // unless they execute (R42, R107). A statement after deliverSQL, so that it sees the
 // runs as their locks keep them.
-const wakeReceiversSQL = `
+var wakeReceiversSQL = `
 UPDATE {schema}.workflow_runs p
-SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
-	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
-	updated_at   = now()
+SET ` + makeDue("p") + `
 FROM (
 	SELECT DISTINCT a.namespace_id, a.workflow_run_id AS id
 	FROM (SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS name) s
@@ -146,7 +144,7 @@ FROM (
 	) a
 ) receiver
 WHERE p.namespace_id = receiver.namespace_id AND p.id = receiver.id
-	AND CASE WHEN p.status IN ('pending', 'running', 'sleeping') THEN p.worker_id IS NULL ELSE false END
+	AND CASE WHEN p.status IN (` + openStatuses + `) THEN p.worker_id IS NULL ELSE false END
 	AND ` + notDue
 
 // SendSignals delivers each signal to the step attempts that wait for its name at
@@ -226,7 +224,7 @@ func signalColumns(signals []Signal) (names []string, keys, data []*string) {
 // which lockRunsSQL has locked (R46). The output lists the recipients of the
 // signal's key (R26). It returns the output that the row has: this one or, of a write
 // that is repeated, that of the first. Primary keys and workflow_signals_idempotency_idx.
-const writeSendSQL = `
+var writeSendSQL = `
 WITH written AS (
 	INSERT INTO {schema}.step_attempts AS a (
 		namespace_id, id, workflow_run_id, step_name, kind, status, config, output, started_at, finished_at, created_at, updated_at
@@ -240,7 +238,7 @@ WITH written AS (
 		)),
 		now() - $6::interval, now(), date_trunc('milliseconds', now()), now()
 	FROM {schema}.workflow_runs r
-	WHERE r.namespace_id = $1 AND r.id = $2 AND CASE r.status WHEN 'running' THEN r.worker_id = $3 ELSE false END
+	WHERE r.namespace_id = $1 AND r.id = $2 AND ` + heldBy("$3") + `
 	ON CONFLICT (namespace_id, id) DO UPDATE
 	SET status      = excluded.status,
 		output      = excluded.output,

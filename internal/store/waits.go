@@ -28,7 +28,7 @@ LEFT JOIN {schema}.workflow_runs c
 LEFT JOIN {schema}.workflow_signals d
 	ON a.kind = 'signal-wait' AND d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
 WHERE a.status = 'running'
-	AND (c.status IN ('completed', 'succeeded', 'failed', 'canceled') OR d.id IS NOT NULL)`
+	AND (c.status IN (` + endedStatuses + `) OR d.id IS NOT NULL)`
 
 // WaitResults returns what the given attempts wait for, of those for which it has come:
 // the child has ended (R98d), a signal was delivered (R99c). Attempts that do not wait,

@@ -5,11 +5,9 @@ import "context"
 // wakeParentsSQL makes due the parents that wait for the runs $2, which have
 // ended (R82). A statement after lockRunsSQL and the ends, so that it sees a parent
 // that parked meanwhile. Primary keys.
-const wakeParentsSQL = `
+var wakeParentsSQL = `
 UPDATE {schema}.workflow_runs p
-SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
-	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
-	updated_at   = now()
+SET ` + makeDue("p") + `
 FROM ` + idTable + ` child
 JOIN {schema}.workflow_runs c USING (namespace_id, id)
 JOIN {schema}.step_attempts a
@@ -24,7 +22,7 @@ WHERE CASE WHEN c.status IN ('completed', 'failed', 'canceled') THEN a.kind = 'w
 // signal arrived while they were active (R83). It is a statement after the
 // park's commit, because OpenWorkflow's peers do not wait for a lock on a parent
 // that they see active. Reads step_attempts_workflow_run_created_at_idx.
-const wakeParkedSQL = `
+var wakeParkedSQL = `
 WITH parked AS MATERIALIZED (
 	SELECT p.namespace_id, p.id
 	FROM {schema}.workflow_runs p
@@ -41,9 +39,7 @@ WITH parked AS MATERIALIZED (
 	FOR NO KEY UPDATE OF p
 )
 UPDATE {schema}.workflow_runs p
-SET available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
-	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
-	updated_at   = now()
+SET ` + makeDue("p") + `
 FROM parked
 WHERE p.namespace_id = parked.namespace_id AND p.id = parked.id
 RETURNING p.id`

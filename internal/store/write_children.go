@@ -50,7 +50,7 @@ FROM (
 // the attempts have been written, and their children are linked both ways in one
 // statement, because the foreign keys are checked when it ends. Primary keys, and
 // workflow_runs_workflow_name_idempotency_key_created_at_idx.
-const startChildrenSQL = `
+var startChildrenSQL = `
 WITH write AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.*
 	FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[])
@@ -66,7 +66,7 @@ WITH write AS MATERIALIZED (
 	FROM write w
 	JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
 	JOIN {schema}.step_attempts a ON a.namespace_id = w.namespace_id AND a.id = w.attempt_id
-	WHERE ` + held + `
+	WHERE ` + heldBy("w.worker_id") + `
 		AND CASE a.kind WHEN 'workflow' THEN a.workflow_run_id = w.run_id AND a.child_workflow_run_id IS NULL ELSE false END
 ), created AS (
 	INSERT INTO {schema}.workflow_runs (

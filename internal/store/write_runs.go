@@ -18,7 +18,7 @@ var ops = [...]string{
 // lockRunsSQL has locked them. A run that stays open and is suspended keeps the
 // instant at which it is due in resume_at. It returns the positions of the writes that
 // it has made.
-const runsSQL = `
+var runsSQL = `
 WITH write AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.*
 	FROM unnest($2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::timestamptz[],
@@ -51,7 +51,7 @@ SET status = CASE w.op
 	failures = CASE WHEN w.failure AND w.op IN ('fail', 'retry') THEN coalesce(r.failures, 0) + 1 ELSE r.failures END,
 	updated_at = now()
 FROM write w
-WHERE r.namespace_id = w.namespace_id AND r.id = w.run_id AND ` + held + `
+WHERE r.namespace_id = w.namespace_id AND r.id = w.run_id AND ` + heldBy("w.worker_id") + `
 RETURNING w.n - 1`
 
 // completedSQL returns the positions of completions that runsSQL did not make and that

@@ -14,7 +14,7 @@ import (
 // found by primary key and locked in the order of their ids, then attempts are
 // inserted or, by anyStepsSQL, ended by primary key. It returns the attempts that it
 // wrote.
-const stepsSQL = `
+var stepsSQL = `
 WITH write AS {writes}
 INSERT INTO {schema}.step_attempts AS a (
 	namespace_id, id, workflow_run_id, step_name, kind, status, config, context, output, error,
@@ -31,7 +31,7 @@ FROM (
 	SELECT w.*
 	FROM write w
 	JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
-	WHERE ` + held + `
+	WHERE ` + heldBy("w.worker_id") + `
 	ORDER BY w.run_id, w.n
 	FOR NO KEY UPDATE OF r
 ) w
@@ -51,7 +51,7 @@ var newStepsSQL = strings.NewReplacer("{writes}", manyWrites, "{conflict}", "").
 
 // newStepSQL is newStepsSQL for the write of a run that goes on by itself, step by step:
 // nothing is gathered, joined or sorted for it.
-const newStepSQL = `
+var newStepSQL = `
 INSERT INTO {schema}.step_attempts AS a (
 	namespace_id, id, workflow_run_id, step_name, kind, status, config, context, output, error,
 	started_at, finished_at, created_at, updated_at
@@ -64,7 +64,7 @@ SELECT r.namespace_id, $4::text, r.id, $5::text, $6::text, $7::text, '{}', $8::t
 	date_trunc('milliseconds', now()),
 	now()
 FROM {schema}.workflow_runs r
-WHERE r.namespace_id = $1 AND r.id = $2 AND CASE r.status WHEN 'running' THEN r.worker_id = $3 ELSE false END
+WHERE r.namespace_id = $1 AND r.id = $2 AND ` + heldBy("$3") + `
 FOR NO KEY UPDATE OF r
 RETURNING a.id`
 
@@ -80,7 +80,7 @@ WHERE a.workflow_run_id = excluded.workflow_run_id AND a.status = 'running' AND 
 // stepsDoneSQL looks at attempts that stepsSQL did not write, and returns those whose
 // outcome is in the row already: it was written before, and the acknowledgement was
 // lost. That an attempt is running counts only under the lease. Primary keys.
-const stepsDoneSQL = `
+var stepsDoneSQL = `
 WITH write AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.*
 	FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) w (run_id, worker_id, id, status)
@@ -91,7 +91,7 @@ JOIN {schema}.step_attempts a ON a.namespace_id = w.namespace_id AND a.id = w.id
 JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
 WHERE CASE
 		WHEN a.workflow_run_id <> w.run_id THEN false
-		WHEN w.status = 'running' THEN ` + held + `
+		WHEN w.status = 'running' THEN ` + heldBy("w.worker_id") + `
 		ELSE a.status = w.status
 	END`
 
