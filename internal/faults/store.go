@@ -49,10 +49,6 @@ type Write struct {
 	Run *store.RunWrite
 }
 
-var ops = map[store.RunOp]string{
-	store.RunPark: "park", store.RunComplete: "complete", store.RunFail: "fail", store.RunRetry: "retry", store.RunRelease: "release",
-}
-
 // String says what is written, without what is different each time.
 func (w Write) String() string {
 	var parts []string
@@ -66,7 +62,7 @@ func (w Write) String() string {
 		parts = append(parts, fmt.Sprintf("signal %q", *w.Signal))
 	}
 	if w.Run != nil {
-		parts = append(parts, ops[w.Run.Op])
+		parts = append(parts, w.Run.Op.String())
 	}
 	return strings.Join(parts, ", ")
 }

@@ -49,6 +49,11 @@ const (
 	RunRelease
 )
 
+// String returns the operation's name, by which runsSQL knows it.
+func (op RunOp) String() string {
+	return [...]string{RunPark: "park", RunComplete: "complete", RunFail: "fail", RunRetry: "retry", RunRelease: "release"}[op]
+}
+
 // RunWrite ends a lease.
 type RunWrite struct {
 	openworkflow.Lease

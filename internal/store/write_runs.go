@@ -9,11 +9,6 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// ops are the names that runsSQL knows the operations by.
-var ops = [...]string{
-	RunPark: "park", RunComplete: "complete", RunFail: "fail", RunRetry: "retry", RunRelease: "release",
-}
-
 // runsSQL ends leases by the write matrix (R42). Runs are found by primary key;
 // lockRunsSQL has locked them. A run that stays open and is suspended keeps the
 // instant at which it is due in resume_at. It returns the positions of the writes that
@@ -103,7 +98,7 @@ func (w *runWrites) queue(s *Store, b *sqlBatch) {
 	failures := make([]bool, 0, n)
 	for _, i := range w.sent {
 		run := &w.all[i]
-		runIDs, workerIDs, names = append(runIDs, run.RunID), append(workerIDs, run.WorkerID), append(names, ops[run.Op])
+		runIDs, workerIDs, names = append(runIDs, run.RunID), append(workerIDs, run.WorkerID), append(names, run.Op.String())
 		due := milliseconds(&run.At)
 		if run.Op == RunRelease {
 			due = nil // now
