@@ -20,25 +20,19 @@ type fleet struct {
 	backend string
 	pools   []v1alpha1.WorkerPool
 	// served has what live workers serve.
-	served map[definition]bool
+	served map[openworkflow.DefinitionKey]bool
 	// byPool has the same by pool, as text, in order.
 	byPool map[string][]string
 	// explanations has what is said of runs that nobody serves: the same of all that want
 	// the same.
-	explanations map[definition]string
-}
-
-// definition is openworkflow.Definition as a map's key.
-type definition struct {
-	name, version string
-	versioned     bool
+	explanations map[openworkflow.DefinitionKey]string
 }
 
 func newFleet(backend string, pools []v1alpha1.WorkerPool, workers []store.Worker) *fleet {
-	f := &fleet{backend: backend, pools: pools, served: map[definition]bool{}, byPool: map[string][]string{}, explanations: map[definition]string{}}
+	f := &fleet{backend: backend, pools: pools, served: map[openworkflow.DefinitionKey]bool{}, byPool: map[string][]string{}, explanations: map[openworkflow.DefinitionKey]string{}}
 	for _, w := range workers {
 		for _, d := range w.Workflows {
-			f.served[definition{d.Name, ptr.Deref(d.Version, ""), d.Version != nil}] = true
+			f.served[d.Key()] = true
 		}
 	}
 	for i := range pools {
@@ -50,7 +44,11 @@ func newFleet(backend string, pools []v1alpha1.WorkerPool, workers []store.Worke
 			continue
 		}
 		for _, s := range pool.Spec.Workflows { // workers that do not report themselves
-			f.served[definition{s.Name, s.Version, s.Version != ""}] = true
+			d := openworkflow.Definition{Name: s.Name}
+			if s.Version != "" {
+				d.Version = &s.Version
+			}
+			f.served[d.Key()] = true
 		}
 	}
 	return f
@@ -63,7 +61,7 @@ func (f *fleet) noWorker(row *openworkflow.Run, now time.Time) string {
 	if row.Status.Terminal() || row.SuspendedAt != nil || row.AvailableAt == nil || now.Before(row.AvailableAt.Add(noWorkerAfter)) {
 		return ""
 	}
-	d := definition{row.WorkflowName, ptr.Deref(row.Version, ""), row.Version != nil}
+	d := row.Definition().Key()
 	if f.served[d] {
 		return ""
 	}

@@ -33,9 +33,9 @@ func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openwo
 
 // claim is Claim with the mutex held.
 func (s *Store) claim(request store.ClaimRequest, now time.Time) []openworkflow.Run {
-	served := map[string]bool{}
+	served := map[openworkflow.DefinitionKey]bool{}
 	for _, d := range request.Served {
-		served[identity(d.Name, d.Version)] = true
+		served[d.Key()] = true
 	}
 	var pending, again []*run
 	for _, r := range s.open {
@@ -78,19 +78,19 @@ func (s *Store) claim(request store.ClaimRequest, now time.Time) []openworkflow.
 	return runs
 }
 
-func (r *run) claimable(now time.Time, served map[string]bool) bool {
+func (r *run) claimable(now time.Time, served map[openworkflow.DefinitionKey]bool) bool {
 	return r.open(now, served) && !r.AvailableAt.After(now)
 }
 
 // open is claimable whenever the run is due.
-func (r *run) open(now time.Time, served map[string]bool) bool {
+func (r *run) open(now time.Time, served map[openworkflow.DefinitionKey]bool) bool {
 	return r.AvailableAt != nil && r.SuspendedAt == nil &&
-		(r.DeadlineAt == nil || r.DeadlineAt.After(now)) && served[identity(r.WorkflowName, r.Version)]
+		(r.DeadlineAt == nil || r.DeadlineAt.After(now)) && served[r.Definition().Key()]
 }
 
 // givenBack reports whether a worker without the run's workflow has given it back (R62).
 func (r *run) givenBack() bool {
-	refusal := openworkflow.Definition{Name: r.WorkflowName, Version: r.Version}.Refusal()
+	refusal := r.Definition().Refusal()
 	return r.Status == openworkflow.RunPending && openworkflow.DecodeError(r.Error).Message == refusal
 }
 

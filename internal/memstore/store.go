@@ -21,7 +21,7 @@ type Store struct {
 	mu      sync.Mutex
 	skipped time.Duration
 	// served are the workflows whose runs AwaitIdle and Advance look at.
-	served map[string]bool
+	served map[openworkflow.DefinitionKey]bool
 
 	runs map[string]*run
 	// open are the runs that have not ended.
@@ -62,7 +62,7 @@ type workerKey struct{ podUID, process string }
 // does not wait until runs of others are executed, as they never are.
 func New(served ...openworkflow.Definition) *Store {
 	s := &Store{
-		served:     map[string]bool{},
+		served:     map[openworkflow.DefinitionKey]bool{},
 		runs:       map[string]*run{},
 		open:       map[string]*run{},
 		attempts:   map[string]*openworkflow.StepAttempt{},
@@ -72,17 +72,9 @@ func New(served ...openworkflow.Definition) *Store {
 		changed:    make(chan struct{}),
 	}
 	for _, d := range served {
-		s.served[identity(d.Name, d.Version)] = true
+		s.served[d.Key()] = true
 	}
 	return s
-}
-
-// identity is a definition's name and version in one (R61).
-func identity(name string, version *string) string {
-	if version == nil {
-		return name
-	}
-	return name + "\x00" + *version
 }
 
 // begin starts a transaction and returns its instant. Call commit to end it.

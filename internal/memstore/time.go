@@ -50,7 +50,7 @@ func (s *Store) claimable() bool {
 	return false
 }
 
-func (s *Store) isServed(r *run) bool { return s.served[identity(r.WorkflowName, r.Version)] }
+func (s *Store) isServed(r *run) bool { return s.served[r.Definition().Key()] }
 
 // Advance lets time pass until the next instant at which an idle store has something
 // to do: a run is due, or has reached its deadline, of which it then fails. It does

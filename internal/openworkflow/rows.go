@@ -81,6 +81,11 @@ type Run struct {
 	Failures int
 }
 
+// Definition returns the workflow that the run is of.
+func (r *Run) Definition() Definition {
+	return Definition{Name: r.WorkflowName, Version: r.Version}
+}
+
 // Parked reports whether the run has begun but nobody executes it (R40).
 func (r *Run) Parked() bool {
 	return r.Status == RunSleeping || r.Status == RunRunning && r.WorkerID == nil
@@ -119,6 +124,21 @@ type StepSummary struct {
 type Definition struct {
 	Name    string
 	Version *string
+}
+
+// Key returns the definition as a comparable value, such as a map's key.
+func (d Definition) Key() DefinitionKey {
+	if d.Version == nil {
+		return DefinitionKey{name: d.Name}
+	}
+	return DefinitionKey{name: d.Name, version: *d.Version, versioned: true}
+}
+
+// DefinitionKey is a Definition that == compares: the unversioned workflow differs from
+// that of the empty version (R61). Make one with Definition.Key.
+type DefinitionKey struct {
+	name, version string
+	versioned     bool
 }
 
 // Refusal is the message of the error with which OpenWorkflow's worker gives back a run

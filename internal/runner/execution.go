@@ -319,7 +319,7 @@ func (e *execution) stepLimit() int {
 }
 
 func (e *execution) definition() durable.Definition {
-	return e.runner.definitions[keyOf(e.run.WorkflowName, e.run.Version)]
+	return e.runner.definitions[e.run.Definition().Key()]
 }
 
 func (e *execution) snapshot() openworkflow.StepSummary {

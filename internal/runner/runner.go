@@ -66,7 +66,7 @@ type Runner struct {
 	store       Store
 	options     Options
 	log         *slog.Logger
-	definitions map[definitionKey]durable.Definition
+	definitions map[openworkflow.DefinitionKey]durable.Definition
 	served      []openworkflow.Definition
 
 	// process tells this life of the container from earlier ones.
@@ -99,19 +99,6 @@ type Runner struct {
 	ready     atomic.Bool
 }
 
-type definitionKey struct {
-	name      string
-	version   string
-	versioned bool
-}
-
-func keyOf(name string, version *string) definitionKey {
-	if version == nil {
-		return definitionKey{name: name}
-	}
-	return definitionKey{name: name, version: *version, versioned: true}
-}
-
 // New returns a runner of these definitions. It fails when two of them have the
 // same name and version (R61), or when there are none.
 func New(s Store, definitions []durable.Definition, options Options) (*Runner, error) {
@@ -136,7 +123,7 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 	r := &Runner{
 		store:       s,
 		options:     options,
-		definitions: make(map[definitionKey]durable.Definition, len(definitions)),
+		definitions: make(map[openworkflow.DefinitionKey]durable.Definition, len(definitions)),
 		process:     rand.Text()[:10],
 		slots:       slots{free: options.Concurrency},
 		claimWake:   wake.New(),
@@ -147,7 +134,7 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 		if d.Execute == nil {
 			return nil, fmt.Errorf("workflow %q is only declared here: a worker needs its function (workflow.Define)", d.Name)
 		}
-		key := keyOf(d.Name, d.Version)
+		key := d.Key()
 		if _, twice := r.definitions[key]; twice {
 			if d.Version != nil {
 				return nil, fmt.Errorf("workflow %q (version: %s) is already registered", d.Name, *d.Version)

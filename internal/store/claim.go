@@ -205,10 +205,10 @@ func (c *claim) queue(s *Store, b *sqlBatch) {
 	// Each workflow is the first one in turn, else a busy one would starve the others.
 	n := len(c.Served)
 	names, versions, refusals := make([]string, n), make([]*string, n), make([]string, n)
-	keys := make([]definitionKey, n)
+	keys := make([]openworkflow.DefinitionKey, n)
 	for i := range c.Served {
 		d := c.Served[(i+c.number)%n]
-		names[i], versions[i], refusals[i], keys[i] = d.Name, d.Version, d.Refusal(), keyOf(d.Name, d.Version)
+		names[i], versions[i], refusals[i], keys[i] = d.Name, d.Version, d.Refusal(), d.Key()
 	}
 	if c.GivenBack {
 		c.fromStart = true
@@ -232,7 +232,7 @@ func (c *claim) addRun(row pgx.CollectableRow) error {
 		return err
 	}
 	c.runs = append(c.runs, run)
-	key.definitionKey = keyOf(run.WorkflowName, run.Version)
+	key.DefinitionKey = run.Definition().Key()
 	if due.After(c.maxDue[key]) {
 		c.maxDue[key] = due
 	}
@@ -266,32 +266,20 @@ const maxCursorAge = 250 * time.Millisecond
 // rangeKey tells the ranges apart: one of new runs and one of those due again for each
 // workflow and version.
 type rangeKey struct {
-	definitionKey
+	openworkflow.DefinitionKey
 	again bool
-}
-
-type definitionKey struct {
-	name, version string
-	versioned     bool
-}
-
-func keyOf(name string, version *string) definitionKey {
-	if version == nil {
-		return definitionKey{name: name}
-	}
-	return definitionKey{name: name, version: *version, versioned: true}
 }
 
 // positions returns where a claim of these workflows reads from, and whether that is the
 // start of every range.
-func (c *claimCursors) positions(keys []definitionKey, now time.Time) (again, pending []pgtype.Timestamptz, fromStart bool) {
+func (c *claimCursors) positions(keys []openworkflow.DefinitionKey, now time.Time) (again, pending []pgtype.Timestamptz, fromStart bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if now.Sub(c.resetAt) > maxCursorAge {
 		c.resetAt = now
 		clear(c.ranges)
 	}
-	position := func(key definitionKey, again bool) pgtype.Timestamptz {
+	position := func(key openworkflow.DefinitionKey, again bool) pgtype.Timestamptz {
 		if at, ok := c.ranges[rangeKey{key, again}]; ok {
 			return pgtype.Timestamptz{Time: at, Valid: true}
 		}
