@@ -242,15 +242,12 @@ func publicStep(a *openworkflow.StepAttempt) Step {
 
 // waitsFor reads the context of a step that waits (R25).
 func waitsFor(raw json.RawMessage) (signal string, until time.Time) {
-	var c struct{ Signal, ResumeAt, TimeoutAt string }
-	if len(raw) == 0 || json.Unmarshal(raw, &c) != nil {
-		return "", time.Time{}
-	}
-	until, err := openworkflow.ParseTime(c.ResumeAt + c.TimeoutAt)
+	c := openworkflow.DecodeWaitContext(raw)
+	until, err := c.Until()
 	if err != nil {
 		until = time.Time{}
 	}
-	return c.Signal, until
+	return value(c.Signal), until
 }
 
 // publicStatus folds the deprecated statuses into what became of them (R40, R41).

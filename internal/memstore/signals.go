@@ -76,11 +76,8 @@ func (s *Store) deliver(signal store.Signal, now time.Time) []string {
 
 // waitsFor reports whether an attempt waits for a signal (R25).
 func waitsFor(a *openworkflow.StepAttempt, signal string) bool {
-	var c struct {
-		Signal *string `json:"signal"`
-	}
-	return a.Kind == openworkflow.KindSignalWait && a.Status == openworkflow.StepRunning &&
-		json.Unmarshal(a.Context, &c) == nil && c.Signal != nil && *c.Signal == signal
+	c := openworkflow.DecodeWaitContext(a.Context)
+	return a.Kind == openworkflow.KindSignalWait && a.Status == openworkflow.StepRunning && c.Signal != nil && *c.Signal == signal
 }
 
 // Waiting reports whether a run waits for the signal, which was not delivered to it yet.

@@ -186,11 +186,11 @@ func waitMessage(run *openworkflow.Run, steps openworkflow.StepSummary) string {
 
 // signalOf names the signal that an attempt waits for (R25).
 func signalOf(step *openworkflow.StepAttempt) string {
-	var context struct{ Signal *string }
-	if json.Unmarshal(step.Context, &context) != nil || context.Signal == nil {
+	c := openworkflow.DecodeWaitContext(step.Context)
+	if c.Signal == nil {
 		return "a signal"
 	}
-	return fmt.Sprintf("signal %q", *context.Signal)
+	return fmt.Sprintf("signal %q", *c.Signal)
 }
 
 func at(t *time.Time) string {

@@ -24,10 +24,10 @@ func (e *execution) startWorkflow(step durable.WorkflowStep) (*future, error) {
 		e.buffer.addRequired(w)
 		return f, nil
 	}
-	attempt := e.newAttempt(f.name, openworkflow.KindWorkflow, encodeContext(waitContext{
+	attempt := e.newAttempt(f.name, openworkflow.KindWorkflow, openworkflow.WaitContext{
 		Kind:      openworkflow.KindWorkflow,
 		TimeoutAt: openworkflow.FormatTime(step.Timeout(e.now())),
-	}))
+	}.Encode())
 	w := e.firstWrite(attempt)
 	w.Child = child
 	e.buffer.addRequired(w)

@@ -11,14 +11,6 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// waitContext is the context column of an attempt that waits (R25).
-type waitContext struct {
-	Kind      openworkflow.StepKind `json:"kind"`
-	Signal    *string               `json:"signal,omitempty"`
-	ResumeAt  string                `json:"resumeAt,omitempty"`
-	TimeoutAt string                `json:"timeoutAt,omitempty"`
-}
-
 // startSleep (may not return) begins a sleep (R98a). It is never armed anew: the row that the first
 // execution wrote decides.
 func (e *execution) startSleep(step durable.SleepStep) (*future, error) {
@@ -26,7 +18,7 @@ func (e *execution) startSleep(step durable.SleepStep) (*future, error) {
 	if f == nil || f.resolved || waiting {
 		return f, err
 	}
-	f.waitFor(e.newWait(f.name, waitContext{
+	f.waitFor(e.newWait(f.name, openworkflow.WaitContext{
 		Kind:     openworkflow.KindSleep,
 		ResumeAt: openworkflow.FormatTime(step.Until(e.now())),
 	}))
@@ -48,7 +40,7 @@ func (e *execution) startSignalWait(step durable.SignalWaitStep) (*future, error
 			Err: fmt.Errorf("Signal %q is already being waited on by step %q", step.Signal, other), //nolint:staticcheck // the text is R99b's
 		}
 	}
-	f.waitFor(e.newWait(f.name, waitContext{
+	f.waitFor(e.newWait(f.name, openworkflow.WaitContext{
 		Kind:      openworkflow.KindSignalWait,
 		Signal:    &step.Signal,
 		TimeoutAt: openworkflow.FormatTime(step.Timeout(e.now())),
@@ -61,8 +53,8 @@ func (e *execution) waitsForSignal(signal string) (step string, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for name, a := range e.history.waiting {
-		var c waitContext
-		if a.Kind == openworkflow.KindSignalWait && json.Unmarshal(a.Context, &c) == nil && c.Signal != nil && *c.Signal == signal {
+		c := openworkflow.DecodeWaitContext(a.Context)
+		if a.Kind == openworkflow.KindSignalWait && c.Signal != nil && *c.Signal == signal {
 			return name, true
 		}
 	}
@@ -96,8 +88,8 @@ func (e *execution) replayWait(base string, kind openworkflow.StepKind) (f *futu
 var onePolicy = openworkflow.RetryPolicy{MaximumAttempts: 1}
 
 // newWait (may not return) returns an attempt that waits, and takes it up.
-func (e *execution) newWait(name string, c waitContext) openworkflow.StepAttempt {
-	attempt := e.newAttempt(name, c.Kind, encodeContext(c))
+func (e *execution) newWait(name string, c openworkflow.WaitContext) openworkflow.StepAttempt {
+	attempt := e.newAttempt(name, c.Kind, c.Encode())
 	e.buffer.addRequired(e.firstWrite(attempt))
 	step := tracing.Step{Name: name, Kind: c.Kind}
 	if c.Kind == openworkflow.KindSleep {
@@ -113,14 +105,6 @@ func (e *execution) newWait(name string, c waitContext) openworkflow.StepAttempt
 func (e *execution) traceWait(ctx context.Context, step tracing.Step) {
 	_, span := e.runner.options.Tracer.StartStep(ctx, e.run, step)
 	span.End(tracing.Suspended, nil)
-}
-
-func encodeContext(c waitContext) json.RawMessage {
-	encoded, err := json.Marshal(c)
-	if err != nil { // texts always marshal
-		panic(err)
-	}
-	return encoded
 }
 
 // waitFor makes an attempt what the call waits for.
@@ -176,12 +160,8 @@ func signalOutput(data json.RawMessage) json.RawMessage {
 // its sleep is over, or its timeout. A sleep that does not say so is over (R72); the
 // others then wait for a year (R81).
 func waitEnd(attempt openworkflow.StepAttempt) time.Time {
-	var c waitContext
-	text := ""
-	if json.Unmarshal(attempt.Context, &c) == nil && c.Kind == attempt.Kind {
-		text = c.TimeoutAt + c.ResumeAt
-	}
-	if at, err := openworkflow.ParseTime(text); err == nil {
+	c := openworkflow.DecodeWaitContext(attempt.Context)
+	if at, err := c.Until(); err == nil && c.Kind == attempt.Kind {
 		return at
 	}
 	if attempt.Kind == openworkflow.KindSleep {
