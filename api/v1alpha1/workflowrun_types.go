@@ -103,6 +103,15 @@ func (s RunState) Terminal() bool {
 	return s == RunCompleted || s == RunFailed || s == RunCanceled
 }
 
+// The messages with which the API server refuses a status, by the transition rule of
+// WorkflowRunStatus. Writers recognize a refusal by them.
+const (
+	// StatusOutdatedMessage means that the object has a status of a later revision.
+	StatusOutdatedMessage = "status of an older revision: the run has moved on"
+	// StatusEndedMessage means that the object has a terminal state.
+	StatusEndedMessage = "the run has ended: its state cannot change"
+)
+
 // WorkflowRunStatus is a projection of the run's rows in Postgres. The API server
 // itself keeps it from moving backwards, so runner and manager may both write it.
 // +mapType=atomic

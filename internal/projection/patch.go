@@ -161,5 +161,5 @@ func encode(operations []operation) ([]byte, error) {
 // Outdated reports whether the API server's answer to a patch that it refused as
 // invalid is that of a transition rule: the object shows something later.
 func Outdated(answer string) bool {
-	return strings.Contains(answer, "status of an older revision") || strings.Contains(answer, "the run has ended")
+	return strings.Contains(answer, v1alpha1.StatusOutdatedMessage) || strings.Contains(answer, v1alpha1.StatusEndedMessage)
 }
