@@ -147,7 +147,7 @@ func (s *Store) startChild(a *openworkflow.StepAttempt, child store.NewRun, now 
 		ID:             child.ID,
 		WorkflowName:   child.WorkflowName,
 		Version:        child.Version,
-		IdempotencyKey: new("__workflow:" + a.NamespaceID + ":" + a.ID),
+		IdempotencyKey: new(openworkflow.ChildKey(a.NamespaceID, a.ID)),
 		Input:          child.Input,
 		Context:        child.Context,
 	}, &a.ID, now)

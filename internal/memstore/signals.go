@@ -117,7 +117,7 @@ func (s *Store) SendSignal(ctx context.Context, step store.StepWrite, signal sto
 		return nil, store.ErrLeaseLost
 	}
 	if signal.IdempotencyKey == nil {
-		signal.IdempotencyKey = new("__signal:" + step.RunID + ":" + step.Attempt.StepName)
+		signal.IdempotencyKey = new(openworkflow.SignalKey(step.RunID, step.Attempt.StepName))
 	}
 	if err := normalizeSignal(&signal); err != nil {
 		return nil, err

@@ -2,6 +2,22 @@ package openworkflow
 
 import "strings"
 
+// The beginnings of the idempotency keys that OpenWorkflow itself makes.
+const (
+	ChildKeyPrefix  = "__workflow:"
+	SignalKeyPrefix = "__signal:"
+)
+
+// ChildKey is the idempotency key of the child run that a step attempt starts (R98c).
+func ChildKey(namespaceID, attemptID string) string {
+	return ChildKeyPrefix + namespaceID + ":" + attemptID
+}
+
+// SignalKey is the idempotency key of the signal that a step sends (R99a).
+func SignalKey(runID, stepName string) string {
+	return SignalKeyPrefix + runID + ":" + stepName
+}
+
 // IdempotencyScope returns the text whose hash is the advisory lock that guards
 // an idempotency key. Two implementations exclude each other only if it is equal
 // byte for byte (R52).

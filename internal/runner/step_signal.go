@@ -45,7 +45,7 @@ func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 	sent, err := e.writeSignal(attempt, store.Signal{
 		Name:           send.Signal,
 		Data:           send.Data,
-		IdempotencyKey: new("__signal:" + e.run.ID + ":" + name),
+		IdempotencyKey: new(openworkflow.SignalKey(e.run.ID, name)),
 	})
 	span.SetRecipients(len(sent))
 	span.End("", err)

@@ -43,7 +43,7 @@ type EndedRun struct {
 // keyedRun says that the run r holds a key. Children have keys of OpenWorkflow's (R98c),
 // and ids that nobody has chosen are UUIDs (R4).
 const keyedRun = `(
-		r.idempotency_key IS NOT NULL AND NOT starts_with(r.idempotency_key, '__workflow:' || r.namespace_id || ':')
+		r.idempotency_key IS NOT NULL AND NOT starts_with(r.idempotency_key, '` + openworkflow.ChildKeyPrefix + `' || r.namespace_id || ':')
 		OR r.id !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
 	)`
 
@@ -169,7 +169,7 @@ FOR UPDATE OF r SKIP LOCKED`
 // id of its run in it (R99a), and asks for it only while that run is open.
 const removableDelivery = `CASE
 		WHEN d.sender_idempotency_key IS NULL THEN true
-		WHEN starts_with(d.sender_idempotency_key, '__signal:') THEN NOT EXISTS (
+		WHEN starts_with(d.sender_idempotency_key, '` + openworkflow.SignalKeyPrefix + `') THEN NOT EXISTS (
 			SELECT
 			FROM {schema}.workflow_runs p
 			WHERE p.namespace_id = d.namespace_id AND p.id = split_part(d.sender_idempotency_key, ':', 2)

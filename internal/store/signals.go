@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
 // Signal is a message to all step attempts that wait for its name.
@@ -262,7 +264,7 @@ WHERE a.namespace_id = $1 AND a.id = $4 AND a.workflow_run_id = $2 AND a.status 
 // returns ErrLeaseLost, and has delivered nothing, when the lease is not held.
 func (s *Store) SendSignal(ctx context.Context, step StepWrite, signal Signal) (runIDs []string, err error) {
 	if signal.IdempotencyKey == nil {
-		signal.IdempotencyKey = new("__signal:" + step.RunID + ":" + step.Attempt.StepName)
+		signal.IdempotencyKey = new(openworkflow.SignalKey(step.RunID, step.Attempt.StepName))
 	}
 	names, keys, data := signalColumns([]Signal{signal})
 	waiting, err := s.queryIDs(ctx, s.sql(receiversSQL), s.namespace, names)

@@ -25,7 +25,7 @@ func (s *Store) childrenOf(steps []StepWrite) []child {
 		seen[w.Attempt.ID] = true
 		children = append(children, child{
 			NewRun: w.Child, Lease: w.Lease, attemptID: w.Attempt.ID,
-			key: "__workflow:" + s.namespace + ":" + w.Attempt.ID,
+			key: openworkflow.ChildKey(s.namespace, w.Attempt.ID),
 		})
 	}
 	return children
