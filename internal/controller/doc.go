@@ -22,9 +22,12 @@
 //
 //	lease_controller.go         leases of workers that died
 //
-//	sweep.go                    the loops beside each open database; orphans
-//	sweep_status.go             statuses that differ from their rows; deadlines, rescue
-//	sweep_retention.go          runs that ended long ago
+//	sweep.go                    the loop of each sweep over an open database
+//	sweep_deadlines.go          fails runs past their deadline
+//	sweep_rescue.go             makes due what a lost wake-up left waiting
+//	sweep_status.go             writes statuses that differ from their rows
+//	sweep_orphans.go            cancels runs of deleted objects, clears leases of dead workers
+//	sweep_retention.go          removes runs that ended long ago
 //
 // Who is authoritative for what: an object's spec for intent, Postgres for
 // execution. Status is a projection, and the only thing ever decided from it is

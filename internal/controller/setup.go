@@ -91,14 +91,14 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	writer := &runStatusWriter{Client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder}
 	pods := &podNames{mgr.GetClient()}
 	reports := NewReportTracker()
+	orphans := &orphanSweep{cache: mgr.GetClient(), live: mgr.GetAPIReader(), cluster: o.Cluster}
 	sweeper := &Sweeper{
 		Client:    mgr.GetClient(),
-		Live:      mgr.GetAPIReader(),
 		Backends:  backends,
 		Clock:     o.Clock,
-		Log:       mgr.GetLogger().WithName("sync"),
-		Cluster:   o.Cluster,
+		Log:       mgr.GetLogger().WithName("sweep"),
 		Intervals: o.Intervals.withDefaults(),
+		orphans:   orphans,
 		status:    writer,
 		pods:      pods,
 		reports:   reports,
@@ -116,7 +116,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	options := controller.Options{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}
 	checker := &BackendReconciler{
 		Client: mgr.GetClient(), Secrets: mgr.GetAPIReader(), Backends: backends, Open: o.Open,
-		Sweep: sweeper.Sweep, Events: recorder, Clock: o.Clock, CheckInterval: o.Backend.CheckInterval,
+		Sweep: orphans.run, Events: recorder, Clock: o.Clock, CheckInterval: o.Backend.CheckInterval,
 	}
 	if err := checker.SetupWithManager(mgr, options); err != nil {
 		return fmt.Errorf("set up the Backend controller: %w", err)

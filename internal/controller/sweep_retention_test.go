@@ -139,7 +139,7 @@ func TestRetention_RemovesRunsWhoseObjectIsGone(t *testing.T) {
 	if n := runsRemoved(t) - before; n < 3 { // other tests remove runs at the same time
 		t.Errorf("the metric counts %v runs, want 3 at least", n)
 	}
-	if log := m.logs.String(); !strings.Contains(log, "Removed what ended long ago") {
+	if log := m.logs.String(); !strings.Contains(log, "Removed ended runs") {
 		t.Errorf("the log does not tell:\n%s", log)
 	}
 	// The object shows its run as before.
@@ -224,12 +224,12 @@ func TestRetention_P5_AnUnmirroredObjectKeepsItsRow(t *testing.T) {
 // TestRetention_WithoutOneNothingIsLookedAt: nobody touches the database.
 func TestRetention_WithoutOneNothingIsLookedAt(t *testing.T) {
 	t.Parallel()
-	r := &retentionSweeper{Sweeper: &Sweeper{}, conn: &backend.Connection{Store: nil}}
-	if err := r.sweep(t.Context()); err != nil {
+	r := &retentionSweep{conn: &backend.Connection{Store: nil}}
+	if err := r.run(t.Context()); err != nil {
 		t.Error(err)
 	}
 	r.conn.SetRetention(retention(newBackend()))
-	if err := r.sweep(t.Context()); err != nil {
+	if err := r.run(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
@@ -294,11 +294,11 @@ func TestRetention_ASweepIsBoundedAndPassesRunsThatStay(t *testing.T) {
 		h.runs = append(h.runs, fmt.Sprintf("%06d", i))
 		h.keep[h.runs[i]] = i < 24_000
 	}
-	r := newRetentionSweeper(t, h)
+	r := newRetentionSweep(t, h)
 	turns := 0
 	for ; len(h.runs) > 24_000; turns++ {
 		h.seen = 0
-		if err := r.sweep(t.Context()); err != nil {
+		if err := r.run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if most := (maxEmptyPages + 1) * retentionPage; h.seen > 2*most {
@@ -326,7 +326,7 @@ func TestRetention_OneRoundFollowsAnother(t *testing.T) {
 			delete(h.keep, "grandparent")
 		}
 	}
-	if err := newRetentionSweeper(t, h).sweep(t.Context()); err != nil || len(h.runs) > 0 || h.pages != 4 {
+	if err := newRetentionSweep(t, h).run(t.Context()); err != nil || len(h.runs) > 0 || h.pages != 4 {
 		t.Errorf("%d looks, %v are left, %v; want 4 and none", h.pages, h.runs, err)
 	}
 }
@@ -338,18 +338,18 @@ func TestRetention_StopsWhenItIsTakenBack(t *testing.T) {
 	for i := range 1000 {
 		h.runs = append(h.runs, fmt.Sprintf("%06d", i))
 	}
-	r := newRetentionSweeper(t, h)
+	r := newRetentionSweep(t, h)
 	h.removing = func() { r.conn.SetRetention(nil) }
-	if err := r.sweep(t.Context()); err != nil || len(h.runs) != 600 {
+	if err := r.run(t.Context()); err != nil || len(h.runs) != 600 {
 		t.Errorf("%d runs are left, %v; want all but those of one transaction", len(h.runs), err)
 	}
 }
 
-func newRetentionSweeper(t *testing.T, s backend.Store) *retentionSweeper {
+func newRetentionSweep(t *testing.T, s backend.Store) *retentionSweep {
 	t.Helper()
 	conn := &backend.Connection{Store: s}
 	conn.SetRetention(&store.Retention{After: time.Hour})
-	return &retentionSweeper{Sweeper: &Sweeper{}, conn: conn}
+	return &retentionSweep{conn: conn}
 }
 
 // TestRetention_WhatNobodyCanLookAtIsShown, so that its row stays.
@@ -363,7 +363,7 @@ func TestRetention_KeepsRunsOfObjectsItCannotRead(t *testing.T) {
 	ref := func(cluster, namespace, name, uid string) *openworkflow.ObjectRef {
 		return &openworkflow.ObjectRef{Cluster: cluster, Namespace: namespace, Name: name, UID: uid}
 	}
-	r := &retentionSweeper{Sweeper: &Sweeper{Client: cached, Cluster: "c"}}
+	r := &retentionSweep{cache: cached, cluster: "c"}
 	for name, c := range map[string]struct {
 		run  store.EndedRun
 		want bool

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -22,25 +23,36 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// statusWriters is the number of patches of one sweep that are under way at once.
-const statusWriters = 8
+const (
+	// statusWriters is the number of status patches that one sweep sends at once.
+	statusWriters = 8
+	// maxProgressInterval is the longest time between two reads of the steps of a run that
+	// a worker executes.
+	maxProgressInterval = time.Minute
+)
 
-// expireBatch is the number of runs that one statement may fail at their deadline.
-const expireBatch = 500
+// statusSweep keeps the status of one Backend's open objects equal to their rows. It
+// writes what workers did not report: OpenWorkflow's own workers never report, dead ones
+// cannot, and a run that waits has no worker.
+type statusSweep struct {
+	repairer *statusRepairer
+	backends *backend.Registry
+	// memo is that of the previous sweep, and served what its live workers served.
+	memo   memo
+	served string
+}
 
-// statusSweeper keeps the status of one Backend's open objects equal to the rows. It
-// finds what workers could not report: TypeScript workers never do, dead ones
-// cannot, and a run that waits has none.
-type statusSweeper struct {
-	*Sweeper
-	conn *backend.Connection
-	// matched has, by object, what a row looked like when the object's status was
-	// last found or made equal to it. A row that still looks so, and that nobody
-	// executes, needs no second look. Executing has those that a worker executes. Only
-	// sweep touches both.
-	matched   map[types.UID]rowMark
+// memo is what one sweep remembers for the next one, by the uid of the object.
+type memo struct {
+	// matched has the rows that the status of their object was equal to. Such a row needs
+	// no second comparison until it changes.
+	matched map[types.UID]rowMark
+	// executing has the runs that a worker executed. Their steps change without their row.
 	executing map[types.UID]passMark
-	served    string
+}
+
+func newMemo(objects int) memo {
+	return memo{matched: make(map[types.UID]rowMark, objects), executing: map[types.UID]passMark{}}
 }
 
 // rowMark tells whether a row has changed.
@@ -49,23 +61,19 @@ type rowMark struct {
 	noWorker  string
 }
 
-// passMark is what is remembered of a run that a worker executes. Its steps change
-// without its row, so they are looked at now and then, at growing intervals as those of
-// the reports of a worker.
+// passMark is what is remembered of a run that a worker executes. Its steps are read at
+// growing intervals, as those of a worker's own reports, unless the worker reports them.
 type passMark struct {
 	claim int
-	// revision is that of the object at the last look: when it has another at the next
-	// one, the worker reports by itself.
+	// revision is that of the status at the last check. If the status has another revision
+	// at the next check, the worker reports by itself.
 	revision int64
 	next     time.Time
 	wait     time.Duration
 }
 
-// maxProgressInterval is the longest time between two looks at a run that is executed.
-const maxProgressInterval = time.Minute
-
-// check decides whether to look at the steps of a run that a worker executes, and what
-// to remember of it.
+// check decides whether to read the steps of a run that a worker executes, and what to
+// remember of it.
 func (m passMark) check(shown *v1alpha1.WorkflowRunStatus, claim int, every time.Duration, now time.Time) (passMark, bool) {
 	revision := ptr.Deref(shown.Revision, 0)
 	switch {
@@ -80,158 +88,203 @@ func (m passMark) check(shown *v1alpha1.WorkflowRunStatus, claim int, every time
 	}
 }
 
-// sweep looks at all open objects of the Backend.
-func (r *statusSweeper) sweep(ctx context.Context) error {
-	f, err := r.refreshFleet(ctx)
+// run compares all open objects of the Backend with their rows.
+func (s *statusSweep) run(ctx context.Context) error {
+	f, err := s.refreshFleet(ctx)
 	if err != nil {
 		return err
 	}
-	objects, err := r.openObjects(ctx, client.InNamespace(r.conn.Key.Namespace), client.MatchingFields{indexOpenByBackend: r.conn.Key.Name})
+	objects, err := s.repairer.openObjects(ctx, client.MatchingFields{indexOpenByBackend: s.repairer.conn.Key.Name})
 	if err != nil {
 		return err
 	}
-	before := *r
-	r.matched, r.executing = make(map[types.UID]rowMark, len(objects)), map[types.UID]passMark{}
+	round := repairRound{fleet: f, before: s.memo, after: newMemo(len(objects))}
+	s.memo = round.after // also when a batch fails: what follows it is compared again
 	for batch := range slices.Chunk(objects, sweepBatch) {
-		if err := r.repair(ctx, batch, f, &before); err != nil {
+		if err := s.repairer.repair(ctx, round, batch); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// expire fails the runs that are past their deadline and shows it at once.
-func (r *statusSweeper) expire(ctx context.Context) error {
-	for {
-		ids, err := r.conn.Store.FailExpired(ctx, expireBatch)
-		if err != nil {
-			return fmt.Errorf("fail runs past their deadline: %w", err)
-		}
-		if err := r.showExpired(ctx, ids); err != nil {
-			return err
-		}
-		if len(ids) < expireBatch {
-			return nil
-		}
-	}
-}
-
-// showExpired shows runs that have just been failed at their deadline.
-func (r *statusSweeper) showExpired(ctx context.Context, ids []string) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	metrics.RunsExpired.Add(float64(len(ids)))
-	r.conn.Ended()
-	var objects []*v1alpha1.WorkflowRun
-	for _, id := range ids {
-		of, err := r.openObjects(ctx, client.InNamespace(r.conn.Key.Namespace), client.MatchingFields{indexOpenByRunID: id})
-		if err != nil {
-			return err
-		}
-		objects = append(objects, of...)
-	}
-	return (&statusSweeper{Sweeper: r.Sweeper, conn: r.conn}).repair(ctx, objects, nil, &statusSweeper{})
-}
-
-// rescue wakes runs that wait for something that has come, which a worker that died
-// between two writes, or OpenWorkflow's own deadline sweep, leaves behind (R44, R171).
-func (r *statusSweeper) rescue(ctx context.Context) error {
-	swept, err := r.conn.Store.Sweep(ctx, r.Intervals.Rescue/2, sweepBatch)
+// refreshFleet reads which workers are live, and notifies the pools when what they serve
+// has changed.
+func (s *statusSweep) refreshFleet(ctx context.Context) (*fleet, error) {
+	conn := s.repairer.conn
+	workers, err := conn.Store.Workers(ctx, liveWithin)
 	if err != nil {
-		return fmt.Errorf("wake runs that were left asleep: %w", err)
+		return nil, fmt.Errorf("list live workers: %w", err)
 	}
-	if len(swept.Rescued) > 0 {
-		metrics.RunsHealed.Add(float64(len(swept.Rescued)))
-		r.conn.Wake()
-		r.Log.Info("Woke runs that were left asleep", "namespace", r.conn.Key.Namespace, "backend", r.conn.Key.Name, "runs", len(swept.Rescued))
+	conn.SetWorkers(workers)
+	s.repairer.reports.Prune(s.repairer.clock.Now())
+	pools, err := poolsOf(ctx, s.repairer.cache, conn.Key)
+	if err != nil {
+		return nil, err
 	}
-	return r.showExpired(ctx, swept.Expired)
+	f := newFleet(conn.Key.Name, pools, workers)
+	if served := servedText(workers); served != s.served {
+		s.served = served
+		s.backends.Notify(conn.Key)
+	}
+	return f, nil
 }
 
-// openObjects lists objects from the cache, without a copy: they are not to be changed.
-func (r *statusSweeper) openObjects(ctx context.Context, options ...client.ListOption) ([]*v1alpha1.WorkflowRun, error) {
-	var list v1alpha1.WorkflowRunList
-	if err := r.List(ctx, &list, append(options, client.UnsafeDisableDeepCopy)...); err != nil {
-		return nil, fmt.Errorf("list open WorkflowRuns: %w", err)
-	}
-	objects := make([]*v1alpha1.WorkflowRun, 0, len(list.Items))
-	for i := range list.Items {
-		if list.Items[i].Status.RunID != "" { // others have no row yet: that is the reconciler's matter
-			objects = append(objects, &list.Items[i])
+// servedText returns a text that changes when what any pool's live workers serve does.
+func servedText(workers []store.Worker) string {
+	var texts []string
+	for _, w := range workers {
+		for _, d := range w.Workflows {
+			version := "\x00"
+			if d.Version != nil {
+				version = *d.Version
+			}
+			texts = append(texts, w.Pool+"\x00"+d.Name+"\x00"+version)
 		}
 	}
-	return objects, nil
+	slices.Sort(texts)
+	return strings.Join(slices.Compact(texts), "\x01")
 }
 
-// repair compares a batch of objects with their rows and patches those that
-// differ. Steps are read only of runs whose row has changed since the sweep before, or
-// that a worker has executed for a while.
-func (r *statusSweeper) repair(ctx context.Context, objects []*v1alpha1.WorkflowRun, f *fleet, before *statusSweeper) error {
+// statusRepairer writes the status of objects that differ from their rows.
+type statusRepairer struct {
+	cache    client.Reader
+	conn     *backend.Connection
+	clock    clock.PassiveClock
+	interval time.Duration // of the sweep
+	status   *runStatusWriter
+	pods     *podNames
+	reports  *ReportTracker
+}
+
+// repairRound is one sweep: what is known before it, and what the next one needs.
+type repairRound struct {
+	fleet         *fleet // nil: no missing worker is explained
+	before, after memo
+}
+
+// repair compares a batch of objects with their rows and patches those that differ. It
+// reads steps only of runs whose row has changed since the previous sweep, or that a
+// worker has executed for a while.
+func (r *statusRepairer) repair(ctx context.Context, round repairRound, objects []*v1alpha1.WorkflowRun) error {
 	if len(objects) == 0 {
 		return nil
 	}
+	differing, err := r.findDiffering(ctx, round, objects)
+	if err != nil {
+		return err
+	}
+	if err := r.loadSteps(ctx, differing); err != nil {
+		return err
+	}
+	outcomes, err := r.writeAll(ctx, differing)
+	for i, outcome := range outcomes {
+		seen := &differing[i]
+		// Only the cache confirms that a status matches: one that was just written is
+		// compared once more.
+		if outcome == statusUnchanged {
+			round.after.matched[seen.Run.UID] = rowMark{seen.Row.UpdatedAt, seen.NoWorker}
+		}
+		if mark, ok := round.after.executing[seen.Run.UID]; ok && outcome == statusWritten {
+			mark.revision = projection.Revision(seen.Row, seen.Steps)
+			round.after.executing[seen.Run.UID] = mark
+		}
+	}
+	return err
+}
+
+// findDiffering returns those of the objects whose status may differ from their row. It
+// writes the status of objects whose row is missing.
+func (r *statusRepairer) findDiffering(ctx context.Context, round repairRound, objects []*v1alpha1.WorkflowRun) ([]runSeen, error) {
 	ids := make([]string, len(objects))
 	for i, o := range objects {
 		ids[i] = o.Status.RunID
 	}
 	rows, err := r.conn.Store.RunStates(ctx, ids)
 	if err != nil {
-		return fmt.Errorf("read runs: %w", err)
+		return nil, fmt.Errorf("read runs: %w", err)
 	}
-	var differ []runSeen
-	var claimed []string
+	var differing []runSeen
 	for _, o := range objects {
-		seen := runSeen{Run: o, RunID: o.Status.RunID, Row: rows[o.Status.RunID], Backend: backend.State{Known: true, Ready: true}, Now: r.Clock.Now()}
+		seen := runSeen{
+			Run: o, RunID: o.Status.RunID, Row: rows[o.Status.RunID],
+			Backend: backend.State{Known: true, Ready: true}, Now: r.clock.Now(),
+		}
 		if seen.Row == nil {
-			if notReadyReason(o.Status.Conditions) != v1alpha1.ReasonRunMissing {
-				if _, err := r.status.write(ctx, o, missingStatus(seen)); err != nil {
-					return err
-				}
+			if notReadyReason(o.Status.Conditions) == v1alpha1.ReasonRunMissing {
+				continue
+			}
+			if _, err := r.status.write(ctx, o, missingStatus(seen)); err != nil {
+				return nil, err
 			}
 			continue
 		}
-		if f != nil {
-			seen.NoWorker = f.noWorker(seen.Row, seen.Now)
+		if round.fleet != nil {
+			seen.NoWorker = round.fleet.noWorker(seen.Row, seen.Now)
 		}
 		seen.ReportDelay, seen.WorkerReports = r.reports.ReportDelay(seen.Row, r.conn.Workers(), seen.Now)
-		if !r.changed(&seen, before) || r.endReportPending(&seen) {
-			continue
+		if r.changed(&seen, round) && !r.endReportExpected(&seen) {
+			differing = append(differing, seen)
 		}
-		differ = append(differ, seen)
-		if seen.Row.Attempts > 0 {
-			claimed = append(claimed, seen.RunID)
+	}
+	return differing, nil
+}
+
+// changed reports whether the status of an object may differ from its row, by what the
+// previous sweep has found, and remembers that for the next one.
+func (r *statusRepairer) changed(seen *runSeen, round repairRound) bool {
+	uid := seen.Run.UID
+	if seen.Row.Status == openworkflow.RunRunning && seen.Row.WorkerID != nil {
+		mark, check := round.before.executing[uid].check(&seen.Run.Status, seen.Row.Attempts, r.interval, seen.Now)
+		round.after.executing[uid] = mark
+		return check
+	}
+	mark := rowMark{seen.Row.UpdatedAt, seen.NoWorker}
+	if round.before.matched[uid] != mark {
+		return true
+	}
+	round.after.matched[uid] = mark
+	return false
+}
+
+// endReportExpected reports whether the run has ended and its worker is about to report
+// that.
+func (r *statusRepairer) endReportExpected(seen *runSeen) bool {
+	if !seen.Row.Status.Terminal() {
+		return false
+	}
+	wait, overdue := seen.reportWait()
+	if overdue {
+		r.reports.MarkUnresponsive(seen.Row, seen.Now)
+	}
+	return wait > 0
+}
+
+// loadSteps reads the steps of runs that were claimed once, and the names of their pods.
+func (r *statusRepairer) loadSteps(ctx context.Context, runs []runSeen) error {
+	var claimed []string
+	for i := range runs {
+		if runs[i].Row.Attempts > 0 {
+			claimed = append(claimed, runs[i].RunID)
 		}
 	}
 	steps := map[string]openworkflow.StepSummary{}
 	if len(claimed) > 0 {
+		var err error
 		if steps, err = r.conn.Store.StepSummaries(ctx, claimed, projection.NewestSteps); err != nil {
 			return fmt.Errorf("read steps: %w", err)
 		}
 	}
-	for i := range differ {
-		differ[i].Steps = steps[differ[i].RunID]
-		differ[i].Worker = r.pods.holder(ctx, differ[i].Row)
+	for i := range runs {
+		runs[i].Steps = steps[runs[i].RunID]
+		runs[i].Worker = r.pods.holder(ctx, runs[i].Row)
 	}
-	outcomes, err := r.writeAll(ctx, differ)
-	for i, outcome := range outcomes {
-		seen := &differ[i]
-		// Matched is only what the cache confirms: a status that was just written
-		// is compared once more.
-		if r.matched != nil && outcome == statusUnchanged {
-			r.matched[seen.Run.UID] = rowMark{seen.Row.UpdatedAt, seen.NoWorker}
-		}
-		if mark, ok := r.executing[seen.Run.UID]; ok && outcome == statusWritten {
-			mark.revision = projection.Revision(seen.Row, seen.Steps)
-			r.executing[seen.Run.UID] = mark
-		}
-	}
-	return err
+	return nil
 }
 
-// writeAll writes the status of runs, some at once, and returns what became of each:
-// nothing for those that it did not come to, because of the error of another.
-func (r *statusSweeper) writeAll(ctx context.Context, runs []runSeen) ([]writeOutcome, error) {
+// writeAll writes the status of runs, several at once, and returns the outcome of each. It
+// stops at the first error; the outcome of runs that it did not write is empty.
+func (r *statusRepairer) writeAll(ctx context.Context, runs []runSeen) ([]writeOutcome, error) {
 	outcomes, errs := make([]writeOutcome, len(runs)), make([]error, len(runs))
 	var next atomic.Int64
 	var failed atomic.Bool
@@ -249,69 +302,36 @@ func (r *statusSweeper) writeAll(ctx context.Context, runs []runSeen) ([]writeOu
 	return outcomes, errors.Join(errs...)
 }
 
-// endReportPending reports whether the run has ended and its worker is about to say so.
-func (r *statusSweeper) endReportPending(seen *runSeen) bool {
-	if !seen.Row.Status.Terminal() {
-		return false
+// showExpired shows runs that were just failed at their deadline.
+func (r *statusRepairer) showExpired(ctx context.Context, ids []string) error {
+	if len(ids) == 0 {
+		return nil
 	}
-	wait, overdue := seen.reportWait()
-	if overdue {
-		r.reports.MarkUnresponsive(seen.Row, seen.Now)
-	}
-	return wait > 0
-}
-
-// changed reports whether the object may show something else than the row, going by
-// what the sweep before has found, and keeps that for the next one.
-func (r *statusSweeper) changed(seen *runSeen, before *statusSweeper) bool {
-	uid := seen.Run.UID
-	if seen.Row.Status == openworkflow.RunRunning && seen.Row.WorkerID != nil {
-		mark, look := before.executing[uid].check(&seen.Run.Status, seen.Row.Attempts, r.Intervals.Repair, seen.Now)
-		if r.executing != nil {
-			r.executing[uid] = mark
+	metrics.RunsExpired.Add(float64(len(ids)))
+	r.conn.Ended()
+	var objects []*v1alpha1.WorkflowRun
+	for _, id := range ids {
+		of, err := r.openObjects(ctx, client.MatchingFields{indexOpenByRunID: id})
+		if err != nil {
+			return err
 		}
-		return look
+		objects = append(objects, of...)
 	}
-	mark := rowMark{seen.Row.UpdatedAt, seen.NoWorker}
-	if before.matched[uid] != mark {
-		return true
-	}
-	r.matched[uid] = mark
-	return false
+	return r.repair(ctx, repairRound{before: newMemo(0), after: newMemo(0)}, objects)
 }
 
-// refreshFleet asks who is live, and has the pools look when it has changed.
-func (r *statusSweeper) refreshFleet(ctx context.Context) (*fleet, error) {
-	workers, err := r.conn.Store.Workers(ctx, liveWithin)
-	if err != nil {
-		return nil, fmt.Errorf("list live workers: %w", err)
+// openObjects lists the open objects of the Backend's namespace that match and have a row.
+// Others are the reconciler's. They come from the cache without a copy: do not change them.
+func (r *statusRepairer) openObjects(ctx context.Context, match client.MatchingFields) ([]*v1alpha1.WorkflowRun, error) {
+	var list v1alpha1.WorkflowRunList
+	if err := r.cache.List(ctx, &list, client.InNamespace(r.conn.Key.Namespace), match, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("list open WorkflowRuns: %w", err)
 	}
-	r.conn.SetWorkers(workers)
-	r.reports.Prune(r.Clock.Now())
-	pools, err := poolsOf(ctx, r.Client, r.conn.Key)
-	if err != nil {
-		return nil, err
-	}
-	f := newFleet(r.conn.Key.Name, pools, workers)
-	if served := servedText(workers); served != r.served {
-		r.served = served
-		r.Backends.Notify(r.conn.Key)
-	}
-	return f, nil
-}
-
-// servedText changes when what any pool's live workers serve does.
-func servedText(workers []store.Worker) string {
-	var texts []string
-	for _, w := range workers {
-		for _, d := range w.Workflows {
-			version := "\x00"
-			if d.Version != nil {
-				version = *d.Version
-			}
-			texts = append(texts, w.Pool+"\x00"+d.Name+"\x00"+version)
+	objects := make([]*v1alpha1.WorkflowRun, 0, len(list.Items))
+	for i := range list.Items {
+		if list.Items[i].Status.RunID != "" {
+			objects = append(objects, &list.Items[i])
 		}
 	}
-	slices.Sort(texts)
-	return strings.Join(slices.Compact(texts), "\x01")
+	return objects, nil
 }
