@@ -24,14 +24,17 @@ func TestApplyAndClaim_TakesTheNextRunsWithTheEnds(t *testing.T) {
 		l := b.lease(start.Child.ID)
 		next := b.create(1)[0]
 
-		stepErrs, runErrs, claimed, err := b.ApplyAndClaim(b.Context(),
-			[]store.StepWrite{function(l, "last", complete, `1`)}, []store.RunWrite{ending(l, store.RunComplete)}, request(5), store.Hints{})
+		result, err := b.ApplyAndClaim(b.Context(), store.Batch{
+			Steps: []store.StepWrite{function(l, "last", complete, `1`)},
+			Runs:  []store.RunWrite{ending(l, store.RunComplete)},
+			Claim: request(5),
+		})
 
-		if err != nil || stepErrs[0] != nil || runErrs[0] != nil {
-			t.Fatalf("ApplyAndClaim: %v, %v, %v", stepErrs, runErrs, err)
+		if err != nil || result.Steps[0] != nil || result.Runs[0] != nil {
+			t.Fatalf("ApplyAndClaim: %+v, %v", result, err)
 		}
 		var ids []string
-		for _, run := range claimed {
+		for _, run := range result.Claimed {
 			ids = append(ids, run.ID)
 		}
 		for _, want := range []string{parent.RunID, next} {
@@ -50,10 +53,12 @@ func TestApplyAndClaim_P2RefusedWritesTakeNothingAway(t *testing.T) {
 	onBoth(t, func(t *testing.T, s Store) {
 		b := bench{t, s}
 		b.create(2)
-		_, runErrs, claimed, err := b.ApplyAndClaim(b.Context(), nil,
-			[]store.RunWrite{ending(openworkflow.Lease{RunID: "none", WorkerID: "nobody"}, store.RunComplete)}, request(1), store.Hints{})
-		if err != nil || len(runErrs) != 1 || runErrs[0] == nil || len(claimed) != 1 {
-			t.Errorf("claimed %d runs, %v, %v; want one, and a refusal", len(claimed), runErrs, err)
+		result, err := b.ApplyAndClaim(b.Context(), store.Batch{
+			Runs:  []store.RunWrite{ending(openworkflow.Lease{RunID: "none", WorkerID: "nobody"}, store.RunComplete)},
+			Claim: request(1),
+		})
+		if err != nil || len(result.Runs) != 1 || result.Runs[0] == nil || len(result.Claimed) != 1 {
+			t.Errorf("ApplyAndClaim: %+v, %v; want one claim, and a refusal", result, err)
 		}
 	})
 }

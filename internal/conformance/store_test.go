@@ -374,11 +374,11 @@ func TestFailExpired_R44(t *testing.T) {
 func TestNotify_WakesListeners(t *testing.T) {
 	// release and complete write with the hints, and nothing else does.
 	release := func(b bench, l openworkflow.Lease) error {
-		_, _, _, err := b.ApplyAndClaim(b.Context(), nil, []store.RunWrite{ending(l, store.RunRelease)}, nil, store.Hints{Due: true})
+		_, err := b.ApplyAndClaim(b.Context(), store.Batch{Runs: []store.RunWrite{ending(l, store.RunRelease)}, Hints: store.Hints{Due: true}})
 		return err
 	}
 	complete := func(b bench, l openworkflow.Lease) error {
-		_, _, _, err := b.ApplyAndClaim(b.Context(), nil, []store.RunWrite{ending(l, store.RunComplete)}, nil, store.Hints{Ends: true})
+		_, err := b.ApplyAndClaim(b.Context(), store.Batch{Runs: []store.RunWrite{ending(l, store.RunComplete)}, Hints: store.Hints{Ends: true}})
 		return err
 	}
 	onBoth(t, func(t *testing.T, s Store) {

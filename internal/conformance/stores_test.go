@@ -173,11 +173,11 @@ func (b bench) step(runID, attemptID string) openworkflow.StepAttempt {
 
 func (b bench) apply(steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error) {
 	b.Helper()
-	stepErrs, runErrs, _, err := b.ApplyAndClaim(b.Context(), steps, runs, nil, store.Hints{})
+	result, err := b.ApplyAndClaim(b.Context(), store.Batch{Steps: steps, Runs: runs})
 	if err != nil {
 		b.Fatalf("Apply: %v", err)
 	}
-	return stepErrs, runErrs
+	return result.Steps, result.Runs
 }
 
 // must is apply for writes that have to succeed.

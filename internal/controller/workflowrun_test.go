@@ -52,9 +52,9 @@ func claim(t *testing.T, s *store.Store, podUID string) openworkflow.Run {
 func end(t *testing.T, s *store.Store, claimed openworkflow.Run, write store.RunWrite) {
 	t.Helper()
 	write.Lease = openworkflow.Lease{RunID: claimed.ID, WorkerID: *claimed.WorkerID}
-	_, errs, _, err := s.ApplyAndClaim(context.Background(), nil, []store.RunWrite{write}, nil, store.Hints{})
-	if err != nil || errs[0] != nil {
-		t.Fatalf("ApplyAndClaim: %v, %v", err, errs)
+	result, err := s.ApplyAndClaim(context.Background(), store.Batch{Runs: []store.RunWrite{write}})
+	if err != nil || result.Runs[0] != nil {
+		t.Fatalf("ApplyAndClaim: %v, %v", err, result.Runs)
 	}
 }
 
@@ -340,9 +340,9 @@ func TestRun_ParentThatWasNotWokenIsRescued(t *testing.T) {
 		ID: openworkflow.NewID(), StepName: "label", Kind: openworkflow.KindWorkflow, Status: openworkflow.StepRunning,
 	}}
 	park := store.RunWrite{Lease: lease, Op: store.RunPark, At: time.Now().Add(time.Hour)}
-	errs, _, _, err := s.ApplyAndClaim(t.Context(), []store.StepWrite{wait}, []store.RunWrite{park}, nil, store.Hints{})
-	if err != nil || errs[0] != nil {
-		t.Fatal(errs, err)
+	result, err := s.ApplyAndClaim(t.Context(), store.Batch{Steps: []store.StepWrite{wait}, Runs: []store.RunWrite{park}})
+	if err != nil || result.Steps[0] != nil {
+		t.Fatal(result.Steps, err)
 	}
 	execute(t, w.URL, `UPDATE openworkflow.workflow_runs SET status = 'completed', finished_at = now() WHERE id = '`+child.ID+`'`)
 	eventually(t, func() error {

@@ -133,37 +133,36 @@ func (s *Store) strikeClaims(runs []openworkflow.Run) (alive []openworkflow.Run,
 }
 
 // ApplyAndClaim implements runner.Store. What it writes for one lease is one Write.
-func (s *Store) ApplyAndClaim(
-	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest, hints store.Hints,
-) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
-	dropped, dead := s.strikeWrites(steps, runs)
-	var sentSteps []store.StepWrite
-	var sentRuns []store.RunWrite
-	for _, w := range steps {
+func (s *Store) ApplyAndClaim(ctx context.Context, batch store.Batch) (store.BatchResult, error) {
+	dropped, dead := s.strikeWrites(batch)
+	sent := store.Batch{Claim: batch.Claim, Hints: batch.Hints}
+	for _, w := range batch.Steps {
 		if !dropped[w.Lease] {
-			sentSteps = append(sentSteps, w)
+			sent.Steps = append(sent.Steps, w)
 		}
 	}
-	for _, w := range runs {
+	for _, w := range batch.Runs {
 		if !dropped[w.Lease] {
-			sentRuns = append(sentRuns, w)
+			sent.Runs = append(sent.Runs, w)
 		}
 	}
-	sentStepErrs, sentRunErrs, claimed, err := s.applyAndRecord(ctx, sentSteps, sentRuns, request, hints)
-	claimed, deadClaims := s.strikeClaims(claimed)
+	result, err := s.applyAndRecord(ctx, sent)
+	claimed, deadClaims := s.strikeClaims(result.Claimed)
 	if err != nil {
-		return nil, nil, claimed, err
+		return store.BatchResult{Claimed: claimed}, err
 	}
 	if err := s.release(ctx, slices.Concat(dead, deadClaims)); err != nil {
-		return nil, nil, claimed, err
+		return store.BatchResult{Claimed: claimed}, err
 	}
 	struck := map[openworkflow.Lease]bool{}
 	for _, l := range dead {
 		struck[l] = true
 	}
-	stepErrs = alignResults(steps, sentStepErrs, dropped, struck, func(w store.StepWrite) openworkflow.Lease { return w.Lease })
-	runErrs = alignResults(runs, sentRunErrs, dropped, struck, func(w store.RunWrite) openworkflow.Lease { return w.Lease })
-	return stepErrs, runErrs, claimed, nil
+	return store.BatchResult{
+		Steps:   alignResults(batch.Steps, result.Steps, dropped, struck, func(w store.StepWrite) openworkflow.Lease { return w.Lease }),
+		Runs:    alignResults(batch.Runs, result.Runs, dropped, struck, func(w store.RunWrite) openworkflow.Lease { return w.Lease }),
+		Claimed: claimed,
+	}, nil
 }
 
 // alignResults returns a result for each write: what the store said of those that it got, and
@@ -185,21 +184,19 @@ func alignResults[W any](writes []W, some []error, dropped, struck map[openworkf
 	return errs
 }
 
-func (s *Store) applyAndRecord(
-	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest, hints store.Hints,
-) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
+func (s *Store) applyAndRecord(ctx context.Context, batch store.Batch) (store.BatchResult, error) {
 	s.applying.Lock()
 	defer s.applying.Unlock()
-	stepErrs, runErrs, claimed, err = s.Store.ApplyAndClaim(ctx, steps, runs, request, hints)
+	result, err := s.Store.ApplyAndClaim(ctx, batch)
 	if err == nil {
-		s.recordOutcomes(steps, stepErrs)
+		s.recordOutcomes(batch.Steps, result.Steps)
 	}
-	return stepErrs, runErrs, claimed, err
+	return result, err
 }
 
 // strikeWrites asks strike about each lease's writes, and returns those that are not made, and all
 // leases whose worker is dead.
-func (s *Store) strikeWrites(steps []store.StepWrite, runs []store.RunWrite) (dropped map[openworkflow.Lease]bool, dead []openworkflow.Lease) {
+func (s *Store) strikeWrites(batch store.Batch) (dropped map[openworkflow.Lease]bool, dead []openworkflow.Lease) {
 	var order []openworkflow.Lease
 	writes := map[openworkflow.Lease]*Write{}
 	of := func(l openworkflow.Lease) *Write {
@@ -209,12 +206,12 @@ func (s *Store) strikeWrites(steps []store.StepWrite, runs []store.RunWrite) (dr
 		}
 		return writes[l]
 	}
-	for _, w := range steps {
+	for _, w := range batch.Steps {
 		write := of(w.Lease)
 		write.Steps = append(write.Steps, w)
 	}
-	for i, w := range runs {
-		of(w.Lease).Run = &runs[i]
+	for i, w := range batch.Runs {
+		of(w.Lease).Run = &batch.Runs[i]
 	}
 	dropped = map[openworkflow.Lease]bool{}
 	s.mu.Lock()
@@ -270,7 +267,7 @@ func (s *Store) release(ctx context.Context, leases []openworkflow.Lease) error 
 	for i, l := range leases {
 		writes[i] = store.RunWrite{Lease: l, Op: store.RunRelease}
 	}
-	_, _, _, err := s.Store.ApplyAndClaim(ctx, nil, writes, nil, store.Hints{Due: true})
+	_, err := s.Store.ApplyAndClaim(ctx, store.Batch{Runs: writes, Hints: store.Hints{Due: true}})
 	return err
 }
 

@@ -10,55 +10,48 @@ import (
 
 // ApplyAndClaim writes step attempts, then ends leases, then claims. Each write succeeds
 // or fails by itself; see the method of package store.
-func (s *Store) ApplyAndClaim(
-	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest, hints store.Hints,
-) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
+func (s *Store) ApplyAndClaim(ctx context.Context, batch store.Batch) (result store.BatchResult, err error) {
 	now, err := s.begin(ctx)
 	if err != nil {
-		return nil, nil, nil, err
+		return store.BatchResult{}, err
 	}
 	defer s.commit()
-	faults := map[openworkflow.Lease]error{}
-	if len(steps) > 0 {
-		stepErrs = make([]error, len(steps))
-	}
-	for i, w := range steps {
-		if fault := normalizeStep(&w); fault != nil {
-			stepErrs[i], faults[w.Lease] = fault, fault
+	valueErrs := map[openworkflow.Lease]error{}
+	result.Steps, result.Runs = make([]error, len(batch.Steps)), make([]error, len(batch.Runs))
+	for i, w := range batch.Steps {
+		if err := normalizeStep(&w); err != nil {
+			result.Steps[i], valueErrs[w.Lease] = err, err
 			continue
 		}
-		stepErrs[i] = s.writeStep(w, now)
+		result.Steps[i] = s.writeStep(w, now)
 	}
-	if len(runs) > 0 {
-		runErrs = make([]error, len(runs))
-	}
-	first := map[openworkflow.Lease]bool{}
-	for i, w := range runs {
-		fault := faults[w.Lease]
-		if fault == nil {
-			fault = normalizeJSON(&w.Output, &w.Error)
+	written := map[openworkflow.Lease]bool{}
+	for i, w := range batch.Runs {
+		valueErr := valueErrs[w.Lease]
+		if valueErr == nil {
+			valueErr = normalizeJSON(&w.Output, &w.Error)
 		}
 		switch {
-		case fault != nil:
-			runErrs[i] = fault
-		case first[w.Lease]:
-			runErrs[i] = store.ErrLeaseLost
+		case valueErr != nil:
+			result.Runs[i] = valueErr
+		case written[w.Lease]:
+			result.Runs[i] = store.ErrLeaseLost
 		default:
-			first[w.Lease] = true
-			runErrs[i] = s.writeRun(w, now)
+			written[w.Lease] = true
+			result.Runs[i] = s.writeRun(w, now)
 		}
 	}
 	woken := false
-	for _, w := range runs {
+	for _, w := range batch.Runs {
 		if w.Op == store.RunPark {
 			woken = s.wakeParked(s.runs[w.RunID], now) || woken
 		}
 	}
-	s.sendHints(store.Hints{Due: hints.Due || woken, Ends: hints.Ends})
-	if request != nil {
-		claimed = s.claim(*request, now)
+	s.sendHints(store.Hints{Due: batch.Hints.Due || woken, Ends: batch.Hints.Ends})
+	if batch.Claim != nil {
+		result.Claimed = s.claim(*batch.Claim, now)
 	}
-	return stepErrs, runErrs, claimed, nil
+	return result, nil
 }
 
 // normalizeStep turns the values of a write into what the columns hold.

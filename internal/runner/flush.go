@@ -93,10 +93,10 @@ func (f *flusher) tryOnce(
 	parents := slices.ContainsFunc(runs, func(w store.RunWrite) bool { return w.HasParent && endsRun(w) })
 	due, ended := children || released || parents, slices.ContainsFunc(runs, endsRun)
 	hints := store.Hints{Due: due && r.notifyDue.tryAcquire(), Ends: ended && r.notifyEnds.tryAcquire()}
-	stepErrs, runErrs, claimed, err := r.store.ApplyAndClaim(ctx, steps, runs, request, hints)
-	r.finishClaim(request, claimed)
+	result, err := r.store.ApplyAndClaim(ctx, store.Batch{Steps: steps, Runs: runs, Claim: request, Hints: hints})
+	r.finishClaim(request, result.Claimed)
 	if err != nil {
-		return stepErrs, runErrs, err
+		return nil, nil, err
 	}
 	if due && !hints.Due {
 		r.notifyDue.request()
@@ -110,7 +110,7 @@ func (f *flusher) tryOnce(
 	if parents { // and go on with them
 		r.waitPoller.wakes.Set()
 	}
-	return stepErrs, runErrs, nil
+	return result.Steps, result.Runs, nil
 }
 
 // endsRun reports whether the write ends a run for good.

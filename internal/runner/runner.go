@@ -23,9 +23,7 @@ type Store interface {
 	Claim(ctx context.Context, request store.ClaimRequest) ([]openworkflow.Run, error)
 	LoadSteps(ctx context.Context, runIDs []string) (map[string][]openworkflow.StepAttempt, error)
 	Heartbeat(ctx context.Context, leases []openworkflow.Lease, d time.Duration) ([]store.LeaseState, error)
-	ApplyAndClaim(
-		ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest, hints store.Hints,
-	) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error)
+	ApplyAndClaim(ctx context.Context, batch store.Batch) (store.BatchResult, error)
 	ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error)
 	SaveWorker(ctx context.Context, worker store.Worker, within time.Duration) (peers int, err error)
 	RemoveWorker(ctx context.Context, podUID, process string) error
@@ -311,13 +309,13 @@ func (r *Runner) handBack(ctx context.Context, leases []openworkflow.Lease) int 
 	for i, lease := range leases {
 		writes[i] = store.RunWrite{Lease: lease, Op: store.RunRelease}
 	}
-	_, errs, _, err := r.store.ApplyAndClaim(ctx, nil, writes, nil, store.Hints{Due: true})
+	result, err := r.store.ApplyAndClaim(ctx, store.Batch{Runs: writes, Hints: store.Hints{Due: true}})
 	if err != nil {
 		r.log.Warn("Could not hand back runs; they go on when their leases end", "error", err)
 		return 0
 	}
 	handed := 0
-	for _, err := range errs {
+	for _, err := range result.Runs {
 		if err == nil {
 			handed++
 		}

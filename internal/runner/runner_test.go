@@ -440,8 +440,8 @@ func TestR62ARunThatWasGivenBackGoesOnAtTheNextPoll(t *testing.T) {
 		Lease: openworkflow.Lease{RunID: id, WorkerID: "typescript-1"}, Op: store.RunRetry, At: time.Now().Add(time.Hour),
 		Error: json.RawMessage(`{"message":"Workflow \"w\" is not registered"}`),
 	}
-	if _, errs, _, err := b.store.ApplyAndClaim(t.Context(), nil, []store.RunWrite{back}, nil, store.Hints{}); err != nil || errs[0] != nil {
-		t.Fatal(errs, err)
+	if result, err := b.store.ApplyAndClaim(t.Context(), store.Batch{Runs: []store.RunWrite{back}}); err != nil || result.Runs[0] != nil {
+		t.Fatal(result.Runs, err)
 	}
 	b.work(runner.Options{PollInterval: 10 * time.Millisecond}, w)
 	if got := b.completed(id); got != `"done"` {

@@ -258,8 +258,8 @@ func TestAnUnlinkedAttemptGetsItsChild(t *testing.T) {
 	}
 	lease := openworkflow.Lease{RunID: id, WorkerID: "typescript-1"}
 	write := store.StepWrite{Lease: lease, Attempt: attempt}
-	if errs, _, _, err := b.store.ApplyAndClaim(t.Context(), []store.StepWrite{write}, nil, nil, store.Hints{}); err != nil || errs[0] != nil {
-		t.Fatal(errs, err)
+	if result, err := b.store.ApplyAndClaim(t.Context(), store.Batch{Steps: []store.StepWrite{write}}); err != nil || result.Steps[0] != nil {
+		t.Fatal(result.Steps, err)
 	}
 	b.work(runner.Options{}, parent, child)
 	if got := b.completed(id); got != `"done"` {

@@ -4,8 +4,8 @@ import "context"
 
 // Apply is ApplyAndClaim without the claim.
 func (s *Store) Apply(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
-	stepErrs, runErrs, _, err = s.ApplyAndClaim(ctx, steps, runs, nil, Hints{})
-	return stepErrs, runErrs, err
+	result, err := s.ApplyAndClaim(ctx, Batch{Steps: steps, Runs: runs})
+	return result.Steps, result.Runs, err
 }
 
 // PlanOnceSQL is what connections set.

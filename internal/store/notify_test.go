@@ -42,9 +42,9 @@ func TestWrites_StandWithoutTheirNotification(t *testing.T) {
 	complete := store.RunWrite{
 		Lease: openworkflow.Lease{RunID: run.ID, WorkerID: *run.WorkerID}, Op: store.RunComplete, Output: json.RawMessage(`1`),
 	}
-	_, runErrs, _, err := mute.ApplyAndClaim(t.Context(), nil, []store.RunWrite{complete}, nil, store.Hints{Due: true, Ends: true})
-	if err != nil || runErrs[0] != nil {
-		t.Fatalf("ApplyAndClaim: %v, %v", runErrs, err)
+	result, err := mute.ApplyAndClaim(t.Context(), store.Batch{Runs: []store.RunWrite{complete}, Hints: store.Hints{Due: true, Ends: true}})
+	if err != nil || result.Runs[0] != nil {
+		t.Fatalf("ApplyAndClaim: %v, %v", result.Runs, err)
 	}
 	f.expect(run.ID, "status", "completed")
 }

@@ -72,128 +72,153 @@ type RunWrite struct {
 	HasParent bool
 }
 
-// ApplyAndClaim writes step attempts, then ends leases, then claims, in one transaction
-// and one round trip. Each write succeeds or fails by itself, and its result stands at its
-// index in stepErrs or runErrs: nil, ErrLeaseLost, or what is wrong with its own
-// values (ErrInvalidJSON, ErrTooLarge). When a step write has such a fault, a
-// run write for the same lease is not carried out and has the same result.
+// Batch is what one call of ApplyAndClaim writes and claims. Its zero value does nothing.
+type Batch struct {
+	// Steps are written first. Several writes of one attempt are written as one, with the
+	// outcome if one of them has it. Nil for none.
+	Steps []StepWrite
+	// Runs end leases, after all Steps. Of several for one lease the first is carried out
+	// and the others lose the lease. Nil for none.
+	Runs []RunWrite
+	// Claim, not nil, is carried out after the writes, so that whoever ends runs claims the
+	// next ones with them, also those that became due by the ends.
+	Claim *ClaimRequest
+	// Hints notify listeners after the commit.
+	Hints Hints
+}
+
+// BatchResult is what became of a Batch.
+type BatchResult struct {
+	// Steps and Runs have one element for each element of the batch's, at the same index:
+	//
+	//	nil             the row says what the write asked for, by this call or an earlier one
+	//	ErrLeaseLost    the run does not carry the worker id; nothing was written
+	//	ErrInvalidJSON  a value of this write cannot be stored; nothing was written
+	//	ErrTooLarge     likewise
+	//
+	// A run write has the value error of a step write for the same lease, and is not
+	// carried out then.
+	Steps, Runs []error
+	// Claimed are the runs that were claimed, in no order. They may be fewer than are due,
+	// and are none when a value cannot be stored.
+	Claimed []openworkflow.Run
+}
+
+// ApplyAndClaim writes step attempts, ends leases and claims runs, in one round trip.
 //
-// A child is created and linked together with its attempt, or neither is. Ends of runs
-// that have parents wake those that wait for them in the same transaction (R82). Of all
-// that, listeners are notified as hints says. A run that parks although what it waits for
-// has come is made due (R83), and listeners are notified of that in any case.
+// Atomicity: a batch is one transaction. If Postgres refuses a value in it, or an attempt
+// that is New exists, the batch is applied in several transactions instead, first the
+// steps, then the runs, and nothing is claimed. One write is atomic in any case: a child
+// run is created and linked together with its attempt, and the end of a child wakes its
+// parked parent (R82). A run that parked although its wait had a result is made due right
+// after the commit (R83), and listeners are notified of that whatever Hints say.
 //
-// The claim, if one is requested, is Claim: whoever ends runs takes the next ones with
-// them. It may claim fewer than there are; none when a write has a fault of its own.
+// Locks are taken in this order: the runs that are written, with the parents of children
+// that end, by id; the advisory locks of children's keys, by number; step attempts. The
+// claim locks runs last, and skips those that are locked.
 //
-// The error err means trouble with the database itself: it is unknown whether
-// anything was written, and the caller repeats the same call. Repeated writes
-// change nothing: those of steps and RunComplete report success again. RunPark,
-// RunFail, RunRetry and RunRelease leave no trace of the worker id behind, so
-// after a first success they report ErrLeaseLost; in either case the lease is
-// over. With an error it returns what is claimed for certain. A call is repeated without
-// the request, whose worker ids may be used: what has been claimed and was not returned
-// is due again when its lease ends.
-func (s *Store) ApplyAndClaim(
-	ctx context.Context, steps []StepWrite, runs []RunWrite, request *ClaimRequest, hints Hints,
-) (stepErrs, runErrs []error, claimed []openworkflow.Run, err error) {
-	c := s.newClaim(request)
-	stepErrs, runErrs, err = s.applyOnce(ctx, steps, runs, c, hints)
+// The error is about the database, not about a write. It is then unknown whether anything
+// was written: repeat the call, without Claim, whose worker ids may be in use. Claimed has
+// what is claimed for certain; the leases of other claims expire. Repeated writes change
+// nothing. Steps and RunComplete succeed again. The other operations leave no trace of the
+// worker id in the row, so they report ErrLeaseLost after a first success; in either case
+// the lease is over.
+func (s *Store) ApplyAndClaim(ctx context.Context, batch Batch) (BatchResult, error) {
+	c := s.newClaim(batch.Claim)
+	result, err := s.applyOnce(ctx, batch, c)
 	if err == nil && c != nil {
 		c.advanceCursors(s)
-		claimed = c.runs
+		result.Claimed = c.runs
 	}
 	if err != nil && (isValueError(err) || isUniqueViolation(err)) {
-		if stepErrs, runErrs, err = s.applyBisecting(ctx, steps, runs); err == nil {
-			_ = s.notify(ctx, hints) // a poll finds what nobody was told of
+		if result, err = s.applyBisecting(ctx, batch); err == nil {
+			_ = s.notify(ctx, batch.Hints) // a lost hint is made up for by polling
 		}
 	}
 	if err == nil {
-		err = s.wakeParked(ctx, runs)
+		err = s.wakeParked(ctx, batch.Runs)
 	}
 	if err != nil {
-		return nil, nil, claimed, Classify(err)
+		return BatchResult{Claimed: result.Claimed}, Classify(err)
 	}
-	return stepErrs, runErrs, claimed, nil
+	return result, nil
 }
 
-// applyOnce sends all writes, and the claim if there is one, as one batch.
-func (s *Store) applyOnce(
-	ctx context.Context, steps []StepWrite, runs []RunWrite, c *claim, hints Hints,
-) (stepErrs, runErrs []error, err error) {
-	if len(steps) == 0 && len(runs) == 0 && c == nil {
-		return nil, nil, nil
+// applyOnce sends all writes, and the claim c if it is not nil, as one SQL batch.
+func (s *Store) applyOnce(ctx context.Context, batch Batch, c *claim) (result BatchResult, err error) {
+	if len(batch.Steps) == 0 && len(batch.Runs) == 0 && c == nil {
+		return BatchResult{}, nil
 	}
 	var b sqlBatch
-	children := s.childrenOf(steps)
-	stepWrites, runWrites := newStepWrites(steps), newRunWrites(runs)
-	if len(children) > 0 || len(endedChildren(runs)) > 0 || !stepWrites.locksAllRuns(runs) {
-		s.queueLocks(&b, steps, runs)
+	children := s.childrenOf(batch.Steps)
+	steps, runs := newStepWrites(batch.Steps), newRunWrites(batch.Runs)
+	if len(children) > 0 || len(endedChildren(batch.Runs)) > 0 || !steps.locksAllRuns(batch.Runs) {
+		s.queueLocks(&b, batch)
 	}
 	if len(children) > 0 {
 		s.queueChildKeys(&b, children)
 	}
-	if len(steps) > 0 {
-		stepWrites.queue(s, &b)
+	if len(batch.Steps) > 0 {
+		steps.queue(s, &b)
 	}
 	if len(children) > 0 {
 		s.queueChildren(&b, children)
 	}
-	if len(runs) > 0 {
-		runWrites.queue(s, &b)
+	if len(batch.Runs) > 0 {
+		runs.queue(s, &b)
 	}
 	if c != nil {
 		c.queue(s, &b)
 	}
-	if err := s.sendAndNotify(ctx, &b, hints); err != nil {
-		return nil, nil, err
+	if err := s.sendAndNotify(ctx, &b, batch.Hints); err != nil {
+		return BatchResult{}, err
 	}
-	if stepErrs, err = stepWrites.results(ctx, s); err == nil {
-		runErrs, err = runWrites.results(ctx, s)
+	if result.Steps, err = steps.results(ctx, s); err == nil {
+		result.Runs, err = runs.results(ctx, s)
 	}
-	return stepErrs, runErrs, err
+	return result, err
 }
 
-// applyBisecting finds the writes whose values Postgres refuses, by bisecting, and applies
-// all others. Order is kept: all steps, then the runs.
-func (s *Store) applyBisecting(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
-	steps = slices.Clone(steps)
+// applyBisecting applies the writes of a batch in parts, to find those whose values
+// Postgres refuses. All steps come before the runs.
+func (s *Store) applyBisecting(ctx context.Context, batch Batch) (result BatchResult, err error) {
+	steps := slices.Clone(batch.Steps)
 	for i := range steps {
 		steps[i].New = false
 	}
-	stepErrs, err = bisect(steps, func(part []StepWrite) ([]error, error) {
-		errs, _, err := s.applyOnce(ctx, part, nil, nil, Hints{})
-		return errs, err
+	result.Steps, err = bisect(steps, func(part []StepWrite) ([]error, error) {
+		applied, err := s.applyOnce(ctx, Batch{Steps: part}, nil)
+		return applied.Steps, err
 	})
 	if err != nil {
-		return nil, nil, err
+		return BatchResult{}, err
 	}
 	valueErrs := map[openworkflow.Lease]error{}
-	for i, err := range stepErrs {
+	for i, err := range result.Steps {
 		if err != nil && isValueError(err) {
 			valueErrs[steps[i].Lease] = err
 		}
 	}
-	runErrs = make([]error, len(runs))
-	valid, at := make([]RunWrite, 0, len(runs)), make([]int, 0, len(runs))
-	for i, w := range runs {
+	result.Runs = make([]error, len(batch.Runs))
+	valid, at := make([]RunWrite, 0, len(batch.Runs)), make([]int, 0, len(batch.Runs))
+	for i, w := range batch.Runs {
 		if valueErr := valueErrs[w.Lease]; valueErr != nil {
-			runErrs[i] = valueErr
+			result.Runs[i] = valueErr
 			continue
 		}
 		valid, at = append(valid, w), append(at, i)
 	}
 	validErrs, err := bisect(valid, func(part []RunWrite) ([]error, error) {
-		_, errs, err := s.applyOnce(ctx, nil, part, nil, Hints{})
-		return errs, err
+		applied, err := s.applyOnce(ctx, Batch{Runs: part}, nil)
+		return applied.Runs, err
 	})
 	if err != nil {
-		return nil, nil, err
+		return BatchResult{}, err
 	}
 	for i, err := range validErrs {
-		runErrs[at[i]] = err
+		result.Runs[at[i]] = err
 	}
-	return stepErrs, runErrs, nil
+	return result, nil
 }
 
 // bisect applies items in ever smaller parts until each part succeeds or is one
@@ -222,15 +247,15 @@ func bisect[T any](items []T, apply func([]T) ([]error, error)) ([]error, error)
 	return append(left, right...), nil
 }
 
-func (s *Store) queueLocks(b *sqlBatch, steps []StepWrite, runs []RunWrite) {
-	ids := make([]string, 0, len(steps)+len(runs))
-	for _, w := range steps {
+func (s *Store) queueLocks(b *sqlBatch, batch Batch) {
+	ids := make([]string, 0, len(batch.Steps)+len(batch.Runs))
+	for _, w := range batch.Steps {
 		ids = append(ids, w.RunID)
 	}
-	for _, w := range runs {
+	for _, w := range batch.Runs {
 		ids = append(ids, w.RunID)
 	}
-	b.Queue(s.sql(lockRunsSQL), s.namespace, ids, endedChildren(runs))
+	b.Queue(s.sql(lockRunsSQL), s.namespace, ids, endedChildren(batch.Runs))
 }
 
 // endedChildren returns the children that the writes end for good.
