@@ -5,45 +5,43 @@ import (
 	"sync"
 
 	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
 // listeners are those who listen to a channel.
 type listeners struct {
 	mu    sync.Mutex
-	wakes map[chan struct{}]struct{}
+	flags map[wake.Flag]struct{}
 }
 
 // notify wakes all of them. Notifications that nobody has taken yet count once.
 func (l *listeners) notify() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for wake := range l.wakes {
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
+	for flag := range l.flags {
+		flag.Set()
 	}
 }
 
-func (l *listeners) listen(ctx context.Context, wake func()) error {
-	wakes := make(chan struct{}, 1)
+func (l *listeners) listen(ctx context.Context, notified func()) error {
+	flag := wake.New()
 	l.mu.Lock()
-	if l.wakes == nil {
-		l.wakes = map[chan struct{}]struct{}{}
+	if l.flags == nil {
+		l.flags = map[wake.Flag]struct{}{}
 	}
-	l.wakes[wakes] = struct{}{}
+	l.flags[flag] = struct{}{}
 	l.mu.Unlock()
 	defer func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		delete(l.wakes, wakes)
+		delete(l.flags, flag)
 	}()
 	for {
-		wake()
+		notified()
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-wakes:
+		case <-flag:
 		}
 	}
 }

@@ -4,19 +4,19 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/openworkflow-operator/operator/internal/backoff"
 )
 
-const (
-	listenBackoff    = 100 * time.Millisecond
-	maxListenBackoff = 5 * time.Second
-	// listenIdleTimeout is how long Listen trusts a silent connection before it asks
-	// whether the server is still there.
-	listenIdleTimeout = 15 * time.Second
-)
+// listenBackoff spaces out the attempts of Listen to connect.
+var listenBackoff = backoff.Policy{First: 100 * time.Millisecond, Max: 5 * time.Second}
+
+// listenIdleTimeout is how long Listen waits on a silent connection before it pings the
+// server.
+const listenIdleTimeout = 15 * time.Second
 
 // The notification channels of a namespace: what they hint at.
 const (
@@ -82,18 +82,14 @@ func (s *Store) ListenEnds(ctx context.Context, wake func()) error {
 }
 
 func (s *Store) listen(ctx context.Context, channel string, wake func()) error {
-	delay := listenBackoff
-	for ctx.Err() == nil {
+	for failures := 1; ; failures++ {
 		if connected := s.listenOnce(ctx, channel, wake); connected {
-			delay = listenBackoff
+			failures = 1
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Duration(float64(delay) * (0.5 + rand.Float64()/2))):
+		if err := listenBackoff.Wait(ctx, failures); err != nil {
+			return err
 		}
-		delay = min(2*delay, maxListenBackoff)
 	}
-	return ctx.Err()
 }
 
 // listenOnce listens until the connection breaks, and reports whether it stood.

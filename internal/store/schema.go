@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/openworkflow-operator/operator/internal/backoff"
 )
 
 // migrationLock is the advisory lock under which Migrate works: the bytes of
@@ -17,6 +19,8 @@ const migrationLock = 0x6f776d6967726174
 // migrateAttempts is how often Migrate starts over when an OpenWorkflow client,
 // which takes no lock, migrates the same database at the same moment.
 const migrateAttempts = 10
+
+var migrateBackoff = backoff.Policy{First: 50 * time.Millisecond, Max: 500 * time.Millisecond}
 
 // ledger is a table of migration numbers with the migrations that it counts.
 // Migration i has the number i; each text does one thing.
@@ -60,10 +64,8 @@ func (s *Store) Migrate(ctx context.Context) error {
 		if !collides(err) || attempt == migrateAttempts {
 			return Classify(err)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Duration(attempt) * 50 * time.Millisecond):
+		if err := migrateBackoff.Wait(ctx, attempt); err != nil {
+			return err
 		}
 	}
 }
