@@ -177,14 +177,17 @@ func TestRunsWithoutAnObjectHereArePassedOver(t *testing.T) {
 func TestP4RefusedReportsAreDropped(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{http.StatusNotFound, http.StatusConflict, http.StatusUnprocessableEntity} {
-		s := newServer(t, func(int) int { return status })
-		r, stop := start(t, s)
-		r.Report(run("order-1", openworkflow.RunRunning), openworkflow.StepSummary{})
-		s.await(t, 1)
-		stop()
-		if len(s.paths) != 1 {
-			t.Errorf("a report that was answered with %d was sent %d times", status, len(s.paths))
-		}
+		t.Run(http.StatusText(status), func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, func(int) int { return status })
+			r, stop := start(t, s)
+			r.Report(run("order-1", openworkflow.RunRunning), openworkflow.StepSummary{})
+			s.await(t, 1)
+			stop()
+			if len(s.paths) != 1 {
+				t.Errorf("the report was sent %d times, want once", len(s.paths))
+			}
+		})
 	}
 }
 

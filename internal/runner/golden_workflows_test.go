@@ -341,7 +341,8 @@ var scenarios = map[string]scenario{
 				7: `{"message":"7","name":"Error"}`,
 				// Encoders and databases have texts of their own.
 				10: `{"message":"encode the result: json: unsupported type: func()","name":"UnsupportedTypeError"}`,
-				11: `{"message":"value cannot be stored: ERROR: unsupported Unicode escape sequence (SQLSTATE 22P05) (\\u0000 cannot be converted to text)","name":"Error"}`,
+				11: `{"message":"value cannot be stored: ERROR: unsupported Unicode escape sequence (SQLSTATE 22P05) ` +
+					`(\\u0000 cannot be converted to text)","name":"Error"}`,
 			} {
 				if !x.isOpen(x.runOf("thrower", n)) {
 					continue
@@ -677,7 +678,8 @@ var scenarios = map[string]scenario{
 			}
 			want["catch-sleep 0"].Steps = want["catch-sleep 0"].Steps[1:] // without "after"
 			// Steps do not nest: the inner one is refused.
-			payload := `{"message":"step \"inner\" inside step \"outer\": steps do not nest: use the workflow's context, outside other steps","name":"Error"}`
+			payload := `{"message":"step \"inner\" inside step \"outer\": steps do not nest: ` +
+				`use the workflow's context, outside other steps","name":"Error"}`
 			nested := want["nested 0"]
 			nested.Steps = nested.Steps[1:]
 			nested.Error, nested.Steps[0].Error = payload, payload

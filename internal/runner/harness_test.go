@@ -44,6 +44,9 @@ func benchOn(t *testing.T, url string) *bench {
 	return &bench{T: t, url: url, store: s}
 }
 
+// in returns the bench for a subtest.
+func (b *bench) in(t *testing.T) *bench { return &bench{T: t, url: b.url, store: b.store} }
+
 // work starts a runner of these workflows and returns what stops it in order.
 func (b *bench) work(options runner.Options, workflows ...workflow.Definition) (r *runner.Runner, stop func()) {
 	b.Helper()

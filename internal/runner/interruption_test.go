@@ -331,9 +331,11 @@ func TestR61VersionsSideBySide(t *testing.T) {
 		"1": `"parent 1=1, child 1=1"`,
 		"2": `"parent 2=2, child ="`,
 	} {
-		if got := b.completed(runs[version]); got != want {
-			t.Errorf("the output of version %q is %s, want %s", version, got, want)
-		}
+		t.Run("version "+version, func(t *testing.T) {
+			if got := b.in(t).completed(runs[version]); got != want {
+				t.Errorf("output is %s, want %s", got, want)
+			}
+		})
 	}
 }
 

@@ -411,7 +411,8 @@ func TestMaxDurationEndsTheContextOfAStep(t *testing.T) {
 	if got := b.completed(id); got != `"done"` {
 		t.Errorf("output is %s", got)
 	}
-	if got := openworkflow.DecodeError(b.steps(id)[0].Error); got.Name != "MaxDurationError" || !strings.Contains(got.Message, "maximum duration of 10ms") {
+	got := openworkflow.DecodeError(b.steps(id)[0].Error)
+	if got.Name != "MaxDurationError" || !strings.Contains(got.Message, "maximum duration of 10ms") {
 		t.Errorf("error of the first attempt is %+v", got)
 	}
 }

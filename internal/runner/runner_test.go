@@ -182,7 +182,7 @@ func TestP7WorkflowsThatMisbehaveFailWithAClearMessage(t *testing.T) {
 	})
 	b.work(runner.Options{Concurrency: 20}, panics, stepPanics, returnsError, unmarshalable, stepUnmarshalable, nul, stepNUL,
 		errorNUL, badName, typed, nested, endless)
-	for _, c := range []struct {
+	for _, test := range []struct {
 		workflow workflow.Definition
 		input    string
 		name     string
@@ -202,13 +202,16 @@ func TestP7WorkflowsThatMisbehaveFailWithAClearMessage(t *testing.T) {
 		{nested, `null`, "Error", `step "inner" inside step "outer": steps do not nest`},
 		{endless, `null`, "StepLimitExceededError", "Exceeded the step limit of 1000 attempts (current count: 1000)"},
 	} {
-		got := b.failed(b.start(c.workflow, c.input))
-		if !strings.Contains(got.Message, c.message) {
-			t.Errorf("%s: message is %q, want it to contain %q", c.workflow.Name(), got.Message, c.message)
-		}
-		if c.name != "" && got.Name != c.name {
-			t.Errorf("%s: error name is %q, want %q", c.workflow.Name(), got.Name, c.name)
-		}
+		t.Run(test.workflow.Name()+" "+test.input, func(t *testing.T) {
+			b := b.in(t)
+			got := b.failed(b.start(test.workflow, test.input))
+			if !strings.Contains(got.Message, test.message) {
+				t.Errorf("message is %q, want it to contain %q", got.Message, test.message)
+			}
+			if test.name != "" && got.Name != test.name {
+				t.Errorf("error name is %q, want %q", got.Name, test.name)
+			}
+		})
 	}
 }
 

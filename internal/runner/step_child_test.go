@@ -168,13 +168,16 @@ func TestR98FailuresOfAChildAreTheSteps(t *testing.T) {
 		t.Errorf("%d attempts, want 2: a child that failed is not started again", n)
 	}
 	for _, which := range []string{"late", "at once"} {
-		id := b.start(parent, `"`+which+`"`)
-		if got := b.failed(id); got.Message != "Timed out waiting for child workflow to complete" {
-			t.Errorf("%s: error is %+v", which, got)
-		}
-		if child, _ := b.childOf(id, "idle"); child.Status != openworkflow.RunPending {
-			t.Errorf("%s: the child is %s, and should not have been touched", which, child.Status)
-		}
+		t.Run(which, func(t *testing.T) {
+			b := b.in(t)
+			id := b.start(parent, `"`+which+`"`)
+			if got := b.failed(id); got.Message != "Timed out waiting for child workflow to complete" {
+				t.Errorf("error is %+v", got)
+			}
+			if child, _ := b.childOf(id, "idle"); child.Status != openworkflow.RunPending {
+				t.Errorf("the child is %s, and should not have been touched", child.Status)
+			}
+		})
 	}
 
 	id = b.start(parent, `"canceled"`)

@@ -39,7 +39,8 @@ func TestR99SignalReachesTheRunThatWaits(t *testing.T) {
 	}
 	attempt := b.steps(id)[0]
 	var context struct{ Kind, Signal, TimeoutAt string }
-	if err := json.Unmarshal(attempt.Context, &context); err != nil || context.Kind != "signal-wait" || context.Signal != "approval:o1" || context.TimeoutAt == "" {
+	if err := json.Unmarshal(attempt.Context, &context); err != nil ||
+		context.Kind != "signal-wait" || context.Signal != "approval:o1" || context.TimeoutAt == "" {
 		t.Errorf("context is %s (R25)", attempt.Context)
 	}
 	if string(attempt.Output) != `{"data": {"by": "Ada"}}` || attempt.StepName != "approval" {
@@ -69,16 +70,19 @@ func TestR99TimeoutsEndWithNothing(t *testing.T) {
 	})
 	b.work(runner.Options{}, w)
 	for ms, claims := range map[int]int{0: 1, 30: 2} {
-		id := b.start(w, fmt.Sprint(ms))
-		if got := b.completed(id); got != "false" {
-			t.Errorf("output is %s", got)
-		}
-		if a := b.steps(id)[0]; a.Status != openworkflow.StepCompleted || a.Output != nil {
-			t.Errorf("attempt is %+v (R26)", a)
-		}
-		if run := b.result(id); run.Attempts != claims {
-			t.Errorf("timeout %d ms: claimed %d times, want %d", ms, run.Attempts, claims)
-		}
+		t.Run(fmt.Sprintf("%d ms", ms), func(t *testing.T) {
+			b := b.in(t)
+			id := b.start(w, fmt.Sprint(ms))
+			if got := b.completed(id); got != "false" {
+				t.Errorf("output is %s", got)
+			}
+			if a := b.steps(id)[0]; a.Status != openworkflow.StepCompleted || a.Output != nil {
+				t.Errorf("attempt is %+v (R26)", a)
+			}
+			if run := b.result(id); run.Attempts != claims {
+				t.Errorf("claimed %d times, want %d", run.Attempts, claims)
+			}
+		})
 	}
 }
 

@@ -187,8 +187,9 @@ func TestSpansHaveTheNamesAndAttributesOfOpenWorkflow(t *testing.T) {
 			span.End(tracing.Failed, fmt.Errorf("run: %w", &durable.PanicError{Value: "boom"}))
 		},
 		name: "workflow_run.execute", kind: trace.SpanKindConsumer,
-		attributes: with(identity, "openworkflow.execution.attempt", int64(3), "openworkflow.execution.outcome", "failed", "error.type", "PanicError"),
-		status:     sdktrace.Status{Code: codes.Error, Description: "run: panic: boom"},
+		attributes: with(identity, "openworkflow.execution.attempt", int64(3),
+			"openworkflow.execution.outcome", "failed", "error.type", "PanicError"),
+		status: sdktrace.Status{Code: codes.Error, Description: "run: panic: boom"},
 	}, {
 		intent: "second call of a function step, to be retried",
 		do: func(ctx context.Context, tracer *tracing.Tracer) {
