@@ -3,6 +3,7 @@ package groupcommit_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -252,6 +253,7 @@ func TestJoin_Concurrently(t *testing.T) {
 	group := groupcommit.New(func(_ context.Context, batch []*groupcommit.Write[int]) {
 		batches.Add(1)
 		written.Add(int64(len(batch)))
+		runtime.Gosched()
 		for _, w := range batch {
 			w.Finish(outcome(w.Item))
 		}
@@ -265,6 +267,7 @@ func TestJoin_Concurrently(t *testing.T) {
 				if group.TryAcquire() {
 					batches.Add(1)
 					written.Add(1)
+					runtime.Gosched() // a transaction takes time, in which others join
 					group.Release()
 				} else if err := group.Join(ctx, item); !errors.Is(err, outcome(item)) {
 					t.Errorf("item %d: %v, want %v", item, err, outcome(item))
