@@ -5,6 +5,7 @@
 //
 //	setup.go                    adds everything to a controller-runtime manager
 //	cache.go                    which objects the manager caches, and which of their fields
+//	queue.go                    typed work queues: events, priorities, log lines
 //	shards.go                   a manager for the namespaces that a label selects
 //	conditions.go               helpers for conditions, their reasons and messages
 //
@@ -15,6 +16,7 @@
 //	workerpool_status.go        a pool's status, from its Deployment, pods and workers
 //
 //	workflowrun_controller.go   WorkflowRun: mirror, cancel, suspend, resume, ttl
+//	workflowrun_events.go       which events and timeouts reconcile a run
 //	workflowrun_plan.go         what should happen to a run; pure
 //	workflowrun_status.go       the one way in which a run's status is written
 //	workflowrun_noworker.go     why no worker executes a run

@@ -8,12 +8,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -74,28 +72,24 @@ func (r *LeaseReconciler) SetupWithManager(mgr ctrl.Manager, options controller.
 		Complete(r)
 }
 
+// leaseEvents requests the release of a pod's leases when its worker has ended, or the pod
+// is gone.
 func leaseEvents() handler.TypedEventHandler[*corev1.Pod, leaseRequest] {
 	request := func(pod *corev1.Pod, cause string) leaseRequest {
 		return leaseRequest{Namespace: pod.Namespace, PodUID: pod.UID, Backend: pod.Labels[v1alpha1.LabelBackend], Cause: cause}
 	}
-	return handler.TypedFuncs[*corev1.Pod, leaseRequest]{
-		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*corev1.Pod], queue workqueue.TypedRateLimitingInterface[leaseRequest]) {
-			if workerEnded(e.Object) != "" {
-				queue.Add(request(e.Object, "container"))
-			}
-		},
-		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[*corev1.Pod], queue workqueue.TypedRateLimitingInterface[leaseRequest]) {
-			if e.ObjectOld.UID != e.ObjectNew.UID {
-				queue.Add(request(e.ObjectOld, "pod"))
-			}
-			if end := workerEnded(e.ObjectNew); end != "" && end != workerEnded(e.ObjectOld) {
-				queue.Add(request(e.ObjectNew, "container"))
-			}
-		},
-		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*corev1.Pod], queue workqueue.TypedRateLimitingInterface[leaseRequest]) {
-			queue.Add(request(e.Object, "pod"))
-		},
-	}
+	return typedEvents(func(before, after *corev1.Pod) (requests []leaseRequest) {
+		if before != nil && (after == nil || before.UID != after.UID) {
+			requests = append(requests, request(before, "pod"))
+		}
+		if after == nil {
+			return requests
+		}
+		if end := workerEnded(after); end != "" && (before == nil || end != workerEnded(before)) {
+			requests = append(requests, request(after, "container"))
+		}
+		return requests
+	})
 }
 
 // workerEnded returns what identifies the end of the pod's worker process, or

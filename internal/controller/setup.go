@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -137,15 +136,4 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		return fmt.Errorf("set up the lease controller: %w", err)
 	}
 	return nil
-}
-
-// logFor names a controller and its requests in log lines.
-func logFor[request comparable](mgr ctrl.Manager, name string, values func(request) []any) func(*request) logr.Logger {
-	log := mgr.GetLogger().WithValues("controller", name)
-	return func(req *request) logr.Logger {
-		if req == nil {
-			return log
-		}
-		return log.WithValues(values(*req)...)
-	}
 }

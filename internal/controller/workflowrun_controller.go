@@ -16,9 +16,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
-	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -40,16 +37,6 @@ const (
 // concurrentReconciles is the number of WorkflowRuns that are reconciled at once. They wait
 // for the database, whose calls they share.
 const concurrentReconciles = 2 * backend.FullAt
-
-// runRequest is a WorkflowRun to look at or, with Deleted, one that is no more.
-type runRequest struct {
-	types.NamespacedName
-	// Deleted is the uid of the object that was deleted. It travels in the
-	// request, because nothing can be looked up any more.
-	Deleted types.UID
-	// Backend is the deleted object's Backend.
-	Backend string
-}
 
 // WorkflowRunReconciler mirrors runs into the database and carries out what
 // their specs ask for. Execution is none of its business.
@@ -90,99 +77,6 @@ func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options contr
 			return []any{"namespace", req.Namespace, "name", req.Name, "deleted", req.Deleted}
 		})).
 		Complete(r)
-}
-
-// needsReconcile reports whether there may be something to do for a run: it is new, its
-// spec has changed, it is to be deleted. All else is between the workers and the sweeps.
-func needsReconcile(run *v1alpha1.WorkflowRun) bool {
-	switch {
-	case run.Status.ObservedGeneration != run.Generation:
-		return true
-	case run.Status.State.Terminal():
-		return run.Spec.TTLSecondsAfterFinished != nil && run.DeletionTimestamp.IsZero()
-	default:
-		return run.Status.RunID == "" || !run.DeletionTimestamp.IsZero()
-	}
-}
-
-// runEvents picks the events that call for a look: a new object, a changed spec,
-// an end (for the ttl), a deletion. Progress reported by workers does not. Objects that
-// are there when the manager starts wait for those that come. OnProgress is called with each status
-// that tells of a begin or an end for the first time.
-func runEvents(onProgress func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
-	live := func(run *v1alpha1.WorkflowRun) runRequest {
-		return runRequest{NamespacedName: client.ObjectKeyFromObject(run)}
-	}
-	deleted := func(run *v1alpha1.WorkflowRun, queue workqueue.TypedRateLimitingInterface[runRequest]) {
-		if !run.Status.State.Terminal() {
-			queue.Add(runRequest{
-				NamespacedName: client.ObjectKeyFromObject(run),
-				Deleted:        run.UID,
-				Backend:        backend.NameOf(run.Spec.BackendRef),
-			})
-		}
-	}
-	return handler.TypedFuncs[*v1alpha1.WorkflowRun, runRequest]{
-		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[*v1alpha1.WorkflowRun], queue workqueue.TypedRateLimitingInterface[runRequest]) {
-			if needsReconcile(e.Object) {
-				queue.Add(live(e.Object))
-			}
-		},
-		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[*v1alpha1.WorkflowRun], queue workqueue.TypedRateLimitingInterface[runRequest]) {
-			before, after := e.ObjectOld, e.ObjectNew
-			if before.UID != after.UID { // deleted and created again while the watch was down
-				deleted(before, queue)
-			}
-			changed := before.UID != after.UID || before.Generation != after.Generation ||
-				before.DeletionTimestamp.IsZero() != after.DeletionTimestamp.IsZero() ||
-				before.Status.State.Terminal() != after.Status.State.Terminal()
-			if changed && needsReconcile(after) {
-				queue.Add(live(after))
-			}
-			if before.Status.State.Terminal() != after.Status.State.Terminal() || before.Status.StartedAt.IsZero() != after.Status.StartedAt.IsZero() {
-				onProgress(after)
-			}
-		},
-		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[*v1alpha1.WorkflowRun], queue workqueue.TypedRateLimitingInterface[runRequest]) {
-			deleted(e.Object, queue)
-		},
-	}
-}
-
-// addLowPriority adds a request that comes after everything that is more urgent.
-func addLowPriority(queue workqueue.TypedRateLimitingInterface[runRequest], req runRequest) {
-	if ordered, ok := queue.(priorityqueue.PriorityQueue[runRequest]); ok {
-		ordered.AddWithOpts(priorityqueue.AddOpts{Priority: new(handler.LowPriority)}, req)
-		return
-	}
-	queue.Add(req)
-}
-
-// observeReport takes note of what a worker has reported of a run.
-func (r *WorkflowRunReconciler) observeReport(run *v1alpha1.WorkflowRun) {
-	if run.Status.RunID != string(run.UID) { // an earlier object's run, perhaps of long ago
-		return
-	}
-	r.reports.Confirm(client.ObjectKeyFromObject(run), run.UID)
-	key := backend.KeyOf(run.Namespace, run.Spec.BackendRef)
-	if conn := r.Backends.Ready(key); conn != nil {
-		r.reports.Observe(&run.Status, conn.Workers(), r.Clock.Now())
-	}
-}
-
-// backendChanged looks again at the runs that wait for their Backend: those not
-// mirrored yet, and those whose spec was changed meanwhile.
-func (r *WorkflowRunReconciler) backendChanged(ctx context.Context, key types.NamespacedName, queue workqueue.TypedRateLimitingInterface[runRequest]) {
-	var runs v1alpha1.WorkflowRunList
-	if err := r.List(ctx, &runs, client.InNamespace(key.Namespace), client.MatchingFields{indexOpenByBackend: key.Name},
-		client.UnsafeDisableDeepCopy); err != nil {
-		return // the manager is stopping: reads are from the cache
-	}
-	for i := range runs.Items {
-		if run := &runs.Items[i]; needsReconcile(run) {
-			queue.Add(runRequest{NamespacedName: client.ObjectKeyFromObject(run)})
-		}
-	}
 }
 
 // Reconcile carries out what one WorkflowRun asks for and reports it.
