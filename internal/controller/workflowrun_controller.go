@@ -27,8 +27,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// Indexes of the WorkflowRun cache. Both hold only runs that have not ended, so
-// that their size follows live work.
+// Indexes of the WorkflowRun cache. Both hold only runs that have not ended, so that their
+// size follows live work.
 const (
 	indexOpenByBackend = "open.backend"
 	indexOpenByRunID   = "open.runID"
@@ -38,8 +38,8 @@ const (
 // for the database, whose calls they share.
 const concurrentReconciles = 2 * backend.FullAt
 
-// WorkflowRunReconciler mirrors runs into the database and carries out what
-// their specs ask for. Execution is none of its business.
+// WorkflowRunReconciler mirrors runs into the database and does what their specs ask for:
+// cancel, suspend, resume, delete after the ttl. Workers execute them.
 type WorkflowRunReconciler struct {
 	client.Client
 	Backends *backend.Registry
@@ -48,8 +48,8 @@ type WorkflowRunReconciler struct {
 	// Cluster identifies the cluster in the context of runs.
 	Cluster string
 
-	// FirstReport is how long a worker may take to report a new run before the
-	// manager does: one write less for each run that is executed at once.
+	// FirstReport is how long a worker may take to report a new run before the manager
+	// does. It saves one write for each run that is executed at once.
 	FirstReport time.Duration
 
 	status  *runStatusWriter
@@ -79,63 +79,54 @@ func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options contr
 		Complete(r)
 }
 
-// Reconcile carries out what one WorkflowRun asks for and reports it.
+// Reconcile does what the spec of one WorkflowRun asks for and writes its status.
 func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (ctrl.Result, error) {
 	if req.Deleted != "" {
 		return ctrl.Result{}, r.cancelDeleted(ctx, req)
 	}
-	var run v1alpha1.WorkflowRun
-	err := r.Get(ctx, req.NamespacedName, &run, client.UnsafeDisableDeepCopy) // not to be changed
-	if client.IgnoreNotFound(err) != nil {
+	run, hasRow, err := r.get(ctx, req.NamespacedName)
+	if err != nil || run == nil {
 		return ctrl.Result{}, err
-	}
-	known := r.reports.Remove(req.NamespacedName)
-	if known.uid != "" && known.uid != run.UID { // its deletion may have been handled before its row was there
-		gone := runRequest{NamespacedName: req.NamespacedName, Deleted: known.uid, Backend: known.backend}
-		if err := r.cancelDeleted(ctx, gone); err != nil {
-			return ctrl.Result{}, err
-		}
-	}
-	if run.UID == "" || !needsReconcile(&run) { // it is gone, or was queued before a report came
-		return ctrl.Result{}, nil
 	}
 	r.reports.Track(req.NamespacedName, run.UID, backend.NameOf(run.Spec.BackendRef))
 	defer r.reports.Release(req.NamespacedName) // unless its report is expected
-	seen, conn, err := r.observe(ctx, &run, known.uid == run.UID)
+	seen, conn, err := r.observe(ctx, run, hasRow)
 	if err != nil {
 		return r.handleError(ctx, &seen, err)
 	}
-	// Each action is planned from what the one before has left: a run may be
-	// mirrored and then, as its spec already says so, canceled.
-	plan := planRun(seen)
-	var done []runAction
-	for plan.Action != runNothing && len(done) < 4 {
-		if err := r.carryOut(ctx, conn, &seen, plan); err != nil {
-			return r.handleError(ctx, &seen, err)
-		}
-		done = append(done, plan.Action)
-		if plan.Action == runDelete {
-			return ctrl.Result{}, nil
-		}
-		plan = planRun(seen)
+	plan, err := r.carryOut(ctx, conn, &seen, planRun(seen))
+	if err != nil {
+		return r.handleError(ctx, &seen, err)
 	}
-	if plan.Overdue {
-		r.reports.MarkUnresponsive(seen.Row, seen.Now)
-	}
-	if plan.Status != nil {
-		if err := r.writeStatus(ctx, conn, &seen, *plan.Status); err != nil {
-			return ctrl.Result{}, err
-		}
-		for _, action := range done {
-			r.event(&seen, action)
-		}
+	if err := r.writeStatus(ctx, conn, &seen, plan); err != nil {
+		return ctrl.Result{}, err
 	}
 	r.reports.ExpectWithin(req.NamespacedName, plan.ExpectReportWithin)
 	return ctrl.Result{RequeueAfter: plan.RequeueAfter}, nil
 }
 
-// observe gathers what a plan is made from. The row is read only when something
-// depends on it. Begun says that it is there, whatever the object's status says.
+// get returns the object, which must not be changed, or nil when there is nothing to do
+// for it. HasRow says that its row may exist though its status does not show it.
+func (r *WorkflowRunReconciler) get(ctx context.Context, key types.NamespacedName) (run *v1alpha1.WorkflowRun, hasRow bool, err error) {
+	run = &v1alpha1.WorkflowRun{}
+	if err := r.Get(ctx, key, run, client.UnsafeDisableDeepCopy); client.IgnoreNotFound(err) != nil {
+		return nil, false, err
+	}
+	tracked := r.reports.Remove(key)
+	if tracked.uid != "" && tracked.uid != run.UID {
+		// The deletion of the previous object may have been handled before its row existed.
+		if err := r.cancelDeleted(ctx, runRequest{NamespacedName: key, Deleted: tracked.uid, Backend: tracked.backend}); err != nil {
+			return nil, false, err
+		}
+	}
+	if run.UID == "" || !needsReconcile(run) { // it is gone, or was reported after it was queued
+		return nil, false, nil
+	}
+	return run, tracked.uid == run.UID, nil
+}
+
+// observe gathers what a plan is made from. It reads the row only when the plan depends on
+// it. HasRow says that there may be one, whatever the object's status says.
 func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.WorkflowRun, hasRow bool) (runSeen, *backend.Connection, error) {
 	seen := runSeen{Run: run, Cluster: r.Cluster, RunID: run.Status.RunID, FirstReport: r.FirstReport, Now: r.Clock.Now()}
 	if run.Status.State.Terminal() {
@@ -154,7 +145,7 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 		if err != nil {
 			return seen, nil, err
 		}
-		state.Ready = false // it was not a moment ago; its listeners hear of the change
+		state.Ready = false // if it has become ready just now, a listener queues the run again
 		seen.Backend = state
 	}
 	if conn == nil || seen.RunID == "" {
@@ -163,7 +154,7 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 	return seen, conn, r.load(ctx, conn, &seen)
 }
 
-// load reads the run's row and, when they may be shown, its steps.
+// load reads the run's row and, unless its worker is about to report them, its steps.
 func (r *WorkflowRunReconciler) load(ctx context.Context, conn *backend.Connection, seen *runSeen) (err error) {
 	if seen.Row, err = conn.RunState(ctx, seen.RunID); err != nil {
 		return fmt.Errorf("read run %s: %w", seen.RunID, err)
@@ -185,8 +176,31 @@ func (r *WorkflowRunReconciler) load(ctx context.Context, conn *backend.Connecti
 	return nil
 }
 
-// carryOut does what the plan says and reads what has become of the run.
-func (r *WorkflowRunReconciler) carryOut(ctx context.Context, conn *backend.Connection, seen *runSeen, plan runPlan) error {
+// maxActions bounds the actions of one reconcile. Two are enough to mirror a run and then
+// do what its spec asks for; more are planned only while others change the row.
+const maxActions = 4
+
+// carryOut does what the plan says, plans again from the outcome until nothing is left to
+// do, and returns the last plan.
+func (r *WorkflowRunReconciler) carryOut(ctx context.Context, conn *backend.Connection, seen *runSeen, plan runPlan) (runPlan, error) {
+	for plan.Action != runNothing {
+		if len(seen.Done) == maxActions {
+			return plan, fmt.Errorf("run %s is still to be changed (%s) after %d actions", seen.RunID, plan.Action, maxActions)
+		}
+		if err := r.act(ctx, conn, seen, plan); err != nil {
+			return plan, err
+		}
+		seen.Done = append(seen.Done, plan.Action)
+		if plan.Action == runDelete {
+			return runPlan{}, nil
+		}
+		plan = planRun(*seen)
+	}
+	return plan, nil
+}
+
+// act carries out the action of a plan and reads the run's row again.
+func (r *WorkflowRunReconciler) act(ctx context.Context, conn *backend.Connection, seen *runSeen, plan runPlan) error {
 	switch plan.Action {
 	case runMirror:
 		if err := r.mirror(ctx, conn, seen, plan.NewRun); err != nil {
@@ -222,7 +236,7 @@ func (r *WorkflowRunReconciler) carryOut(ctx context.Context, conn *backend.Conn
 	return r.load(ctx, conn, seen)
 }
 
-// mirror inserts the run's row, or finds the one that is there.
+// mirror inserts the run's row, or finds the existing one.
 func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *backend.Connection, seen *runSeen, row store.NewRun) error {
 	c, err := conn.CreateRun(ctx, row)
 	if err != nil {
@@ -242,9 +256,15 @@ func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *backend.Connec
 	return nil
 }
 
-// writeStatus writes the status, and cancels a run whose object has gone meanwhile:
-// its deletion may have been handled before its row was there.
-func (r *WorkflowRunReconciler) writeStatus(ctx context.Context, conn *backend.Connection, seen *runSeen, status v1alpha1.WorkflowRunStatus) error {
+// writeStatus writes the status of a plan and records events, if the plan has a status.
+func (r *WorkflowRunReconciler) writeStatus(ctx context.Context, conn *backend.Connection, seen *runSeen, plan runPlan) error {
+	if plan.Overdue {
+		r.reports.MarkUnresponsive(seen.Row, seen.Now)
+	}
+	if plan.Status == nil {
+		return nil
+	}
+	status := *plan.Status
 	status.ObservedGeneration = seen.Run.Generation
 	outcome, err := r.status.write(ctx, seen.Run, status)
 	if err == nil && outcome == statusStale && seen.Run.Status.ObservedGeneration != seen.Run.Generation {
@@ -254,14 +274,20 @@ func (r *WorkflowRunReconciler) writeStatus(ctx context.Context, conn *backend.C
 		return err
 	}
 	if outcome == statusGone && conn != nil && seen.own() && !status.State.Terminal() {
-		return cancelDeletedRun(ctx, conn, seen.RunID)
+		// The deletion of the object may have been handled before its row existed.
+		if err := cancelDeletedRun(ctx, conn, seen.RunID); err != nil {
+			return err
+		}
+	}
+	for _, action := range seen.Done {
+		r.event(seen, action)
 	}
 	return nil
 }
 
-// cancelDeleted cancels the run of an object that was deleted. A run that only
-// attached to an earlier one's row has none of its own id, so that is left alone.
-// What cannot be done now is done by the sweep of orphans.
+// cancelDeleted cancels the run of an object that was deleted. An object that only showed
+// the run of an earlier one has no row of its own id, so that run goes on. What cannot be
+// done now is left to the sweep of orphans.
 func (r *WorkflowRunReconciler) cancelDeleted(ctx context.Context, req runRequest) error {
 	conn := r.Backends.ReadyOrLingering(types.NamespacedName{Namespace: req.Namespace, Name: req.Backend})
 	if conn == nil {
@@ -277,8 +303,7 @@ func (r *WorkflowRunReconciler) cancelDeleted(ctx context.Context, req runReques
 	return nil
 }
 
-// cancelDeletedRun cancels the run of an object that was deleted, together with
-// others of which the same is heard.
+// cancelDeletedRun cancels the run of an object that was deleted.
 func cancelDeletedRun(ctx context.Context, conn *backend.Connection, id string) error {
 	status, err := conn.CancelRun(ctx, id)
 	if err != nil {
@@ -291,8 +316,8 @@ func cancelDeletedRun(ctx context.Context, conn *backend.Connection, id string) 
 	return nil
 }
 
-// handleError handles an error on the way. A database that does not answer is no
-// error of this run: its Backend is checked, and says when to go on.
+// handleError handles an error of the database. One that does not answer is no error of
+// this run: its Backend is checked, and queues the run again when it is ready.
 func (r *WorkflowRunReconciler) handleError(ctx context.Context, seen *runSeen, err error) (ctrl.Result, error) {
 	if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return ctrl.Result{}, nil // the manager is stopping
@@ -303,7 +328,7 @@ func (r *WorkflowRunReconciler) handleError(ctx context.Context, seen *runSeen, 
 		return ctrl.Result{RequeueAfter: backoff.Jitter(3 * time.Second)}, nil
 	}
 	if seen.RunID == "" && !run.Status.State.Terminal() {
-		// Not the run's fault, but it is what its user looks at.
+		// It is not the run's fault, but the run is what its user looks at.
 		state := backend.State{Known: true, Reason: v1alpha1.ReasonBackendNotReady, Message: err.Error()}
 		seen.Backend = state
 		status := waitingStatus(*seen, backendMessage(backend.NameOf(run.Spec.BackendRef), state))
@@ -314,13 +339,14 @@ func (r *WorkflowRunReconciler) handleError(ctx context.Context, seen *runSeen, 
 	return ctrl.Result{}, err
 }
 
-// isTransient reports whether an error means that the database does not answer now.
+// isTransient reports whether an error means that the database does not answer at the
+// moment.
 func isTransient(err error) bool {
 	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, backend.ErrClosed)
 }
 
-// event tells of what was done, after the status shows it. That a run was started is
-// told by its status: an event would be as dear as the object itself.
+// event records an action, after the status shows it. The start of a run has no event,
+// which would be as expensive as the object: its status shows the start.
 func (r *WorkflowRunReconciler) event(seen *runSeen, action runAction) {
 	switch {
 	case action == runMirror && seen.Refused == "" && !seen.own():
@@ -330,7 +356,7 @@ func (r *WorkflowRunReconciler) event(seen *runSeen, action runAction) {
 	}
 }
 
-// indexOpenRuns adds the indexes of the WorkflowRun cache.
+// indexOpenRuns adds the indexes of open runs to the WorkflowRun cache.
 func indexOpenRuns(ctx context.Context, indexer client.FieldIndexer) error {
 	for name, value := range map[string]func(*v1alpha1.WorkflowRun) string{
 		indexOpenByBackend: func(run *v1alpha1.WorkflowRun) string { return backend.NameOf(run.Spec.BackendRef) },

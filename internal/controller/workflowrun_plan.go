@@ -46,7 +46,9 @@ type runSeen struct {
 	JustInserted bool
 	// FirstReport is how long a worker may take to claim a run and report it.
 	FirstReport time.Duration
-	Now         time.Time
+	// Done are the actions that this reconcile has carried out.
+	Done []runAction
+	Now  time.Time
 }
 
 // own reports whether the row was made for this object, and not for an earlier
