@@ -1,11 +1,13 @@
 package controller
 
 import (
+	"context"
 	"fmt"
 	"unique"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -14,9 +16,9 @@ import (
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 )
 
-// CacheOptions returns what the manager's caches hold: of pods and Deployments
-// only those of pools, and of each object only what is used. Without namespaces
-// all are watched.
+// CacheOptions returns what the manager's caches hold: of pods and Deployments only those
+// of pools, and of each object only the fields that are read. Without namespaces, all are
+// watched.
 func CacheOptions(namespaces ...string) (cache.Options, error) {
 	ours, err := labels.NewRequirement(v1alpha1.LabelWorkerPool, selection.Exists, nil)
 	if err != nil {
@@ -40,16 +42,24 @@ func CacheOptions(namespaces ...string) (cache.Options, error) {
 	return options, nil
 }
 
-// stripRun drops what nobody reads: who manages which field, annotations, which hold a
-// copy of the object, and the input of a run that has its row. Of a run that has ended
-// it keeps what its end in Kubernetes depends on. What is the same in many runs is kept
-// once.
+// indexByOwner finds the WorkflowRuns that a controller owns, by the uid of the owner.
+// Only owned runs are in it, ended ones too.
+const indexByOwner = "owner.uid"
+
+// stripRun drops what the manager does not read: managed fields, annotations, which hold a
+// copy of the object, labels, and the input of a run that has its row. Of an ended run it
+// keeps only what its deletion depends on. Strings that many runs share are stored once.
+//
+// Of the owners it keeps the controller, without blockOwnerDeletion, so that Owns and
+// indexByOwner find the runs that an object has created. No label is kept: a list of
+// WorkflowRuns from the cache by MatchingLabels is always empty.
 func stripRun(in any) (any, error) {
 	run, ok := in.(*v1alpha1.WorkflowRun)
 	if !ok {
 		return in, nil
 	}
-	run.ManagedFields, run.Annotations, run.Labels, run.OwnerReferences = nil, nil, nil, nil
+	run.ManagedFields, run.Annotations, run.Labels = nil, nil, nil
+	run.OwnerReferences = controllerOnly(run)
 	spec, status := &run.Spec, &run.Status
 	if status.RunID != "" || status.State.Terminal() {
 		spec.Input = nil
@@ -70,7 +80,33 @@ func stripRun(in any) (any, error) {
 	return run, nil
 }
 
-// share makes texts that are the same in many objects take memory once.
+// controllerOnly returns the reference to the controller that owns an object, in a list of
+// its own, or nil.
+func controllerOnly(object metav1.Object) []metav1.OwnerReference {
+	owner := metav1.GetControllerOf(object) // a copy
+	if owner == nil {
+		return nil
+	}
+	owner.BlockOwnerDeletion = nil
+	share(&owner.APIVersion, &owner.Kind, &owner.Name)
+	owner.UID = unique.Make(owner.UID).Value()
+	return []metav1.OwnerReference{*owner}
+}
+
+// indexOwnedRuns adds indexByOwner to the WorkflowRun cache.
+func indexOwnedRuns(ctx context.Context, indexer client.FieldIndexer) error {
+	if err := indexer.IndexField(ctx, &v1alpha1.WorkflowRun{}, indexByOwner, func(object client.Object) []string {
+		if owner := metav1.GetControllerOfNoCopy(object); owner != nil {
+			return []string{string(owner.UID)}
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("index WorkflowRuns by %s: %w", indexByOwner, err)
+	}
+	return nil
+}
+
+// share makes equal strings of many objects take memory once.
 func share(texts ...*string) {
 	for _, text := range texts {
 		*text = unique.Make(*text).Value()

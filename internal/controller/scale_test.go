@@ -12,7 +12,6 @@ import (
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -114,9 +113,9 @@ func (s *countedStore) CancelRuns(ctx context.Context, ids []string) (map[string
 }
 
 // finished creates a WorkflowRun that has completed, as a worker's report leaves it.
-func (w *world) finished(name string) *v1alpha1.WorkflowRun {
+func (w *world) finished(name string, changes ...func(*v1alpha1.WorkflowRun)) *v1alpha1.WorkflowRun {
 	w.t.Helper()
-	run := newTestRun(name)
+	run := newTestRun(name, changes...)
 	w.create(run)
 	now := time.Now().UTC()
 	row := &openworkflow.Run{
@@ -390,37 +389,5 @@ func TestPassMark_ReadsStepsAtGrowingIntervals(t *testing.T) {
 		t.Error("a claim that its worker has reported was looked at")
 	} else if _, look := mark.check(&v1alpha1.WorkflowRunStatus{Revision: new(int64(9))}, 2, 3*time.Second, noon.Add(3*time.Second)); look {
 		t.Error("a run whose worker reports was looked at")
-	}
-}
-
-func TestStripRun_KeepsWhatItsEndDependsOn(t *testing.T) {
-	t.Parallel()
-	full := newTestRun("order", func(r *run) {
-		r.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "user"}}
-		r.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}"}
-		r.Spec.TTLSecondsAfterFinished = new(int32(9))
-	})
-	strip := func(change func(*v1alpha1.WorkflowRun)) *v1alpha1.WorkflowRun {
-		in := full.DeepCopy()
-		change(in)
-		out, err := stripRun(in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out.(*v1alpha1.WorkflowRun)
-	}
-	fresh := strip(func(*run) {})
-	if fresh.ManagedFields != nil || fresh.Annotations != nil || fresh.Spec.WorkflowName == "" {
-		t.Errorf("a new run became %+v", fresh)
-	}
-	ended := strip(func(r *run) {
-		r.Status.State, r.Status.RunID, r.Status.FinishedAt = v1alpha1.RunCompleted, "u", &metav1.Time{Time: noon}
-		r.Status.Message, r.Status.Steps = "long", &v1alpha1.StepsStatus{Summary: "1/1"}
-	})
-	if ended.Status.Message != "" || ended.Status.Steps != nil || ended.Spec.WorkflowName != "" {
-		t.Errorf("a run that has ended became %+v", ended)
-	}
-	if plan := planRun(runSeen{Run: ended, Now: noon.Add(9 * time.Second)}); plan.Action != runDelete {
-		t.Errorf("it is not deleted after its ttl but %+v", plan)
 	}
 }
