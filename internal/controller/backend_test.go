@@ -101,31 +101,34 @@ func TestBackend_SaysHowToFixIt(t *testing.T) {
 		},
 	}
 	for name, test := range tests {
-		name = strings.ReplaceAll(name, " ", "-")
-		b := newBackend()
-		b.Name, b.Spec.Postgres.URLSecretRef.Name = name, name
-		if test.url != "" {
-			w.secret(name, test.url)
-		}
-		if test.change != nil {
-			test.change(b)
-		}
-		w.create(b)
-		got := w.awaitBackend(b, test.reason)
-		for _, want := range test.message {
-			if !strings.Contains(got, want) {
-				t.Errorf("%s: message is %q, want %q", name, got, want)
+		t.Run(name, func(t *testing.T) {
+			w := w.in(t)
+			name = strings.ReplaceAll(name, " ", "-")
+			b := newBackend()
+			b.Name, b.Spec.Postgres.URLSecretRef.Name = name, name
+			if test.url != "" {
+				w.secret(name, test.url)
 			}
-		}
-		if strings.Contains(got, "hunter2") {
-			t.Errorf("%s: the message gives the password away: %s", name, got)
-		}
-		if stalled := meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionStalled); stalled != test.stalled {
-			t.Errorf("%s: Stalled is %t", name, stalled)
-		}
-		if reconciling := meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionReconciling); reconciling == test.stalled {
-			t.Errorf("%s: Reconciling is %t", name, reconciling)
-		}
+			if test.change != nil {
+				test.change(b)
+			}
+			w.create(b)
+			got := w.awaitBackend(b, test.reason)
+			for _, want := range test.message {
+				if !strings.Contains(got, want) {
+					t.Errorf("message is %q, want %q", got, want)
+				}
+			}
+			if strings.Contains(got, "hunter2") {
+				t.Errorf("the message gives the password away: %s", got)
+			}
+			if stalled := meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionStalled); stalled != test.stalled {
+				t.Errorf("Stalled is %t", stalled)
+			}
+			if reconciling := meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionReconciling); reconciling == test.stalled {
+				t.Errorf("Reconciling is %t", reconciling)
+			}
+		})
 	}
 }
 

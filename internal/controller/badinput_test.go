@@ -24,20 +24,23 @@ func TestRun_InvalidInputNeverStarts(t *testing.T) {
 		"large": {`"` + strings.Repeat("x", maxInput) + `"`, "spec.input has 1048578 bytes, the limit is 1048576: keep the data elsewhere and pass a reference to it"},
 	}
 	for name, test := range tests {
-		run := newTestRun(name, func(r *v1alpha1.WorkflowRun) { r.Spec.Input = &apiextensionsv1.JSON{Raw: []byte(test.input)} })
-		w.create(run)
-		w.awaitState(run, v1alpha1.RunFailed, v1alpha1.ReasonInvalidInput)
-		if !strings.Contains(run.Status.Message, test.want) {
-			t.Errorf("%s: message is %q", name, run.Status.Message)
-		}
-		for _, kind := range []string{v1alpha1.ConditionFailed, v1alpha1.ConditionStalled} {
-			if !meta.IsStatusConditionTrue(run.Status.Conditions, kind) {
-				t.Errorf("%s: %s is not true: %+v", name, kind, run.Status.Conditions)
+		t.Run(name, func(t *testing.T) {
+			w := w.in(t)
+			run := newTestRun(name, func(r *v1alpha1.WorkflowRun) { r.Spec.Input = &apiextensionsv1.JSON{Raw: []byte(test.input)} })
+			w.create(run)
+			w.awaitState(run, v1alpha1.RunFailed, v1alpha1.ReasonInvalidInput)
+			if !strings.Contains(run.Status.Message, test.want) {
+				t.Errorf("message is %q", run.Status.Message)
 			}
-		}
-		if w.row(w.store(), run.UID) != nil {
-			t.Errorf("%s: a row exists", name)
-		}
+			for _, kind := range []string{v1alpha1.ConditionFailed, v1alpha1.ConditionStalled} {
+				if !meta.IsStatusConditionTrue(run.Status.Conditions, kind) {
+					t.Errorf("%s is not true: %+v", kind, run.Status.Conditions)
+				}
+			}
+			if w.row(w.store(), run.UID) != nil {
+				t.Errorf("a row exists")
+			}
+		})
 	}
 }
 

@@ -162,6 +162,13 @@ func newWorldAt(t *testing.T, url string) *world {
 	return w
 }
 
+// in returns the world for a subtest, which fails instead of the whole test.
+func (w *world) in(t *testing.T) *world {
+	sub := *w
+	sub.t = t
+	return &sub
+}
+
 // manager is a running manager.
 type manager struct {
 	t    *testing.T
@@ -186,8 +193,11 @@ func (w *world) start(changes ...func(*managerOptions)) *manager {
 	o := managerOptions{config: cluster.manager, Options: Options{
 		Cluster:            "test-cluster",
 		SkipNameValidation: true,
-		Intervals:          Intervals{Deadline: 100 * time.Millisecond, Rescue: 100 * time.Millisecond, Repair: 100 * time.Millisecond, Orphan: 200 * time.Millisecond, FirstReport: 100 * time.Millisecond},
-		Backend:            BackendOptions{CheckInterval: 500 * time.Millisecond},
+		Intervals: Intervals{
+			Deadline: 100 * time.Millisecond, Rescue: 100 * time.Millisecond, Repair: 100 * time.Millisecond,
+			Orphan: 200 * time.Millisecond, FirstReport: 100 * time.Millisecond,
+		},
+		Backend: BackendOptions{CheckInterval: 500 * time.Millisecond},
 	}}
 	for _, change := range changes {
 		change(&o)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -17,9 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
-	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/poolspec"
-	"github.com/openworkflow-operator/operator/internal/store"
 )
 
 // owned reads an object that belongs to a pool.
@@ -118,16 +115,19 @@ func TestPool_InvalidTemplate(t *testing.T) {
 		"rejected":    {`{"spec":{"containers":[{"name":"A_B","image":"b"}]}}`, `the API server rejects what spec.template becomes: `},
 	}
 	for name, test := range tests {
-		pool := newPool(name, func(p *v1alpha1.WorkerPool) { p.Spec.Template = runtime.RawExtension{Raw: []byte(test.template)} })
-		w.create(pool)
-		if message := w.awaitPool(pool, v1alpha1.ReasonInvalidTemplate); !strings.Contains(message, test.want) {
-			t.Errorf("%s: message is %q, want %q", name, message, test.want)
-		}
-		if !meta.IsStatusConditionTrue(pool.Status.Conditions, v1alpha1.ConditionStalled) {
-			t.Errorf("%s: conditions are %+v", name, pool.Status.Conditions)
-		}
-		modify(w, pool, func(p *v1alpha1.WorkerPool) { p.Spec.Template = newPool("x").Spec.Template })
-		w.awaitPool(pool, v1alpha1.ReasonRollingOut)
+		t.Run(name, func(t *testing.T) {
+			w := w.in(t)
+			pool := newPool(name, func(p *v1alpha1.WorkerPool) { p.Spec.Template = runtime.RawExtension{Raw: []byte(test.template)} })
+			w.create(pool)
+			if message := w.awaitPool(pool, v1alpha1.ReasonInvalidTemplate); !strings.Contains(message, test.want) {
+				t.Errorf("message is %q, want %q", message, test.want)
+			}
+			if !meta.IsStatusConditionTrue(pool.Status.Conditions, v1alpha1.ConditionStalled) {
+				t.Errorf("conditions are %+v", pool.Status.Conditions)
+			}
+			modify(w, pool, func(p *v1alpha1.WorkerPool) { p.Spec.Template = newPool("x").Spec.Template })
+			w.awaitPool(pool, v1alpha1.ReasonRollingOut)
+		})
 	}
 }
 
@@ -191,89 +191,4 @@ func TestPool_ShowsWhatIsWrongWithItsPods(t *testing.T) {
 	if !meta.IsStatusConditionTrue(pool.Status.Conditions, v1alpha1.ConditionStalled) {
 		t.Errorf("conditions are %+v", pool.Status.Conditions)
 	}
-}
-
-func TestLeases_AreReleasedWhenTheWorkerEnds(t *testing.T) {
-	w := newWorld(t)
-	w.start(func(o *managerOptions) {
-		o.Intervals = Intervals{Deadline: time.Hour, Rescue: time.Hour, Repair: time.Hour, Orphan: time.Hour}
-	})
-	w.backend()
-	ends := map[string]func(*corev1.Pod){
-		"terminated": func(p *corev1.Pod) {
-			w.podStatus(p, corev1.ContainerStatus{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, ContainerID: "c://1"}}})
-		},
-		"restarting": func(p *corev1.Pod) {
-			w.podStatus(p, corev1.ContainerStatus{RestartCount: 1,
-				State:                corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
-				LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, ContainerID: "c://1"}}})
-		},
-		"failed": func(p *corev1.Pod) {
-			fetch(w, p).Status.Phase = corev1.PodFailed
-			if err := w.Status().Update(context.Background(), p); err != nil {
-				t.Fatal(err)
-			}
-		},
-		"deleted": func(p *corev1.Pod) {
-			if err := w.Delete(context.Background(), p, client.GracePeriodSeconds(0)); err != nil {
-				t.Fatal(err)
-			}
-		},
-	}
-	for name, kill := range ends {
-		run := newTestRun(name)
-		w.create(run)
-		w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
-		s := w.store()
-		pod := podOf("shop", name)
-		w.create(pod)
-		w.podStatus(pod, corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
-		claimed := claim(t, s, string(pod.UID))
-		other := newTestRun(name + "-other")
-		w.create(other)
-		w.awaitState(other, v1alpha1.RunPending, v1alpha1.ReasonPending)
-		claim(t, s, "living")
-
-		begin := time.Now()
-		kill(pod)
-		eventually(t, func() error {
-			if row := w.row(s, run.UID); row.WorkerID != nil {
-				return fmt.Errorf("%s: still leased", name)
-			}
-			return nil
-		})
-		if d := time.Since(begin); d > time.Second {
-			t.Errorf("%s: released after %s", name, d)
-		}
-		if w.row(s, other.UID).WorkerID == nil {
-			t.Errorf("%s: the lease of another pod was released", name)
-		}
-		if again := claim(t, s, "living"); again.ID != claimed.ID {
-			t.Errorf("%s: claimed %s, want %s", name, again.ID, claimed.ID)
-		}
-	}
-}
-
-func TestLeases_OfWorkersThatDiedWhileTheManagerWasDown(t *testing.T) {
-	w := newWorld(t)
-	m := w.start()
-	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
-	run := newTestRun("order")
-	w.create(run)
-	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
-	m.halt()
-	s := w.store()
-	claim(t, s, "gone")
-	if _, err := s.SaveWorker(t.Context(), store.Worker{PodUID: "gone", Process: "process", PodName: "shop-1", Pool: "shop",
-		Workflows: []openworkflow.Definition{{Name: "checkout"}}}, time.Minute); err != nil {
-		t.Fatal(err)
-	}
-	execute(t, w.URL, `UPDATE openworkflow.operator_workers SET seen_at = now() - interval '1 minute'`)
-	w.start()
-	eventually(t, func() error {
-		if row := w.row(s, run.UID); row.WorkerID != nil {
-			return fmt.Errorf("still leased")
-		}
-		return nil
-	})
 }

@@ -165,10 +165,12 @@ func TestRun_DefinitionIsImmutable(t *testing.T) {
 		"cancel removed":         {`{"cancel":null}`, "cancel cannot be taken back"},
 	}
 	for name, test := range tests {
-		err := w.Patch(context.Background(), run.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec":`+test.spec+`}`)))
-		if err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: error is %v, want %q", name, err, test.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			err := w.Patch(context.Background(), run.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec":`+test.spec+`}`)))
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error is %v, want %q", err, test.want)
+			}
+		})
 	}
 	ok := []byte(`{"spec":{"suspend":true,"ttlSecondsAfterFinished":5}}`)
 	if err := w.Patch(context.Background(), run, client.RawPatch(types.MergePatchType, ok)); err != nil {
@@ -376,38 +378,44 @@ func TestRun_DeletionInEachStateCancelsTheRow(t *testing.T) {
 	w.start(func(o *managerOptions) { o.Intervals.Orphan = time.Hour }) // by the watch alone
 	w.backend()
 	states := map[string]struct {
-		prepare func(*store.Store, openworkflow.Run)
+		prepare func(*testing.T, *store.Store, openworkflow.Run)
 		want    openworkflow.RunStatus
 	}{
 		"pending": {nil, openworkflow.RunCanceled},
-		"running": {func(*store.Store, openworkflow.Run) {}, openworkflow.RunCanceled},
-		"waiting": {func(s *store.Store, r openworkflow.Run) {
+		"running": {func(*testing.T, *store.Store, openworkflow.Run) {}, openworkflow.RunCanceled},
+		"waiting": {func(t *testing.T, s *store.Store, r openworkflow.Run) {
 			end(t, s, r, store.RunWrite{Op: store.RunPark, At: time.Now().Add(time.Hour)})
 		}, openworkflow.RunCanceled},
-		"retrying": {func(s *store.Store, r openworkflow.Run) {
-			end(t, s, r, store.RunWrite{Op: store.RunRetry, At: time.Now().Add(time.Hour), Error: openworkflow.Error{Message: "no"}.Encode()})
+		"retrying": {func(t *testing.T, s *store.Store, r openworkflow.Run) {
+			failure := openworkflow.Error{Message: "no"}.Encode()
+			end(t, s, r, store.RunWrite{Op: store.RunRetry, At: time.Now().Add(time.Hour), Error: failure})
 		}, openworkflow.RunCanceled},
-		"completed": {func(s *store.Store, r openworkflow.Run) { end(t, s, r, store.RunWrite{Op: store.RunComplete}) }, openworkflow.RunCompleted},
-		"failed": {func(s *store.Store, r openworkflow.Run) {
+		"completed": {func(t *testing.T, s *store.Store, r openworkflow.Run) {
+			end(t, s, r, store.RunWrite{Op: store.RunComplete})
+		}, openworkflow.RunCompleted},
+		"failed": {func(t *testing.T, s *store.Store, r openworkflow.Run) {
 			end(t, s, r, store.RunWrite{Op: store.RunFail, FinishedAt: time.Now(), Error: openworkflow.Error{Message: "no"}.Encode()})
 		}, openworkflow.RunFailed},
 	}
 	for name, state := range states {
-		run := newTestRun(name)
-		w.create(run)
-		w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
-		s := w.store()
-		if state.prepare != nil {
-			state.prepare(s, claim(t, s, "pod"))
-		}
-		if err := w.Delete(t.Context(), run); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, func() error {
-			if row := w.row(s, run.UID); row.Status != state.want {
-				return fmt.Errorf("%s: row is %s, want %s", name, row.Status, state.want)
+		t.Run(name, func(t *testing.T) {
+			w := w.in(t)
+			run := newTestRun(name)
+			w.create(run)
+			w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+			s := w.store()
+			if state.prepare != nil {
+				state.prepare(t, s, claim(t, s, "pod"))
 			}
-			return nil
+			if err := w.Delete(t.Context(), run); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, func() error {
+				if row := w.row(s, run.UID); row.Status != state.want {
+					return fmt.Errorf("row is %s, want %s", row.Status, state.want)
+				}
+				return nil
+			})
 		})
 	}
 }
