@@ -15,20 +15,24 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
-// Several managers may share the work of a cluster, each for the namespaces of which
-// it knows by a label. What a manager watches is fixed when it is made, so it is made
-// anew when its namespaces are others; nothing is lost, as with any restart.
+// Several managers may share a cluster, each for the namespaces that carry a label. What a
+// manager watches is fixed when it is created, so a new one is created whenever the set of
+// its namespaces changes. As with any restart, nothing is lost.
 
-// namespacesDebounce is how long changes of the namespaces are gathered.
+// namespacesDebounce is how long changes of the namespaces are collected before the set is
+// compared.
 const namespacesDebounce = 2 * time.Second
 
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=list;watch
 
-// InNamespaces calls run with the names of the namespaces that the selector picks, and
-// again, after the call before has ended, whenever these are others. There may be none.
-// It returns nil when ctx ends, and the error of a call that ends by itself.
+// InNamespaces calls run with the names of the namespaces that the selector matches, which
+// may be none. When the set changes it ends the context of that call, waits for it to
+// return and calls run again. InNamespaces returns nil when ctx ends, and the error of a
+// call that returns by itself.
 func InNamespaces(ctx context.Context, config *rest.Config, selector labels.Selector, run func(ctx context.Context, namespaces []string) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -44,23 +48,18 @@ func InNamespaces(ctx context.Context, config *rest.Config, selector labels.Sele
 	if err != nil {
 		return fmt.Errorf("watch namespaces: %w", err)
 	}
-	changed := make(chan struct{}, 1)
-	change := func(any) {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
-	// One that gets or loses the label is added or deleted for this watch.
+	changed := wake.New()
+	change := func(any) { changed.Set() }
+	// A namespace that gains or loses the label is added or deleted for this watch.
 	if _, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{AddFunc: change, DeleteFunc: change}); err != nil {
 		return fmt.Errorf("watch namespaces: %w", err)
 	}
 	var watch sync.WaitGroup
-	watch.Go(func() { _ = namespaces.Start(ctx) }) // it ends with ctx
+	watch.Go(func() { _ = namespaces.Start(ctx) }) // until ctx ends
 	defer watch.Wait()
 	defer cancel()
 	if !namespaces.WaitForCacheSync(ctx) {
-		return nil // it is over already
+		return nil // ctx has ended
 	}
 	names := func() ([]string, error) {
 		var list metav1.PartialObjectMetadataList
@@ -81,15 +80,15 @@ func InNamespaces(ctx context.Context, config *rest.Config, selector labels.Sele
 			return err
 		}
 		ctrl.Log.Info("Selected namespaces", "selector", selector.String(), "namespaces", selected)
-		turn, end := context.WithCancel(ctx)
+		runCtx, cancelRun := context.WithCancel(ctx)
 		done := make(chan error, 1)
-		go func() { done <- run(turn, selected) }()
-		over, err := waitForChange(ctx, changed, done, func() bool {
+		go func() { done <- run(runCtx, selected) }()
+		returned, err := waitForChange(ctx, changed, done, func() bool {
 			now, err := names()
 			return err != nil || !slices.Equal(now, selected)
 		})
-		end()
-		if over {
+		cancelRun()
+		if returned {
 			return err
 		}
 		if err := <-done; err != nil {
@@ -98,16 +97,16 @@ func InNamespaces(ctx context.Context, config *rest.Config, selector labels.Sele
 	}
 }
 
-// waitForChange returns when the namespaces are others, or with over when the call has
-// ended by itself.
-func waitForChange(ctx context.Context, changed <-chan struct{}, done <-chan error, changedSet func() bool) (over bool, err error) {
+// waitForChange blocks until the set of namespaces has changed. Returned says that the
+// call of run has returned before that, with err.
+func waitForChange(ctx context.Context, changed wake.Flag, done <-chan error, changedSet func() bool) (returned bool, err error) {
 	for {
 		select {
 		case err := <-done:
 			return true, err
 		case <-changed:
 		}
-		select { // let the others come that were made together
+		select { // collect changes that are made together
 		case err := <-done:
 			return true, err
 		case <-ctx.Done():

@@ -20,6 +20,7 @@ import (
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
 type run = v1alpha1.WorkflowRun
@@ -283,17 +284,12 @@ func TestRun_EndsMadeByTheManagerAreTold(t *testing.T) {
 	w := newWorld(t)
 	w.start()
 	w.backend()
-	ends := make(chan struct{}, 1)
+	ends := wake.New()
 	ctx, cancel := context.WithCancel(t.Context())
 	var listening sync.WaitGroup
 	s := w.store()
 	listening.Go(func() {
-		_ = s.ListenEnds(ctx, func() {
-			select {
-			case ends <- struct{}{}:
-			default:
-			}
-		})
+		_ = s.ListenEnds(ctx, ends.Set)
 	})
 	t.Cleanup(func() { cancel(); listening.Wait() })
 	told := func(what string) {
