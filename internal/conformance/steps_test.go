@@ -166,55 +166,57 @@ var losses = map[string]func(b bench, l openworkflow.Lease){
 func TestFence_P2_EveryWriteAfterTheLeaseIsLostFails(t *testing.T) {
 	onBoth(t, func(t *testing.T, s Store) {
 		for name, lose := range losses {
-			b := bench{t, s}
-			waiting := b.start()
-			b.mustStep(wait(waiting, name))
-			l := b.expiring()
-			begun, parent := function(l, "begun", running, ""), child(l)
-			b.mustStep(begun, parent)
-			lose(b, l)
-			run, steps := b.run(l.RunID), b.steps(l.RunID)
+			t.Run(name, func(t *testing.T) {
+				b := bench{t, s}
+				waiting := b.start()
+				b.mustStep(wait(waiting, name))
+				l := b.expiring()
+				begun, parent := function(l, "begun", running, ""), child(l)
+				b.mustStep(begun, parent)
+				lose(b, l)
+				run, steps := b.run(l.RunID), b.steps(l.RunID)
 
-			late := child(l)
-			stepErrs, _ := b.apply([]store.StepWrite{
-				begun, ended(begun, complete, `1`), function(l, "x", running, ""), function(l, "y", complete, `1`),
-				function(l, "z", fail, `{"message":"z"}`), late, ended(parent, complete, `1`),
-			}, nil)
-			for i, err := range stepErrs {
-				if !errors.Is(err, store.ErrLeaseLost) {
-					t.Errorf("%s: step write %d: %v, want %v", name, i, err, store.ErrLeaseLost)
+				late := child(l)
+				stepErrs, _ := b.apply([]store.StepWrite{
+					begun, ended(begun, complete, `1`), function(l, "x", running, ""), function(l, "y", complete, `1`),
+					function(l, "z", fail, `{"message":"z"}`), late, ended(parent, complete, `1`),
+				}, nil)
+				for i, err := range stepErrs {
+					if !errors.Is(err, store.ErrLeaseLost) {
+						t.Errorf("step write %d: %v, want %v", i, err, store.ErrLeaseLost)
+					}
 				}
-			}
-			for opName, op := range ops {
-				if name == opName+"d" && op == store.RunComplete {
-					continue // the same completion again
+				for opName, op := range ops {
+					if name == opName+"d" && op == store.RunComplete {
+						continue // the same completion again
+					}
+					stepErrs, runErrs := b.apply([]store.StepWrite{function(l, "w", complete, `1`)}, []store.RunWrite{ending(l, op)})
+					if !errors.Is(stepErrs[0], store.ErrLeaseLost) || !errors.Is(runErrs[0], store.ErrLeaseLost) {
+						t.Errorf("%s: %v, %v, want %v", opName, stepErrs, runErrs, store.ErrLeaseLost)
+					}
 				}
-				stepErrs, runErrs := b.apply([]store.StepWrite{function(l, "w", complete, `1`)}, []store.RunWrite{ending(l, op)})
-				if !errors.Is(stepErrs[0], store.ErrLeaseLost) || !errors.Is(runErrs[0], store.ErrLeaseLost) {
-					t.Errorf("%s: %s: %v, %v, want %v", name, opName, stepErrs, runErrs, store.ErrLeaseLost)
+				send := function(l, "send", running, "")
+				if _, err := b.SendSignal(t.Context(), send, store.Signal{Name: name}); !errors.Is(err, store.ErrLeaseLost) {
+					t.Errorf("SendSignal: %v, want %v", err, store.ErrLeaseLost)
 				}
-			}
-			send := function(l, "send", running, "")
-			if _, err := b.SendSignal(t.Context(), send, store.Signal{Name: name}); !errors.Is(err, store.ErrLeaseLost) {
-				t.Errorf("%s: SendSignal: %v, want %v", name, err, store.ErrLeaseLost)
-			}
-			states, err := b.Heartbeat(t.Context(), []openworkflow.Lease{l}, minute)
-			if err != nil || states[0].Held {
-				t.Errorf("%s: Heartbeat: %+v, %v, want it lost", name, states, err)
-			}
+				states, err := b.Heartbeat(t.Context(), []openworkflow.Lease{l}, minute)
+				if err != nil || states[0].Held {
+					t.Errorf("Heartbeat: %+v, %v, want it lost", states, err)
+				}
 
-			if diff := cmp.Diff(run, b.run(l.RunID)); diff != "" {
-				t.Errorf("%s: a lost lease changed the run:\n%s", name, diff)
-			}
-			if diff := cmp.Diff(steps, b.steps(l.RunID)); diff != "" {
-				t.Errorf("%s: a lost lease changed the steps:\n%s", name, diff)
-			}
-			if children, err := b.GetRuns(t.Context(), []string{late.Child.ID}); err != nil || len(children) != 0 {
-				t.Errorf("%s: a lost lease created a child: %v, %v", name, children, err)
-			}
-			if results, err := b.WaitResults(t.Context(), []string{b.steps(waiting.RunID)[0].ID}); err != nil || len(results) != 0 {
-				t.Errorf("%s: a lost lease sent a signal: %v, %v", name, results, err)
-			}
+				if diff := cmp.Diff(run, b.run(l.RunID)); diff != "" {
+					t.Errorf("a lost lease changed the run:\n%s", diff)
+				}
+				if diff := cmp.Diff(steps, b.steps(l.RunID)); diff != "" {
+					t.Errorf("a lost lease changed the steps:\n%s", diff)
+				}
+				if children, err := b.GetRuns(t.Context(), []string{late.Child.ID}); err != nil || len(children) != 0 {
+					t.Errorf("a lost lease created a child: %v, %v", children, err)
+				}
+				if results, err := b.WaitResults(t.Context(), []string{b.steps(waiting.RunID)[0].ID}); err != nil || len(results) != 0 {
+					t.Errorf("a lost lease sent a signal: %v, %v", results, err)
+				}
+			})
 		}
 	})
 }

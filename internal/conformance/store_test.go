@@ -51,7 +51,9 @@ func columnsOf(r *openworkflow.Run, l openworkflow.Lease) columns {
 // TestRunWrites_R42 follows the write matrix, on a run that has failed once before, and
 // on one that is suspended as well.
 func TestRunWrites_R42(t *testing.T) {
-	open := columns{status: "running", worker: "NULL", started: "set", finished: "NULL", failure: `{"message": "first"}`, attempts: 2, failures: 1}
+	open := columns{
+		status: "running", worker: "NULL", started: "set", finished: "NULL", failure: `{"message": "first"}`, attempts: 2, failures: 1,
+	}
 	want := map[string]columns{"park": open, "release": open, "complete": open, "fail": open, "retry": open}
 	for op, change := range map[string]func(c *columns){
 		"park":    func(c *columns) { c.due = "later" },
@@ -374,11 +376,17 @@ func TestFailExpired_R44(t *testing.T) {
 func TestNotify_WakesListeners(t *testing.T) {
 	// release and complete write with the hints, and nothing else does.
 	release := func(b bench, l openworkflow.Lease) error {
-		_, err := b.ApplyAndClaim(b.Context(), store.Batch{Runs: []store.RunWrite{ending(l, store.RunRelease)}, Hints: store.Hints{Due: true}})
+		_, err := b.ApplyAndClaim(b.Context(), store.Batch{
+			Runs:  []store.RunWrite{ending(l, store.RunRelease)},
+			Hints: store.Hints{Due: true},
+		})
 		return err
 	}
 	complete := func(b bench, l openworkflow.Lease) error {
-		_, err := b.ApplyAndClaim(b.Context(), store.Batch{Runs: []store.RunWrite{ending(l, store.RunComplete)}, Hints: store.Hints{Ends: true}})
+		_, err := b.ApplyAndClaim(b.Context(), store.Batch{
+			Runs:  []store.RunWrite{ending(l, store.RunComplete)},
+			Hints: store.Hints{Ends: true},
+		})
 		return err
 	}
 	onBoth(t, func(t *testing.T, s Store) {
@@ -392,20 +400,22 @@ func TestNotify_WakesListeners(t *testing.T) {
 			"notify of ends":    {s.ListenEnds, func(b bench, _ openworkflow.Lease) error { return b.NotifyEnds(b.Context()) }},
 			"a write ends":      {s.ListenEnds, complete},
 		} {
-			b := bench{t, s}
-			l := b.lease(b.create(1)[0])
-			wakes := make(chan struct{}, 100)
-			done := make(chan error, 1)
-			go func() { done <- of.listen(t.Context(), func() { wakes <- struct{}{} }) }()
-			<-wakes // it listens
-			if err := of.notify(b, l); err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-			select {
-			case <-wakes:
-			case err := <-done:
-				t.Errorf("%s: stopped listening: %v", name, err)
-			}
+			t.Run(name, func(t *testing.T) {
+				b := bench{t, s}
+				l := b.lease(b.create(1)[0])
+				wakes := make(chan struct{}, 100)
+				done := make(chan error, 1)
+				go func() { done <- of.listen(t.Context(), func() { wakes <- struct{}{} }) }()
+				<-wakes // it listens
+				if err := of.notify(b, l); err != nil {
+					t.Fatalf("%v", err)
+				}
+				select {
+				case <-wakes:
+				case err := <-done:
+					t.Errorf("stopped listening: %v", err)
+				}
+			})
 		}
 	})
 }

@@ -3,6 +3,7 @@ package conformance
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -89,53 +90,55 @@ var ends = map[string]struct {
 
 func TestChild_R82_ItsEndWakesAParkedParent(t *testing.T) {
 	onBoth(t, func(t *testing.T, s Store) {
-		b := bench{t, s}
 		for name, e := range ends {
 			for _, suspended := range []bool{false, true} {
-				parent := b.start()
-				w := child(parent)
-				b.mustStep(w)
-				b.mustRun(ending(parent, store.RunPark))
-				if suspended {
-					if _, err := b.SuspendRuns(t.Context(), []string{parent.RunID}); err != nil {
-						t.Fatal(err)
+				t.Run(fmt.Sprintf("%s, suspended %t", name, suspended), func(t *testing.T) {
+					b := bench{t, s}
+					parent := b.start()
+					w := child(parent)
+					b.mustStep(w)
+					b.mustRun(ending(parent, store.RunPark))
+					if suspended {
+						if _, err := b.SuspendRuns(t.Context(), []string{parent.RunID}); err != nil {
+							t.Fatal(err)
+						}
 					}
-				}
-				c := b.lease(w.Child.ID)
-				if results, err := b.WaitResults(t.Context(), []string{w.Attempt.ID}); err != nil || len(results) != 0 {
-					t.Errorf("%s: before the end: %v, %v", name, results, err)
-				}
-				b.mustRun(store.RunWrite{Lease: c, Op: store.RunRetry, Error: json.RawMessage(`{}`)})
-				if due(b.run(parent.RunID)) {
-					t.Errorf("%s: a retry of the child woke the parent", name)
-				}
-				c = b.lease(c.RunID)
-				e.end(b, c)
-
-				if suspended {
+					c := b.lease(w.Child.ID)
+					if results, err := b.WaitResults(t.Context(), []string{w.Attempt.ID}); err != nil || len(results) != 0 {
+						t.Errorf("before the end: %v, %v", results, err)
+					}
+					b.mustRun(store.RunWrite{Lease: c, Op: store.RunRetry, Error: json.RawMessage(`{}`)})
 					if due(b.run(parent.RunID)) {
-						t.Errorf("%s: a suspended parent is due", name)
+						t.Error("a retry of the child woke the parent")
 					}
-					if _, err := b.ResumeRuns(t.Context(), []string{parent.RunID}); err != nil {
+					c = b.lease(c.RunID)
+					e.end(b, c)
+
+					if suspended {
+						if due(b.run(parent.RunID)) {
+							t.Error("a suspended parent is due")
+						}
+						if _, err := b.ResumeRuns(t.Context(), []string{parent.RunID}); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if r := b.run(parent.RunID); !due(r) || r.Status != openworkflow.RunRunning {
+						t.Errorf("parent is %+v, want it due", r)
+					}
+					results, err := b.WaitResults(t.Context(), []string{w.Attempt.ID, "missing"})
+					if err != nil {
 						t.Fatal(err)
 					}
-				}
-				if r := b.run(parent.RunID); !due(r) || r.Status != openworkflow.RunRunning {
-					t.Errorf("%s: parent is %+v, want it due", name, r)
-				}
-				results, err := b.WaitResults(t.Context(), []string{w.Attempt.ID, "missing"})
-				if err != nil {
-					t.Fatal(err)
-				}
-				want := e.want
-				want.ID, want.FinishedAt = c.RunID, b.run(c.RunID).FinishedAt
-				if diff := cmp.Diff(map[string]store.WaitResult{w.Attempt.ID: {Child: &want}}, results); diff != "" {
-					t.Errorf("%s: results differ (-want +got):\n%s", name, diff)
-				}
-				parent = b.lease(parent.RunID)
-				w.Lease = parent
-				b.mustStep(ended(w, complete, `1`))
-				b.mustRun(ending(parent, store.RunComplete))
+					want := e.want
+					want.ID, want.FinishedAt = c.RunID, b.run(c.RunID).FinishedAt
+					if diff := cmp.Diff(map[string]store.WaitResult{w.Attempt.ID: {Child: &want}}, results); diff != "" {
+						t.Errorf("results differ (-want +got):\n%s", diff)
+					}
+					parent = b.lease(parent.RunID)
+					w.Lease = parent
+					b.mustStep(ended(w, complete, `1`))
+					b.mustRun(ending(parent, store.RunComplete))
+				})
 			}
 		}
 	})
@@ -145,15 +148,18 @@ func TestChild_R42_ItsEndLeavesOthersAlone(t *testing.T) {
 	onBoth(t, func(t *testing.T, s Store) {
 		b := bench{t, s}
 		for name, op := range map[string]store.RunOp{"pending": store.RunRetry, "completed": store.RunComplete} {
-			parent := b.start()
-			w := child(parent)
-			b.mustStep(w)
-			b.mustRun(ending(parent, op))
-			before := b.run(parent.RunID)
-			b.mustRun(ending(b.lease(w.Child.ID), store.RunComplete))
-			if diff := cmp.Diff(before, b.run(parent.RunID)); diff != "" {
-				t.Errorf("the end of a child changed a parent that is %s:\n%s", name, diff)
-			}
+			t.Run(name, func(t *testing.T) {
+				b := bench{t, s}
+				parent := b.start()
+				w := child(parent)
+				b.mustStep(w)
+				b.mustRun(ending(parent, op))
+				before := b.run(parent.RunID)
+				b.mustRun(ending(b.lease(w.Child.ID), store.RunComplete))
+				if diff := cmp.Diff(before, b.run(parent.RunID)); diff != "" {
+					t.Errorf("the end of a child changed its parent:\n%s", diff)
+				}
+			})
 		}
 
 		active := b.start()
@@ -181,15 +187,18 @@ func TestPark_R83_IsDueWhenWhatItWaitsForHasCome(t *testing.T) {
 	onBoth(t, func(t *testing.T, s Store) {
 		b := bench{t, s}
 		for name, e := range ends {
-			parent := b.start()
-			w := child(parent)
-			b.mustStep(w)
-			e.end(b, b.lease(w.Child.ID))
-			b.mustRun(ending(parent, store.RunPark))
-			if !due(b.run(parent.RunID)) {
-				t.Errorf("a run parked after its child was %s is not due", name)
-			}
-			b.mustRun(ending(b.lease(parent.RunID), store.RunComplete))
+			t.Run(name, func(t *testing.T) {
+				b := bench{t, s}
+				parent := b.start()
+				w := child(parent)
+				b.mustStep(w)
+				e.end(b, b.lease(w.Child.ID))
+				b.mustRun(ending(parent, store.RunPark))
+				if !due(b.run(parent.RunID)) {
+					t.Error("a run parked after the end of its child is not due")
+				}
+				b.mustRun(ending(b.lease(parent.RunID), store.RunComplete))
+			})
 		}
 
 		l := b.start()

@@ -182,8 +182,16 @@ func TestP4RevisionGrowsAlongTheLifeOfARun(t *testing.T) {
 		{"put off", row(func(r *openworkflow.Run) { r.Attempts = 1 }), openworkflow.StepSummary{Failed: 1}},
 		{"claimed again", active(2), openworkflow.StepSummary{Failed: 1}},
 		{"step completed", active(2), openworkflow.StepSummary{Failed: 1, Completed: 1}},
-		{"parked", row(func(r *openworkflow.Run) { r.Status, r.Attempts = openworkflow.RunRunning, 2 }), openworkflow.StepSummary{Failed: 1, Completed: 1, Running: 1}},
-		{"canceled while parked", row(func(r *openworkflow.Run) { r.Status, r.Attempts = openworkflow.RunCanceled, 2 }), openworkflow.StepSummary{Failed: 1, Completed: 1, Running: 1}},
+		{
+			"parked",
+			row(func(r *openworkflow.Run) { r.Status, r.Attempts = openworkflow.RunRunning, 2 }),
+			openworkflow.StepSummary{Failed: 1, Completed: 1, Running: 1},
+		},
+		{
+			"canceled while parked",
+			row(func(r *openworkflow.Run) { r.Status, r.Attempts = openworkflow.RunCanceled, 2 }),
+			openworkflow.StepSummary{Failed: 1, Completed: 1, Running: 1},
+		},
 	}
 	for i := 1; i < len(life); i++ {
 		before, now := Revision(life[i-1].run, life[i-1].steps), Revision(life[i].run, life[i].steps)
@@ -191,7 +199,8 @@ func TestP4RevisionGrowsAlongTheLifeOfARun(t *testing.T) {
 			t.Errorf("%q has revision %d, not above %d of %q before it", life[i].name, now, before, life[i-1].name)
 		}
 	}
-	if canceled := Revision(row(func(r *openworkflow.Run) { r.Status = openworkflow.RunCanceled }), openworkflow.StepSummary{}); canceled <= Revision(life[0].run, life[0].steps) {
+	canceled := Revision(row(func(r *openworkflow.Run) { r.Status = openworkflow.RunCanceled }), openworkflow.StepSummary{})
+	if canceled <= Revision(life[0].run, life[0].steps) {
 		t.Errorf("a run canceled before its first claim has revision %d, not above that of the new run", canceled)
 	}
 }
@@ -413,9 +422,11 @@ func TestReplaceIsForAllThatThereCanBeOfAVersion(t *testing.T) {
 		"a status without a worker":   {object, withoutWorker},
 		"an object of which version?": {&unknown, status},
 	} {
-		if body, ok, err := Replace(test.object, test.status); ok || err != nil {
-			t.Errorf("%s is replaced by %s, %v", name, body, err)
-		}
+		t.Run(name, func(t *testing.T) {
+			if body, ok, err := Replace(test.object, test.status); ok || err != nil {
+				t.Errorf("it is replaced by %s, %v", body, err)
+			}
+		})
 	}
 }
 
@@ -432,8 +443,10 @@ func TestTruncateCutsAtEncodedSizeBetweenCharacters(t *testing.T) {
 		{`""""""`, 9, `"""…`},
 		{"ääääää", 7, "ää…"},
 	} {
-		if got := truncate(c.text, c.limit); got != c.want {
-			t.Errorf("truncate(%q, %d) = %q, want %q", c.text, c.limit, got, c.want)
-		}
+		t.Run(c.text, func(t *testing.T) {
+			if got := truncate(c.text, c.limit); got != c.want {
+				t.Errorf("truncate(%q, %d) = %q, want %q", c.text, c.limit, got, c.want)
+			}
+		})
 	}
 }

@@ -65,13 +65,16 @@ func TestClaim_R61_OnlyWhatIsServed(t *testing.T) {
 		"an empty one":    {[]openworkflow.Definition{{Name: "wf", Version: new("")}}, []string{empty}},
 		"none":            {[]openworkflow.Definition{{Name: "wf"}, {Name: `x"y`}}, []string{plain}},
 	} {
-		var got []string
-		for _, run := range f.claim(10, c.served...) {
-			got = append(got, run.ID)
-		}
-		if !slices.Equal(got, c.want) {
-			t.Errorf("serving %s: claimed %v, want %v", name, got, c.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			f := f.in(t)
+			var got []string
+			for _, run := range f.claim(10, c.served...) {
+				got = append(got, run.ID)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("claimed %v, want %v", got, c.want)
+			}
+		})
 	}
 }
 
@@ -239,12 +242,12 @@ func TestClaim_ConcurrentClaimersNeverShareARun_P2(t *testing.T) {
 }
 
 // rangeStarts are the starts of n ranges.
-func claimCursors(n int) []pgtype.Timestamptz {
-	rangeStarts := make([]pgtype.Timestamptz, n)
-	for i := range rangeStarts {
-		rangeStarts[i] = pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+func rangeStarts(n int) []pgtype.Timestamptz {
+	starts := make([]pgtype.Timestamptz, n)
+	for i := range starts {
+		starts[i] = pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
 	}
-	return rangeStarts
+	return starts
 }
 
 func TestClaim_SkipsWhatAnotherHolds(t *testing.T) {
@@ -257,7 +260,8 @@ func TestClaim_SkipsWhatAnotherHolds(t *testing.T) {
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
 	// A claimer that has not committed takes the first of each branch, and no more.
-	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 2, 1, claimCursors(1), claimCursors(1)); err != nil {
+	if _, err := tx.Exec(t.Context(), f.ClaimSQL(),
+		"default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 2, 1, rangeStarts(1), rangeStarts(1)); err != nil {
 		t.Fatal(err)
 	}
 
@@ -281,7 +285,8 @@ func TestClaim_LocksOnlyWhatItTakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(t.Context()) }()
-	if _, err := tx.Exec(t.Context(), f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 1, 1, claimCursors(1), claimCursors(1)); err != nil {
+	if _, err := tx.Exec(t.Context(), f.ClaimSQL(),
+		"default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 1, 1, rangeStarts(1), rangeStarts(1)); err != nil {
 		t.Fatal(err)
 	}
 	if runs := f.claim(1); len(runs) != 1 {

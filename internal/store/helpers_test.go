@@ -37,6 +37,13 @@ func setup(t testing.TB) *fixture {
 	return f
 }
 
+// in returns the fixture for a subtest: failures are the subtest's.
+func (f *fixture) in(t testing.TB) *fixture {
+	sub := *f
+	sub.t = t
+	return &sub
+}
+
 // setupEmpty is setup without Migrate.
 func setupEmpty(t testing.TB) *fixture {
 	t.Helper()

@@ -21,7 +21,8 @@ import (
 func (f *fixture) history(n int) []string {
 	f.t.Helper()
 	f.exec(`INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, created_at, updated_at)
-SELECT 'default', 'run-' || i, 'wf', 'pending', '{}', 0, timestamptz '2026-01-01' + i / 2 * interval '1 ms', now() FROM generate_series(1, $1::int) i`, n)
+SELECT 'default', 'run-' || i, 'wf', 'pending', '{}', 0, timestamptz '2026-01-01' + i / 2 * interval '1 ms', now()
+FROM generate_series(1, $1::int) i`, n)
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = fmt.Sprint("run-", i+1)
@@ -65,37 +66,40 @@ func TestListRuns_R131_PagesMeetAndEndAsOpenWorkflowsDo(t *testing.T) {
 		"of both": {Status: openworkflow.RunPending, WorkflowName: "wf"},
 	} {
 		for limit := 1; limit <= 10; limit++ {
-			// There.
-			var forward []string
-			var last store.RunPage
-			page := store.Page{Limit: limit}
-			for i := 0; ; i++ {
-				last = f.list(filter, page)
-				forward = append(forward, runIDs(last)...)
-				if (last.Prev != "") != (i > 0) {
-					t.Errorf("%s by %d: page %d has prev %q", name, limit, i, last.Prev)
+			t.Run(fmt.Sprintf("%s by %d", name, limit), func(t *testing.T) {
+				f := f.in(t)
+				// There.
+				var forward []string
+				var last store.RunPage
+				page := store.Page{Limit: limit}
+				for i := 0; ; i++ {
+					last = f.list(filter, page)
+					forward = append(forward, runIDs(last)...)
+					if (last.Prev != "") != (i > 0) {
+						t.Errorf("page %d has prev %q", i, last.Prev)
+					}
+					if last.Next == "" {
+						break
+					}
+					page.After = last.Next
 				}
-				if last.Next == "" {
-					break
+				if diff := cmp.Diff(want, forward); diff != "" {
+					t.Fatalf("forward (-want +got):\n%s", diff)
 				}
-				page.After = last.Next
-			}
-			if diff := cmp.Diff(want, forward); diff != "" {
-				t.Fatalf("%s by %d: (-want +got):\n%s", name, limit, diff)
-			}
-			// And back. Going back, there is always a next.
-			backward := runIDs(last)
-			for prev := last.Prev; prev != ""; {
-				page := f.list(filter, store.Page{Before: prev, Limit: limit})
-				if page.Next == "" {
-					t.Errorf("%s by %d: no next on the way back", name, limit)
+				// And back. Going back, there is always a next.
+				backward := runIDs(last)
+				for prev := last.Prev; prev != ""; {
+					page := f.list(filter, store.Page{Before: prev, Limit: limit})
+					if page.Next == "" {
+						t.Error("no next on the way back")
+					}
+					backward = append(runIDs(page), backward...)
+					prev = page.Prev
 				}
-				backward = append(runIDs(page), backward...)
-				prev = page.Prev
-			}
-			if diff := cmp.Diff(want, backward); diff != "" {
-				t.Fatalf("%s by %d, back: (-want +got):\n%s", name, limit, diff)
-			}
+				if diff := cmp.Diff(want, backward); diff != "" {
+					t.Fatalf("backward (-want +got):\n%s", diff)
+				}
+			})
 		}
 	}
 }
@@ -129,8 +133,11 @@ func TestListRuns_Filters(t *testing.T) {
 	f := setup(t)
 	for _, status := range []string{"pending", "running", "sleeping", "completed", "succeeded", "failed", "canceled"} {
 		for _, name := range []string{"a", "b"} {
-			f.exec(`INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, created_at, updated_at, input, output)
-VALUES ('default', $2 || '-' || $1, $2, $1, '{}', 0, now(), now(), '1', '2'), ('other', $2 || '-' || $1, $2, $1, '{}', 0, now(), now(), '1', '2')`, status, name)
+			f.exec(`
+INSERT INTO openworkflow.workflow_runs (
+	namespace_id, id, workflow_name, status, config, attempts, created_at, updated_at, input, output
+)
+SELECT n, $2 || '-' || $1, $2, $1, '{}', 0, now(), now(), '1', '2' FROM unnest(ARRAY['default', 'other']) n`, status, name)
 		}
 	}
 	for _, c := range []struct {
@@ -146,11 +153,14 @@ VALUES ('default', $2 || '-' || $1, $2, $1, '{}', 0, now(), now(), '1', '2'), ('
 			"a-canceled", "a-completed", "a-failed", "a-pending", "a-running", "a-sleeping", "a-succeeded",
 		}},
 	} {
-		got := runIDs(f.list(c.filter, store.Page{}))
-		slices.Sort(got)
-		if diff := cmp.Diff(c.want, got); diff != "" {
-			t.Errorf("%+v: (-want +got):\n%s", c.filter, diff)
-		}
+		t.Run(fmt.Sprintf("%+v", c.filter), func(t *testing.T) {
+			f := f.in(t)
+			got := runIDs(f.list(c.filter, store.Page{}))
+			slices.Sort(got)
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("runs (-want +got):\n%s", diff)
+			}
+		})
 	}
 	full, brief := f.list(store.RunFilter{}, store.Page{}), f.list(store.RunFilter{Brief: true}, store.Page{})
 	if len(full.Runs) != 14 || len(brief.Runs) != 14 {
@@ -176,12 +186,15 @@ func TestList_P7_RefusesCursorsThatAreNone(t *testing.T) {
 		{store.Page{Before: "?"}, openworkflow.ErrInvalidCursor},
 		{store.Page{After: cursor, Before: cursor}, store.ErrTwoCursors},
 	} {
-		if _, err := f.ListRuns(t.Context(), store.RunFilter{}, c.page); !errors.Is(err, c.want) {
-			t.Errorf("ListRuns(%+v): %v, want %v", c.page, err, c.want)
-		}
-		if _, err := f.ListSteps(t.Context(), "run", c.page); !errors.Is(err, c.want) {
-			t.Errorf("ListSteps(%+v): %v, want %v", c.page, err, c.want)
-		}
+		t.Run(fmt.Sprintf("%+v", c.page), func(t *testing.T) {
+			f := f.in(t)
+			if _, err := f.ListRuns(t.Context(), store.RunFilter{}, c.page); !errors.Is(err, c.want) {
+				t.Errorf("ListRuns: %v, want %v", err, c.want)
+			}
+			if _, err := f.ListSteps(t.Context(), "run", c.page); !errors.Is(err, c.want) {
+				t.Errorf("ListSteps: %v, want %v", err, c.want)
+			}
+		})
 	}
 	if got := store.ErrTwoCursors.Error(); got != "Cannot specify both 'after' and 'before' cursors" { // R131
 		t.Errorf("the text is %q", got)

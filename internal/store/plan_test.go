@@ -43,7 +43,10 @@ FROM generate_series(1, $6::int) i`
 		f.exec(runs, kind.prefix, kind.status, kind.attempts, kind.due, kind.leased, kind.n, kind.workflow)
 	}
 	f.exec(`UPDATE openworkflow.workflow_runs SET available_at = NULL WHERE status = 'completed'`)
-	f.exec(`INSERT INTO openworkflow.step_attempts (namespace_id, id, workflow_run_id, step_name, kind, status, config, started_at, created_at, updated_at)
+	f.exec(`
+INSERT INTO openworkflow.step_attempts (
+	namespace_id, id, workflow_run_id, step_name, kind, status, config, started_at, created_at, updated_at
+)
 SELECT namespace_id, 'step-' || id, id, 'a', 'function', 'completed', '{}', now(), now(), now() FROM openworkflow.workflow_runs`)
 }
 
@@ -97,14 +100,15 @@ func TestClaim_PlanReadsOnlyTheFrontOfOurIndexes(t *testing.T) {
 				f.exec(`ANALYZE openworkflow.workflow_runs`)
 			}
 			for _, slots := range []int{1, 10, 100} {
-				plan := f.explain(f.ClaimSQL(), "default", []string{"other", "wf"}, []*string{new("2"), nil}, "pod.proc.", lease, 1, slots, slots/2,
-					claimCursors(2), claimCursors(2))
+				plan := f.explain(f.ClaimSQL(), "default", []string{"other", "wf"}, []*string{new("2"), nil},
+					"pod.proc.", lease, 1, slots, slots/2, rangeStarts(2), rangeStarts(2))
 				for _, index := range []string{"operator_runs_new_idx", "operator_runs_again_idx"} {
 					if !strings.Contains(plan, "Index Scan using "+index) {
 						t.Errorf("%d slots: %s is not used in order", slots, index)
 					}
 				}
-				if sortsBacklog.MatchString(plan) || strings.Contains(plan, "Seq Scan on workflow_runs") || strings.Contains(plan, "Bitmap") {
+				if sortsBacklog.MatchString(plan) || strings.Contains(plan, "Seq Scan on workflow_runs") ||
+					strings.Contains(plan, "Bitmap") {
 					t.Errorf("%d slots: the backlog is gathered or sorted", slots)
 				}
 				for _, m := range readRows.FindAllStringSubmatch(plan, -1) {
@@ -132,8 +136,10 @@ func TestClaim_PlanAtABacklogOfOthers(t *testing.T) {
 INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, available_at, created_at, updated_at)
 SELECT 'default', i, 'nobody''s', 'pending', '{}', 0, now(), now(), now() FROM generate_series(1, 20000) i`)
 	for name, plan := range map[string]string{
-		"due":        f.explain(f.ClaimSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 10, 5, claimCursors(1), claimCursors(1)),
-		"given back": f.explain(f.ClaimGivenBackSQL(), "default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 10, []string{"no"}),
+		"due": f.explain(f.ClaimSQL(),
+			"default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 10, 5, rangeStarts(1), rangeStarts(1)),
+		"given back": f.explain(f.ClaimGivenBackSQL(),
+			"default", []string{"wf"}, []*string{nil}, "pod.proc.", lease, 1, 10, []string{"no"}),
 	} {
 		for _, m := range readRows.FindAllStringSubmatch(plan, -1) {
 			for _, n := range m[1:] {
@@ -190,19 +196,43 @@ func (f *fixture) expectIndexes() {
 	kinds := []string{"function", "function", "function"}
 	statuses := []string{"running", "completed", "failed"}
 	times := make([]*time.Time, 3)
+	elapsed := make([]time.Duration, 3)
 	for name, c := range map[string]struct {
 		sql  string
 		args []any
 		want string // the indexes that may serve it
 	}{
-		"given back":   {f.ClaimGivenBackSQL(), []any{"default", []string{"wf"}, make([]*string, 1), "pod.proc.", lease, 1, 3, []string{"Workflow \"wf\" is not registered"}}, "operator_runs_given_back_idx"},
-		"release":      {f.ReleaseSQL(), []any{"default", "pod7", "x"}, "operator_runs_lease_idx"},
-		"expired":      {f.ExpiredSQL(), []any{"default", 10}, "operator_runs_deadline_idx"},
-		"objects":      {f.OpenObjectRunsSQL(), []any{"default", "c", "parked-2", 10}, "operator_runs_object_idx"},
-		"steps":        {f.StepsSQL(), []any{"default", ids, ws, ids, names, kinds, statuses, nulls, nulls, nulls, make([]time.Duration, 3)}, "workflow_runs_pkey"},
-		"new steps":    {f.NewStepsSQL(), []any{"default", ids, ws, []string{"n1", "n2", "n3"}, names, kinds, statuses, nulls, nulls, nulls, make([]time.Duration, 3)}, "workflow_runs_pkey"},
-		"new step":     {f.NewStepSQL(), []any{"default", ids[0], ws[0], "n4", "a", "function", "running", nulls[0], nulls[0], nulls[0], time.Second}, "workflow_runs_pkey"},
-		"runs":         {f.RunsSQL(), []any{"default", ids, ws, []string{"park", "fail", "complete"}, times, nulls, nulls, times, make([]bool, 3)}, "workflow_runs_pkey"},
+		"given back": {
+			f.ClaimGivenBackSQL(),
+			[]any{
+				"default", []string{"wf"}, make([]*string, 1), "pod.proc.", lease, 1, 3,
+				[]string{"Workflow \"wf\" is not registered"},
+			},
+			"operator_runs_given_back_idx",
+		},
+		"release": {f.ReleaseSQL(), []any{"default", "pod7", "x"}, "operator_runs_lease_idx"},
+		"expired": {f.ExpiredSQL(), []any{"default", 10}, "operator_runs_deadline_idx"},
+		"objects": {f.OpenObjectRunsSQL(), []any{"default", "c", "parked-2", 10}, "operator_runs_object_idx"},
+		"steps": {
+			f.StepsSQL(),
+			[]any{"default", ids, ws, ids, names, kinds, statuses, nulls, nulls, nulls, elapsed},
+			"workflow_runs_pkey",
+		},
+		"new steps": {
+			f.NewStepsSQL(),
+			[]any{"default", ids, ws, []string{"n1", "n2", "n3"}, names, kinds, statuses, nulls, nulls, nulls, elapsed},
+			"workflow_runs_pkey",
+		},
+		"new step": {
+			f.NewStepSQL(),
+			[]any{"default", ids[0], ws[0], "n4", "a", "function", "running", nulls[0], nulls[0], nulls[0], time.Second},
+			"workflow_runs_pkey",
+		},
+		"runs": {
+			f.RunsSQL(),
+			[]any{"default", ids, ws, []string{"park", "fail", "complete"}, times, nulls, nulls, times, make([]bool, 3)},
+			"workflow_runs_pkey",
+		},
 		"completed":    {f.CompletedSQL(), []any{"default", ids, ws, []int{0, 1, 2}}, "workflow_runs_pkey"},
 		"steps done":   {f.StepsDoneSQL(), []any{"default", ids, ws, ids, statuses}, "step_attempts_pkey"},
 		"lock":         {f.LockRunsSQL(), []any{"default", ids, ids}, "workflow_runs_pkey"},
@@ -217,7 +247,11 @@ func (f *fixture) expectIndexes() {
 		"cancel":       {f.CancelSQL(), []any{"default", ids}, "workflow_runs_pkey"},
 		"fail":         {f.FailExpiredSQL(), []any{"default", ids, "late"}, "workflow_runs_pkey"},
 		"wait results": {f.WaitResultsSQL(), []any{"default", ids}, "step_attempts_pkey"},
-		"keys":         {f.KeyHoldersSQL(), []any{"default", ids, names, names, make([]*time.Duration, 3)}, "workflow_runs_workflow_name_idempotency_key_created_at_idx"},
+		"keys": {
+			f.KeyHoldersSQL(),
+			[]any{"default", ids, names, names, make([]*time.Duration, 3)},
+			"workflow_runs_workflow_name_idempotency_key_created_at_idx",
+		},
 	} {
 		plan := f.explain(c.sql, c.args...)
 		if strings.Contains(plan, "Seq Scan on workflow_runs") || strings.Contains(plan, "Seq Scan on step_attempts") ||

@@ -124,35 +124,38 @@ func TestEndedRuns_WhoseTimeIsOver(t *testing.T) {
 		"with something longer than a UUID":  {id: openworkflow.NewID() + "-2", change: completed},
 		"without a key, a key may live long": {change: completed, r: keyWeek, due: true},
 	} {
-		f.exec(`TRUNCATE openworkflow.workflow_runs CASCADE`)
-		id := f.create(1, func(r *store.NewRun) {
-			if c.id != "" {
-				r.ID = c.id
+		t.Run(name, func(t *testing.T) {
+			f := f.in(t)
+			f.exec(`TRUNCATE openworkflow.workflow_runs CASCADE`)
+			id := f.create(1, func(r *store.NewRun) {
+				if c.id != "" {
+					r.ID = c.id
+				}
+				if c.key != "" {
+					r.IdempotencyKey = &c.key
+				}
+			})[0]
+			if c.age == "" {
+				c.age = "2 days"
 			}
-			if c.key != "" {
-				r.IdempotencyKey = &c.key
+			f.age(c.age)
+			f.exec(`UPDATE openworkflow.workflow_runs SET ` + c.change)
+			r := c.r
+			if r == (store.Retention{}) {
+				r = day
 			}
-		})[0]
-		if c.age == "" {
-			c.age = "2 days"
-		}
-		f.age(c.age)
-		f.exec(`UPDATE openworkflow.workflow_runs SET ` + c.change)
-		r := c.r
-		if r == (store.Retention{}) {
-			r = day
-		}
-		var want []store.EndedRun
-		if c.due {
-			want = []store.EndedRun{{ID: id, Keyed: c.keyed}}
-		}
-		if diff := cmp.Diff(want, f.listEnded(r, 10)); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", name, diff)
-		}
-		// RemoveRuns does not rely on its caller having asked.
-		if removed := f.remove(r, id); removed.Runs == 1 != c.due {
-			t.Errorf("%s: removed is %t", name, !c.due)
-		}
+			var want []store.EndedRun
+			if c.due {
+				want = []store.EndedRun{{ID: id, Keyed: c.keyed}}
+			}
+			if diff := cmp.Diff(want, f.listEnded(r, 10)); diff != "" {
+				t.Errorf("ended runs (-want +got):\n%s", diff)
+			}
+			// RemoveRuns does not rely on its caller having asked.
+			if removed := f.remove(r, id); removed.Runs == 1 != c.due {
+				t.Errorf("removed is %t", !c.due)
+			}
+		})
 	}
 }
 
@@ -358,35 +361,38 @@ func TestRemoveRuns_R105_KeysOfSignalsStay(t *testing.T) {
 			f.exec(`UPDATE openworkflow.workflow_runs SET status = 'failed' WHERE id = $1`, sender.RunID)
 		}, stays: true, stray: true},
 	} {
-		f.exec(`DELETE FROM openworkflow.workflow_signals; DELETE FROM openworkflow.step_attempts`)
-		f.exec(`UPDATE openworkflow.workflow_runs SET status = 'running' WHERE id = $1`, sender.RunID)
-		run, _ := f.waiter("go")
-		f.send(store.Signal{Name: "go", IdempotencyKey: c.key})
-		f.end(run)
-		if c.age == "" {
-			c.age = "2 days"
-		}
-		f.age(c.age)
-		r := c.r
-		if r == (store.Retention{}) {
-			r = day
-		}
+		t.Run(name, func(t *testing.T) {
+			f := f.in(t)
+			f.exec(`DELETE FROM openworkflow.workflow_signals; DELETE FROM openworkflow.step_attempts`)
+			f.exec(`UPDATE openworkflow.workflow_runs SET status = 'running' WHERE id = $1`, sender.RunID)
+			run, _ := f.waiter("go")
+			f.send(store.Signal{Name: "go", IdempotencyKey: c.key})
+			f.end(run)
+			if c.age == "" {
+				c.age = "2 days"
+			}
+			f.age(c.age)
+			r := c.r
+			if r == (store.Retention{}) {
+				r = day
+			}
 
-		if removed := f.remove(r, run); removed.Runs != 1 || removed.Deliveries == 1 == c.stays {
-			t.Errorf("%s: removed %+v, want the delivery to stay: %t", name, removed, c.stays)
-		}
+			if removed := f.remove(r, run); removed.Runs != 1 || removed.Deliveries == 1 == c.stays {
+				t.Errorf("removed %+v, want the delivery to stay: %t", removed, c.stays)
+			}
 
-		late, _ := f.waiter("go")
-		if c.stays {
-			expectRecipients(t, f.send(store.Signal{Name: "go", IdempotencyKey: c.key}), []string{run})
-		}
-		f.end(late)
-		if c.after != nil {
-			c.after()
-		}
-		if _, n, err := f.RemoveStrayDeliveries(t.Context(), r, "", 10); err != nil || n == 1 != c.stray {
-			t.Errorf("%s: %d stray deliveries removed, %v, want one: %t", name, n, err, c.stray)
-		}
+			late, _ := f.waiter("go")
+			if c.stays {
+				expectRecipients(t, f.send(store.Signal{Name: "go", IdempotencyKey: c.key}), []string{run})
+			}
+			f.end(late)
+			if c.after != nil {
+				c.after()
+			}
+			if _, n, err := f.RemoveStrayDeliveries(t.Context(), r, "", 10); err != nil || n == 1 != c.stray {
+				t.Errorf("%d stray deliveries removed, %v, want one: %t", n, err, c.stray)
+			}
+		})
 	}
 }
 

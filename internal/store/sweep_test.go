@@ -38,18 +38,20 @@ func TestSweep_R171_WakesWhatADeadWorkerLeftParked(t *testing.T) {
 		change  string
 		rescued bool
 	}{
-		"child completed":       {``, true},
-		"child succeeded":       {`UPDATE openworkflow.workflow_runs SET status = 'succeeded' WHERE status = 'completed'`, true},
-		"child failed":          {`UPDATE openworkflow.workflow_runs SET status = 'failed' WHERE status = 'completed'`, true},
-		"child canceled":        {`UPDATE openworkflow.workflow_runs SET status = 'canceled' WHERE status = 'completed'`, true},
-		"child open":            {`UPDATE openworkflow.workflow_runs SET status = 'running', worker_id = 'w' WHERE status = 'completed'`, false},
-		"step ended":            {`UPDATE openworkflow.step_attempts SET status = 'completed'`, false},
-		"legacy parent":         {`UPDATE openworkflow.workflow_runs SET status = 'sleeping' WHERE status = 'running'`, true},
-		"parent executes":       {`UPDATE openworkflow.workflow_runs SET worker_id = 'w' WHERE status = 'running'`, false},
-		"parent in retry":       {`UPDATE openworkflow.workflow_runs SET status = 'pending' WHERE status = 'running'`, false},
-		"parent canceled":       {`UPDATE openworkflow.workflow_runs SET status = 'canceled' WHERE status = 'running'`, false},
-		"never due":             {`UPDATE openworkflow.workflow_runs SET available_at = NULL WHERE status = 'running'`, true},
-		"no child and a signal": {`UPDATE openworkflow.step_attempts SET kind = 'signal-wait', child_workflow_run_id = NULL, child_workflow_run_namespace_id = NULL`, false},
+		"child completed": {``, true},
+		"child succeeded": {`UPDATE openworkflow.workflow_runs SET status = 'succeeded' WHERE status = 'completed'`, true},
+		"child failed":    {`UPDATE openworkflow.workflow_runs SET status = 'failed' WHERE status = 'completed'`, true},
+		"child canceled":  {`UPDATE openworkflow.workflow_runs SET status = 'canceled' WHERE status = 'completed'`, true},
+		"child open":      {`UPDATE openworkflow.workflow_runs SET status = 'running', worker_id = 'w' WHERE status = 'completed'`, false},
+		"step ended":      {`UPDATE openworkflow.step_attempts SET status = 'completed'`, false},
+		"legacy parent":   {`UPDATE openworkflow.workflow_runs SET status = 'sleeping' WHERE status = 'running'`, true},
+		"parent executes": {`UPDATE openworkflow.workflow_runs SET worker_id = 'w' WHERE status = 'running'`, false},
+		"parent in retry": {`UPDATE openworkflow.workflow_runs SET status = 'pending' WHERE status = 'running'`, false},
+		"parent canceled": {`UPDATE openworkflow.workflow_runs SET status = 'canceled' WHERE status = 'running'`, false},
+		"never due":       {`UPDATE openworkflow.workflow_runs SET available_at = NULL WHERE status = 'running'`, true},
+		"no child and a signal": {`
+UPDATE openworkflow.step_attempts
+SET kind = 'signal-wait', child_workflow_run_id = NULL, child_workflow_run_namespace_id = NULL`, false},
 		"signal delivered": {`
 UPDATE openworkflow.step_attempts SET kind = 'signal-wait', child_workflow_run_id = NULL, child_workflow_run_namespace_id = NULL;
 INSERT INTO openworkflow.workflow_signals (namespace_id, id, signal, workflow_run_id, step_attempt_id)
@@ -186,13 +188,16 @@ func TestSweep_WhoseTurnItIs(t *testing.T) {
 		{"now() + interval '59 seconds'", false},
 		{"now() + interval '1 day'", true}, // the clock was set back
 	} {
-		if c.last != "" {
-			f.exec(`UPDATE openworkflow.operator_sweeps SET swept_at = ` + c.last)
-		}
-		swept, err := f.Sweep(t.Context(), time.Minute, 10)
-		if err != nil || swept.Ran != c.ran {
-			t.Errorf("last %q: %+v, %v, want ran %v", c.last, swept, err, c.ran)
-		}
+		t.Run("last "+c.last, func(t *testing.T) {
+			f := f.in(t)
+			if c.last != "" {
+				f.exec(`UPDATE openworkflow.operator_sweeps SET swept_at = ` + c.last)
+			}
+			swept, err := f.Sweep(t.Context(), time.Minute, 10)
+			if err != nil || swept.Ran != c.ran {
+				t.Errorf("%+v, %v, want ran %v", swept, err, c.ran)
+			}
+		})
 	}
 	if swept, err := other.Sweep(t.Context(), time.Minute, 10); err != nil || !swept.Ran {
 		t.Errorf("another namespace: %+v, %v, want a sweep", swept, err)
