@@ -14,21 +14,21 @@ import (
 
 var kills = flag.Int("kills", 20, "number of containers that the recovery test kills")
 
-// P1, P6: from the SIGKILL of a worker's container to the first write by its
-// successor. The default lease is 10 s; the manager sees to it that nobody waits for it.
+// P1, P6: from the SIGKILL of a worker's container to the first write by its successor,
+// without waiting for the lease of 10 s: the manager releases it. The short form kills few
+// containers, on a machine that may be busy, so its bound is looser.
 func TestRecoveryTakesLessThanASecond(t *testing.T) {
 	c := newCluster(t)
-	n := *kills
+	n, limit := *kills, time.Second
 	if testing.Short() {
-		n = min(n, 3)
+		n, limit = min(n, 3), 2*time.Second
 	}
 	c.pool(2, 3*time.Second)
 	var times []time.Duration
 	for i := range n {
 		c.orders("kill-"+string(rune('a'+i)), 1)
 		times = append(times, c.killAndMeasure("kill-"+string(rune('a'+i))+"-0"))
-		// A container that has crashed before is not started again at once: begin with
-		// fresh pods.
+		// The kubelet delays the restart of a container that crashed before: use fresh pods.
 		c.kubectl("-n", c.namespace, "delete", "pods", "-l", "openworkflow.dev/worker-pool", "--force", "--grace-period=0")
 		c.eventually(time.Minute, "two fresh pods", func() bool {
 			ready := 0
@@ -44,7 +44,7 @@ func TestRecoveryTakesLessThanASecond(t *testing.T) {
 	slices.Sort(times)
 	t.Logf("SIGKILL to the successor's first write, %d kills: min %v, median %v, max %v", n, times[0], times[n/2], times[n-1])
 	t.Logf("all: %v", times)
-	if limit := time.Second; times[n/2] >= limit && !testing.Short() {
+	if times[n/2] >= limit {
 		t.Errorf("the median is %v, want less than %v", times[n/2], limit)
 	}
 	if times[n-1] > 10*time.Second {
