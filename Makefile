@@ -1,5 +1,6 @@
-# "make help" lists what there is. Nothing needs to be installed first but Go, and on
-# Debian or Ubuntu what else is missing gets installed (as root) when it is needed.
+# "make help" lists the targets. Only Go must be installed first. On Debian and Ubuntu, a
+# target that runs as root installs the packages that it needs and says which. NO_INSTALL=1
+# prevents that: the target then fails and prints the command for them. "make deps" installs all.
 
 SHELL = /usr/bin/env bash
 .SHELLFLAGS = -eo pipefail -c
@@ -30,9 +31,14 @@ LINT = "$$(hack/tool.sh lint)"
 
 .PHONY: help
 help: ## Show this list.
+	@echo "NO_INSTALL=1 makes a target fail instead of installing Debian packages that it needs."
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
 		/^[a-z0-9-]+:.*## / {printf "  \033[36m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## Install the Debian packages that the targets need (as root).
+	hack/require.sh postgres race shellcheck nodejs chromium node
 
 ##@ Development
 

@@ -1,61 +1,71 @@
 #!/usr/bin/env bash
-# Installs, from Debian or Ubuntu packages, what is missing of the named things.
-# Does nothing, and needs no root, when all is there.
+# Installs the Debian or Ubuntu packages that the named things need and that are missing.
+# It prints them, with the reason and the command, before it installs them as root. With
+# NO_INSTALL=1 it installs nothing, and fails if a package is missing. If nothing is
+# missing, it prints nothing and needs no root.
 #
 #   hack/require.sh node postgres shellcheck
 set -euo pipefail
 
-packages=()
-need() { # PACKAGE COMMAND...: the package is missing when the command fails
-	local package=$1
-	shift
-	"$@" >/dev/null 2>&1 || packages+=("$package")
+packages=() reasons=()
+need() { # PACKAGE REASON COMMAND...: the package is missing if the command fails
+	local package=$1 reason=$2
+	shift 2
+	"$@" >/dev/null 2>&1 || { packages+=("$package") reasons+=("$reason"); }
 }
 has() { PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin command -v "$1"; }
 
 for thing in "$@"; do
 	case $thing in
 	node) # what a node of the development cluster needs besides what we build
-		need runc has runc
-		need nftables has nft
-		need iproute2 has ip
-		need openssl has openssl
-		need containernetworking-plugins test -x /usr/lib/cni/bridge
+		need runc "runs the containers of the development cluster" has runc
+		need nftables "routes packets to the cluster's services" has nft
+		need iproute2 "sets up the cluster's networks" has ip
+		need openssl "makes the cluster's certificates" has openssl
+		need containernetworking-plugins "connects pods to the cluster's network" test -x /usr/lib/cni/bridge
 		;;
 	nodejs) # Node.js, which is not a node
-		need nodejs has node
-		need npm has npm
+		need nodejs "runs OpenWorkflow's own package" has node
+		need npm "installs OpenWorkflow's own package" has npm
 		;;
-	chromium) need chromium has chromium ;;
-	openssl) need openssl has openssl ;;
-	postgres) need postgresql bash -c 'ls /usr/lib/postgresql/*/bin/postgres' ;;
-	race) # cgo, for the race detector
-		need gcc has gcc
-		need libc6-dev test -e /usr/include/stdio.h
+	chromium) need chromium "opens OpenWorkflow's dashboard in tests" has chromium ;;
+	openssl) need openssl "makes certificates and passwords" has openssl ;;
+	postgres) need postgresql "is the database of tests and of the development cluster" \
+		bash -c 'ls /usr/lib/postgresql/*/bin/postgres' ;;
+	race)
+		need gcc "compiles Go's race detector" has gcc
+		need libc6-dev "compiles Go's race detector" test -e /usr/include/stdio.h
 		;;
-	shellcheck) need shellcheck has shellcheck ;;
+	shellcheck) need shellcheck "checks the scripts" has shellcheck ;;
 	*) echo "require.sh: unknown: $thing" >&2; exit 2 ;;
 	esac
 done
 [ ${#packages[@]} -gt 0 ] || exit 0
 
-by_hand="install by hand: ${packages[*]}"
-command -v apt-get >/dev/null || { echo "no apt-get here; $by_hand" >&2; exit 1; }
-[ "$(id -u)" = 0 ] || { echo "not root; $by_hand" >&2; exit 1; }
+command="apt-get install -y --no-install-recommends ${packages[*]}"
+fail() {
+	printf '%s; to install by hand, as root:\n  %s\n' "$1" "$command" >&2
+	exit 1
+}
+echo "Missing Debian packages:" >&2
+for i in "${!packages[@]}"; do printf '  %-28s %s\n' "${packages[i]}" "${reasons[i]}" >&2; done
+[ "${NO_INSTALL:-}" != 1 ] || fail "not installed, as NO_INSTALL=1 is set"
+[ "$(id -u)" = 0 ] || fail "not installed, as this needs root"
+command -v apt-get >/dev/null || fail "not installed, as there is no apt-get here"
+printf 'Installing them (NO_INSTALL=1 prevents it):\n  %s\n' "$command" >&2
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 install() {
-	echo "installing $*" >&2
-	local apt=(apt-get install -qq -y --no-install-recommends "$@")
+	local apt=(apt-get install -y --no-install-recommends "$@")
 	export DEBIAN_FRONTEND=noninteractive
 	{ "${apt[@]}" || { apt-get update && "${apt[@]}"; }; } >"$log" 2>&1 </dev/null ||
-		{ tail -n 20 "$log" >&2; echo "could not install $*" >&2; exit 1; }
+		{ tail -n 20 "$log" >&2; fail "could not install $*"; }
 }
 
 if [[ " ${packages[*]} " == *" postgresql "* ]]; then
-	# We want the programs only. Debian's package would also create and start a
-	# server on the usual port; keep it from that while we install it.
+	# We need the programs only. Debian's package would also create a server and start it
+	# on the usual port, unless this setting is off during the installation.
 	install postgresql-common
 	settings=/etc/postgresql-common/createcluster.conf
 	cp -p "$settings" "$settings.kept"
