@@ -67,6 +67,13 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
+// in returns the same namespace for a subtest.
+func (c *cluster) in(t *testing.T) *cluster {
+	sub := *c
+	sub.T = t
+	return &sub
+}
+
 // backend applies the sample's Backend, with this database, and waits for it.
 func (c *cluster) backend() {
 	c.Helper()

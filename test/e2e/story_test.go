@@ -97,16 +97,19 @@ spec: {workflowName: no-such-workflow}
 		{"workerpool/restarting", v1alpha1.ReasonInvalidTemplate, "restartPolicy"},
 		{"workflowrun/unknown", v1alpha1.ReasonNoWorker, `no-such-workflow`},
 	} {
-		var reason, message string
-		c.eventually(90*time.Second, want.object+" to say "+want.reason, func() bool {
-			reason = c.condition(want.object, "reason")
-			message = c.condition(want.object, "message")
-			return reason == want.reason
+		t.Run(want.object, func(t *testing.T) {
+			c := c.in(t)
+			var reason, message string
+			c.eventually(90*time.Second, want.object+" to say "+want.reason, func() bool {
+				reason = c.condition(want.object, "reason")
+				message = c.condition(want.object, "message")
+				return reason == want.reason
+			})
+			if !strings.Contains(message, want.message) {
+				t.Errorf("it says %q, want it to contain %q", message, want.message)
+			}
+			t.Logf("%s: %s", reason, message)
 		})
-		if !strings.Contains(message, want.message) {
-			t.Errorf("%s says %q, want it to contain %q", want.object, message, want.message)
-		}
-		t.Logf("%s: %s: %s", want.object, reason, message)
 	}
 }
 

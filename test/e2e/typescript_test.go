@@ -50,9 +50,11 @@ spec: {workflowName: greet-in-typescript, input: {name: Grace}, timeoutSeconds: 
 		t.Errorf("status is %+v", hello)
 	}
 	for name, want := range map[string]string{"nobody": "name is empty", "later": "deadline exceeded"} {
-		if got := status[name]; got.Error == nil || !strings.Contains(got.Error.Message, want) {
-			t.Errorf("%s says %+v, want an error with %q", name, got.Error, want)
-		}
+		t.Run(name, func(t *testing.T) {
+			if got := status[name]; got.Error == nil || !strings.Contains(got.Error.Message, want) {
+				t.Errorf("it says %+v, want an error with %q", got.Error, want)
+			}
+		})
 	}
 
 	// A pod that is deleted gives nothing up: what sleeps goes on in the next one.

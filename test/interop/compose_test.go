@@ -39,15 +39,16 @@ func TestP8ParentAndChildAreOfDifferentLanguages(t *testing.T) {
 				runs[i] = client.start(newRun{workflow: test.workflow, input: test.input})
 			}
 			for i, test := range tests {
-				output, failure := client.result(runs[i])
-				if failure != "" {
-					t.Errorf("%s: %s", test.name, failure)
-					continue
-				}
-				want := fill(test.want, "P", parents, "C", children)
-				if !sameJSON(t, output, []byte(want)) {
-					t.Errorf("%s: output is %s, want %s", test.name, output, want)
-				}
+				t.Run(test.name, func(t *testing.T) {
+					output, failure := client.result(runs[i])
+					if failure != "" {
+						t.Fatal(failure)
+					}
+					want := fill(test.want, "P", parents, "C", children)
+					if !sameJSON(t, output, []byte(want)) {
+						t.Errorf("output is %s, want %s", output, want)
+					}
+				})
 			}
 			l.checkLedger()
 		})

@@ -22,30 +22,33 @@ func TestP8RunsStartedInOneLanguageAreExecutedByTheOther(t *testing.T) {
 
 			hostile := object{"text": "\u00e9\u2028<>&\"\\ \U0001F600", "number": 1.5, "large": 9007199254740991, "none": nil, "list": []any{1, "2", object{}, []any{}}}
 			outputs := []struct {
-				workflow string
-				input    any
-				want     string
+				name, workflow string
+				input          any
+				want           string
 			}{
-				{"steps", object{}, `{"one": "X", "two": "X", "held": "X", "last": "X"}`},
-				{"nap", object{"milliseconds": 50}, `{"one": "X", "last": "X"}`},
-				{"flaky", object{"failures": 2, "attempts": 3, "milliseconds": 10}, `{"one": "X", "flaky": "X", "last": "X"}`},
-				{"parallel", nil, `{"a": "X", "b": "X", "c": "X", "last": "X"}`},
-				{"echo", hostile, encode(t, hostile)},
-				{"echo", "text", `"text"`},
-				{"echo", false, `false`},
-				{"echo", nil, `null`},
+				{"function steps", "steps", object{}, `{"one": "X", "two": "X", "held": "X", "last": "X"}`},
+				{"a sleep", "nap", object{"milliseconds": 50}, `{"one": "X", "last": "X"}`},
+				{"a retry", "flaky", object{"failures": 2, "attempts": 3, "milliseconds": 10}, `{"one": "X", "flaky": "X", "last": "X"}`},
+				{"parallel steps", "parallel", nil, `{"a": "X", "b": "X", "c": "X", "last": "X"}`},
+				{"hostile values", "echo", hostile, encode(t, hostile)},
+				{"text", "echo", "text", `"text"`},
+				{"false", "echo", false, `false`},
+				{"null", "echo", nil, `null`},
 			}
 			runs := make([]string, len(outputs))
 			for i, test := range outputs {
 				runs[i] = client.start(newRun{workflow: test.workflow, input: test.input})
 			}
 			for i, test := range outputs {
-				output, failure := client.result(runs[i])
-				if failure != "" {
-					t.Errorf("%s failed: %s", test.workflow, failure)
-					continue
-				}
-				l.checkOutput(output, fill(test.want, "X", executor))
+				t.Run(test.name, func(t *testing.T) {
+					output, failure := client.result(runs[i])
+					if failure != "" {
+						t.Fatal(failure)
+					}
+					if want := fill(test.want, "X", executor); !sameJSON(t, output, []byte(want)) {
+						t.Errorf("output is %s, want %s", output, want)
+					}
+				})
 			}
 
 			run := client.start(newRun{workflow: "failing", input: object{"message": `no "luck"`}})
