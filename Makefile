@@ -128,11 +128,11 @@ bench-short: envtest ## Measure small sizes, and compare ratios with test/bench/
 .PHONY: bench-peers
 bench-peers: ## Compare with OpenWorkflow's own package and with DBOS Transact for Go.
 	hack/require.sh postgres nodejs
-	go test -tags bench -count=1 -timeout 1h -v -run '^TestPeers$$' ./test/bench
+	go test -tags bench -count=1 -timeout 1h -v -run '^TestPeers$$' ./test/bench $(TESTFLAGS)
 
 .PHONY: recovery
 recovery: e2e-cluster ## Measure the time from a worker's death to its successor's first write, 20 times.
-	$(E2E) -timeout 20m -run TestRecoveryTakesLessThanASecond ./test/e2e/...
+	$(E2E) -timeout 20m -run TestRecoveryTakesLessThanASecond $(TESTFLAGS) ./test/e2e/...
 
 E2E = KUBECONFIG=$(DEVCLUSTER_KUBECONFIG) KUBECTL=$(KUBECTL) go test -tags e2e -count=1 -v
 
