@@ -9,14 +9,15 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
+// claimTimeout bounds one claim, and one poll for children and signals.
 const claimTimeout = 5 * time.Second
 
-// givenBackPolls is after how many polls a look is made for runs that were given back.
+// givenBackPolls is how many polls pass between two claims of runs that were given back.
 const givenBackPolls = 4
 
-// wakeAt makes the claim loop look when a run that this worker has put off is due, if
-// that is soon. For what is due later, the poll is prompt enough, and no timer is held
-// for as long as a run may sleep.
+// wakeAt wakes the claim loop when a run that this worker has parked is due, if that is
+// within a minute. Runs that are due later are found by the poll, so no timer is held for as
+// long as a run may sleep.
 func (r *Runner) wakeAt(at time.Time) {
 	const soon = time.Minute
 	if wait := time.Until(at); wait < soon {
@@ -24,11 +25,12 @@ func (r *Runner) wakeAt(at time.Time) {
 	}
 }
 
-// claimLoop claims due runs whenever there may be some and a slot is free: after a
-// notification, when a full batch suggests that there are more, and, as a safety net, at
-// every poll. While all slots are taken, runs are claimed together with the ends of
-// others instead (claimForEnding). Some polls also look for runs that OpenWorkflow's workers have
-// given back, of which nobody notifies (R62). It returns when ctx ends.
+// claimLoop claims due runs until ctx ends. It tries when a slot is free and claimWake is set
+// (by a notification, a freed slot, or a local write that made a run due), and at every poll.
+//
+// While all slots are taken, the next runs are claimed by the write that ends one
+// (claimForEnding). Every few polls it also claims runs that OpenWorkflow's workers have
+// given back, of which no notification tells (R62).
 func (r *Runner) claimLoop(ctx context.Context) {
 	poll := time.NewTimer(0)
 	defer poll.Stop()
@@ -79,16 +81,15 @@ func (r *Runner) claimLoop(ctx context.Context) {
 	}
 }
 
-// releaseSlots gives back slots, and sees to it that runs are claimed for them if there may
-// be some.
+// releaseSlots gives back n slots. It wakes the claim loop if more runs may be due.
 func (r *Runner) releaseSlots(n int) {
 	if r.slots.release(n) {
 		r.claimWake.Set()
 	}
 }
 
-// claimForEnding returns what to claim together with the ends of so many runs, whose slots
-// that takes; nil when there is nothing to claim, as far as is known.
+// claimForEnding returns a claim to send with the writes that end this many runs, and
+// reserves their slots for it. It returns nil if no more runs are known to be due.
 func (r *Runner) claimForEnding(ending int) *store.ClaimRequest {
 	if ending == 0 || r.draining.Load() {
 		return nil
@@ -100,30 +101,32 @@ func (r *Runner) claimForEnding(ending int) *store.ClaimRequest {
 	return r.claimRequest(n)
 }
 
-// finishClaim takes in what has become of a claim with the ends of runs.
+// finishClaim starts passes for what claimForEnding has claimed, and gives back the slots for
+// which there was no run.
 func (r *Runner) finishClaim(request *store.ClaimRequest, runs []openworkflow.Run) {
 	if request == nil {
 		return
 	}
 	r.startPasses(runs)
 	if unused := request.Max - len(runs); unused > 0 {
-		r.releaseSlots(unused) // the claim loop finds out whether that was all
+		r.releaseSlots(unused) // the claim loop finds out whether more are due
 	}
 }
 
-// pollInterval is the longest time between two polls of this worker. Those who serve the
-// same poll together as often as one of them would alone: a run that nobody was notified
-// of is found as soon, and an idle pool costs nearly the same whatever its size.
+// pollInterval is the longest time between two polls of this worker. Peers share the polls:
+// together they poll as often as one would alone. A run without a notification is found
+// equally soon, and an idle pool costs nearly the same at any size.
 func (r *Runner) pollInterval() time.Duration {
 	const longest = 30 * time.Second
 	shared := time.Duration(r.peers.Load()) * r.options.PollInterval
 	return max(r.options.PollInterval, min(shared, longest))
 }
 
-// claim claims up to n runs, due or given back, and starts a pass for each.
+// claim claims up to n runs, due or given back, and starts a pass for each. It returns how
+// many it has claimed.
 func (r *Runner) claim(ctx context.Context, n int, givenBack bool) (int, error) {
-	// A claim that is cut off may have been made: let it end, and give the runs
-	// back in order when the runner is draining meanwhile.
+	// A claim that is canceled may have been committed, so it does not end with ctx. Passes
+	// that start while the runner drains hand their runs back.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
 	defer cancel()
 	request := r.claimRequest(n)
@@ -133,9 +136,8 @@ func (r *Runner) claim(ctx context.Context, n int, givenBack bool) (int, error) 
 	return len(runs), err
 }
 
-// claimRequest asks for up to n runs, each with a fencing token of its own: unique for
-// each claim, and recognizable as this pod's and this process' (decision 4 of the
-// architecture).
+// claimRequest asks for up to n runs. Each gets its own fencing token: unique per claim, with
+// this pod and process as its prefix (decision 4 in ARCHITECTURE.md).
 func (r *Runner) claimRequest(n int) *store.ClaimRequest {
 	return &store.ClaimRequest{
 		Served:         r.served,

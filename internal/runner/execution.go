@@ -21,60 +21,59 @@ import (
 	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
-// execution is one execution of a workflow's function by one claim: what the
-// author's calls act on. It implements durable.Execution.
+// execution is one execution of a workflow's function under one claim. It implements
+// durable.Execution, which the author's calls act on.
 //
 // Lock order: buffer.flushMu, then mu, then buffer.mu. Methods with the suffix Locked are
-// called with mu held; writeBufferedLocked is called with buffer.flushMu held. The mutexes of
-// the Runner's parts (leases, slots, waitPoller, runningRows) come last: none calls back.
+// called with mu held, except writeBufferedLocked: with buffer.flushMu. The mutexes of the
+// Runner's parts (leases, slots, waitPoller, runningRows, flusher.group) come last, as none
+// of them calls back.
 type execution struct {
 	runner *Runner
 	lease  openworkflow.Lease
 	run    *openworkflow.Run // as this pass claimed it; constant
-	// ahead is how far the server's clock is ahead of this one. Sleeps go by the
-	// server's, as claims do (R180): by a clock that is behind, a run that is due
-	// would not be, and would be claimed and parked over and over.
+	// ahead is how far the server's clock is ahead of this one. Sleeps follow the server's
+	// clock, as claims do (R180): by a local clock that is behind, a run that is due would be
+	// claimed and parked over and over.
 	ahead time.Duration
 
-	// ctx is the workflow's. It ends with the lease, the deadline or the worker.
+	// ctx is the context of the workflow. It ends with the lease, the deadline or the worker.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	span   tracing.Span
-	// writeCtx ends with the lease alone, so that a result that arrives with the
-	// deadline is still stored.
+	// writeCtx ends with the lease alone: a result that arrives at the deadline is still
+	// stored.
 	writeCtx     context.Context
 	cancelWrites context.CancelCauseFunc
 
-	names *openworkflow.Names // the workflow's goroutine only
-	busy  atomic.Bool         // a verb is under way on the workflow's goroutine
+	names *openworkflow.Names // used on the workflow's goroutine only
+	busy  atomic.Bool         // a method of durable.Execution is being called
 
+	// mu guards history, futures, executing, arrivals, suspended and outcome.
 	mu      sync.Mutex
 	history *history
-	// futures are the steps that were begun and have not resolved, in order.
+	// futures are the steps that were started and have not resolved, in order.
 	futures []*future
-	// executing counts the functions under way on goroutines of their own.
+	// executing counts the functions that are executing on goroutines of their own.
 	executing int
 	branches  sync.WaitGroup
-	// arrivals is what has come for waiting attempts, by attempt id.
+	// arrivals is what has arrived for waiting attempts, by attempt id.
 	arrivals   map[string]store.WaitResult
 	suspended  bool
 	outcome    *outcome
 	hasOutcome chan struct{} // closed when there is an outcome
-	// wakes holds a token when something has happened that the workflow's goroutine
-	// may be waiting for.
+	// wakes wakes the workflow's goroutine from waitForChange.
 	wakes wake.Flag
 
 	buffer writeBuffer
 }
 
-// outcome is how an execution ended; the zero value of the members that do not
-// belong to the kind.
+// outcome is how an execution ended. Fields that do not belong to the kind are zero.
 type outcome struct {
 	kind   outcomeKind
 	output json.RawMessage
 	err    error
-	// at is when a run that waits or was put off is due; payload is the error of the
-	// step that put it off.
+	// at is when the run is due again; payload is the error of the step that is retried then.
 	at      time.Time
 	payload json.RawMessage
 }
@@ -82,17 +81,17 @@ type outcome struct {
 type outcomeKind int
 
 const (
-	// outcomeReturned: the function returned output or err.
+	// outcomeReturned: the workflow's function returned output or err.
 	outcomeReturned outcomeKind = iota
-	// outcomeRetryLater: a step failed and is retried later, and nothing else is waited for.
+	// outcomeRetryLater: the run waits for the retry of a step, and for nothing else.
 	outcomeRetryLater
-	// outcomeParked: the run waits until at, or until something wakes it.
+	// outcomeParked: the run waits until at, or until a child or a signal wakes it.
 	outcomeParked
-	// outcomeHandBack: the run goes on elsewhere, now.
+	// outcomeHandBack: the run is due now, for another worker.
 	outcomeHandBack
-	// outcomeSuspended: the run goes on when it is resumed.
+	// outcomeSuspended: the run waits until it is resumed.
 	outcomeSuspended
-	// outcomeAbandoned: the run is no longer this worker's.
+	// outcomeAbandoned: this worker no longer holds the run.
 	outcomeAbandoned
 )
 
@@ -116,7 +115,7 @@ func newExecution(r *Runner, run *openworkflow.Run) *execution {
 	return e
 }
 
-// log returns the logger for what is worth a line, which is little.
+// log returns a logger with the id of the run.
 func (e *execution) log() *slog.Logger {
 	return e.runner.log.With("run", e.run.ID, "workflow", e.run.WorkflowName)
 }
@@ -144,15 +143,15 @@ func (e *execution) Info() durable.RunInfo {
 	return info
 }
 
-// exitTimeout is how long the workflow's goroutine may take to end once the
-// execution has.
+// exitTimeout is how long the workflow's goroutine may take to end after the execution has.
 const exitTimeout = 10 * time.Second
 
-// execute calls the workflow's function and returns how that ended. The function
-// has its own goroutine, which verbs may end at any call; what it defers has run when
-// execute returns, and so have the steps in flight: none of their results is lost to
-// the way in which the others ended. A goroutine that does not end, because a deferred
-// function blocks, is left behind: it can write nothing, and must not keep the run.
+// execute calls the workflow's function and returns the outcome. The function has a goroutine
+// of its own, which may end at any call of a step. When execute returns, deferred functions
+// have run and the functions of steps have ended, so that none of their results is lost.
+//
+// A workflow's goroutine that does not end within exitTimeout, because a deferred function
+// blocks, is left behind: it can write nothing, and the run must not wait for it.
 func (e *execution) execute(definition durable.Definition) outcome {
 	if e.run.DeadlineAt != nil {
 		ctx, cancel := context.WithDeadlineCause(e.ctx, e.run.DeadlineAt.Add(-e.ahead), durable.ErrDeadlineExceeded)
@@ -176,7 +175,7 @@ func (e *execution) execute(definition durable.Definition) outcome {
 			e.log().Error("The workflow's goroutine does not end; does a deferred function block?")
 		}
 	}
-	// Without an outcome, somebody else ended the goroutine.
+	// Without an outcome, the author's code has called runtime.Goexit.
 	e.setOutcome(outcome{kind: outcomeReturned, err: errGoexit})
 	e.branches.Wait()
 	e.mu.Lock()
@@ -196,7 +195,7 @@ func (e *execution) protect(f func() (json.RawMessage, error)) (output json.RawM
 	return f()
 }
 
-// setOutcome decides how the execution ended; the first decision stands.
+// setOutcome sets the outcome of the execution. The first one stands.
 func (e *execution) setOutcome(o outcome) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -210,8 +209,8 @@ func (e *execution) setOutcomeLocked(o outcome) {
 	}
 }
 
-// exitWith (may not return) ends the execution with this outcome, and the goroutine: the workflow's, or
-// that of a step, whose workflow finds out when it waits next (decision 9).
+// exitWith (may not return) sets the outcome of the execution and ends the goroutine. On the
+// goroutine of a step, the workflow learns of it when it waits next (decision 9).
 func (e *execution) exitWith(o outcome) {
 	e.setOutcome(o)
 	runtime.Goexit()
@@ -224,8 +223,9 @@ func (e *execution) isOver() bool {
 	return e.outcome != nil
 }
 
-// enterVerb (may not return) and exitVerb are around each verb. Two at a time mean that a workflow does
-// something that cannot be replayed, as the order of its calls would be chance.
+// enterVerb (may not return) is called first by each method of durable.Execution, and
+// exitVerb last. Two at the same time fail the run: the order of their calls, and so their
+// durable names, would depend on timing.
 func (e *execution) enterVerb() {
 	if !e.busy.CompareAndSwap(false, true) {
 		e.exitWith(outcome{kind: outcomeReturned, err: &durable.NonRetryableError{Err: errConcurrentVerbs}})
@@ -237,8 +237,8 @@ func (e *execution) exitVerb() { e.busy.Store(false) }
 var errConcurrentVerbs = errors.New("a step was called inside another step, or on a goroutine that is not the workflow's: " +
 	"call steps one after the other, and step.Go for those that are to run in parallel")
 
-// checkpoint (may not return) is passed before anything new is done for the run: it leaves when the
-// execution has to end here.
+// checkpoint (may not return) ends the goroutine if the execution has to end. It is called
+// before anything new is done for the run.
 func (e *execution) checkpoint() {
 	if e.ctx.Err() != nil {
 		e.exitWith(e.interrupted())
@@ -256,7 +256,7 @@ func (e *execution) checkpoint() {
 	}
 }
 
-// interrupted is the outcome of an execution whose context has ended.
+// interrupted returns the outcome of an execution whose context has ended.
 func (e *execution) interrupted() outcome {
 	switch cause := context.Cause(e.ctx); {
 	case errors.Is(cause, durable.ErrDeadlineExceeded) && e.writeCtx.Err() == nil:
@@ -268,7 +268,7 @@ func (e *execution) interrupted() outcome {
 	}
 }
 
-// durableName gives a call its durable name (R89).
+// durableName returns the durable name of the next call with this base name (R89).
 func (e *execution) durableName(base string) (string, error) {
 	name := e.names.Resolve(base)
 	if !storableText(name) {
@@ -280,11 +280,11 @@ func (e *execution) durableName(base string) (string, error) {
 // storableText reports whether Postgres can store a text: UTF-8 without U+0000.
 func storableText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
-// now is the time by the server's clock.
+// now returns the time by the server's clock.
 func (e *execution) now() time.Time { return time.Now().Add(e.ahead) }
 
-// newAttempt (may not return) returns an attempt that begins now, and takes it into the history. It
-// leaves when the run may have no further one (R110).
+// newAttempt (may not return) adds an attempt that starts now to the history, and returns it.
+// At the step limit it fails the run instead (R110).
 func (e *execution) newAttempt(name string, kind openworkflow.StepKind, context json.RawMessage) openworkflow.StepAttempt {
 	now := e.now()
 	attempt := openworkflow.StepAttempt{
@@ -310,7 +310,7 @@ func (e *execution) newAttempt(name string, kind openworkflow.StepKind, context 
 	return attempt
 }
 
-// stepLimit is the number of step attempts that the run may have (R110).
+// stepLimit returns how many step attempts the run may have (R110).
 func (e *execution) stepLimit() int {
 	if limit := e.definition().StepLimit; limit > 0 {
 		return limit
@@ -328,7 +328,7 @@ func (e *execution) snapshot() openworkflow.StepSummary {
 	return e.history.snapshot()
 }
 
-// stepLimitError ends a run that has too many step attempts (R110).
+// stepLimitError fails a run that has too many step attempts (R110).
 type stepLimitError struct{ limit, count int }
 
 func (e *stepLimitError) Error() string {

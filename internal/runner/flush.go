@@ -10,24 +10,23 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// write is what one pass writes at once: any number of step writes, and at most
-// one write of the run itself, which comes last. All of it is fenced by the
-// pass's worker id.
+// write is what one pass writes at once: step writes, and at most one write of the run
+// itself, which comes last. All of it is fenced by the worker id of the pass.
 type write struct {
 	steps []store.StepWrite
 	run   *store.RunWrite
 }
 
-// flusher is the one way in which passes write to the database: group commit, in one
-// transaction and one round trip. Each write succeeds or fails by itself. With the ends of
-// runs, the next ones are claimed.
+// flusher is the one way in which passes write to the database: group commit, one transaction
+// and one round trip per batch. Each write succeeds or fails by itself. A batch that ends
+// runs claims the next ones.
 type flusher struct {
 	runner *Runner
 	log    *slog.Logger
 	group  *groupcommit.Group[write]
 }
 
-// flushTimeout bounds one try: a connection that hangs must not hold up all runs.
+// flushTimeout bounds one try: a connection that hangs must not block all passes.
 const flushTimeout = 10 * time.Second
 
 func newFlusher(r *Runner) *flusher {
@@ -36,10 +35,10 @@ func newFlusher(r *Runner) *flusher {
 	return f
 }
 
-// submit writes and waits until that is durable. It returns store.ErrLeaseLost when
-// the pass no longer holds its run, or the error of the write itself (a value that
-// cannot be stored). Trouble with the database is waited out; when ctx ends first,
-// submit returns its cause, and the write may or may not happen.
+// submit writes, and returns once that is durable. It retries while the database fails. It
+// returns store.ErrLeaseLost if the pass no longer holds its run, or the error of a value
+// that cannot be stored. If ctx ends first, it returns the cause, and the write may or may
+// not happen.
 func (f *flusher) submit(ctx context.Context, steps []store.StepWrite, run *store.RunWrite) error {
 	w := write{steps: steps, run: run}
 	if f.group.TryAcquire() {
@@ -47,15 +46,15 @@ func (f *flusher) submit(ctx context.Context, steps []store.StepWrite, run *stor
 		if err == nil {
 			return outcome
 		}
-		// It is tried again, together with what others write.
+		// The group retries it, in a batch with the writes of others.
 		w.steps = slices.Clone(steps)
 		markMaybeWritten(w.steps)
 	}
 	return f.group.Join(ctx, w)
 }
 
-// writeAlone flushes one write, once. The error is that of the database, as which the end of
-// the write's context counts, too.
+// writeAlone tries once to send a single write, without waking a goroutine of the group. err
+// is a failure of the database, or the end of ctx; outcome is the result of the write.
 func (f *flusher) writeAlone(ctx context.Context, w write) (outcome, err error) {
 	defer f.group.Release()
 	var runs []store.RunWrite
@@ -69,7 +68,7 @@ func (f *flusher) writeAlone(ctx context.Context, w write) (outcome, err error) 
 	return firstError(stepErrs, runErrs), nil
 }
 
-// firstError returns the first failure among the results of one write.
+// firstError returns the first error among the results of one write.
 func firstError(stepErrs, runErrs []error) error {
 	for _, errs := range [][]error{stepErrs, runErrs} {
 		for _, err := range errs {
@@ -81,7 +80,9 @@ func firstError(stepErrs, runErrs []error) error {
 	return nil
 }
 
-// tryOnce sends writes, and what to claim with them, and tells others what comes of it.
+// tryOnce sends writes once, together with a claim if request is not nil. It starts passes
+// for the claimed runs, and notifies of runs that the writes have ended or made due: in the
+// same transaction if the rate limit allows, else later.
 func (f *flusher) tryOnce(
 	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest,
 ) (stepErrs, runErrs []error, err error) {
@@ -104,27 +105,27 @@ func (f *flusher) tryOnce(
 	if ended && !hints.Ends {
 		r.notifyEnds.request()
 	}
-	if children { // this worker may serve them
+	if children { // this worker may serve them itself
 		r.claimWake.Set()
 	}
-	if parents { // and go on with them
+	if parents { // a parent may be executing here
 		r.waitPoller.wakes.Set()
 	}
 	return result.Steps, result.Runs, nil
 }
 
-// endsRun reports whether the write ends a run for good.
+// endsRun reports whether the write completes or fails a run.
 func endsRun(w store.RunWrite) bool { return w.Op == store.RunComplete || w.Op == store.RunFail }
 
-// markMaybeWritten takes note that the attempts may have been written.
+// markMaybeWritten records that the attempts may exist in the database already.
 func markMaybeWritten(steps []store.StepWrite) {
 	for i := range steps {
 		steps[i].New = false
 	}
 }
 
-// flush writes a batch, again and again until the database takes it or nobody
-// waits for it. Writes are idempotent, so a try whose answer was lost does no harm.
+// flush writes a batch, and retries until the database accepts it or nobody waits for it any
+// more. Writes are idempotent, so a try whose answer was lost does no harm.
 func (f *flusher) flush(ctx context.Context, batch []*groupcommit.Write[write]) {
 	var steps []store.StepWrite
 	var runs []store.RunWrite
@@ -144,7 +145,7 @@ func (f *flusher) flush(ctx context.Context, batch []*groupcommit.Write[write]) 
 		return err
 	})
 	if err != nil {
-		return // whoever still waits is told by his own context
+		return // each write that is still awaited returns with its own context
 	}
 	for _, w := range batch {
 		n, ended := len(w.Item.steps), 0

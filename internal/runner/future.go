@@ -12,8 +12,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// future is a step that the workflow has begun in this execution. It implements
-// durable.Future. Its members are guarded by the execution's mutex.
+// future is a step that the workflow has started in this execution. It implements
+// durable.Future. The execution's mu guards its fields.
 type future struct {
 	e    *execution
 	name string
@@ -21,18 +21,18 @@ type future struct {
 	resolved bool
 	output   json.RawMessage
 	err      error
-	// wait is what the call waits for; nil while its function is executing.
+	// wait is what the future waits for; nil while its function is executing.
 	wait *wait
 }
 
-// wait is what keeps a call from resolving: a retry that is not due, or an attempt of
-// a kind that waits for something outside.
+// wait is what keeps a future from resolving: a retry that is not due, or an attempt that
+// waits for a time, a child or a signal.
 type wait struct {
-	// until is when it ends by itself, by the server's clock.
+	// until is when the wait ends by itself, by the server's clock.
 	until time.Time
-	// attempt is the one that waits; nil for a retry.
+	// attempt is the attempt that waits; nil for a retry.
 	attempt *openworkflow.StepAttempt
-	// failure is what a retry has to make good.
+	// failure is the error that a retry follows.
 	failure json.RawMessage
 }
 
@@ -58,7 +58,7 @@ func (e *execution) Start(ctx context.Context, step durable.Step) (durable.Futur
 	}
 }
 
-// asFuture keeps a nil call from becoming a future that is not nil.
+// asFuture returns a nil interface for a nil future.
 func asFuture(f *future, err error) (durable.Future, error) {
 	if err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func (e *execution) AwaitAny(futures []durable.Future) int {
 	return e.awaitAny(futures)
 }
 
-// awaitAny (may not return) is AwaitAny within a verb.
+// awaitAny (may not return) is AwaitAny without enterVerb.
 func (e *execution) awaitAny(futures []durable.Future) int {
 	first := -1
 	e.await(func() bool {
@@ -127,10 +127,9 @@ func (e *execution) Select(base string, futures []durable.Future) (int, error) {
 	return index, nil
 }
 
-// await (may not return) blocks the workflow's goroutine until ready, which is called with the mutex
-// held, says so. Every wait that is due resolves meanwhile, each by itself, whether it
-// is the one that is waited for or not. When all wait and no function is executing,
-// there is nothing left to do here: the run is parked, and await does not return.
+// await (may not return) blocks the workflow's goroutine until ready, which is called with mu
+// held, returns true. Meanwhile every wait that is due resolves, also those that ready does
+// not ask for. If all futures wait and no function is executing, it parks the run.
 func (e *execution) await(ready func() bool) {
 	for {
 		e.mu.Lock()
@@ -155,14 +154,15 @@ func (e *execution) await(ready func() bool) {
 		next := e.nextDueLocked()
 		e.mu.Unlock()
 
-		// What has been begun is shown, and can be delivered to, while functions take
-		// their time.
+		// While functions execute, users must see the waits that were started, and children
+		// and signals must find their rows.
 		e.flushAll()
 		e.waitForChange(next)
 	}
 }
 
-// waitForChange returns when something has happened, or at next by the server's clock.
+// waitForChange returns when wakes is set, the execution is over, or next has come by the
+// server's clock.
 func (e *execution) waitForChange(next time.Time) {
 	var due <-chan time.Time
 	if !next.IsZero() {
@@ -178,8 +178,7 @@ func (e *execution) waitForChange(next time.Time) {
 	}
 }
 
-// nextDueLocked returns when the first of the calls stops waiting by itself; zero when
-// none does.
+// nextDueLocked returns when the first wait ends by itself; zero if no future waits.
 func (e *execution) nextDueLocked() time.Time {
 	var first time.Time
 	for _, f := range e.futures {
@@ -190,7 +189,7 @@ func (e *execution) nextDueLocked() time.Time {
 	return first
 }
 
-// earlier returns the earlier of two instants, of which the first may be zero.
+// earlier returns the earlier of two times, of which the first may be zero.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || b.Before(a) {
 		return b
@@ -198,8 +197,7 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// resolveDueLocked resolves the calls whose wait is over, and forgets those that have
-// resolved.
+// resolveDueLocked resolves the futures whose wait is over, and removes the resolved ones.
 func (e *execution) resolveDueLocked() {
 	now := e.now()
 	unresolved := e.futures[:0]
@@ -215,9 +213,8 @@ func (e *execution) resolveDueLocked() {
 	e.futures = unresolved
 }
 
-// parkLocked settles that the run waits, until the first of what it waits for is due (R81):
-// as a run that is pending again when that is a retry and there is nothing else to be
-// woken by (R77), parked otherwise.
+// parkLocked sets the outcome of a run that waits: it is due when its first wait ends (R81).
+// The run becomes pending if it waits for retries alone (R77), else parked.
 func (e *execution) parkLocked() {
 	e.completeStrayWaitsLocked()
 	o := outcome{kind: outcomeRetryLater}
@@ -240,9 +237,9 @@ func (e *execution) parkLocked() {
 	e.setOutcomeLocked(o)
 }
 
-// completeStrayWaitsLocked completes waiting attempts for which something has come and that this
-// execution did not ask for, because the workflow's code has changed. They would
-// wake the run again and again.
+// completeStrayWaitsLocked completes waiting attempts for which something has arrived and
+// which the workflow's code, since changed, no longer asks for. They would make the run due
+// again and again.
 func (e *execution) completeStrayWaitsLocked() {
 	asked := map[string]bool{}
 	for _, f := range e.futures {
@@ -265,19 +262,20 @@ func (e *execution) completeStrayWaitsLocked() {
 	}
 }
 
-// bufferRequiredLocked takes up the outcome of a waiting attempt that another execution could
-// see otherwise; bufferImpliedLocked one that the database implies.
+// bufferRequiredLocked ends a waiting attempt whose outcome a later execution could decide
+// otherwise.
 func (e *execution) bufferRequiredLocked(a openworkflow.StepAttempt) {
 	e.buffer.addRequired(e.stepWrite(a))
 	e.finishAttemptLocked(a)
 }
 
+// bufferImpliedLocked ends a waiting attempt whose outcome other rows imply.
 func (e *execution) bufferImpliedLocked(a openworkflow.StepAttempt) {
 	e.buffer.addImplied(e.stepWrite(a))
 	e.finishAttemptLocked(a)
 }
 
-// deliver takes in what has come for an attempt that waits.
+// deliver passes on what has arrived for a waiting attempt.
 func (e *execution) deliver(attemptID string, arrival store.WaitResult) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -285,7 +283,8 @@ func (e *execution) deliver(attemptID string, arrival store.WaitResult) {
 	e.wakes.Set()
 }
 
-// externalWaits returns the attempts of calls that wait for a child or a signal.
+// externalWaits returns the ids of the attempts that wait for a child or a signal and for
+// which nothing has arrived.
 func (e *execution) externalWaits() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()

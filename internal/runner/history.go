@@ -5,14 +5,14 @@ import (
 	"github.com/openworkflow-operator/operator/internal/projection"
 )
 
-// history is what is known of a run's step attempts, by step name alone (R71). It
-// belongs to one execution.
+// history is the step attempts of a run, by step name alone (R71). It belongs to one
+// execution, whose mu guards it.
 type history struct {
 	completed map[string]openworkflow.StepAttempt
 	failures  map[string]int
 	failed    map[string]openworkflow.StepAttempt
 	names     map[string]struct{}
-	// waiting are the running attempts that wait for something other than a function.
+	// waiting are the running attempts of sleeps, child runs and waits for signals.
 	waiting map[string]openworkflow.StepAttempt
 	// sending are the running attempts to send a signal.
 	sending  map[string]openworkflow.StepAttempt
@@ -74,7 +74,7 @@ func (h *history) finish(a openworkflow.StepAttempt) {
 	}
 }
 
-// insert makes the map if it is not there: most runs have no use for most of them.
+// insert makes the map if it is nil: most runs need few of these maps.
 func insert[V any](m *map[string]V, key string, value V) {
 	if *m == nil {
 		*m = map[string]V{}
@@ -82,7 +82,7 @@ func insert[V any](m *map[string]V, key string, value V) {
 	(*m)[key] = value
 }
 
-// externalWaits returns the attempts that wait for a child or a signal.
+// externalWaits returns the ids of the attempts that wait for a child or a signal.
 func (h *history) externalWaits() []string {
 	var ids []string
 	for _, a := range h.waiting {
@@ -93,7 +93,7 @@ func (h *history) externalWaits() []string {
 	return ids
 }
 
-// size returns how many bytes the history takes, roughly.
+// size estimates how many bytes the history occupies.
 func (h *history) size() int {
 	const perAttempt = 512
 	size := h.attempts * perAttempt
@@ -105,7 +105,7 @@ func (h *history) size() int {
 	return size
 }
 
-// snapshot returns a summary that later events do not change.
+// snapshot returns a summary that later changes do not affect.
 func (h *history) snapshot() openworkflow.StepSummary {
 	s := h.summary
 	s.Newest = append([]openworkflow.StepAttempt(nil), s.Newest...)

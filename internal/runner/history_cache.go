@@ -7,14 +7,14 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// historyCache holds the histories of runs that this worker has put aside, so that they need
-// not be read again. A history is good as long as nobody else has claimed the run since:
-// each claim adds one to its attempts (R9), and only who holds a run writes its steps
-// (R46).
+// historyCache holds the histories of runs that this worker has parked, least recently parked
+// first, so that they need not be read again. An entry is valid if nobody else has claimed
+// the run since: each claim increments the run's attempts (R9), and only the holder of a run
+// writes its steps (R46).
 type historyCache struct {
 	mu    sync.Mutex
 	runs  map[string]*list.Element
-	order list.List // of *remembered, the one put aside last at the back
+	order list.List // of *cachedHistory, the newest at the back
 	size  int
 }
 
@@ -25,16 +25,16 @@ type cachedHistory struct {
 	size     int
 }
 
+// Sizes are estimates, in bytes. A history larger than maxCachedHistory is not cached.
 const (
-	// maxCacheSize is how many bytes of histories are held, roughly; memoryOfRun how many
-	// of one.
 	maxCacheSize     = 32 << 20
 	maxCachedHistory = 1 << 20
 )
 
 func newHistoryCache() *historyCache { return &historyCache{runs: map[string]*list.Element{}} }
 
-// put holds the history of a run that was put aside.
+// put caches the history of a run that is parked, and evicts the oldest ones if there is no
+// room.
 func (c *historyCache) put(run *openworkflow.Run, h *history) {
 	size := h.size()
 	if size > maxCachedHistory {
@@ -50,8 +50,8 @@ func (c *historyCache) put(run *openworkflow.Run, h *history) {
 	}
 }
 
-// pop returns the history of a run that was claimed, and forgets it; nil when there is
-// none that is good.
+// pop removes the history of a run that was claimed, and returns it; nil if there is no valid
+// one.
 func (c *historyCache) pop(run *openworkflow.Run) *history {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// leaseKeeper extends the leases of all passes with one statement per beat, and
-// tells a pass what the beat found out about its run.
+// leaseKeeper extends the leases of all passes with one statement per heartbeat, and tells a
+// pass what the heartbeat has found out about its run.
 type leaseKeeper struct {
 	store    Store
 	duration time.Duration
@@ -22,15 +22,15 @@ type leaseKeeper struct {
 	leases map[openworkflow.Lease]heldLease
 }
 
-// heldLease is a lease and who holds it.
+// heldLease is a lease, the pass that holds it, and since when.
 type heldLease struct {
 	leaseHolder
 	since time.Time
 }
 
-// leaseHolder is what the keeper can tell a pass.
+// leaseHolder is a pass, as the leaseKeeper sees it.
 type leaseHolder interface {
-	// revoke ends the pass at once; it can write nothing any more. The cause says why.
+	// revoke ends the pass at once: it can write nothing more.
 	revoke(cause error)
 	// suspend ends the pass at its next step.
 	suspend()
@@ -52,7 +52,7 @@ func (k *leaseKeeper) remove(lease openworkflow.Lease) {
 	delete(k.leases, lease)
 }
 
-// held returns the leases that are being kept and are at least that old.
+// held returns the leases that are at least this old.
 func (k *leaseKeeper) held(age time.Duration) []openworkflow.Lease {
 	before := time.Now().Add(-age)
 	k.mu.Lock()
@@ -72,7 +72,7 @@ func (k *leaseKeeper) holder(lease openworkflow.Lease) leaseHolder {
 	return k.leases[lease].leaseHolder
 }
 
-// run beats until ctx ends: well inside a lease (R173), more often after a beat
+// run sends a heartbeat every third of a lease (R173) until ctx ends, and sooner after one
 // that failed.
 func (k *leaseKeeper) run(ctx context.Context) {
 	interval := k.duration / 3
@@ -93,8 +93,8 @@ func (k *leaseKeeper) run(ctx context.Context) {
 	}
 }
 
-// beat extends the leases, except those so fresh that the next beat is early enough for
-// them: most runs end before that, and cost no beat.
+// beat extends all leases but those younger than a sixth of a lease: the next heartbeat is
+// early enough for them. Most runs end before that, and need none.
 func (k *leaseKeeper) beat(ctx context.Context, timeout time.Duration) error {
 	leases := k.held(k.duration / 6)
 	if len(leases) == 0 {
@@ -109,7 +109,7 @@ func (k *leaseKeeper) beat(ctx context.Context, timeout time.Duration) error {
 	for _, state := range states {
 		holder := k.holder(state.Lease)
 		switch {
-		case holder == nil: // the pass has ended meanwhile
+		case holder == nil: // the pass has ended in the meantime
 		case !state.Held:
 			holder.revoke(causeOfLoss(state))
 		case state.Suspended:
@@ -119,7 +119,7 @@ func (k *leaseKeeper) beat(ctx context.Context, timeout time.Duration) error {
 	return nil
 }
 
-// lossCause asks the row of a run that a write was refused for.
+// lossCause reads from the row of a run why a write of it was refused.
 func (k *leaseKeeper) lossCause(ctx context.Context, lease openworkflow.Lease) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -130,7 +130,7 @@ func (k *leaseKeeper) lossCause(ctx context.Context, lease openworkflow.Lease) e
 	return causeOfLoss(states[0])
 }
 
-// causeOfLoss says why a lease was lost, as far as the row tells.
+// causeOfLoss returns why a lease was lost, as far as the row tells.
 func causeOfLoss(state store.LeaseState) error {
 	switch {
 	case state.Status == openworkflow.RunCanceled:

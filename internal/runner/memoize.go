@@ -2,7 +2,7 @@
 
 package runner
 
-// memoize is what this package is for. A test builds with the tag
-// openworkflow_forget, which switches it off, to prove that the check for
-// duplicate charges can fail.
+// memoize makes a replay return stored results. A test builds with the tag
+// openworkflow_forget, which disables it, to prove that the check for duplicate charges can
+// fail.
 const memoize = true

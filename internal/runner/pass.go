@@ -13,7 +13,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// startPasses starts a pass for each of the runs, which were claimed together.
+// startPasses starts a pass for each of these runs, which were claimed together.
 func (r *Runner) startPasses(runs []openworkflow.Run) {
 	var resumed []*execution
 	for i := range runs {
@@ -46,7 +46,7 @@ func (r *Runner) startPasses(runs []openworkflow.Run) {
 func (r *Runner) runPass(e *execution) {
 	defer r.finishPass(e)
 	definition := e.definition()
-	if definition.Execute == nil { // the claim asks for what is served only
+	if definition.Execute == nil { // claims ask only for what is served
 		e.log().Error("Claimed a run of a workflow that is not served")
 		r.finish(e, outcome{kind: outcomeHandBack})
 		return
@@ -62,18 +62,18 @@ func (r *Runner) runPass(e *execution) {
 	r.finish(e, *ended)
 }
 
-// finishPass ends a pass, whatever has become of it, and frees its slot.
+// finishPass ends a pass, whatever its outcome, and frees its slot.
 func (r *Runner) finishPass(e *execution) {
 	r.leases.remove(e.lease)
 	r.waitPoller.remove(e)
 	e.buffer.stop()
-	e.revoke(durable.ErrLeaseLost) // nothing that is left behind may go on
+	e.revoke(durable.ErrLeaseLost) // a goroutine that is left behind must not write
 	r.releaseSlots(1)
 }
 
-// loadHistories reads the step attempts of runs that have begun before, as far as this
-// worker does not remember them, and what has come for those that wait. A first claim
-// has none (decision 5). The error is that of a runner that stops.
+// loadHistories sets the history of each run that was claimed before, from the cache or else
+// the database, and what has arrived for its waits. A run that is claimed for the first time
+// has none (decision 5). It retries until it succeeds or writeCtx ends.
 func (r *Runner) loadHistories(executions []*execution) error {
 	histories := map[string]*history{}
 	var uncached []string
@@ -111,7 +111,7 @@ func (r *Runner) loadHistories(executions []*execution) error {
 	return nil
 }
 
-// restoreHistory takes in what is known of a run that has begun before.
+// restoreHistory sets what is known of a run that was claimed before.
 func (e *execution) restoreHistory(h *history, arrived map[string]store.WaitResult) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -121,11 +121,11 @@ func (e *execution) restoreHistory(h *history, arrived map[string]store.WaitResu
 			insert(&e.arrivals, id, arrival)
 		}
 	}
-	e.log().Debug("Resumed a run", "attempts", e.run.Attempts, "completedSteps", h.summary.Completed)
+	e.log().Debug("Loaded the history of a run", "attempts", e.run.Attempts, "completedSteps", h.summary.Completed)
 }
 
-// detachHistory returns the history, which this execution, should anything of it be left,
-// does not see any more.
+// detachHistory returns the history for the cache. A goroutine of this execution that is left
+// behind sees another, empty one.
 func (e *execution) detachHistory() *history {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -134,8 +134,8 @@ func (e *execution) detachHistory() *history {
 	return h
 }
 
-// overStepLimit fails a run whose history is above the step limit before any of its
-// code runs (R110).
+// overStepLimit returns the failure of a run whose history is already above the step limit,
+// else nil. None of its code is then executed (R110).
 func (e *execution) overStepLimit() *outcome {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -145,7 +145,7 @@ func (e *execution) overStepLimit() *outcome {
 	return nil
 }
 
-// finish writes how a pass ended, and reports it.
+// finish writes the outcome of a pass, and reports it.
 func (r *Runner) finish(e *execution, o outcome) {
 	switch o.kind {
 	case outcomeReturned:
@@ -181,13 +181,14 @@ func (r *Runner) finish(e *execution, o outcome) {
 	}
 }
 
-// finishAbandoned is the end of a pass whose run is no longer this worker's.
+// finishAbandoned ends a pass that no longer holds its run: it writes and reports nothing.
 func (e *execution) finishAbandoned(cause error) {
-	e.log().Info("Left a run that is no longer this worker's", "cause", cause)
+	e.log().Info("Abandoned a run that this worker no longer holds", "cause", cause)
 	e.span.End(tracing.Stale, cause)
 }
 
-// finishReturned ends the run as its function did: completed, to be retried, or failed.
+// finishReturned writes the outcome of a workflow's function: the run completes, is retried,
+// or fails.
 func (r *Runner) finishReturned(e *execution, o outcome) {
 	err := o.err
 	if err == nil {
@@ -228,10 +229,10 @@ func (r *Runner) finishReturned(e *execution, o outcome) {
 	}
 }
 
-// retryDecision says what an error of the workflow's function means for its run. A failed
-// step has used up its own retries, wrapped or not, and the workflow's policy does
-// not start them anew (R77). The policy's attempts are the workflow's own failures, not
-// claims (R97).
+// retryDecision decides whether a run is retried after an error of its function. A step that
+// has failed for good has used up its own retries, also when the error is wrapped, and the
+// policy of the workflow does not restart them (R77). That policy counts the failures of the
+// workflow itself, not claims (R97).
 func (e *execution) retryDecision(err error) openworkflow.Decision {
 	policy := e.definition().Retry
 	payload := durable.EncodeError(err).Encode()
@@ -263,10 +264,10 @@ func (e *stepLimitError) encode() json.RawMessage {
 	return payload
 }
 
-// submitEnd writes the end of the pass, and with it what has not been written yet.
+// submitEnd writes the end of the pass, together with all buffered attempts.
 func (e *execution) submitEnd(w store.RunWrite) error {
 	w.Lease, w.HasParent = e.lease, e.run.ParentStepAttemptID != nil
-	e.buffer.flushMu.Lock() // what is being written comes first
+	e.buffer.flushMu.Lock() // a flush in progress comes first
 	defer e.buffer.flushMu.Unlock()
 	steps := e.buffer.popAll()
 	err := e.runner.flusher.submit(e.writeCtx, steps, &w)
@@ -276,14 +277,14 @@ func (e *execution) submitEnd(w store.RunWrite) error {
 	return err
 }
 
-// lostLease reports whether an error of a write means that the run is no longer this
-// worker's; else it is that of a value that cannot be stored.
+// lostLease reports whether a write failed because this worker no longer holds the run. Any
+// other error is that of a value that cannot be stored.
 func (e *execution) lostLease(err error) bool {
 	return e.writeCtx.Err() != nil || errors.Is(err, store.ErrLeaseLost)
 }
 
-// writeEnd writes the end of the pass and reports whether it was this pass' to write.
-// A run with steps that cannot be stored fails.
+// writeEnd writes the end of the pass, and reports whether it was stored. A run whose
+// buffered attempts cannot be stored fails.
 func (e *execution) writeEnd(w store.RunWrite) bool {
 	err := e.submitEnd(w)
 	switch {
@@ -292,7 +293,7 @@ func (e *execution) writeEnd(w store.RunWrite) bool {
 	case e.lostLease(err):
 		e.finishAbandoned(err)
 	case w.Op == store.RunFail:
-		e.log().Error("Could not end a run; it goes on when its lease ends", "error", err)
+		e.log().Error("Could not end a run; it is claimed again when its lease ends", "error", err)
 		e.span.End(tracing.Stale, err)
 	default:
 		e.runner.finishReturned(e, outcome{kind: outcomeReturned, err: err})
@@ -300,7 +301,7 @@ func (e *execution) writeEnd(w store.RunWrite) bool {
 	return false
 }
 
-// report tells the reporter of the run as this pass has just changed it.
+// report passes the run to the Reporter, with the change that this pass has just made.
 func (e *execution) report(change func(*openworkflow.Run)) {
 	if e.runner.options.Reporter == nil {
 		return
@@ -318,15 +319,15 @@ func (e *execution) reportRetry(at time.Time, payload json.RawMessage) {
 	})
 }
 
-// progress reports come at growing intervals, so that the number of them grows with
-// the logarithm of a run's duration (decision 3).
+// Progress is reported at intervals that double from firstProgressInterval to
+// maxProgressInterval, so that the number of reports grows with the logarithm of a run's
+// duration (decision 3).
 const (
 	firstProgressInterval = time.Second
 	maxProgressInterval   = time.Minute
 )
 
-// reportProgress reports the start of the pass, then its progress, until the
-// returned function is called.
+// reportProgress reports the start of the pass, and then its progress until stop is called.
 func (e *execution) reportProgress() (stop func()) {
 	if e.runner.options.Reporter == nil {
 		return func() {}

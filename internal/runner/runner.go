@@ -35,27 +35,26 @@ type Store interface {
 	Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error)
 }
 
-// Options configure a Runner. The zero value of each member does the usual thing.
+// Options configure a Runner. The zero value of each field selects the default.
 type Options struct {
 	// Concurrency is how many runs are executed at once. Default: 10.
 	Concurrency int
-	// Lease is how long a run stays with this worker after its last heartbeat.
-	// Default: 10 s.
+	// Lease is how long a claim holds a run after its last heartbeat. Default: 10 s.
 	Lease time.Duration
-	// PollInterval is the longest time between two looks for due runs, the safety net
-	// below notifications. Workers that serve the same share the looks: each of many
-	// looks less often. Default: 1 s.
+	// PollInterval is the longest time between two polls for due runs, the safety net below
+	// notifications. Workers that serve the same workflows share the polls: each of n workers
+	// polls every n intervals, and at least every 30 s. Default: 1 s.
 	PollInterval time.Duration
-	// PodUID and PodName identify the pod; the uid survives a restart of the
-	// container. Default: a random uid.
+	// PodUID and PodName identify the pod; the uid survives a restart of the container.
+	// Default: a random uid.
 	PodUID, PodName string
 	// Pool is the name of the WorkerPool.
 	Pool string
-	// Reporter is told how runs go. Default: nobody.
+	// Reporter gets the progress of each run. Default: none.
 	Reporter Reporter
-	// Logger gets one line per noteworthy event. Default: slog.Default().
+	// Logger gets one line per notable event. Default: slog.Default().
 	Logger *slog.Logger
-	// Tracer gets a span per pass and step. Nil is one that is off.
+	// Tracer gets a span per pass and step. Nil means no tracing.
 	Tracer *tracing.Tracer
 }
 
@@ -67,10 +66,10 @@ type Runner struct {
 	definitions map[openworkflow.DefinitionKey]durable.Definition
 	served      []openworkflow.Definition
 
-	// process tells this life of the container from earlier ones.
+	// process distinguishes this process from earlier ones in the same pod.
 	process string
 	claims  atomic.Int64
-	// peers is how many live workers serve the same, this one included.
+	// peers is how many live workers serve the same workflows, this one included.
 	peers atomic.Int64
 
 	flusher     *flusher
@@ -78,27 +77,29 @@ type Runner struct {
 	histories   *historyCache
 	waitPoller  *waitPoller
 	runningRows runningRows
-	notifyDue   *notifyLimiter // runs have become due
-	notifyEnds  *notifyLimiter // runs have ended
+	notifyDue   *notifyLimiter // tells workers of due runs
+	notifyEnds  *notifyLimiter // tells managers and clients of ended runs
 
-	// passCtx is the parent of every pass; it ends when the grace period is over.
+	// passCtx is the parent of the context of every pass. It ends when the grace period is
+	// over.
 	passCtx      context.Context
 	cancelPasses context.CancelCauseFunc
-	// writeCtx is the parent of what passes write; it ends when Run returns.
+	// writeCtx is the parent of the context of every write of a pass. It ends when Run
+	// returns.
 	writeCtx     context.Context
 	cancelWrites context.CancelCauseFunc
 
 	passes    sync.WaitGroup
 	slots     slots
 	claimWake wake.Flag     // runs may be due, and a slot may be free
-	drain     chan struct{} // closed once no new run may begin
+	drain     chan struct{} // closed by Drain
 	drainOnce sync.Once
 	draining  atomic.Bool
 	ready     atomic.Bool
 }
 
-// New returns a runner of these definitions. It fails when two of them have the
-// same name and version (R61), or when there are none.
+// New returns a runner of these definitions. It fails when there are none, or when two have
+// the same name and version (R61).
 func New(s Store, definitions []durable.Definition, options Options) (*Runner, error) {
 	if options.Concurrency <= 0 {
 		options.Concurrency = 10
@@ -153,12 +154,12 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 	return r, nil
 }
 
-// Ready reports whether the runner has reached the database and is claiming runs.
+// Ready reports whether the runner has reached the database and claims runs.
 func (r *Runner) Ready() bool { return r.ready.Load() && !r.draining.Load() }
 
-// Drain makes the runner take no new run and lets each of its passes end at its
-// next step; what they have not done goes back to be claimed at once. Wait for
-// Run to return. Drain may be called more than once, from any goroutine.
+// Drain stops the claims, and lets each pass end at its next step. Runs that are not finished
+// are handed back, and are due at once for other workers. Drain returns immediately; wait for
+// Run to return. It may be called more than once, from any goroutine.
 func (r *Runner) Drain() {
 	r.drainOnce.Do(func() {
 		r.draining.Store(true)
@@ -166,10 +167,10 @@ func (r *Runner) Drain() {
 	})
 }
 
-// Run executes runs until ctx ends or Drain is called, then waits for the steps
-// in flight, for as long as grace. What still runs after that sees its context
-// end with ErrShutdown, gets a moment to return, and is handed back. Trouble with
-// the database is never a reason to return: it is waited out.
+// Run executes runs until ctx ends or Drain is called. It then waits up to grace for the
+// passes to end. After that, the contexts of the remaining passes end with ErrShutdown; one
+// second later their runs are handed back. Run does not return because the database fails: it
+// retries.
 func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 	defer r.cancelPasses(durable.ErrShutdown)
 	defer r.cancelWrites(durable.ErrShutdown)
@@ -208,7 +209,7 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 				r.waitPoller.wakes.Set()
 			}
 			if err := r.store.Listen(started, woken); err != nil && started.Err() == nil {
-				r.log.Error("Stopped listening for notifications; polling goes on", "error", err)
+				r.log.Error("Stopped listening for notifications; polling continues", "error", err)
 			}
 		})
 		r.claimLoop(started)
@@ -218,9 +219,9 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 	return nil
 }
 
-// releasePreviousProcess hands back what an earlier process of this pod had claimed:
-// it is dead, or this one would not have been started. It reports whether it got
-// that far before the runner was told to stop.
+// releasePreviousProcess makes due again the runs that an earlier process of this pod has
+// claimed: it is dead, or this one would not have been started. It retries until ctx ends,
+// and reports whether it succeeded.
 func (r *Runner) releasePreviousProcess(ctx context.Context) bool {
 	var released []string
 	err := retry(ctx, r.log, "Could not reach the database", func() (err error) {
@@ -231,14 +232,14 @@ func (r *Runner) releasePreviousProcess(ctx context.Context) bool {
 		return false
 	}
 	if len(released) > 0 {
-		r.log.Info("Released the runs of this pod's earlier life", "runs", len(released))
+		r.log.Info("Released the runs of this pod's previous process", "runs", len(released))
 		r.notifyDue.request()
 	}
 	return true
 }
 
-// announce tells who looks at the database what this worker serves, again and
-// again for as long as it lives.
+// announce writes every 10 s, until ctx ends, that this worker is live and what it serves. It
+// then removes that row.
 func (r *Runner) announce(ctx context.Context) {
 	const interval = 10 * time.Second
 	worker := store.Worker{
@@ -266,11 +267,12 @@ func (r *Runner) announce(ctx context.Context) {
 	removeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	if err := r.store.RemoveWorker(removeCtx, worker.PodUID, worker.Process); err != nil {
-		r.log.Debug("Could not take back the announcement of the worker", "error", err)
+		r.log.Debug("Could not remove the announcement of the worker", "error", err)
 	}
 }
 
-// waitForPasses waits for the passes that are still going, first patiently, then not.
+// waitForPasses waits up to grace for the passes to end. It then ends passCtx, waits another
+// second, and hands back the runs that are still held.
 func (r *Runner) waitForPasses(ctx context.Context, grace time.Duration) {
 	done := make(chan struct{})
 	go func() {
@@ -300,7 +302,7 @@ func (r *Runner) waitForPasses(ctx context.Context, grace time.Duration) {
 	}
 }
 
-// handBack makes runs due for other workers now, and says how many.
+// handBack makes runs due now for other workers, and returns how many it could.
 func (r *Runner) handBack(ctx context.Context, leases []openworkflow.Lease) int {
 	if len(leases) == 0 {
 		return 0
@@ -311,7 +313,7 @@ func (r *Runner) handBack(ctx context.Context, leases []openworkflow.Lease) int 
 	}
 	result, err := r.store.ApplyAndClaim(ctx, store.Batch{Runs: writes, Hints: store.Hints{Due: true}})
 	if err != nil {
-		r.log.Warn("Could not hand back runs; they go on when their leases end", "error", err)
+		r.log.Warn("Could not hand back runs; they are claimed again when their leases end", "error", err)
 		return 0
 	}
 	handed := 0
@@ -326,8 +328,8 @@ func (r *Runner) handBack(ctx context.Context, leases []openworkflow.Lease) int 
 // databaseBackoff spaces out retries while the database does not answer.
 var databaseBackoff = backoff.Policy{First: 50 * time.Millisecond, Max: 2 * time.Second}
 
-// retry calls f until it succeeds or ctx ends, with a growing delay. It logs the
-// first failure of a row, and the recovery.
+// retry calls f until it succeeds or ctx ends, with backoff. It logs the first of several
+// failures in a row, and the recovery.
 func retry(ctx context.Context, log *slog.Logger, failure string, f func() error) error {
 	for failures := 0; ; {
 		err := f()

@@ -10,33 +10,33 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// runningRowDelay is how long a step must last before its running row is written. The
-// row is information for those who look, not a lock (R177).
+// runningRowDelay is how long the function of a step must run before its running row is
+// written. The row is information for users, not a lock (R177).
 const runningRowDelay = 50 * time.Millisecond
 
-// runningRows writes the running rows of attempts that last. Most do not, so an attempt
-// costs an entry in a list, and one timer serves them all: each that is set wakes a
-// thread, which is felt where a run's steps take less than a millisecond.
+// runningRows writes the running rows of attempts that take long. Most do not, so an attempt
+// costs a list entry, and one timer serves them all: setting a timer wakes a thread, which is
+// noticeable where the steps of a run take less than a millisecond.
 type runningRows struct {
 	mu sync.Mutex
-	// pending are the attempts that may come to last, *lasting, oldest first.
+	// pending are the attempts whose rows are not written, *pendingRow, oldest first.
 	pending list.List
 	timer   *time.Timer
 	armed   bool
 }
 
-// pendingRow is an attempt that may come to last.
+// pendingRow is an attempt that is executing.
 type pendingRow struct {
 	execution *execution
 	attempt   openworkflow.StepAttempt
 	startedAt time.Time
 	entry     *list.Element
-	// done is closed once the row is written or will never be; nil while it is not
-	// to be.
+	// done is closed when the try to write the row has finished. Nil until it starts.
 	done chan struct{}
 }
 
-// schedule shows an attempt that begins now, should it last.
+// schedule writes the running row of an attempt that starts now, unless it is canceled within
+// runningRowDelay.
 func (s *runningRows) schedule(e *execution, attempt openworkflow.StepAttempt) *pendingRow {
 	row := &pendingRow{execution: e, attempt: attempt, startedAt: time.Now()}
 	s.mu.Lock()
@@ -46,8 +46,8 @@ func (s *runningRows) schedule(e *execution, attempt openworkflow.StepAttempt) *
 	return row
 }
 
-// cancel is called when an attempt has ended, and reports whether its running row may
-// have been written. It waits for one that is being written.
+// cancel is called when an attempt has ended, and reports whether its running row may have
+// been written. It waits for a write in progress.
 func (s *runningRows) cancel(row *pendingRow) (written bool) {
 	s.mu.Lock()
 	done := row.done
@@ -75,7 +75,7 @@ func (s *runningRows) armLocked(after time.Duration) {
 	s.armed = true
 }
 
-// writeDue begins to write the rows of those that have lasted.
+// writeDue starts to write the rows that are due.
 func (s *runningRows) writeDue() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,18 +2,18 @@ package runner
 
 import "sync"
 
-// slots are what limits how many runs are executed at once.
+// slots limits how many runs are executed at once.
 type slots struct {
 	mu sync.Mutex
-	// free may be below zero for a moment: a run that has ended in the database has made
-	// room for another before its pass has left.
+	// free may be negative for a moment: the write that ends a run may already have claimed
+	// the next one, before the first pass has released its slot.
 	free int
-	// moreDue says that there may be more to claim than there was room for.
+	// moreDue says that more runs may be due than have been claimed.
 	moreDue bool
 }
 
-// acquireAll takes all that are free, and returns how many. None are left over for what there
-// may be, then.
+// acquireAll takes all free slots, and returns how many. If none is free, it remembers that
+// more runs may be due.
 func (s *slots) acquireAll() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -25,7 +25,8 @@ func (s *slots) acquireAll() int {
 	return n
 }
 
-// returnUnused gives back those for which there was no run, and says whether there may be more.
+// returnUnused gives back the slots for which a claim has found no run, and sets whether more
+// runs may be due.
 func (s *slots) returnUnused(unused int, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -33,8 +34,8 @@ func (s *slots) returnUnused(unused int, more bool) {
 	s.moreDue = more
 }
 
-// acquireForEnding takes those of runs that are about to end, and all that are free, if there
-// may be runs to claim for them.
+// acquireForEnding takes the slots of runs that are about to end, and all free ones. It takes
+// none and returns 0 unless more runs may be due.
 func (s *slots) acquireForEnding(ending int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -46,7 +47,7 @@ func (s *slots) acquireForEnding(ending int) int {
 	return n
 }
 
-// release gives back slots, and reports whether there may be a run to claim for them.
+// release gives back n slots, and reports whether a run may be due for a free one.
 func (s *slots) release(n int) (moreDue bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

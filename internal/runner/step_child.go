@@ -10,15 +10,15 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// startWorkflow (may not return) begins a child run and to wait for it (R98b). The child and the link to
-// it are written together with the attempt.
+// startWorkflow (may not return) starts a child run and waits for it (R98b). The child, its
+// link and the attempt are written together.
 func (e *execution) startWorkflow(step durable.WorkflowStep) (*future, error) {
 	f, waiting, err := e.replayWait(step.Name, openworkflow.KindWorkflow)
 	if f == nil || f.resolved || waiting && f.wait.attempt.ChildWorkflowRunID != nil {
 		return f, err
 	}
 	child := e.newChild(step)
-	if waiting { // a crash has left the attempt without its child (R98c)
+	if waiting { // an attempt without its child, left behind by a crash (R98c)
 		w := e.stepWrite(*f.wait.attempt)
 		w.Child = child
 		e.buffer.addRequired(w)
@@ -35,13 +35,13 @@ func (e *execution) startWorkflow(step durable.WorkflowStep) (*future, error) {
 		Name: f.name, Kind: openworkflow.KindWorkflow, ChildRunID: child.ID, TimeoutAt: waitEnd(attempt),
 	})
 	f.waitFor(attempt)
-	if !waitEnd(attempt).After(e.now()) { // a child that nobody waits for is started all the same
+	if !waitEnd(attempt).After(e.now()) { // without time to wait, the child is started all the same
 		e.flushRequired()
 	}
 	return f, nil
 }
 
-// newChild returns the child run of a step, which carries the trace of this one.
+// newChild returns the child run of a step, with this run's trace as its creator.
 func (e *execution) newChild(step durable.WorkflowStep) *store.NewRun {
 	child := &store.NewRun{
 		ID:           openworkflow.NewID(),
@@ -63,12 +63,12 @@ func (e *execution) newChild(step durable.WorkflowStep) *store.NewRun {
 	return child
 }
 
-// childEndedInTime reports whether a child's end counts, rather than the timeout (R98e).
+// childEndedInTime reports whether a child's end counts rather than the timeout (R98e).
 func childEndedInTime(child *openworkflow.Run, timeout time.Time, expired bool) bool {
 	return child != nil && (!expired || child.FinishedAt != nil && !child.FinishedAt.After(timeout))
 }
 
-// resolveChildLocked resolves a call with the end of its child (R98d).
+// resolveChildLocked resolves a future with the end of its child (R98d).
 func (e *execution) resolveChildLocked(f *future, a openworkflow.StepAttempt, child *openworkflow.Run) {
 	switch child.Status {
 	case openworkflow.RunCompleted, openworkflow.RunSucceeded:

@@ -56,7 +56,7 @@ func (e *execution) waitForRetry(name string, at time.Time, failure json.RawMess
 	})
 }
 
-// startFunction (may not return) begins a function step on a goroutine of its own.
+// startFunction (may not return) starts a function step on a goroutine of its own.
 func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep) (*future, error) {
 	name, err := e.durableName(step.Name)
 	if err != nil {
@@ -92,9 +92,9 @@ func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep
 	return f, nil
 }
 
-// runBranch (may not return) executes a function step on a goroutine of its own: at once when the first
-// attempt is given, else when the step is due again; and again after failures, as long
-// as the execution lasts.
+// runBranch (may not return) executes a function step on a goroutine of its own, until it has
+// a result or the execution is over. Without a first attempt it waits until the step is due
+// again.
 func (e *execution) runBranch(ctx context.Context, f *future, step durable.FunctionStep, first *openworkflow.StepAttempt) {
 	executing := first != nil
 	defer e.branches.Done()
@@ -103,7 +103,7 @@ func (e *execution) runBranch(ctx context.Context, f *future, step durable.Funct
 		defer e.mu.Unlock()
 		if executing {
 			e.executing--
-			if !f.resolved { // the author's function has ended the goroutine
+			if !f.resolved { // the author's function has called runtime.Goexit
 				e.setOutcomeLocked(outcome{kind: outcomeReturned, err: errGoexit})
 			}
 		}
@@ -139,8 +139,8 @@ func (e *execution) runBranch(ctx context.Context, f *future, step durable.Funct
 	}
 }
 
-// waitUntilDue waits until a failed step of a branch is due again, and reports whether the
-// execution has lasted until then. The branch then counts as executing.
+// waitUntilDue waits until a failed step of a branch is due again, and counts the branch as
+// executing. It returns false if the execution is over before that.
 func (e *execution) waitUntilDue(f *future) bool {
 	e.mu.Lock()
 	until := f.wait.until
@@ -164,8 +164,8 @@ func (e *execution) waitUntilDue(f *future) bool {
 	return true
 }
 
-// retryTime returns when a step that has failed is due again, and its error; zero when
-// it has not failed.
+// retryTime returns when a failed step is due again, and its error; zero if it has not
+// failed.
 func (e *execution) retryTime(name string, policy openworkflow.RetryPolicy) (at time.Time, failure json.RawMessage) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -177,13 +177,13 @@ func (e *execution) retryTime(name string, policy openworkflow.RetryPolicy) (at 
 	return at, failed.Error
 }
 
-// retrySlack is how much earlier than planned a later execution may try a step again.
-// The time of its failure in the database and the time until which its run was put off
-// differ a little, and a run that is due must not be put off anew for that.
+// retrySlack is how much earlier than planned a later execution may retry a step. The step's
+// time of failure in the database and the time at which its run is due differ a little;
+// without it, a run that is due could be put off again.
 const retrySlack = 100 * time.Millisecond
 
-// nextRetryTime is retryTime for a failure of an earlier execution; zero when the step is
-// due now.
+// nextRetryTime is retryTime for a failure in an earlier execution; zero if the step is due
+// now.
 func (e *execution) nextRetryTime(name string, policy openworkflow.RetryPolicy) (at time.Time, failure json.RawMessage) {
 	at, failure = e.retryTime(name, policy)
 	if !at.Add(-retrySlack).After(e.now()) {
@@ -192,7 +192,8 @@ func (e *execution) nextRetryTime(name string, policy openworkflow.RetryPolicy) 
 	return at, failure
 }
 
-// replay returns what is stored of a step: its output, or that it has failed for good.
+// replay returns the stored result of a step: its output, or its final failure. known is
+// false if there is none.
 func (e *execution) replay(name string, policy openworkflow.RetryPolicy) (output json.RawMessage, known bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -211,15 +212,15 @@ func (e *execution) replay(name string, policy openworkflow.RetryPolicy) (output
 	return nil, false, nil
 }
 
-// errTryAgain says that a step has failed and is to be tried again.
+// errTryAgain says that a step has failed and is retried.
 var errTryAgain = errors.New("the step has failed and is tried again")
 
-// runAttempt (may not return) calls the function once and stores how that ended. It returns the step's
-// result, or errTryAgain when there is none yet.
+// runAttempt (may not return) calls the function once and stores the result. It returns the
+// step's result, or errTryAgain if there is none yet.
 //
-// On the workflow's own goroutine, a result that can be stored for certain travels: it
-// is durable before the next function is called and before the run ends, so that the
-// last step of a run costs no commit of its own.
+// With inline, for the workflow's own goroutine, an output that is certain to be storable is
+// only buffered. It is durable before the next function is called and before the run ends, so
+// the last step of a run costs no commit of its own.
 func (e *execution) runAttempt(
 	ctx context.Context, attempt openworkflow.StepAttempt, step durable.FunctionStep, inline bool,
 ) (json.RawMessage, error) {
@@ -243,15 +244,15 @@ func (e *execution) runAttempt(
 			e.finishAttempt(attempt)
 			return output, nil
 		}
-		attempt.Output = nil // it cannot be stored: the step has failed (R23, R92)
+		attempt.Output = nil // the output cannot be stored: the step has failed (R23, R92)
 	}
 	if cause := context.Cause(e.ctx); cause != nil && !errors.Is(cause, durable.ErrDeadlineExceeded) {
-		e.exitWith(e.interrupted()) // the function was interrupted; that is not its failure
+		e.exitWith(e.interrupted()) // interrupting a function is no failure of it
 	}
 	return nil, e.failAttempt(attempt, write, step.Retry, err)
 }
 
-// callTraced is call within a span of its own.
+// callTraced is callFunction in a span of its own.
 func (e *execution) callTraced(ctx context.Context, name string, step durable.FunctionStep) (json.RawMessage, error) {
 	ctx, span := e.runner.options.Tracer.StartStep(ctx, e.run, tracing.Step{
 		Name:    name,
@@ -267,7 +268,7 @@ func (e *execution) callTraced(ctx context.Context, name string, step durable.Fu
 	return output, err
 }
 
-// callFunction calls the function of a step, for as long as it may take.
+// callFunction calls the function of a step, with its maximum duration.
 func (e *execution) callFunction(ctx context.Context, name string, step durable.FunctionStep) (json.RawMessage, error) {
 	ctx = durable.InsideStep(ctx, name)
 	if step.MaxDuration <= 0 {
@@ -283,9 +284,10 @@ func (e *execution) callFunction(ctx context.Context, name string, step durable.
 	return output, err
 }
 
-// failAttempt (may not return) takes up a failed attempt. A failure that is final is durable when fail returns
-// the step's error. One that is not, errTryAgain, travels with whatever comes next, which
-// in the simplest case puts off the run (R77, R100).
+// failAttempt (may not return) stores a failed attempt. A final failure is durable when it
+// returns, and its error is the step's. Otherwise it buffers the attempt and returns
+// errTryAgain; in the simplest case, the next write is the one that ends the pass until the
+// retry (R77, R100).
 func (e *execution) failAttempt(
 	attempt openworkflow.StepAttempt, write func(openworkflow.StepAttempt) store.StepWrite, policy openworkflow.RetryPolicy, err error,
 ) error {
@@ -302,8 +304,8 @@ func (e *execution) failAttempt(
 		return errTryAgain
 	}
 
-	// Whether this was the last attempt may depend on the error or the deadline,
-	// which a later execution cannot see: it is written down.
+	// Whether this attempt is the last may depend on the error or the deadline, which a
+	// later execution cannot see. So the payload says it.
 	payload.NonRetryable = policy.MaximumAttempts == 0 || e.failures(attempt.StepName)+1 < policy.MaximumAttempts
 	attempt.Error = payload.Encode()
 	if err := e.writeSteps([]store.StepWrite{write(attempt)}); err != nil {

@@ -10,13 +10,13 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// recipients is the output of a signal that was sent (R26).
+// recipients is the output of a step that has sent a signal (R26).
 type recipients struct {
 	WorkflowRunIDs []string `json:"workflowRunIds"`
 }
 
-// SendSignal (may not return) implements durable.Execution (R99a). Delivery and the attempt are one
-// transaction, fenced as every write.
+// SendSignal (may not return) implements durable.Execution (R99a). The delivery and the
+// attempt are written in one transaction, fenced as every write.
 func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 	e.enterVerb()
 	defer e.exitVerb()
@@ -65,8 +65,8 @@ func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 	return sent, nil
 }
 
-// writeSignal (may not return) sends a signal for an attempt, and waits out trouble with the database. The
-// error it returns is that of a payload that cannot be stored.
+// writeSignal (may not return) delivers the signal of an attempt, and retries while the
+// database fails. The error it returns is that of a payload that cannot be stored.
 func (e *execution) writeSignal(attempt openworkflow.StepAttempt, signal store.Signal) (sent []string, fault error) {
 	lost := false
 	err := retry(e.writeCtx, e.log(), "Could not send a signal", func() (err error) {
@@ -91,7 +91,7 @@ func (e *execution) writeSignal(attempt openworkflow.StepAttempt, signal store.S
 	return sent, fault
 }
 
-// unfinishedSend returns the attempt that an earlier execution has left behind while it sent.
+// unfinishedSend returns the attempt of an earlier execution that ended while it sent.
 func (e *execution) unfinishedSend(name string) (openworkflow.StepAttempt, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

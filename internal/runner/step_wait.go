@@ -11,8 +11,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// startSleep (may not return) begins a sleep (R98a). It is never armed anew: the row that the first
-// execution wrote decides.
+// startSleep (may not return) starts a sleep (R98a). A replay does not change its end: the
+// row that the first execution wrote decides.
 func (e *execution) startSleep(step durable.SleepStep) (*future, error) {
 	f, waiting, err := e.replayWait(step.Name, openworkflow.KindSleep)
 	if f == nil || f.resolved || waiting {
@@ -25,8 +25,9 @@ func (e *execution) startSleep(step durable.SleepStep) (*future, error) {
 	return f, nil
 }
 
-// startSignalWait (may not return) begins to wait for a signal (R99b). Two waits of one run for the same
-// signal at the same time are refused, as nobody could say which of them gets it.
+// startSignalWait (may not return) starts to wait for a signal (R99b). It refuses two waits
+// of one run for the same signal at the same time: which of them gets the signal would be
+// undefined.
 func (e *execution) startSignalWait(step durable.SignalWaitStep) (*future, error) {
 	if !storableText(step.Signal) {
 		return nil, fmt.Errorf("signal name %q cannot be stored: use valid UTF-8 without U+0000", step.Signal)
@@ -61,9 +62,9 @@ func (e *execution) waitsForSignal(signal string) (step string, ok bool) {
 	return "", false
 }
 
-// replayWait (may not return) gives a step that waits its name, and resolves it from the history.
-// Otherwise it reports whether an earlier execution has begun to wait; then the call
-// goes on with that.
+// replayWait (may not return) returns the future of a step that waits. It is resolved if the
+// history has a result. Otherwise waiting reports whether an earlier execution has started
+// the wait, which the future then continues.
 func (e *execution) replayWait(base string, kind openworkflow.StepKind) (f *future, waiting bool, err error) {
 	name, err := e.durableName(base)
 	if err != nil {
@@ -84,10 +85,10 @@ func (e *execution) replayWait(base string, kind openworkflow.StepKind) (f *futu
 	return f, true, nil
 }
 
-// onePolicy is that of the steps that wait: a failure is final.
+// onePolicy is the retry policy of steps that wait: every failure is final.
 var onePolicy = openworkflow.RetryPolicy{MaximumAttempts: 1}
 
-// newWait (may not return) returns an attempt that waits, and takes it up.
+// newWait (may not return) returns a new attempt that waits, and buffers it.
 func (e *execution) newWait(name string, c openworkflow.WaitContext) openworkflow.StepAttempt {
 	attempt := e.newAttempt(name, c.Kind, c.Encode())
 	e.buffer.addRequired(e.firstWrite(attempt))
@@ -101,13 +102,13 @@ func (e *execution) newWait(name string, c openworkflow.WaitContext) openworkflo
 	return attempt
 }
 
-// traceWait leaves a span for a step that begins to wait.
+// traceWait records a span for a step that starts to wait.
 func (e *execution) traceWait(ctx context.Context, step tracing.Step) {
 	_, span := e.runner.options.Tracer.StartStep(ctx, e.run, step)
 	span.End(tracing.Suspended, nil)
 }
 
-// waitFor makes an attempt what the call waits for.
+// waitFor makes the future wait for the end of an attempt.
 func (f *future) waitFor(attempt openworkflow.StepAttempt) {
 	f.e.mu.Lock()
 	defer f.e.mu.Unlock()
@@ -118,7 +119,7 @@ func (f *future) waitFor(attempt openworkflow.StepAttempt) {
 	}
 }
 
-// resolveWaitLocked resolves a call whose wait is over.
+// resolveWaitLocked resolves a future if its wait is over.
 func (e *execution) resolveWaitLocked(f *future, a openworkflow.StepAttempt, now time.Time) {
 	arrival, arrived := e.arrivals[a.ID]
 	expired := !f.wait.until.After(now)
@@ -141,14 +142,14 @@ func (e *execution) resolveWaitLocked(f *future, a openworkflow.StepAttempt, now
 	}
 }
 
-// failWaitLocked makes the attempt of a call fail for good.
+// failWaitLocked fails the attempt of a future for good.
 func (e *execution) failWaitLocked(f *future, a openworkflow.StepAttempt, failure openworkflow.Error) {
 	a.Status, a.Error = openworkflow.StepFailed, failure.Encode()
 	e.bufferRequiredLocked(a)
 	f.resolveLocked(nil, durable.NewStepError(f.name, failure))
 }
 
-// signalOutput is the output of a wait to which a signal was delivered (R26).
+// signalOutput returns the output of a wait that has received a signal (R26).
 func signalOutput(data json.RawMessage) json.RawMessage {
 	if data == nil {
 		return json.RawMessage(`{"data":null}`)
@@ -156,9 +157,9 @@ func signalOutput(data json.RawMessage) json.RawMessage {
 	return append(append(json.RawMessage(`{"data":`), data...), '}')
 }
 
-// waitEnd returns when an attempt stops waiting by itself, by the server's clock: when
-// its sleep is over, or its timeout. A sleep that does not say so is over (R72); the
-// others then wait for a year (R81).
+// waitEnd returns when an attempt stops waiting by itself, by the server's clock: the end of
+// a sleep, or the timeout. Without a readable time, a sleep is over (R72), and another
+// attempt waits for a year (R81).
 func waitEnd(attempt openworkflow.StepAttempt) time.Time {
 	c := openworkflow.DecodeWaitContext(attempt.Context)
 	if at, err := c.Until(); err == nil && c.Kind == attempt.Kind {
@@ -170,8 +171,8 @@ func waitEnd(attempt openworkflow.StepAttempt) time.Time {
 	return attempt.CreatedAt.AddDate(1, 0, 0)
 }
 
-// completeElapsedSleeps completes the sleeps whose time has come, before any code of the
-// workflow runs (R72).
+// completeElapsedSleeps completes the sleeps that are over, before any code of the workflow
+// is executed (R72).
 func (e *execution) completeElapsedSleeps() {
 	e.mu.Lock()
 	defer e.mu.Unlock()

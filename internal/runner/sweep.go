@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// sweepInterval is how long ago the last sweep of the namespace must be for a worker
-// to make one. Where there is a manager, it sweeps more often, and workers do not.
+// A worker sweeps a namespace if nobody has for sweepInterval. The manager sweeps more often,
+// so that workers sweep only where there is none. One sweep changes at most sweepLimit runs.
 const (
 	sweepInterval = 15 * time.Second
 	sweepLimit    = 1000
 )
 
-// sweep heals what nobody else would, for as long as the worker lives: it fails runs
-// past their deadline that nobody executes, and wakes runs that wait for something that
-// has come already, which a TypeScript worker that crashed can leave behind (R171).
+// sweep runs until ctx ends. It fails runs past their deadline that nobody executes, and
+// rescues runs whose wait is over but which nothing has woken: a TypeScript worker that
+// crashes can leave those behind (R171).
 func (r *Runner) sweep(ctx context.Context) {
 	for {
 		select {

@@ -8,9 +8,9 @@ import (
 	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
-// waitPoller looks for what executions wait for while they go on with something else:
-// children that have ended, signals that were delivered. A run that only waits is
-// parked, and looks when it is executed again.
+// waitPoller polls on behalf of executions that wait for a child or a signal while one of
+// their functions is executing. An execution that only waits is parked instead, and reads
+// what has arrived when it is claimed again.
 type waitPoller struct {
 	runner     *Runner
 	wakes      wake.Flag
@@ -18,14 +18,14 @@ type waitPoller struct {
 	executions map[*execution]struct{}
 }
 
-// minPollInterval is the shortest time between two looks.
+// minPollInterval is the shortest time between two polls.
 const minPollInterval = 5 * time.Millisecond
 
 func newWaitPoller(r *Runner) *waitPoller {
 	return &waitPoller{runner: r, wakes: wake.New(), executions: map[*execution]struct{}{}}
 }
 
-// add looks on behalf of an execution from now on, until forget.
+// add includes an execution in the polls until remove is called.
 func (p *waitPoller) add(e *execution) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -38,8 +38,7 @@ func (p *waitPoller) remove(e *execution) {
 	delete(p.executions, e)
 }
 
-// run looks whenever there may be something, and at every poll interval, until ctx
-// ends.
+// run polls when wakes is set and at every poll interval, until ctx ends.
 func (p *waitPoller) run(ctx context.Context) {
 	ticker := time.NewTicker(p.runner.options.PollInterval)
 	defer ticker.Stop()
@@ -51,7 +50,7 @@ func (p *waitPoller) run(ctx context.Context) {
 		case <-ticker.C:
 		}
 		if err := p.poll(ctx); err != nil && ctx.Err() == nil {
-			p.runner.log.Debug("Could not look for children and signals", "error", err)
+			p.runner.log.Debug("Could not poll for children and signals", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -61,7 +60,7 @@ func (p *waitPoller) run(ctx context.Context) {
 	}
 }
 
-// poll asks for all executions at once, and tells each what has come.
+// poll asks for all executions with one query, and delivers what has arrived.
 func (p *waitPoller) poll(ctx context.Context) error {
 	p.mu.Lock()
 	executions := make([]*execution, 0, len(p.executions))

@@ -13,34 +13,34 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// writeBuffer are the step attempts that an execution has begun or ended and that
-// travel with its next write, so that they cost no commit of their own.
+// writeBuffer holds step attempts that have started or ended and are written together with
+// the next write of their execution, so that they cost no commit of their own.
 type writeBuffer struct {
 	mu sync.Mutex
-	// required must be durable before another function is called, because a later
-	// execution could decide otherwise: what is waited for and until when, a timeout, a
-	// choice, a failure.
+	// required must be durable before another function is called, because a later execution
+	// could decide otherwise: what is waited for and until when, a timeout, a choice, a
+	// result.
 	required []store.StepWrite
-	// implied say what the database implies already: a sleep is over, a child has ended, a
-	// signal was delivered.
+	// implied follows from other rows: a sleep is over, a child has ended, a signal was
+	// delivered.
 	implied []store.StepWrite
 
-	// flushMu is held while they are being written on behalf of a function.
+	// flushMu is held while buffered attempts are written. Whoever locks it then knows that
+	// nothing taken from the buffer is still on its way.
 	flushMu sync.Mutex
-	// timer writes them should the workflow do nothing durable for a while. It is set at
-	// the first of many results, not at each, and looks again when it is early: to set a
-	// timer wakes a thread.
+	// timer flushes results that have been buffered for maxBufferTime. It is set for the
+	// first of many results, not for each, and set again if it fires early: setting a timer
+	// wakes a thread.
 	timer *time.Timer
 	armed bool
-	// oldest is when the oldest result was taken up that is not written.
+	// oldest is when the oldest buffered result was added; zero if there is none.
 	oldest time.Time
 }
 
-// maxBufferTime is how long the result of a step may be unwritten while its workflow does
-// something else.
+// maxBufferTime is how long a result may be buffered while its workflow does something else.
 const maxBufferTime = 5 * time.Millisecond
 
-// flushSoon sees to it that what was taken up is written soon, whatever the workflow does.
+// flushSoon calls flush within maxBufferTime, unless the buffer is emptied before.
 func (b *writeBuffer) flushSoon(flush func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -62,8 +62,8 @@ func (b *writeBuffer) flushSoon(flush func()) {
 	b.armed = true
 }
 
-// flushDue reports whether something has been unwritten for long enough. The timer is set
-// anew for what has not.
+// flushDue reports, when the timer fires, whether a result has been buffered for long enough.
+// If the oldest has not, it sets the timer for it.
 func (b *writeBuffer) flushDue() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -79,21 +79,21 @@ func (b *writeBuffer) flushDue() bool {
 	return true
 }
 
-// addRequired takes up an attempt that must be durable before another function is called.
+// addRequired adds an attempt that must be durable before another function is called.
 func (b *writeBuffer) addRequired(w store.StepWrite) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.required = append(b.required, w)
 }
 
-// addImplied takes up an attempt that the database implies.
+// addImplied adds an attempt that follows from other rows.
 func (b *writeBuffer) addImplied(w store.StepWrite) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.implied = append(b.implied, w)
 }
 
-// popAll returns all there is to write, in order, and forgets it.
+// popAll removes all attempts and returns them in order.
 func (b *writeBuffer) popAll() []store.StepWrite {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -102,7 +102,7 @@ func (b *writeBuffer) popAll() []store.StepWrite {
 	return all
 }
 
-// stop stops the timer, when nothing more is to be written.
+// stop stops the timer at the end of the pass.
 func (b *writeBuffer) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -111,7 +111,7 @@ func (b *writeBuffer) stop() {
 	}
 }
 
-// popImplied returns the notes, and forgets them.
+// popImplied removes the implied attempts and returns them.
 func (b *writeBuffer) popImplied() []store.StepWrite {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -126,9 +126,8 @@ func (b *writeBuffer) hasRequired() bool {
 	return len(b.required) > 0
 }
 
-// flushRequired (may not return) returns once everything is durable that must be before a function is
-// called, also what another goroutine is writing at this moment. It leaves when that
-// is not to be.
+// flushRequired (may not return) returns once everything is durable that must be before a
+// function is called, including what another goroutine is writing at this moment.
 func (e *execution) flushRequired() {
 	e.buffer.flushMu.Lock()
 	defer e.buffer.flushMu.Unlock()
@@ -139,14 +138,14 @@ func (e *execution) flushRequired() {
 	}
 }
 
-// flushAll (may not return) makes everything durable that was taken up, for those who look.
+// flushAll (may not return) makes all buffered attempts durable.
 func (e *execution) flushAll() {
 	e.buffer.flushMu.Lock()
 	defer e.buffer.flushMu.Unlock()
 	e.writeBufferedLocked()
 }
 
-// writeBufferedLocked (may not return) writes all that is buffered.
+// writeBufferedLocked (may not return) is flushAll for a caller that holds buffer.flushMu.
 func (e *execution) writeBufferedLocked() {
 	writes := e.buffer.popAll()
 	if len(writes) == 0 {
@@ -157,8 +156,9 @@ func (e *execution) writeBufferedLocked() {
 	}
 }
 
-// writeSteps (may not return) writes, and waits until that is durable. It leaves when the run is no longer
-// this worker's; the error it returns is that of a value that cannot be stored.
+// writeSteps (may not return) writes, and returns once that is durable. It ends the goroutine
+// if this worker no longer holds the run. The error it returns is that of a value that cannot
+// be stored.
 func (e *execution) writeSteps(steps []store.StepWrite) error {
 	err := e.runner.flusher.submit(e.writeCtx, steps, nil)
 	if errors.Is(err, store.ErrLeaseLost) || e.writeCtx.Err() != nil {
@@ -167,7 +167,7 @@ func (e *execution) writeSteps(steps []store.StepWrite) error {
 	return err
 }
 
-// unstorable is the failure of a run whose steps have a value that cannot be stored.
+// unstorable returns the failure of a run with step values that cannot be stored.
 func unstorable(writes []store.StepWrite, err error) error {
 	if len(writes) == 1 {
 		return &durable.NonRetryableError{Err: fmt.Errorf("store step %q: %w", writes[0].Attempt.StepName, err)}
@@ -175,7 +175,7 @@ func unstorable(writes []store.StepWrite, err error) error {
 	return &durable.NonRetryableError{Err: fmt.Errorf("store %d steps: %w", len(writes), err)}
 }
 
-// onLeaseLost ends the contexts of an execution that has lost its run.
+// onLeaseLost ends the contexts of an execution whose lease is lost, and returns its outcome.
 func (e *execution) onLeaseLost() outcome {
 	if e.writeCtx.Err() == nil {
 		e.revoke(e.runner.leases.lossCause(e.writeCtx, e.lease))
@@ -183,7 +183,7 @@ func (e *execution) onLeaseLost() outcome {
 	return outcome{kind: outcomeAbandoned, err: context.Cause(e.writeCtx)}
 }
 
-// stepWrite is a write of an attempt under this execution's lease.
+// stepWrite returns the write of an attempt under this execution's lease.
 func (e *execution) stepWrite(attempt openworkflow.StepAttempt) store.StepWrite {
 	w := store.StepWrite{Lease: e.lease, Attempt: attempt}
 	if attempt.StartedAt != nil {
@@ -192,14 +192,14 @@ func (e *execution) stepWrite(attempt openworkflow.StepAttempt) store.StepWrite 
 	return w
 }
 
-// firstWrite is stepWrite for an attempt of which nothing was written.
+// firstWrite is stepWrite for an attempt that has no row yet.
 func (e *execution) firstWrite(attempt openworkflow.StepAttempt) store.StepWrite {
 	w := e.stepWrite(attempt)
 	w.New = true
 	return w
 }
 
-// finishAttempt takes the outcome of an attempt into the history.
+// finishAttempt records the outcome of an attempt in the history.
 func (e *execution) finishAttempt(attempt openworkflow.StepAttempt) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
