@@ -6,40 +6,40 @@ import (
 	"github.com/openworkflow-operator/operator/internal/durable"
 )
 
-// Errors of a verb that was called with a context that it cannot work with. They are
-// returned at once; nothing is stored.
+// Errors of a call with a wrong context. Nothing is stored.
 var (
-	// ErrNoWorkflow means that the context is not that of a workflow.
+	// ErrNoWorkflow means that the context does not come from a workflow's function.
 	ErrNoWorkflow = errors.New("the context is not a workflow's")
-	// ErrNested means that the context is that of a step's function: steps do not nest.
+	// ErrNested means that the context comes from a step's function: steps do not nest.
 	ErrNested = errors.New("steps do not nest: use the workflow's context, outside other steps")
 )
 
-// Error is the failure of a step that has no attempts left, of a child run, or of a wait
-// for a child. Find it with errors.As or errors.AsType. It carries what was stored, so it
-// is the same at every execution of the run, and it does not wrap the error that the
-// step's function returned: decide by Name or Message.
+// Error is the failure of a step: its attempts are used up, its child run failed or was
+// canceled, or its child run did not end in time. Find it with errors.As.
 //
-// A workflow that returns an Error, or an error that wraps one, fails without another
-// attempt (R77), as the step has used up its own.
+// An Error holds what was stored, so it is the same at every execution of the run. It does not
+// wrap the error that the step's function returned: decide by Name or Message.
+//
+// A workflow that returns an Error, or an error that wraps one, fails and is not retried
+// (R77), because the step has used up its retries.
 type Error struct {
 	// Step is the durable name of the step, for example "page:1".
 	Step string
-	// Name is the name of the type of the error, without package and pointer, for example
-	// "InputError". For errors that only carry a text, as errors.New makes them, it is
-	// "Error". For a child run it is the name of the child's error.
+	// Name is the type of the step's error, without package and pointer, for example
+	// "InputError". Wrappers of packages errors and fmt are skipped; if there is no other
+	// error in the chain, it is "Error". For a child run it is the Name of the child's error.
 	Name string
-	// Message is the text of the error.
+	// Message is the text of the step's error.
 	Message string
 
 	stack string
 }
 
-// Error returns a text with the name of the step and the message.
+// Error returns a text with Step and Message.
 func (e *Error) Error() string { return e.durable().Error() }
 
-// Unwrap returns an error of the engine, by which the worker recognizes an Error that a
-// workflow returns.
+// Unwrap returns the engine's error, by which a worker recognizes an Error that a workflow
+// returns.
 func (e *Error) Unwrap() error { return e.durable() }
 
 func (e *Error) durable() *durable.StepError {
@@ -55,9 +55,9 @@ func authorError(err error) error {
 	return &Error{Step: failed.Step, Name: failed.Name, Message: failed.Message, stack: failed.Stack}
 }
 
-// NonRetryable marks an error that no retry can mend: a step that returns it, or an error
-// that wraps it, fails at once, and so does a workflow. errors.Is and errors.As find what
-// is marked. NonRetryable(nil) is nil.
+// NonRetryable marks an error so that it is not retried. A step or a workflow that returns
+// it, or an error that wraps it, fails at once. The result wraps err and has its text.
+// NonRetryable(nil) is nil.
 func NonRetryable(err error) error {
 	if err == nil {
 		return nil

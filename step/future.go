@@ -7,16 +7,17 @@ import (
 	"github.com/openworkflow-operator/operator/internal/durable"
 )
 
-// Future is a step that was begun and whose result is still to come.
+// Future is a step that was started, and gives its result later. It belongs to one execution
+// of the workflow; use it on the goroutine of the workflow's function.
 type Future[T any] struct {
 	name   string
 	future durable.Future
 	decode func(name string, output json.RawMessage) (T, error)
-	err    error // why the step could not be begun
+	err    error // why the step could not be started
 }
 
-// Await waits for the step and returns its result, as the verb itself would have. It
-// may be called again, and returns the same.
+// Await waits for the step and returns the same result and error as the function without Go
+// in its name. Later calls return the same again.
 func (f *Future[T]) Await() (T, error) {
 	var none T
 	if f.err != nil {
@@ -31,12 +32,12 @@ func (f *Future[T]) Await() (T, error) {
 
 func (f *Future[T]) durableFuture() (durable.Future, error) { return f.future, f.err }
 
-// Pending is a [*Future] of any type.
+// Pending is a [*Future] of any type, for [Select].
 type Pending interface {
 	durableFuture() (durable.Future, error)
 }
 
-// start begins a step.
+// startStep starts a step, or returns a Future that has failed.
 func startStep[T any](ctx context.Context, name string, step durable.Step, decode func(string, json.RawMessage) (T, error)) *Future[T] {
 	f := &Future[T]{name: name, decode: decode}
 	execution, err := executionOf(ctx, name)
@@ -49,10 +50,10 @@ func startStep[T any](ctx context.Context, name string, step durable.Step, decod
 	return f
 }
 
-// Select waits until one of the futures has a result, or has failed, and returns its
-// index. The choice is stored under the name, so that it is the same at every
-// execution, whatever has come meanwhile. The other futures go on, and may be awaited
-// or selected from later.
+// Select waits until one of the futures has succeeded or failed, and returns its index. The
+// index is stored under the name, so that later executions choose the same future. The others
+// continue, and may be awaited or passed to Select again. The error of a future is that of its
+// Await, not of Select.
 //
 //	answer := step.GoWaitForSignal[Answer](ctx, "answer")
 //	reminder := step.GoSleep(ctx, "reminder", 24*time.Hour)
@@ -81,14 +82,15 @@ func durableFutures(futures []Pending) ([]durable.Future, error) {
 	return pending, nil
 }
 
-// Map calls fn for each of the items, as steps of this name that run in parallel, and
-// returns the results in the order of the items. No more than limit are running at a
-// time; zero means no limit. When one has failed for good, no further ones are begun,
-// those under way may end, and the first error in the order of the items is returned.
+// Map calls fn for each item and returns the results in the order of the items. Each call is
+// a step of this name ("name", "name:1", …). At most limit of them run at a time; zero or
+// less means no limit. When one has failed after its last attempt, Map starts no further
+// ones, waits for those that are running, and returns the first error in the order of the
+// items.
 //
-// The items must be the same at every execution: data that a workflow fans out over is
-// its input or the result of a step. Each item counts towards the step limit of the run;
-// for many thousands, let child runs have a part of them each.
+// The items must be the same at every execution: take them from the workflow's input or from
+// the result of a step. Each item counts towards the step limit of the run
+// ([workflow.StepLimit]). For many thousands of items, start child runs with a part each.
 func Map[In, Out any](
 	ctx context.Context, name string, items []In, limit int, fn func(ctx context.Context, item In) (Out, error), options ...Option,
 ) ([]Out, error) {

@@ -8,57 +8,60 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// Option changes how a function step is run.
+// Option is an option of [Run], [Go] and [Map].
 type Option interface{ function(*durable.FunctionStep) }
 
-// WorkflowOption changes how a child run is waited for.
+// WorkflowOption is an option of [RunWorkflow] and [GoWorkflow].
 type WorkflowOption interface{ workflow(*durable.WorkflowStep) }
 
-// SignalOption changes how a signal is waited for.
+// SignalOption is an option of [WaitForSignal] and [GoWaitForSignal].
 type SignalOption interface {
 	signalWait(*durable.SignalWaitStep)
 }
 
-// SendOption changes how a signal is sent.
+// SendOption is an option of [SendSignal].
 type SendOption interface{ signalSend(*durable.SignalSend) }
 
 type functionOption func(*durable.FunctionStep)
 
 func (o functionOption) function(s *durable.FunctionStep) { o(s) }
 
-// Retry sets how often and when the step is tried again after a failure. The
-// default is 10 attempts, 1 s to 100 s apart.
+// Retry sets how often a step is attempted, and the delays between the attempts. The default
+// is 10 attempts, with delays from 1 s that double up to 100 s (R93).
 func Retry(policy workflow.RetryPolicy) Option {
 	return functionOption(func(s *durable.FunctionStep) {
 		s.Retry = durable.MergeRetry(openworkflow.RetryPolicy(policy), openworkflow.DefaultStepPolicy)
 	})
 }
 
-// MaxDuration bounds each attempt of a step: after d, the context that the function got
-// ends. A function that returns an error then has failed, and is retried as after any
-// other failure. One that heeds no context cannot be stopped, and is waited for.
+// MaxDuration limits each attempt of a step: after d, the context of its function ends. If the
+// function then returns an error, the attempt has failed and is retried like any other. A
+// function that ignores its context cannot be stopped: the step waits for it, and keeps its
+// result. Zero or less means no limit.
 func MaxDuration(d time.Duration) Option {
 	return functionOption(func(s *durable.FunctionStep) { s.MaxDuration = d })
 }
 
-// NameOption is the option that Name returns.
+// NameOption is returned by [Name]. It is an option of child runs and signals.
 type NameOption string
 
-// Name sets the name of a step that would otherwise have that of its workflow or
-// signal.
+// Name sets the name of a step. Without it, the step has the name of its workflow or signal.
 func Name(name string) NameOption { return NameOption(name) }
 
 func (o NameOption) workflow(s *durable.WorkflowStep)     { s.Name = string(o) }
 func (o NameOption) signalWait(s *durable.SignalWaitStep) { s.Name = string(o) }
 func (o NameOption) signalSend(s *durable.SignalSend)     { s.Name = string(o) }
 
-// TimeoutOption is the option that Timeout and TimeoutAt return.
+// TimeoutOption is returned by [Timeout] and [TimeoutAt]. It is an option of waits for child
+// runs and signals.
 type TimeoutOption struct{ at func(now time.Time) time.Time }
 
-// Timeout sets how long to wait, from the first execution of the call on.
+// Timeout sets how long to wait, counted from the first execution of the call. Default: one
+// calendar year (R34).
 func Timeout(d time.Duration) TimeoutOption { return TimeoutOption{at: durationFromNow(d)} }
 
-// TimeoutAt sets until when to wait.
+// TimeoutAt sets the instant at which to stop waiting. The first execution of the call stores
+// it; a later change does not move it.
 func TimeoutAt(t time.Time) TimeoutOption {
 	return TimeoutOption{at: func(time.Time) time.Time { return t }}
 }

@@ -8,31 +8,33 @@ import (
 	"github.com/openworkflow-operator/operator/internal/durable"
 )
 
-// Signal is what has become of a wait for a signal.
+// Signal is the result of a wait for a signal.
 type Signal[T any] struct {
-	// Data is what was sent; the zero value when nothing was.
+	// Data is what was sent with the signal, or the zero value.
 	Data T
-	// Received is false when the timeout has passed.
+	// Received is false when the timeout passed first.
 	Received bool
 }
 
-// WaitForSignal waits until a signal of this name is sent, by [SendSignal], by package
-// client or by OpenWorkflow in TypeScript, and returns what was sent with it. After the
-// timeout (a calendar year, unless an option says otherwise) received is false. The run
-// is parked meanwhile.
+// WaitForSignal parks the run until a signal of this name is sent, and returns the data that was
+// sent. The sender may be [SendSignal], package client or OpenWorkflow in TypeScript. When the
+// timeout passes first (default: one calendar year), received is false and err is nil.
 //
-// Signals are not kept for those who come later: only runs that wait at the moment of
-// sending get it, each once. Make the name unique where one run is meant, for example
-// with an order's number. One run cannot wait for one signal in two steps at a time.
+// A signal reaches the runs that wait for its name at the moment of sending, each once. It is
+// not kept for runs that wait later (R104). To reach one run, make the name unique, for
+// example with the number of an order. One run cannot wait for the same signal in two steps
+// at a time.
 //
-// The step has the name of the signal unless [Name] says otherwise.
+// The options are [Timeout], [TimeoutAt] and [Name]; the step has the name of the signal by
+// default.
 func WaitForSignal[T any](ctx context.Context, signal string, options ...SignalOption) (data T, received bool, err error) {
 	s, err := GoWaitForSignal[T](ctx, signal, options...).Await()
 	return s.Data, s.Received, err
 }
 
-// GoWaitForSignal begins WaitForSignal without waiting. The signal can be delivered as
-// soon as the next function step has begun, or the workflow waits for anything.
+// GoWaitForSignal is [WaitForSignal] without waiting. The wait is stored, and can receive
+// the signal, when the next step's function is called or when the workflow waits for
+// anything. So start the wait before the step that asks for the signal.
 func GoWaitForSignal[T any](ctx context.Context, signal string, options ...SignalOption) *Future[Signal[T]] {
 	call := durable.SignalWaitStep{Name: signal, Signal: signal, Timeout: defaultTimeout}
 	for _, option := range options {
@@ -41,7 +43,7 @@ func GoWaitForSignal[T any](ctx context.Context, signal string, options ...Signa
 	return startStep(ctx, call.Name, call, decodeSignal[T])
 }
 
-// decodeSignal decodes the output of a wait (R26).
+// decodeSignal decodes the stored output of a wait (R26).
 func decodeSignal[T any](name string, output json.RawMessage) (Signal[T], error) {
 	var s Signal[T]
 	if len(output) == 0 {
@@ -54,10 +56,10 @@ func decodeSignal[T any](name string, output json.RawMessage) (Signal[T], error)
 	return s, nil
 }
 
-// SendSignal sends a signal to all runs that wait for it at this moment, and returns
-// their ids. It is sent once, whatever crashes.
+// SendSignal sends a signal to all runs that wait for its name now, and returns their ids;
+// none is no error. Crashes do not send it twice. The data is encoded with encoding/json.
 //
-// The step has the name of the signal unless [Name] says otherwise.
+// The step has the name of the signal unless [Name] sets another.
 func SendSignal(ctx context.Context, signal string, data any, options ...SendOption) (runIDs []string, err error) {
 	send := durable.SignalSend{Name: signal, Signal: signal}
 	for _, option := range options {

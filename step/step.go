@@ -1,24 +1,55 @@
-// Package step holds the verbs that a workflow's function is made of. Each call
-// is stored under its name; when the workflow is executed again, a call that has
-// completed returns its stored result and does nothing.
+// Package step holds the durable calls of a workflow. Each call stores its result in
+// Postgres under the name of the step. When the workflow's function is executed again, after
+// a wait, a retry or a crash, a call that has completed returns its stored result and has no
+// other effect.
+//
+//	var Checkout = workflow.Define("checkout", func(ctx context.Context, in Order) (string, error) {
+//		receipt, err := step.Run(ctx, "charge-card", func(ctx context.Context) (string, error) {
+//			return cards.Charge(ctx, in.Card, in.Amount) // called until its result is stored
+//		})
+//		if err != nil {
+//			return "", err // a *step.Error: all attempts have failed
+//		}
+//		if err := step.Sleep(ctx, "cool-off", 24*time.Hour); err != nil {
+//			return "", err
+//		}
+//		_, err = step.Run(ctx, "send-email", func(ctx context.Context) (any, error) {
+//			return nil, mail.Send(ctx, in.Email, receipt)
+//		})
+//		return receipt, err
+//	})
+//
+//	func main() { worker.Main(Checkout) }
+//
+// The calls:
 //
 //	Run             calls a function
-//	Sleep           waits, for a while or until an instant (SleepUntil)
+//	Sleep           waits for a duration; SleepUntil waits for an instant
 //	RunWorkflow     starts a child run and waits for its end
-//	WaitForSignal   waits for a signal, which SendSignal or package client sends
-//	SendSignal      sends one
-//	Go…             begin any of these without waiting: they return a Future
-//	Select, Map     wait for the first of several; call a function for each of many
+//	WaitForSignal   waits for a signal, from SendSignal or package client
+//	SendSignal      sends a signal
+//	Go, GoSleep, …  start one of these and return a Future
+//	Select          waits for the first of several futures
+//	Map             calls a function for each of many items, in parallel
 //
-// Names must come in the same order at every execution of a run. A name that is
-// used again, in a loop for example, gets a number: "page", "page:1", "page:2" (R89).
+// # Names
 //
-// The verbs, and the methods of futures, are called with the context of the workflow,
-// on its goroutine: futures are the way to do several things at a time. When the
-// execution cannot go on here (everything waits, a step is to be retried later, the run
-// was canceled, the worker is shutting down) the call does not return: the goroutine
-// ends, deferred functions run, and the run is continued another time. A run that only
-// waits holds no worker.
+// A workflow must make the same calls, with the same names, in the same order at every
+// execution of a run. A name that occurs again, for example in a loop, gets a number: "page",
+// "page:1", "page:2" (R89). The name with its number is the durable name of the step.
+//
+// # Contexts and goroutines
+//
+// Call the functions of this package, and the methods of futures, with the context of the
+// workflow and on the goroutine of its function. To do several things at once, use futures
+// instead of goroutines. Inside a step's function there are no steps ([ErrNested]).
+//
+// # Calls that do not return
+//
+// A call does not return when the execution cannot continue now: it waits, a step will be
+// retried later, the run was canceled, or the worker shuts down. The goroutine then ends with
+// runtime.Goexit: deferred functions run, and recover returns nil. A later execution continues
+// the run. A run that only waits occupies no worker.
 package step
 
 import (
@@ -31,21 +62,21 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// Run calls fn and stores its result, or returns the stored result of an earlier
-// execution without calling fn. The result is stored before anything else is done for
-// the run: before the next step's function is called, and before the run ends or waits.
-// A result that was stored is never computed again, whatever is killed. A crash before
-// that means that fn is called again: between its own effect and the storing of its
-// result there is a moment in which no one can know. Where the effect is outside this
-// database, give the other side an idempotency key made of [workflow.Info]'s ID and the
-// step's name.
+// Run calls fn and stores its result. If an earlier execution has stored a result, Run
+// returns that and does not call fn.
 //
-// The result travels as JSON, as encoding/json does it, also at the first
-// execution. The context that fn gets ends when the run is canceled, passes its
-// deadline or is lost to another worker, with the cause that package workflow names.
+// The result is stored before the next step's function is called, and before the run waits
+// or ends. Once it is stored, fn is never called again. If the worker dies after fn had its
+// effect and before the result was stored, fn is called again: execution is at least once. If
+// the effect is outside this database, pass the other system an idempotency key made of the
+// run's id ([workflow.Info]) and the name of the step.
 //
-// An error of fn, or a panic, makes the step fail; it is retried by its policy,
-// and Run does not return meanwhile. Once the attempts are used up, Run returns an
+// The result is encoded and decoded with encoding/json, at the first execution too. The
+// context that fn gets ends when the run is canceled, passes its deadline, or its worker
+// loses it or shuts down; context.Cause tells which ([workflow.ErrCanceled] and the others).
+//
+// If fn returns an error or panics, the attempt has failed. The step is retried by its policy
+// ([Retry]), and Run does not return meanwhile. After the last attempt, Run returns an
 // [*Error], at this and at every later execution.
 func Run[T any](ctx context.Context, name string, fn func(ctx context.Context) (T, error), options ...Option) (T, error) {
 	var none T
@@ -60,14 +91,14 @@ func Run[T any](ctx context.Context, name string, fn func(ctx context.Context) (
 	return decode[T](name, output)
 }
 
-// Go begins Run without waiting for its result: fn is called on a goroutine of its
-// own, at once, while the workflow goes on. A workflow that returns while fn is running
-// ends once fn has returned; retries are not waited for, so await what matters.
+// Go is [Run] without waiting: it calls fn at once on a goroutine of its own, and the workflow
+// continues. If the workflow returns while fn is running, the run ends once fn has returned,
+// but retries do not happen: await each result that matters.
 func Go[T any](ctx context.Context, name string, fn func(ctx context.Context) (T, error), options ...Option) *Future[T] {
 	return startStep(ctx, name, functionStep(name, fn, options), decode[T])
 }
 
-// function makes a step of a call of Run or Go.
+// functionStep returns the step that a call of Run or Go describes.
 func functionStep[T any](name string, fn func(ctx context.Context) (T, error), options []Option) durable.FunctionStep {
 	call := durable.FunctionStep{
 		Name:  name,
@@ -90,26 +121,26 @@ func functionStep[T any](name string, fn func(ctx context.Context) (T, error), o
 	return call
 }
 
-// Sleep lets the run wait for d, from the first execution of this call on. The run
-// is parked: it holds no worker, and goes on after any restart of anything. A
-// duration of zero or less has passed at once.
+// Sleep pauses the run for d, counted from the first execution of this call. Meanwhile the
+// run is parked in the database: it occupies no worker and outlasts restarts. Zero and
+// negative durations end at once.
 func Sleep(ctx context.Context, name string, d time.Duration) error {
 	_, err := GoSleep(ctx, name, d).Await()
 	return err
 }
 
-// SleepUntil lets the run wait until t, as Sleep does.
+// SleepUntil pauses the run until t, like [Sleep].
 func SleepUntil(ctx context.Context, name string, t time.Time) error {
 	_, err := GoSleepUntil(ctx, name, t).Await()
 	return err
 }
 
-// GoSleep begins Sleep without waiting: a timer, to select from beside other futures.
+// GoSleep is [Sleep] without waiting: a timer to use with [Select].
 func GoSleep(ctx context.Context, name string, d time.Duration) *Future[struct{}] {
 	return startSleep(ctx, name, durationFromNow(d))
 }
 
-// GoSleepUntil begins SleepUntil without waiting.
+// GoSleepUntil is [SleepUntil] without waiting.
 func GoSleepUntil(ctx context.Context, name string, t time.Time) *Future[struct{}] {
 	return startSleep(ctx, name, func(time.Time) time.Time { return t })
 }
@@ -123,7 +154,7 @@ func durationFromNow(d time.Duration) func(now time.Time) time.Time {
 	return func(now time.Time) time.Time { return now.Add(d) }
 }
 
-// aYear is the default timeout of those who wait for others (R34).
+// defaultTimeout is the timeout of waits for children and signals without an option (R34).
 func defaultTimeout(now time.Time) time.Time { return now.AddDate(1, 0, 0) }
 
 // decode decodes the stored output of a step.
@@ -138,8 +169,7 @@ func decode[T any](name string, output json.RawMessage) (T, error) {
 	return result, nil
 }
 
-// executionOf returns the execution of the workflow whose context a verb was called
-// with.
+// executionOf returns the execution that the context of a call belongs to.
 func executionOf(ctx context.Context, name string) (durable.Execution, error) {
 	execution := durable.ExecutionFrom(ctx)
 	if execution == nil {

@@ -9,21 +9,22 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// RunWorkflow starts a run of another workflow, waits for its end, and returns its
-// output. The child is a run of its own, with its own steps and retries, and executed
-// by whichever worker serves it, in either language; [workflow.Declare] describes one
-// that is implemented elsewhere. It is started once, whatever crashes.
+// RunWorkflow starts a run of another workflow, waits for its end, and returns its output. The
+// child run has its own steps, retries and step limit. Any worker that serves the workflow may
+// execute it, in Go or TypeScript; [workflow.Declare] describes a workflow that another program
+// implements. Crashes do not start it twice.
 //
-// A child that fails or is canceled, or that has not ended after the timeout (a
-// calendar year, unless an option says otherwise), makes the step fail with an
-// [*Error]. A timeout does not touch the child, nor does the end of this run.
+// RunWorkflow returns an [*Error] when the child fails, is canceled, or has not ended before the
+// timeout (default: one calendar year). Neither the timeout nor the end of this run stops the
+// child.
 //
-// The step has the name of the workflow unless [Name] says otherwise.
+// The options are [Timeout], [TimeoutAt] and [Name]; the step has the name of the workflow by
+// default.
 func RunWorkflow[In, Out any](ctx context.Context, w *workflow.Workflow[In, Out], in In, options ...WorkflowOption) (Out, error) {
 	return GoWorkflow(ctx, w, in, options...).Await()
 }
 
-// GoWorkflow begins RunWorkflow without waiting for the child's end.
+// GoWorkflow is [RunWorkflow] without waiting for the end of the child.
 func GoWorkflow[In, Out any](ctx context.Context, w *workflow.Workflow[In, Out], in In, options ...WorkflowOption) *Future[Out] {
 	call := durable.WorkflowStep{Name: w.Name(), Workflow: durable.DefinitionOf(w).Definition, Timeout: defaultTimeout}
 	for _, option := range options {

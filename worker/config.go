@@ -12,31 +12,36 @@ import (
 	"github.com/openworkflow-operator/operator/internal/workerenv"
 )
 
-// Config configures a worker. In a pod of a WorkerPool, the manager sets it through
-// the environment; see ConfigFromEnv.
+// Config configures a worker. In the pods of a WorkerPool, the manager sets it through the
+// environment; see [ConfigFromEnv].
 type Config struct {
-	// PostgresURL is the database, for example postgres://user:password@host/db. Required.
+	// PostgresURL is the URL of the database, for example postgres://user:password@host/db.
+	// Required.
 	PostgresURL string
 	// Schema is the Postgres schema of OpenWorkflow's tables. Default: openworkflow.
 	Schema string
-	// NamespaceID is OpenWorkflow's namespace in the tables. Default: default.
+	// NamespaceID is OpenWorkflow's namespace within the tables. The worker executes the runs
+	// of one. Default: default.
 	NamespaceID string
-	// Concurrency is how many runs are executed at once. Default: 10.
+	// Concurrency is the number of runs that execute at the same time. Runs that only wait do
+	// not count. Default: 10.
 	Concurrency int
-	// Lease is how long a run stays with a worker that has stopped answering.
+	// Lease is how long a claim of a run lasts unless the worker extends it, which it does
+	// every third of that time. It bounds how long runs of a dead worker stand still.
 	// Default: 10 s.
 	Lease time.Duration
-	// Grace is how long a step in flight may take to end after the worker was told
-	// to stop. Default: 20 s.
+	// Grace is how long running step functions may take to return after the worker was told
+	// to stop. Default: 20 s; zero and negative values mean the default.
 	Grace time.Duration
-	// HealthAddress is where /healthz, /readyz and /drain are served. Empty: nowhere.
+	// HealthAddress is the TCP address that serves /healthz, /readyz and /drain over HTTP, for
+	// example 127.0.0.1:8081. Empty: none.
 	HealthAddress string
-	// Pool is the name of the WorkerPool.
+	// Pool is the name of the worker's WorkerPool. Empty outside Kubernetes.
 	Pool string
-	// PodName, PodNamespace and PodUID identify the pod. With all three empty the
-	// worker reports to the database only.
+	// PodName, PodNamespace and PodUID identify the worker's pod. With a PodNamespace, the
+	// worker writes the status of its runs to their WorkflowRun objects.
 	PodName, PodNamespace, PodUID string
-	// Logger gets the worker's log. Default: slog.Default().
+	// Logger receives the worker's log. Default: slog.Default().
 	Logger *slog.Logger
 }
 
@@ -48,11 +53,12 @@ type Config struct {
 //	OPENWORKFLOW_CONCURRENCY    Concurrency
 //	OPENWORKFLOW_LEASE_SECONDS  Lease, in seconds
 //	OPENWORKFLOW_GRACE_SECONDS  Grace, in seconds
-//	OPENWORKFLOW_HEALTH_PORT    HealthAddress: the port on all addresses in a pod, on loopback elsewhere; 0: none
+//	OPENWORKFLOW_HEALTH_PORT    HealthAddress: this port on all addresses in a pod, on 127.0.0.1 elsewhere; 0: none
 //	OPENWORKFLOW_POOL           Pool
 //	POD_NAME, POD_NAMESPACE, POD_UID
 //
-// The error names every variable that is missing or does not parse.
+// The numbers are positive and whole. The error names every variable that is missing or
+// wrong.
 func ConfigFromEnv() (Config, error) {
 	var problems []error
 	seconds := func(name string) time.Duration {
@@ -80,7 +86,7 @@ func ConfigFromEnv() (Config, error) {
 	if config.PostgresURL == "" {
 		problems = append(problems, errors.New(workerenv.PostgresURL+" is not set: it is the URL of the database, postgres://user:password@host/database"))
 	}
-	// A WorkerPool without health endpoints says so with port 0.
+	// A WorkerPool whose healthPort is 0 has no health endpoints.
 	if os.Getenv(workerenv.HealthPort) != "0" {
 		if port := count(workerenv.HealthPort); port > 0 {
 			config.HealthAddress = healthAddress(port, config.PodUID != "")
@@ -89,7 +95,7 @@ func ConfigFromEnv() (Config, error) {
 	return config, errors.Join(problems...)
 }
 
-// healthAddress is on all addresses of a pod, and on loopback elsewhere.
+// healthAddress listens on all addresses in a pod, and on loopback elsewhere.
 func healthAddress(port int, inPod bool) string {
 	host := "127.0.0.1"
 	if inPod {
@@ -98,7 +104,7 @@ func healthAddress(port int, inPod bool) string {
 	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
-// positive reads a variable that is a positive whole number; 0 when it is not set.
+// positive reads a variable as a positive whole number. It returns 0 when it is not set.
 func positive(name string) (int, error) {
 	value := os.Getenv(name)
 	if value == "" {

@@ -17,13 +17,13 @@ var greet = workflow.Define("greet", func(ctx context.Context, name string) (str
 	return step.Run(ctx, "greet", func(context.Context) (string, error) { return "hello, " + name, nil })
 })
 
-// A program that does nothing else: this is all of it. OPENWORKFLOW_POSTGRES_URL says
-// which database; in a WorkerPool the manager sets it.
+// This is a whole worker program. OPENWORKFLOW_POSTGRES_URL names the database; in a
+// WorkerPool the manager sets it.
 func ExampleMain() {
 	worker.Main(greet)
 }
 
-// A program with a life of its own executes runs until it ends, and starts some itself.
+// A program that does other things too, such as starting runs.
 func ExampleRun() {
 	ctx, stop := context.WithCancel(context.Background())
 	config, err := worker.ConfigFromEnv() // OPENWORKFLOW_POSTGRES_URL
@@ -45,7 +45,7 @@ func ExampleRun() {
 	}
 	fmt.Println(run.Result(ctx))
 
-	stop() // steps in flight end, runs go to other workers
+	stop() // running steps end, other workers continue the runs
 	fmt.Println("the worker has ended:", <-ended)
 	// Output:
 	// hello, ada <nil>

@@ -1,9 +1,21 @@
-// Package worker turns workflows into a program that executes their runs.
+// Package worker makes a program that executes runs of workflows.
 //
-//	func main() { worker.Main(Checkout, PrintLabel) }
+//	var Greet = workflow.Define("greet", func(ctx context.Context, name string) (string, error) {
+//		return step.Run(ctx, "compose", func(context.Context) (string, error) {
+//			return "hello, " + name, nil
+//		})
+//	})
 //
-// The same program runs in the pods of a WorkerPool and, with the database's URL in
-// OPENWORKFLOW_POSTGRES_URL, anywhere else.
+//	func main() { worker.Main(Greet) }
+//
+// The same program runs in the pods of a WorkerPool, where the manager configures it, and
+// anywhere else with the URL of a database in OPENWORKFLOW_POSTGRES_URL. Any number of workers
+// may share a database. Each run is executed by one of them at a time: a worker claims it with
+// a lease and extends the lease while the run executes. If the worker dies, another worker
+// claims the run when the lease has ended, or sooner where a manager sees that the pod is gone.
+//
+// A worker needs the tables of OpenWorkflow. The manager creates them for a Backend; elsewhere,
+// client.Open does, with Migrate set.
 package worker
 
 import (
@@ -30,12 +42,13 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// Main executes runs of these workflows until the process is told to stop
-// (SIGTERM, SIGINT), then lets the steps in flight end, hands the rest back to other
-// workers, and returns. It is configured by the environment (ConfigFromEnv) and logs
-// JSON to standard error. When it cannot work at all (no database URL, two workflows
-// of one name) it says so and exits with status 1. A database that does not answer is
-// waited for.
+// Main is the whole program of a worker. It executes runs of the workflows until the process
+// gets SIGTERM or SIGINT, stops as [Run] does, and returns.
+//
+// Main reads its configuration from the environment ([ConfigFromEnv]), logs JSON to standard
+// error, and sets slog's default logger to do so. If the configuration is wrong, for example
+// without a database URL or with two workflows of the same name and version, it logs the
+// reasons and exits with status 1. It retries while the database does not answer.
 func Main(workflows ...workflow.Definition) {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	slog.SetDefault(log)
@@ -51,9 +64,14 @@ func Main(workflows ...workflow.Definition) {
 	}
 }
 
-// Run is Main for programs with a life of their own: it executes runs until ctx
-// ends, then stops in order and returns nil. It returns an error only when the
-// configuration cannot work.
+// Run executes runs of the workflows until ctx ends, for programs that do other things too. It
+// returns an error only if the configuration cannot work, and retries while the database does
+// not answer.
+//
+// When ctx ends, Run claims no more runs, waits up to config.Grace for the step functions that
+// are running and stores their results, then ends their contexts with workflow.ErrShutdown. It
+// releases the runs that have not ended, so that other workers continue them at once, and
+// returns nil.
 func Run(ctx context.Context, config Config, workflows ...workflow.Definition) error {
 	if config.Logger == nil {
 		config.Logger = slog.Default()
@@ -69,7 +87,7 @@ func Run(ctx context.Context, config Config, workflows ...workflow.Definition) e
 	defer health.close()
 
 	tracer, stopTraces, err := otlp.FromEnv(ctx, "openworkflow-worker")
-	if err != nil { // no reason not to work
+	if err != nil { // the worker works without traces
 		config.Logger.Warn("Traces are off", "error", err)
 	}
 	defer func() {
@@ -117,8 +135,8 @@ func Run(ctx context.Context, config Config, workflows ...workflow.Definition) e
 // openBackoff spaces out the attempts to open the database.
 var openBackoff = backoff.Policy{First: 100 * time.Millisecond, Max: 5 * time.Second}
 
-// open opens the database, for as long as it takes. It returns nil, nil when ctx
-// ends first, and an error for a URL that cannot work.
+// open opens the database and retries until it answers. It returns nil, nil when ctx ends
+// first, and an error for an invalid URL.
 func open(ctx context.Context, config Config) (*store.Store, error) {
 	for n := 1; ; n++ {
 		database, err := store.Open(ctx, store.Options{
@@ -142,8 +160,8 @@ func open(ctx context.Context, config Config) (*store.Store, error) {
 	}
 }
 
-// startReporter starts the status reports of a worker that runs in a pod. Without a
-// pod there is nothing to report to.
+// startReporter starts the reports of a worker in a pod: it writes the status of its runs to
+// the API server. Outside a pod there is none.
 func startReporter(ctx context.Context, config Config) (report runner.Reporter, stop func(), err error) {
 	if config.PodNamespace == "" {
 		return nil, func() {}, nil
@@ -165,7 +183,7 @@ func startReporter(ctx context.Context, config Config) (report runner.Reporter, 
 	}, nil
 }
 
-// health answers the kubelet.
+// health answers the probes and the preStop hook of the kubelet.
 type health struct {
 	server *http.Server
 	log    *slog.Logger
@@ -209,7 +227,7 @@ func (h *health) attached() *runner.Runner {
 	return h.runner
 }
 
-// ready says yes while the worker reaches the database and takes runs.
+// ready answers 200 while the worker reaches the database and claims runs, else 503.
 func (h *health) ready(w http.ResponseWriter, _ *http.Request) {
 	if r := h.attached(); r == nil || !r.Ready() {
 		http.Error(w, "not connected to the database, or draining", http.StatusServiceUnavailable)
@@ -218,8 +236,8 @@ func (h *health) ready(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("ok\n"))
 }
 
-// drain is the pod's preStop hook: it answers once every run has ended or was
-// handed back.
+// drain is the pod's preStop hook. It starts the drain and answers once every run has ended
+// or was released.
 func (h *health) drain(w http.ResponseWriter, request *http.Request) {
 	if r := h.attached(); r != nil {
 		r.Drain()
@@ -231,7 +249,7 @@ func (h *health) drain(w http.ResponseWriter, request *http.Request) {
 	_, _ = w.Write([]byte("drained\n"))
 }
 
-// close lets answers that are under way, such as that to the preStop hook, end.
+// close ends the server, after the answers in progress, such as that to the preStop hook.
 func (h *health) close() {
 	close(h.stopped)
 	if h.server == nil {

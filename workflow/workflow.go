@@ -1,9 +1,9 @@
 // Package workflow defines durable workflows.
 //
-// A workflow is a plain Go function whose steps (package step) are stored in
-// Postgres as they complete. When the worker dies, another one calls the function
-// again from its beginning; the steps that have completed return their stored
-// results without running again, so the function goes on where it was.
+// A workflow is a Go function that makes its effects in steps (package step). The result of
+// each step is stored in Postgres. When a worker dies, another worker calls the function again
+// from the top. Completed steps return their stored results without running again, so the
+// function continues where it was.
 //
 //	var Checkout = workflow.Define("checkout", func(ctx context.Context, in Order) (Receipt, error) {
 //		charge, err := step.Run(ctx, "charge-card", func(ctx context.Context) (Charge, error) {
@@ -12,14 +12,24 @@
 //		if err != nil {
 //			return Receipt{}, err
 //		}
-//		…
+//		if err := step.Sleep(ctx, "cool-off", 24*time.Hour); err != nil {
+//			return Receipt{}, err
+//		}
+//		return Receipt{Charge: charge}, nil
 //	})
 //
 //	func main() { worker.Main(Checkout) }
 //
-// What a workflow does between its steps must be the same at every execution: it
-// may look at its input, at the results of steps and at [Info], but the clock,
-// random numbers and everything outside belong into steps.
+// The program in main is a worker: with the URL of a database in OPENWORKFLOW_POSTGRES_URL,
+// or in the pods of a WorkerPool, it executes runs of the workflow. A WorkflowRun object or
+// package client starts a run. Package workflowtest tests the workflow without either.
+//
+// # Determinism
+//
+// The code between the steps is executed again at every execution, and must do the same each
+// time. It may use the workflow's input, the results of steps, and [Info]. Reading the clock,
+// random numbers, and everything outside the function belong in steps.
+// workflowtest.CrashEverywhere checks this.
 package workflow
 
 import (
@@ -33,16 +43,18 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// Causes (see context.Cause) with which the context of a workflow or a step ends.
+// Causes of the end of the context of a workflow or of a step's function. context.Cause
+// returns them; find them with errors.Is.
 var (
 	// ErrCanceled means that the run was canceled.
 	ErrCanceled = durable.ErrCanceled
-	// ErrLeaseLost means that the run is now held by another worker, because this
-	// one did not answer for too long. Nothing that this execution does is stored any more.
+	// ErrLeaseLost means that the worker did not extend its lease in time, and another worker
+	// may hold the run now. Nothing that this execution does is stored any more.
 	ErrLeaseLost = durable.ErrLeaseLost
-	// ErrDeadlineExceeded means that the run passed its deadline.
+	// ErrDeadlineExceeded means that the run has passed its deadline, and fails.
 	ErrDeadlineExceeded = durable.ErrDeadlineExceeded
-	// ErrShutdown means that the worker's grace period is over. The run goes on elsewhere.
+	// ErrShutdown means that the grace period of a worker that was told to stop is over.
+	// Another worker continues the run.
 	ErrShutdown = durable.ErrShutdown
 )
 
@@ -56,7 +68,8 @@ type Definition interface {
 	engineDefinition() durable.Definition
 }
 
-// Workflow is a workflow with its input and output types.
+// Workflow is a workflow with its input and output types. [Define] and [Declare] make one. It
+// is immutable and safe for concurrent use.
 type Workflow[In, Out any] struct {
 	definition durable.Definition
 }
@@ -75,23 +88,27 @@ func init() {
 	}
 }
 
-// Option changes how a workflow is defined.
+// Option is an option of [Define] and [Declare].
 type Option interface{ define(*durable.Definition) }
 
 type optionFunc func(*durable.Definition)
 
 func (o optionFunc) define(d *durable.Definition) { o(d) }
 
-// Version makes a definition the one for runs of this version. A run names its
-// version exactly; runs without one are not executed by a versioned definition,
-// nor the other way round (R61).
+// Version sets the version of a workflow. A definition executes the runs that were started
+// with exactly its name and version. A definition without a version executes the runs without
+// one, and no others (R61).
 func Version(version string) Option {
 	return optionFunc(func(d *durable.Definition) { d.Version = &version })
 }
 
-// RetryPolicy says how often and after which delays something that failed is
-// tried again: min(InitialInterval × BackoffCoefficient^(n−1), MaximumInterval)
-// after the n-th failure. A member that is zero or negative has its default.
+// RetryPolicy sets the number of attempts of a step or workflow, and the delays between them.
+// The delay after the n-th failure is
+//
+//	min(InitialInterval × BackoffCoefficient^(n−1), MaximumInterval)
+//
+// cut to milliseconds. A member that is zero has its default, and so has a negative one, except
+// MaximumAttempts. The run is parked during a delay and occupies no worker.
 type RetryPolicy struct {
 	// InitialInterval is the delay after the first failure. Default: 1 s.
 	InitialInterval time.Duration
@@ -99,32 +116,34 @@ type RetryPolicy struct {
 	BackoffCoefficient float64
 	// MaximumInterval is the longest delay. Default: 100 s.
 	MaximumInterval time.Duration
-	// MaximumAttempts is the number of attempts, the first one included.
-	// Default: 10 for a step, 1 for a workflow. Unlimited removes the limit.
+	// MaximumAttempts is the number of attempts, including the first. Default: 10 for a step,
+	// 1 for a workflow. Unlimited, or any negative number, removes the limit.
 	MaximumAttempts int
 }
 
-// Unlimited lets, as MaximumAttempts, attempts go on until one succeeds.
+// Unlimited is a value for RetryPolicy.MaximumAttempts: retry until an attempt succeeds.
 const Unlimited = -1
 
-// Retry sets what happens when the workflow itself returns an error: without it
-// the run fails at once. (A step that fails is retried by its own policy first.)
+// Retry sets the policy for errors that the workflow's function returns. Without it the run
+// fails at the first one (R96). Errors of steps are retried by the policy of the step only
+// (R77).
 func Retry(policy RetryPolicy) Option {
 	return optionFunc(func(d *durable.Definition) {
 		d.Retry = durable.MergeRetry(openworkflow.RetryPolicy(policy), openworkflow.DefaultWorkflowPolicy)
 	})
 }
 
-// StepLimit sets the number of step attempts, retries included, that a run may
-// have: a loop that never ends is stopped by it. Default: 1000. A run that is to have
-// more is better cut into children.
+// StepLimit sets the number of step attempts, including retries, that a run may have before it
+// fails (R110). It stops loops that never end. Default: 1000; zero means the default. A pass
+// reads all step attempts of its run, so split longer work among child runs instead of raising
+// the limit far.
 func StepLimit(n int) Option {
 	return optionFunc(func(d *durable.Definition) { d.StepLimit = n })
 }
 
-// Declare describes a workflow that is implemented elsewhere, in another program or
-// another language, so that it can be started as a child or by package client. No
-// worker takes it. Declare panics when the name is empty.
+// Declare describes a workflow that another program implements, in Go or TypeScript, so that
+// step.RunWorkflow or package client can start it. A worker refuses to serve it. Declare
+// panics when the name is empty.
 func Declare[In, Out any](name string, options ...Option) *Workflow[In, Out] {
 	if name == "" {
 		panic("workflow.Declare: the name is empty")
@@ -139,10 +158,13 @@ func Declare[In, Out any](name string, options ...Option) *Workflow[In, Out] {
 	return &Workflow[In, Out]{definition: definition}
 }
 
-// Define makes a workflow of a function. The input of a run is decoded from JSON
-// into In, what the function returns is encoded from Out; both as encoding/json
-// does. A run whose input does not decode fails at once, with an error that names
-// the field. Define panics when the name is empty.
+// Define makes a workflow from a function. encoding/json decodes the input of a run into In
+// and encodes what fn returns from Out. A run whose input does not decode fails at once with an
+// [*InputError]. An error of fn, or a panic, fails the run, unless [Retry] sets a policy.
+//
+// The context of fn ends when the execution has to stop; see [ErrCanceled] and the other
+// causes. fn is called on a new goroutine for each execution, and may run concurrently for
+// different runs. Define panics when the name is empty.
 func Define[In, Out any](name string, fn func(ctx context.Context, in In) (Out, error), options ...Option) *Workflow[In, Out] {
 	if name == "" {
 		panic("workflow.Define: the name is empty")
@@ -166,9 +188,10 @@ func Define[In, Out any](name string, fn func(ctx context.Context, in In) (Out, 
 	return w
 }
 
-// InputError is the failure of a run whose input is not what its workflow takes.
+// InputError is the failure of a run whose input does not decode into the input type of its
+// workflow. Its text names the field.
 type InputError struct {
-	// Field is the JSON path of the offending field, empty for the input as a whole.
+	// Field is the JSON path of the field, for example "items.amount". Empty: the whole input.
 	Field string
 	msg   string
 }
@@ -196,19 +219,21 @@ func decodeInput[In any](input json.RawMessage) (In, error) {
 	return in, &durable.NonRetryableError{Err: failure}
 }
 
-// RunInfo is what a workflow may know about its own run.
+// RunInfo describes a run to its own workflow. It is the same at every execution of the run.
 type RunInfo struct {
-	// ID is the run's id: the uid of its WorkflowRun, when it has one. Together
-	// with a step's name it makes a good idempotency key for a call elsewhere.
+	// ID is the id of the run. It is the uid of the run's WorkflowRun object, if it has one
+	// that did not attach to an earlier run by an idempotency key. ID and the name of a step
+	// make an idempotency key for a call to another system.
 	ID string
-	// WorkflowName and Version say which workflow the run is of.
+	// WorkflowName and Version are those that the run was started with. Version is empty for
+	// the unversioned workflow.
 	WorkflowName, Version string
-	// CreatedAt is when the run was created.
+	// CreatedAt is when the run was created, by the clock of the database, in milliseconds.
 	CreatedAt time.Time
 }
 
-// Info returns what the workflow that ctx belongs to may know about its run. It
-// works with a step's context as well. Info panics with any other context.
+// Info describes the run that ctx belongs to: the context of a workflow or of a step's
+// function. It panics with any other context.
 func Info(ctx context.Context) RunInfo {
 	execution := durable.ExecutionFrom(ctx)
 	if execution == nil {

@@ -10,15 +10,17 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// CrashEverywhere executes the scenario again and again, each time in an environment of
-// its own that serves the workflows: once undisturbed, and then twice for each write of
-// its runs, with the worker dying before and after that write. The runs that the
-// scenario starts must each time end as they did undisturbed, and no step may be
-// executed again once its completion is stored; CrashEverywhere fails the test
-// otherwise. So it does when the scenario itself finds a fault.
+// CrashEverywhere executes the scenario many times, each time in a new environment that serves
+// the workflows: once without a crash, and then twice for each write of its runs, with a crash
+// of the worker before and after that write. It fails the test when
 //
-// A run that fails in such a test has code between its steps whose outcome is not the
-// same each time, or a step that cannot be executed twice.
+//   - a run that the scenario started ends differently than it did without a crash,
+//   - a step is executed again although its completion was stored, or
+//   - the scenario itself fails.
+//
+// Causes are code between steps that is not deterministic, and a step whose second execution
+// has another result. The scenario must start the same runs each time; CrashEverywhere waits
+// for their ends.
 func CrashEverywhere(t TB, scenario func(env *Env), workflows ...workflow.Definition) {
 	t.Helper()
 	baseline, _ := runScenario(t, faults.None, 0, scenario, workflows)

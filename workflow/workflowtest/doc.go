@@ -1,5 +1,5 @@
-// Package workflowtest executes workflows in a plain "go test": without Postgres,
-// without Kubernetes, and without waiting.
+// Package workflowtest executes workflows in "go test" without Postgres, without Kubernetes,
+// and without waiting for sleeps.
 //
 //	func TestCheckout(t *testing.T) {
 //		env := workflowtest.New(t, Checkout, PrintLabel)
@@ -7,15 +7,17 @@
 //		env.Signal("approval:1", Approval{By: "ann"})
 //
 //		receipt, err := workflowtest.Start(env, Checkout, Order{ID: "1"}).Result()
-//		…
+//		if err != nil || receipt.ApprovedBy != "ann" {
+//			t.Fatal(receipt, err)
+//		}
 //	}
 //
-// The worker is the one of production, on a store in memory that keeps to the same
-// rules. Its clock is its own: whenever every run of the environment waits, it jumps to
-// the next instant at which one of them goes on. A workflow that sleeps for a month
-// is tested in a millisecond.
+// An environment is the worker of production on a store in memory, which passes the same tests
+// as the store on Postgres. Its clock jumps: while a call of Result waits and every run waits
+// too, the clock moves to the next instant at which a run is due. A workflow that sleeps for a
+// month is tested in milliseconds.
 //
-// Workers can be killed: CrashBefore and CrashAfter do it at one step, CrashEverywhere
-// at each write in turn. Within a workflow's function, what happens between steps must
-// be the same at every execution; CrashEverywhere is the test for that.
+// Tests can make steps fail and replace their functions, send signals, and kill the worker:
+// CrashBefore and CrashAfter at one step, CrashEverywhere at each write in turn.
+// CrashEverywhere also finds code between steps that is not deterministic.
 package workflowtest

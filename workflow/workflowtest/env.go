@@ -19,8 +19,8 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// Env is a worker, and a store in memory with a clock of its own. Make one with New
-// for each test.
+// Env is an environment: a worker, and a store in memory with a clock of its own. Make one for
+// each test with [New]. Its methods may be called concurrently.
 type Env struct {
 	t         TB
 	store     *memstore.Store
@@ -60,9 +60,9 @@ const (
 	parallel  = 100
 )
 
-// New returns an environment that serves the workflows. To fake a child workflow,
-// give it another definition of the same name and version. The environment ends with
-// the test.
+// New returns an environment that executes runs of the workflows, until the test ends. To
+// fake a child workflow, pass another definition of the same name and version. New fails the
+// test when two definitions have the same name and version.
 func New(t TB, workflows ...workflow.Definition) *Env {
 	t.Helper()
 	env, stop := newEnv(t, nil, workflows)
@@ -115,7 +115,7 @@ func newEnv(t TB, crashHook func(faults.Write) faults.Strike, workflows []workfl
 	}
 }
 
-// longLeases is a store whose leases outlast every test.
+// longLeases is a store whose leases last longer than a test.
 type longLeases struct{ *memstore.Store }
 
 func (s longLeases) Claim(ctx context.Context, request store.ClaimRequest) ([]openworkflow.Run, error) {
@@ -127,7 +127,7 @@ func (s longLeases) Heartbeat(ctx context.Context, leases []openworkflow.Lease, 
 	return s.Store.Heartbeat(ctx, leases, lease)
 }
 
-// logWriter writes the worker's log into the test's, until the test has ended.
+// logWriter writes the worker's log to the log of the test, until the test has ended.
 type logWriter struct{ env *Env }
 
 func (w logWriter) Write(line []byte) (int, error) {
@@ -139,7 +139,7 @@ func (w logWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// errorf fails the test, unless it has ended.
+// errorf fails the test, unless the test has ended.
 func (env *Env) errorf(format string, args ...any) {
 	env.t.Helper()
 	env.mu.Lock()
@@ -149,19 +149,19 @@ func (env *Env) errorf(format string, args ...any) {
 	}
 }
 
-// Now returns the time in the environment. Sleeps and timeouts let it jump.
+// Now returns the time of the environment's clock.
 func (env *Env) Now() time.Time { return env.store.Now() }
 
-// Signal sends a signal once a run waits for it and nothing else can go on. It reaches
-// all runs that wait for it then. Several signals of one name are sent one after the
-// other, to one wait each.
+// Signal queues a signal. It is sent as soon as a run waits for it and no run can continue
+// without it, and reaches all runs that wait for it then. Signals of the same name are sent in
+// the order of the calls, one for each wait. The data is encoded with encoding/json.
 func (env *Env) Signal(signal string, data any) {
 	env.t.Helper()
 	env.queueSignal(time.Time{}, signal, data)
 }
 
-// SignalAfter sends a signal when the environment's time has advanced by d since New. A
-// signal that nobody waits for then is lost, as it would be in production.
+// SignalAfter sends a signal when the environment's clock has advanced by d since [New]. If no
+// run waits for the signal then, it is lost, as in production.
 func (env *Env) SignalAfter(d time.Duration, signal string, data any) {
 	env.t.Helper()
 	env.queueSignal(env.startedAt.Add(d), signal, data)
@@ -178,8 +178,8 @@ func (env *Env) queueSignal(at time.Time, signal string, data any) {
 	env.signals = append(env.signals, &queuedSignal{Signal: store.Signal{Name: signal, Data: encoded}, at: at})
 }
 
-// MockStep calls fn instead of the function of each step with this durable name, in
-// all workflows of the environment.
+// MockStep replaces the function of each step with this durable name by fn, in all workflows of
+// the environment. fn may be called concurrently.
 func MockStep[T any](env *Env, name string, fn func(ctx context.Context) (T, error)) {
 	env.mu.Lock()
 	defer env.mu.Unlock()
@@ -192,22 +192,22 @@ func MockStep[T any](env *Env, name string, fn func(ctx context.Context) (T, err
 	}
 }
 
-// FailStep makes the first attempts of the step with this durable name fail with these
-// errors, instead of calling its function.
+// FailStep makes the first attempts of each step with this durable name fail, one attempt for
+// each error, without calling its function. Its policy decides about retries; the clock jumps
+// over the delays. A second call for a name replaces the first.
 func (env *Env) FailStep(name string, failures ...error) {
 	env.mu.Lock()
 	defer env.mu.Unlock()
 	env.failures[name] = failures
 }
 
-// CrashBefore kills the worker when a step with this durable name has done its work,
-// before that is stored. Another one takes the run over, and does the work again. Each
-// call is for one crash.
+// CrashBefore kills the worker after the function of a step with this durable name has
+// returned and before its result is stored. Another worker claims the run and calls the
+// function again. Each call causes one crash.
 func (env *Env) CrashBefore(name string) { env.addCrash(name, faults.Before) }
 
-// CrashAfter kills the worker when the completion of a step with this durable name was
-// stored, before the workflow goes on. Another one takes the run over. Each call is for
-// one crash.
+// CrashAfter kills the worker after the result of a step with this durable name is stored and
+// before the workflow continues. Another worker claims the run. Each call causes one crash.
 func (env *Env) CrashAfter(name string) { env.addCrash(name, faults.After) }
 
 func (env *Env) addCrash(name string, strike faults.Strike) {

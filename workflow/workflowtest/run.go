@@ -12,14 +12,14 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// Run is a run that the test has started.
+// Run is a run that the test started.
 type Run[Out any] struct {
 	env  *Env
 	id   string
 	name string
 }
 
-// StartOption changes how a run is started.
+// StartOption is an option of [Start].
 type StartOption interface {
 	start(run *store.NewRun, now time.Time)
 }
@@ -28,13 +28,14 @@ type startOption func(run *store.NewRun, now time.Time)
 
 func (o startOption) start(run *store.NewRun, now time.Time) { o(run, now) }
 
-// Deadline is the time that the run has. After it, the run fails.
+// Deadline sets how long the run may take, by the environment's clock. Then it fails with an
+// error that is [workflow.ErrDeadlineExceeded].
 func Deadline(d time.Duration) StartOption {
 	return startOption(func(run *store.NewRun, now time.Time) { run.DeadlineAt = new(now.Add(d)) })
 }
 
-// Start starts a run of a workflow that the environment serves. It goes on by itself
-// as far as it can without time passing; Result lets time pass.
+// Start starts a run of a workflow that the environment serves, and does not wait for it. The
+// run executes until it waits; the clock advances only while a call of Result waits.
 func Start[In, Out any](env *Env, w *workflow.Workflow[In, Out], in In, options ...StartOption) *Run[Out] {
 	env.t.Helper()
 	input, err := json.Marshal(in)
@@ -68,12 +69,12 @@ func Start[In, Out any](env *Env, w *workflow.Workflow[In, Out], in In, options 
 // ID returns the run's id.
 func (r *Run[Out]) ID() string { return r.id }
 
-// Result returns what the run has returned. It lets time pass until the run has ended:
-// whenever all runs of the environment wait, the clock jumps to the next retry, wake or
-// timeout. A run that failed gives an [*Error].
+// Result waits until the run has ended and returns its output. Whenever all runs of the
+// environment wait, the clock jumps to the next retry, end of a sleep, timeout or signal. The
+// error is an [*Error] when the run failed, and [workflow.ErrCanceled] when it was canceled.
 //
-// Result is called on the test's goroutine, as it ends the test when the run waits for
-// something that never comes.
+// Call Result on the goroutine of the test: it ends the test with Fatalf when the run waits
+// for something that never comes, or when the output does not decode into Out.
 func (r *Run[Out]) Result() (Out, error) {
 	r.env.t.Helper()
 	var out Out
@@ -96,7 +97,7 @@ func (r *Run[Out]) Result() (Out, error) {
 	}
 }
 
-// Cancel cancels the run.
+// Cancel cancels the run. It does nothing when the run has ended.
 func (r *Run[Out]) Cancel() {
 	r.env.t.Helper()
 	if _, err := r.env.store.CancelRuns(context.Background(), []string{r.id}); err != nil {
@@ -105,26 +106,27 @@ func (r *Run[Out]) Cancel() {
 	r.env.notify()
 }
 
-// Steps returns the attempts of the run's steps that are stored, oldest first.
+// Steps returns the stored attempts of the run's steps, oldest first.
 func (r *Run[Out]) Steps() []Step { return r.env.steps(r.id) }
 
-// Error is the failure of a run.
+// Error is the failure of a run, as [Run.Result] returns it.
 type Error struct {
 	// Workflow is the name of the workflow.
 	Workflow string
-	// Name is the name of the type of the error that the workflow returned, and Message
-	// its text, as they are stored.
+	// Name is the type of the error that the workflow returned, without package and pointer,
+	// and Message its text.
 	Name, Message string
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("workflow %q failed: %s", e.Workflow, e.Message) }
 
-// Is makes a run that failed at its deadline a [workflow.ErrDeadlineExceeded].
+// Is reports whether target is [workflow.ErrDeadlineExceeded] and the run failed at its
+// deadline.
 func (e *Error) Is(target error) bool {
 	return target == workflow.ErrDeadlineExceeded && e.Message == openworkflow.DeadlineMessage
 }
 
-// Step is an attempt of a step.
+// Step is one attempt of a step.
 type Step struct {
 	// Name is the step's durable name: "page:1" for the second "page".
 	Name string
@@ -132,17 +134,18 @@ type Step struct {
 	Kind string
 	// Status is running, completed or failed.
 	Status string
-	// Attempt counts the attempts of the step, from 1 on.
+	// Attempt is the number of the attempt, from 1.
 	Attempt int
-	// Output is what the step has returned, nil for null.
+	// Output is the stored result, nil for null.
 	Output json.RawMessage
-	// Error is the text of the step's error.
+	// Error is the text of the attempt's error, empty if it did not fail.
 	Error string
-	// StartedAt and FinishedAt are when the attempt began and ended; FinishedAt is zero
-	// for one that is running.
+	// StartedAt and FinishedAt are times of the environment's clock. FinishedAt is zero while
+	// the attempt is running.
 	StartedAt, FinishedAt time.Time
 }
 
+// String returns the name, the attempt after the first, the status, and the output or error.
 func (s Step) String() string {
 	text := fmt.Sprintf("%s %s", s.Name, s.Status)
 	if s.Attempt > 1 {

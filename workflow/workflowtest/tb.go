@@ -2,7 +2,7 @@ package workflowtest
 
 import "fmt"
 
-// TB is what the package needs of a test. A [*testing.T] is one.
+// TB is the part of a test that this package uses. [*testing.T] implements it.
 type TB interface {
 	Helper()
 	Cleanup(func())
