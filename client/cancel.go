@@ -7,7 +7,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// CancelOption changes how a run is canceled.
+// CancelOption is an option of [Client.Cancel].
 type CancelOption interface{ cancel(*cancelOptions) }
 
 type cancelOptions struct{ cascade bool }
@@ -16,17 +16,18 @@ type cancelOption func(*cancelOptions)
 
 func (o cancelOption) cancel(options *cancelOptions) { o(options) }
 
-// Cascade also cancels all open runs below the run: its children, their children, and
-// so on. Without it children go on. When the call fails a part may be canceled already;
+// Cascade also cancels all open descendants of the run: its children, their children, and so
+// on. Without it, children continue. If the call fails, some of the runs may be canceled;
 // repeat it.
 func Cascade() CancelOption {
 	return cancelOption(func(o *cancelOptions) { o.cascade = true })
 }
 
-// Cancel cancels a run that has not ended. Nothing of it is stored from then on; the
-// contexts of its steps end with workflow.ErrCanceled when their worker notices, which
-// takes a few seconds. To cancel a run that is canceled is no error. That of a run that
-// has completed or failed is ErrEnded, that of a run which does not exist ErrNotFound.
+// Cancel cancels a run that has not ended. After it returns, nothing of the run is stored. The
+// contexts of its steps end with [ErrCanceled] when their worker notices, within a few seconds.
+//
+// Canceling a canceled run is no error. The error is [ErrEnded] for a run that has completed or
+// failed, and [ErrNotFound] for one that does not exist (R125).
 func (c *Client) Cancel(ctx context.Context, runID string, options ...CancelOption) (err error) {
 	ctx, span := c.tracer.StartCancel(ctx, c.namespace, runID)
 	defer func() { span.End("", err) }()

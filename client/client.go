@@ -11,25 +11,27 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// Config says which database a Client uses.
+// Config configures a Client.
 type Config struct {
-	// PostgresURL is the database, for example postgres://user:password@host/db. Required.
+	// PostgresURL is the URL of the database, for example postgres://user:password@host/db.
+	// Required.
 	PostgresURL string
 	// Schema is the Postgres schema of OpenWorkflow's tables. Default: openworkflow.
 	Schema string
-	// NamespaceID is OpenWorkflow's namespace in the tables: a client sees and starts
-	// the runs of one. Default: default.
+	// NamespaceID is OpenWorkflow's namespace within the tables. A client starts and sees the
+	// runs of one. Default: default.
 	NamespaceID string
-	// Migrate lets Open create the tables, or bring them up to date. Without it Open
-	// fails when they are not. It does no harm beside other programs that migrate.
+	// Migrate makes Open create or upgrade the tables. Several programs may do so at once; a
+	// lock makes them take turns. Without Migrate, Open fails when the tables are missing or
+	// outdated.
 	Migrate bool
-	// MaxConns is the largest number of connections, not counting the one that waits
-	// for results. Default: what the URL says with pool_max_conns, or else the number of
-	// CPUs, at least 4.
+	// MaxConns is the largest number of connections in the pool. The connection that listens
+	// for results is not counted. Default: pool_max_conns in the URL, or the number of CPUs,
+	// at least 4.
 	MaxConns int32
 }
 
-// ConfigFromEnv reads the configuration from the environment, as workers do:
+// ConfigFromEnv reads the configuration from the environment. Workers use the same variables:
 //
 //	OPENWORKFLOW_POSTGRES_URL   PostgresURL (required)
 //	OPENWORKFLOW_SCHEMA         Schema
@@ -46,8 +48,8 @@ func ConfigFromEnv() (Config, error) {
 	return config, nil
 }
 
-// Client starts, signals, cancels and awaits runs. Its methods may be called
-// concurrently; a program needs one Client for each namespace. Make one with Open.
+// Client starts, signals, cancels, awaits and reads runs. It is safe for concurrent use; a
+// program needs one for each namespace. Make one with [Open].
 type Client struct {
 	store     *store.Store
 	namespace string
@@ -64,12 +66,12 @@ type Client struct {
 	closed bool // spawn starts no more goroutines
 }
 
-// Open connects to the database. It returns an error when there is none, or when its
-// tables are missing or not of this release; see Config.Migrate. The caller closes the
-// Client. The context is for the opening only.
+// Open connects to the database and checks its tables. It returns an error when the database
+// does not answer, or when the tables are missing or of another release; see Config.Migrate.
+// ctx bounds Open only. The caller closes the Client.
 //
-// When the program has given OpenTelemetry a tracer provider before, starts, signals and
-// cancels have spans, and the trace goes on where the run is executed.
+// If the program has set OpenTelemetry's global tracer provider before, starts, signals and
+// cancels have spans, and the spans of the run's execution link to that of its start (R160).
 func Open(ctx context.Context, config Config) (*Client, error) {
 	database, err := store.Open(ctx, store.Options{
 		URL:             config.PostgresURL,
@@ -112,8 +114,8 @@ func (c *Client) spawn(task func()) {
 	}
 }
 
-// Close closes the connections, after calls under way. Those that wait for results end
-// with ErrClosed.
+// Close waits for calls in progress and closes the connections. Calls that wait for results
+// return [ErrClosed]. Later calls of Close do nothing.
 func (c *Client) Close() {
 	c.mu.Lock()
 	closed := c.closed
@@ -128,6 +130,8 @@ func (c *Client) Close() {
 	c.store.Close()
 }
 
-// Wake tells the workers that there is something to do. Everything but StartTx does so
-// by itself. It is a hint: workers also look for themselves, every second.
+// Wake hints workers to look for due runs. Call it after the commit of a transaction with a
+// [StartTx]; all other calls do it themselves. A lost hint costs up to a second, because
+// workers also poll. Wake returns once the hint was sent, has failed, or ctx ended; it waits
+// for at most a few seconds.
 func (c *Client) Wake(ctx context.Context) { c.due.notify(ctx) }

@@ -1,9 +1,9 @@
-// Package client starts workflow runs from Go programs, and awaits, signals, cancels
-// and looks at them. It needs a Postgres and a worker, but no Kubernetes.
+// Package client starts workflow runs from Go programs. It also awaits, signals, cancels, lists
+// and reads runs. It needs Postgres and a worker, but no Kubernetes.
 //
-// A worker is a program that implements workflows (packages workflow, step and worker).
-// A client is any other program that knows the workflow's name and types: it imports
-// the definition, or declares it.
+// A worker is a program that implements workflows (packages workflow, step and worker). A client
+// is any program that knows the name and the types of a workflow: it imports the definition, or
+// declares the workflow.
 //
 //	var Checkout = workflow.Declare[Order, Receipt]("checkout")
 //
@@ -15,12 +15,10 @@
 //	…
 //	receipt, err := run.Result(ctx)
 //
-// Start returns once the run is stored; from then on it will be executed, whatever
-// crashes. Nobody needs to wait for the result: a later process gets it with Attach and
-// the run's id.
+// Start returns once the run is stored. Crashes after that do not lose the run. A program need
+// not wait for the result: another process gets it later, with [Attach] and the run's id. To
+// start a run if and only if a transaction of your own commits, use [StartTx].
 //
-// To start a run if and only if a transaction of your own commits, use StartTx.
-//
-// The tables are OpenWorkflow's, so runs that TypeScript programs start or execute are
-// the same runs.
+// The tables are OpenWorkflow's: TypeScript programs can execute the runs that this package
+// starts, and the other way round.
 package client

@@ -10,31 +10,31 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// Errors that callers tell apart with errors.Is.
+// Errors of this package. Compare them with errors.Is.
 var (
-	// ErrNotFound means that there is no such run in the client's namespace. A run that
-	// StartTx has started is not there before its transaction commits.
+	// ErrNotFound means that the run does not exist in the client's namespace, or that the
+	// transaction of its StartTx has not committed.
 	ErrNotFound = errors.New("workflow run does not exist")
-	// ErrCanceled means that the run was canceled. It is package workflow's.
+	// ErrCanceled means that the run was canceled. It is [workflow.ErrCanceled].
 	ErrCanceled = workflow.ErrCanceled
-	// ErrEnded means that the run cannot be canceled, as it has completed or failed.
+	// ErrEnded means that the run cannot be canceled because it has completed or failed.
 	ErrEnded = errors.New("workflow run has ended")
-	// ErrUnreachable means that the database does not answer. What was asked of it may
-	// have happened; a start with an ID or an IdempotencyKey can simply be repeated.
+	// ErrUnreachable means that the database did not answer. The call may have taken effect; a
+	// start with an ID or IdempotencyKey can be repeated safely.
 	ErrUnreachable = store.ErrUnreachable
-	// ErrInvalidCursor means that a Page's After or Before is not a page's Next or Prev.
+	// ErrInvalidCursor means that Page.After or Page.Before is not a cursor of a page.
 	ErrInvalidCursor = openworkflow.ErrInvalidCursor
-	// ErrClosed is the error of calls that wait when the Client is closed.
+	// ErrClosed means that the Client was closed.
 	ErrClosed = errors.New("client is closed")
 )
 
-// FailedError is the result of a run that has failed. Get at it with errors.As.
+// FailedError is the error of a run that has failed. Find it with errors.As.
 type FailedError struct {
 	RunID, WorkflowName string
-	// Name is the name of the error's type, and Message its text, as the workflow
-	// returned it.
+	// Name is the type of the error that the workflow returned, without package and pointer,
+	// and Message its text.
 	Name, Message string
-	// Stack is there for errors of TypeScript and for panics.
+	// Stack is set for panics and for errors of TypeScript.
 	Stack string
 }
 
@@ -42,7 +42,7 @@ func (e *FailedError) Error() string {
 	return fmt.Sprintf("workflow %q failed: %s", e.WorkflowName, e.Message)
 }
 
-// resultOf returns the output of a run that has ended, or the error that it ended with.
+// resultOf returns the output of a run that has ended, or the error for its status.
 func resultOf(id string, o store.Outcome) (json.RawMessage, error) {
 	switch o.Status {
 	case openworkflow.RunCompleted:
@@ -60,7 +60,7 @@ func resultOf(id string, o store.Outcome) (json.RawMessage, error) {
 	}
 }
 
-// cancelError says why a run was not canceled. The texts are OpenWorkflow's (R125).
+// cancelError is the reason that a run was not canceled. The texts are OpenWorkflow's (R125).
 type cancelError struct {
 	runID  string
 	status openworkflow.RunStatus // empty: it does not exist

@@ -15,7 +15,7 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// Greet and Approve are what the worker of these examples executes.
+// Greet and Approve are the workflows that the worker of these examples serves.
 var (
 	Greet = workflow.Define("greet", func(ctx context.Context, name string) (string, error) {
 		if name == "" {
@@ -32,10 +32,10 @@ var (
 	})
 )
 
-// Reports is implemented elsewhere: no worker of these examples serves it.
+// Reports is a workflow that no worker of these examples serves.
 var Reports = workflow.Declare[string, string]("reports")
 
-// connect opens a client as programs do that are configured by the environment.
+// connect opens a client with the configuration of the environment.
 func connect() *client.Client {
 	config, err := client.ConfigFromEnv()
 	if err != nil {
@@ -357,8 +357,7 @@ func ExampleClient_Signal() {
 		log.Fatal(err)
 	}
 
-	// A signal reaches those who wait for it at this moment, and nothing tells a sender
-	// when somebody begins to: try until there is one.
+	// A signal reaches only runs that already wait for it: repeat it until there is one.
 	for {
 		recipients, err := c.Signal(ctx, "approval:1001", "Ada")
 		if err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// Handle is a run whose output is of type Out.
+// Handle refers to a run whose output is of type Out. It is safe for concurrent use.
 type Handle[Out any] struct {
 	client  *Client
 	id      string
@@ -19,8 +19,8 @@ func handle[Out any](c *Client, run store.Created) *Handle[Out] {
 	return &Handle[Out]{client: c, id: run.RunID, existed: !run.Inserted}
 }
 
-// Attach returns a handle of a run that was started before, here or elsewhere. It does
-// not look whether the run exists.
+// Attach returns a handle of a run that was started before, here or elsewhere. It does not check
+// that the run exists.
 func Attach[Out any](c *Client, runID string) *Handle[Out] {
 	return &Handle[Out]{client: c, id: runID, existed: true}
 }
@@ -28,20 +28,20 @@ func Attach[Out any](c *Client, runID string) *Handle[Out] {
 // ID returns the run's id.
 func (h *Handle[Out]) ID() string { return h.id }
 
-// Existed reports whether the run existed before: the start found it by its ID or
-// IdempotencyKey, or the handle was made by Attach.
+// Existed reports whether the run existed before the call that returned the handle: the start
+// found it by its ID or IdempotencyKey, or the call was Attach.
 func (h *Handle[Out]) Existed() bool { return h.existed }
 
-// Result waits for the run to end, for as long as ctx allows, and returns its output.
-// The error is
+// Result waits until the run has ended or ctx ends, and returns the output. The error is
 //
-//   - a *FailedError when the run has failed,
-//   - ErrCanceled when it was canceled,
-//   - ErrNotFound when there is no such run,
-//   - what ctx ended with, when it ended first.
+//   - a [*FailedError] if the run failed,
+//   - [ErrCanceled] if it was canceled,
+//   - [ErrNotFound] if it does not exist,
+//   - context.Cause(ctx) if ctx ended first, with the last error of the database, if any,
+//   - [ErrClosed] if the Client was closed first.
 //
-// A database that does not answer is waited for. Any number of results may be awaited
-// at once: the Client looks for all of them together.
+// Result does not fail while the database does not answer. Any number of goroutines may wait:
+// the Client polls for all of their runs with one statement (R140).
 func (h *Handle[Out]) Result(ctx context.Context) (Out, error) {
 	var out Out
 	outcome, err := h.client.outcomes.wait(ctx, h.id)

@@ -10,34 +10,34 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// Status says how far a run or a step is.
+// Status is the status of a run or a step.
 type Status string
 
-// Statuses. A step is running, completed or failed.
+// Statuses of runs. Steps are Running, Completed or Failed (R40, R41).
 const (
-	// Pending runs wait for a worker: for the first time, or to be tried again.
+	// Pending runs wait for a worker: for the first time, or for a retry.
 	Pending Status = "pending"
-	// Running runs have begun: a worker executes them, or they wait for a step.
+	// Running runs are executed by a worker, or are parked until a step can continue.
 	Running Status = "running"
-	// Completed, Failed and Canceled runs have ended and do not change any more.
+	// Completed, Failed and Canceled runs have ended and never change.
 	Completed Status = "completed"
 	Failed    Status = "failed"
 	Canceled  Status = "canceled"
 )
 
-// Ended reports whether a run of this status does not change any more.
+// Ended reports whether a run with this status has ended.
 func (s Status) Ended() bool { return openworkflow.RunStatus(s).Terminal() }
 
-// Error is why a run or a step failed.
+// Error is the stored error of a run or a step.
 type Error struct {
-	// Name is the name of the error's type, and Message its text.
+	// Name is the type of the error, without package and pointer, and Message its text.
 	Name, Message string
-	// Stack is there for errors of TypeScript and for panics.
+	// Stack is set for panics and for errors of TypeScript.
 	Stack string
 }
 
-// Run is a run as it is stored. Times that have not come and texts that were not given
-// are zero.
+// Run is a run as it is stored. Times that have not come and texts that were not given are
+// zero values.
 type Run struct {
 	ID           string
 	WorkflowName string
@@ -45,33 +45,33 @@ type Run struct {
 	Version        string
 	Status         Status
 	IdempotencyKey string
-	// Input and Output are JSON, nil for none or null. A brief list has neither.
+	// Input and Output are JSON, nil for none and for null. Filter.Brief leaves them out.
 	Input, Output json.RawMessage
-	// Error is that of a failed run, or of the last failure of a run that is tried
-	// again; nil for none.
+	// Error is the error of a failed run, or of the last failure of a run that will be or was
+	// retried; nil for none.
 	Error *Error
-	// Attempts counts how often a worker has taken up the run: at its beginning, after
-	// waits and retries, and after a worker died.
+	// Attempts is the number of claims of the run by workers: for its first execution, after
+	// waits and retries, and after a worker died (R9).
 	Attempts int
-	// ParentStepID is the id of the step that started the run as a child; empty for
+	// ParentStepID is the Step.ID of the step that started the run as a child. Empty for
 	// other runs.
 	ParentStepID string
-	// WorkerID says who executes the run, or completed it. It means something to that
-	// worker only.
+	// WorkerID is the fencing token of the claim under which the run executes or has
+	// completed. Its form has no meaning.
 	WorkerID string
-	// AvailableAt is when an open run is due: when it is to begin or to go on, or until
-	// when its worker holds it.
+	// AvailableAt is when an open run is due for a claim. While a worker executes the run, it
+	// is the end of the worker's lease.
 	AvailableAt time.Time
-	DeadlineAt  time.Time
-	// SuspendedAt is since when an operator has kept the run from going on.
+	// DeadlineAt is when the run fails if it has not ended.
+	DeadlineAt time.Time
+	// SuspendedAt is when spec.suspend of a WorkflowRun stopped the run.
 	SuspendedAt time.Time
-	// StartedAt is when a worker took up the run first. It is zero again after a
-	// failure.
+	// StartedAt is when a worker first claimed the run. A failure resets it to zero (R42).
 	StartedAt, FinishedAt time.Time
 	CreatedAt, UpdatedAt  time.Time
 }
 
-// StepKind says what a step does.
+// StepKind is the kind of a step (R41).
 type StepKind string
 
 // Kinds of step.
@@ -83,62 +83,62 @@ const (
 	KindSignalWait StepKind = "signal-wait"
 )
 
-// Step is an attempt of a step, as it is stored.
+// Step is one attempt of a step, as it is stored.
 type Step struct {
 	ID, RunID string
-	// Name is the step's name, with a number where the workflow used it before.
+	// Name is the durable name of the step: "page:1" for the second "page".
 	Name   string
 	Kind   StepKind
 	Status Status
-	// Output is JSON, nil for none or null. Of a wait for a signal it is
-	// {"data": …}, and nil when nothing came.
+	// Output is JSON, nil for none and for null. For a wait for a signal it is {"data": …}, or
+	// nil after a timeout (R26).
 	Output json.RawMessage
 	Error  *Error
-	// Signal is the name of the signal that the step waits for.
+	// Signal is the name of the signal that the step waits for. Empty for other kinds.
 	Signal string
-	// Until is how long the step waits: when a sleep ends, or when a wait for a child or a
-	// signal is given up. Zero for other steps.
+	// Until is when a sleep ends, or when a wait for a child or a signal times out. Zero for
+	// other kinds.
 	Until time.Time
-	// ChildRunID is the run that the step started and waits for.
+	// ChildRunID is the id of the child run that the step started. Empty for other kinds.
 	ChildRunID            string
 	StartedAt, FinishedAt time.Time
 	CreatedAt, UpdatedAt  time.Time
 }
 
-// Filter selects runs. The zero Filter selects all.
+// Filter selects runs for [Client.List]. The zero value selects all.
 type Filter struct {
-	// Status selects runs of this status.
+	// Status selects runs with this status. Empty: any.
 	Status Status
-	// WorkflowName selects runs of this workflow, of any version.
+	// WorkflowName selects runs of this workflow, in any version. Empty: any.
 	WorkflowName string
-	// Brief leaves inputs and outputs out, which may be large.
+	// Brief leaves out inputs and outputs, which may be large.
 	Brief bool
 }
 
-// Page selects a part of a list. The zero Page is the first 100 items.
+// Page selects a part of a list. The zero value selects the first 100 items.
 type Page struct {
-	// After is a page's Next: the list goes on there. Before is a page's Prev: the list
-	// ends there. Set at most one of them.
+	// After is the Next of the page before. Before is the Prev of the page after. Set at most
+	// one of them.
 	After, Before string
-	// Limit is the largest number of items. 0 means 100.
+	// Limit is the largest number of items. Default: 100.
 	Limit int
 }
 
-// RunPage is a part of a list of runs, newest first. Next and Prev say where the pages
-// after and before it are, and are empty where there is none.
+// RunPage is a part of a list of runs, newest first. Next and Prev are cursors for the pages
+// after and before it, empty if there is none. They are the same as those of OpenWorkflow (R131).
 type RunPage struct {
 	Runs       []Run
 	Next, Prev string
 }
 
-// StepPage is a part of the list of a run's steps, oldest first. Next and Prev say where
-// the pages after and before it are, and are empty where there is none.
+// StepPage is a part of the list of a run's steps, oldest first. Next and Prev are as in
+// [RunPage].
 type StepPage struct {
 	Steps      []Step
 	Next, Prev string
 }
 
-// Get returns a run, or ErrNotFound.
+// Get returns a run. The error is [ErrNotFound] if it does not exist.
 func (c *Client) Get(ctx context.Context, runID string) (Run, error) {
 	runs, err := c.store.GetRuns(ctx, []string{runID})
 	if err != nil {
@@ -151,8 +151,8 @@ func (c *Client) Get(ctx context.Context, runID string) (Run, error) {
 	return publicRun(run), nil
 }
 
-// List returns runs, newest first, a page at a time. Pages do not shift when runs are
-// created meanwhile.
+// List returns a page of runs, newest first. Pages do not shift when runs are created between
+// two calls. The error is [ErrInvalidCursor] for a cursor that is none.
 func (c *Client) List(ctx context.Context, filter Filter, page Page) (RunPage, error) {
 	got, err := c.store.ListRuns(ctx, store.RunFilter{
 		Status:       openworkflow.RunStatus(filter.Status),
@@ -169,8 +169,8 @@ func (c *Client) List(ctx context.Context, filter Filter, page Page) (RunPage, e
 	return list, nil
 }
 
-// Steps returns the steps of a run, oldest first, a page at a time. A step that was
-// tried again is there once for each attempt. A run that does not exist has none.
+// Steps returns a page of the step attempts of a run, oldest first. A step that was retried has
+// one entry for each attempt. A run that does not exist has none.
 func (c *Client) Steps(ctx context.Context, runID string, page Page) (StepPage, error) {
 	got, err := c.store.ListSteps(ctx, runID, store.Page(page))
 	if err != nil {
@@ -183,8 +183,8 @@ func (c *Client) Steps(ctx context.Context, runID string, page Page) (StepPage, 
 	return list, nil
 }
 
-// Counts returns how many runs there are of each status. All five are there. It reads
-// an entry for each run of the namespace, so do not ask every second.
+// Counts returns the number of runs for each of the five statuses. It reads an index entry for
+// each run of the namespace, so do not call it every second.
 func (c *Client) Counts(ctx context.Context) (map[Status]int64, error) {
 	got, err := c.store.CountRuns(ctx)
 	if err != nil {
@@ -240,7 +240,7 @@ func publicStep(a *openworkflow.StepAttempt) Step {
 	}
 }
 
-// waitsFor reads the context of a step that waits (R25).
+// waitsFor decodes the context of a step that waits (R25).
 func waitsFor(raw json.RawMessage) (signal string, until time.Time) {
 	c := openworkflow.DecodeWaitContext(raw)
 	until, err := c.Until()
@@ -250,7 +250,7 @@ func waitsFor(raw json.RawMessage) (signal string, until time.Time) {
 	return value(c.Signal), until
 }
 
-// publicStatus folds the deprecated statuses into what became of them (R40, R41).
+// publicStatus maps the deprecated statuses to the current ones (R40, R41).
 func publicStatus(status string) Status {
 	switch status {
 	case string(openworkflow.RunSleeping):

@@ -9,12 +9,12 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// SignalOption changes how a signal is sent.
+// SignalOption is an option of [Client.Signal]. [IdempotencyKey] is one.
 type SignalOption interface{ signal(s *store.Signal) error }
 
-// Signal sends a signal to all runs that wait for its name at this moment
-// (step.WaitForSignal) and returns their ids, none when nobody waits: signals are not
-// kept for those who come later. Data is what they receive, as encoding/json encodes it.
+// Signal sends a signal to all runs that wait for its name now (step.WaitForSignal), and returns
+// their ids. A signal is not kept for runs that wait later: if no run waits, the result is empty
+// and the signal is lost (R104). The data is encoded with encoding/json.
 func (c *Client) Signal(ctx context.Context, name string, data any, options ...SignalOption) (runIDs []string, err error) {
 	signal := store.Signal{Name: name}
 	for _, option := range options {
@@ -32,17 +32,18 @@ func (c *Client) Signal(ctx context.Context, name string, data any, options ...S
 	return recipients[0], nil
 }
 
-// Signal is one signal of a batch.
+// Signal is one signal of [Client.SignalBatch].
 type Signal struct {
 	Name string
 	Data any
-	// IdempotencyKey is as the option. Empty: none.
+	// IdempotencyKey is the key of the signal, as in [IdempotencyKey]. Empty: none.
 	IdempotencyKey string
 }
 
-// SignalBatch sends signals in one transaction and returns the recipients of each, in
-// their order. Of two with the same name the first is delivered, as it leaves nobody
-// waiting. With an error, none was sent.
+// SignalBatch sends signals in one transaction and returns the ids of the runs that each has
+// reached, in the order of the signals. Of two signals with the same name only the first is
+// delivered, because no run waits after it. If SignalBatch returns an error other than
+// [ErrUnreachable], none was sent.
 func (c *Client) SignalBatch(ctx context.Context, signals []Signal) (runIDs [][]string, err error) {
 	sent := make([]store.Signal, len(signals))
 	for i, signal := range signals {

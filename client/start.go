@@ -20,24 +20,23 @@ import (
 // idempotencyWindow is how long a run keeps its idempotency key (R51).
 const idempotencyWindow = 24 * time.Hour
 
-// StartOption changes how a run is started.
+// StartOption is an option of [Start], [StartTx] and [StartBatch].
 type StartOption interface{ start(run *store.NewRun) error }
 
 type startOption func(run *store.NewRun) error
 
 func (o startOption) start(run *store.NewRun) error { return o(run) }
 
-// KeyOption is the option that IdempotencyKey returns.
+// KeyOption is returned by [IdempotencyKey]. It is an option of starts and of signals.
 type KeyOption string
 
-// IdempotencyKey makes a start or a signal happen once, however often it is asked for:
+// IdempotencyKey makes a repeated start or signal take effect once. The key must not be empty.
 //
-//   - A start with the key of a run of the same workflow (of any version) that was
-//     created within the last 24 hours returns that run, whatever its input and
-//     whatever has become of it.
-//   - A signal with the key of a signal of the same name that was delivered before
-//     delivers nothing and returns the recipients of then. A key whose signal reached
-//     nobody is not used up.
+//   - Start: if a run of the same workflow, in any version, was created with this key within the
+//     last 24 hours, the call returns that run, whatever its input and status (R51).
+//   - Signal: if a signal of the same name was delivered with this key before, the call delivers
+//     nothing and returns the recipients of that time (R104). A signal that reached no run does
+//     not use up its key.
 func IdempotencyKey(key string) KeyOption { return KeyOption(key) }
 
 var errEmptyKey = errors.New("the idempotency key is empty")
@@ -58,9 +57,12 @@ func (o KeyOption) signal(signal *store.Signal) error {
 	return nil
 }
 
-// ID sets the run's id, which is a new UUID otherwise. A start with the id of a run that
-// exists returns that run, however old, so an id must not be used for another purpose. A
-// Backend's retention takes an id that is no UUID for a key, which it keeps for longer.
+// ID sets the id of the run. Default: a new UUID. If a run with this id exists in the namespace,
+// the start returns that run, however old it is and whatever its workflow. The id must not be
+// empty.
+//
+// An id that is not a UUID counts as a key for a Backend's retention, which keeps such runs for
+// longer (idempotencyKeyTTLSeconds).
 func ID(id string) StartOption {
 	return startOption(func(run *store.NewRun) error {
 		if id == "" {
@@ -71,7 +73,7 @@ func ID(id string) StartOption {
 	})
 }
 
-// Delay lets the run begin no sooner than after d, by this machine's clock.
+// Delay starts the execution of the run no sooner than after d, by the clock of this machine.
 func Delay(d time.Duration) StartOption {
 	return startOption(func(run *store.NewRun) error {
 		run.AvailableAt = new(time.Now().Add(d))
@@ -79,7 +81,7 @@ func Delay(d time.Duration) StartOption {
 	})
 }
 
-// At lets the run begin no sooner than t.
+// At starts the execution of the run no sooner than at t.
 func At(t time.Time) StartOption {
 	return startOption(func(run *store.NewRun) error {
 		run.AvailableAt = &t
@@ -87,8 +89,8 @@ func At(t time.Time) StartOption {
 	})
 }
 
-// Deadline fails the run if it has not ended by t. It also ends the contexts of its
-// steps then.
+// Deadline fails the run if it has not ended at t. The contexts of its steps then end with
+// workflow.ErrDeadlineExceeded.
 func Deadline(t time.Time) StartOption {
 	return startOption(func(run *store.NewRun) error {
 		run.DeadlineAt = &t
@@ -96,16 +98,15 @@ func Deadline(t time.Time) StartOption {
 	})
 }
 
-// Start starts a run of the workflow with this input. Once it has returned, the run is
-// stored and will be executed by a worker that serves the workflow, now or whenever
-// there is one. The workflow may be defined in this program, or declared
-// (workflow.Declare) when another program or language implements it.
+// Start starts a run of the workflow. When it returns without an error, the run is stored, and
+// is executed as soon as a worker serves the workflow. Use [workflow.Declare] for a workflow
+// that another program implements. The input is encoded with encoding/json.
 //
-// Starts at the same time share transactions, without an ID or an IdempotencyKey, and each
-// succeeds or fails by itself.
+// Concurrent starts without an ID or IdempotencyKey share a transaction. Each still succeeds or
+// fails on its own.
 //
-// When the error is ErrUnreachable the run may have been stored: repeat the call with
-// the same ID or IdempotencyKey.
+// If the error is [ErrUnreachable], the run may have been stored. With an ID or IdempotencyKey,
+// the call can be repeated safely.
 func Start[In, Out any](ctx context.Context, c *Client, w *workflow.Workflow[In, Out], in In, options ...StartOption) (*Handle[Out], error) {
 	ctx, run, err := prepare(ctx, c, w, in, options)
 	if err != nil {
@@ -118,18 +119,17 @@ func Start[In, Out any](ctx context.Context, c *Client, w *workflow.Workflow[In,
 	return handle[Out](c, run.started(created)), nil
 }
 
-// StartTx is Start as a part of a transaction of yours: the run exists if and only if
-// the transaction commits, together with whatever else it writes (the pattern is called
-// a transactional outbox). The transaction must be on the client's database, and its
-// role must be allowed to write OpenWorkflow's tables.
+// StartTx starts a run within the caller's transaction, as a transactional outbox: the run
+// exists if and only if the transaction commits. The transaction must be on the client's
+// database, and its role must be allowed to write OpenWorkflow's tables.
 //
-// Workers are not told, as a notification that is part of a transaction would hold up
-// all others. Call Client.Wake after the commit, or let the workers find the run,
-// within a second. Before the commit, the Handle's Result is ErrNotFound.
+// StartTx does not notify workers, because transactions that notify commit one after the other.
+// Call [Client.Wake] after the commit; without it, workers find the run within a second. Before
+// the commit, the Handle's Result returns [ErrNotFound].
 //
-// A failed StartTx fails the transaction, like any failed statement. An idempotency key
-// needs the isolation level read committed, Postgres's default, and other starts with
-// the key wait for the end of the transaction.
+// A failed StartTx aborts the transaction, like any failed statement. With an IdempotencyKey,
+// the isolation level must be read committed (Postgres's default), and other starts with the key
+// wait until the transaction ends.
 func StartTx[In, Out any](
 	ctx context.Context, c *Client, tx pgx.Tx, w *workflow.Workflow[In, Out], in In, options ...StartOption,
 ) (*Handle[Out], error) {
@@ -144,24 +144,25 @@ func StartTx[In, Out any](
 	return handle[Out](c, run.started(created[0])), nil
 }
 
-// Item is one run of a batch.
+// Item is one run of [StartBatch].
 type Item[In any] struct {
 	Input In
-	// Options are this run's, on top of those of the batch.
+	// Options are options of this run, applied after those of the batch.
 	Options []StartOption
 }
 
-// Started is what has become of an Item: a handle, or an error.
+// Started is the result of an Item: a Handle, or an error.
 type Started[Out any] struct {
 	*Handle[Out]
 	Err error
 }
 
-// StartBatch starts a run for each of the items, all in one statement, and returns what
-// has become of each, in their order. An item that cannot be stored has an error and
-// does not keep the others from being started. The options apply to all. An error of the call
-// itself means trouble with the database; some may have been started then, so repeat
-// it with the same IDs or IdempotencyKeys.
+// StartBatch starts a run for each item with one statement, and returns the results in the order
+// of the items. An item that cannot be stored has an error; the others are started. The options
+// apply to all items.
+//
+// If StartBatch itself returns an error, the database failed, and some of the runs may have been
+// started. With IDs or IdempotencyKeys, the call can be repeated safely.
 func StartBatch[In, Out any](
 	ctx context.Context, c *Client, w *workflow.Workflow[In, Out], items []Item[In], options ...StartOption,
 ) ([]Started[Out], error) {
