@@ -20,23 +20,23 @@ type BackendSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: runs live in the schema they started in"
 	Schema string `json:"schema,omitempty"`
 
-	// namespaceID is OpenWorkflow's namespace within the tables. Empty means the
-	// Kubernetes namespace of this object. Say "default" to share runs with an
-	// OpenWorkflow application that does not set one.
+	// namespaceID is OpenWorkflow's namespace within the tables. Empty means the Kubernetes
+	// namespace of this object. Use "default" to share runs with an OpenWorkflow application that
+	// sets none.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	NamespaceID string `json:"namespaceID,omitempty"`
 
-	// migrate says whether the manager creates and upgrades the schema.
-	// Defaults to true. With false, the schema must be current already.
+	// migrate says whether the manager creates and upgrades the schema. Defaults to true. With
+	// false, the schema must be up to date.
 	// +optional
 	// +default=true
 	Migrate *bool `json:"migrate,omitempty"`
 
-	// retention says how long the rows of ended runs are kept. Empty means for ever.
-	// It holds for all runs of the namespaceID, whoever has started them. The rows of
-	// a run whose WorkflowRun exists stay as long as the object does.
+	// retention says how long the rows of ended runs are kept. Empty means for ever. It applies to
+	// all runs of the namespaceID, including those of clients. The rows of a run stay at least as
+	// long as its WorkflowRun object.
 	// +optional
 	Retention RunRetention `json:"retention,omitzero"`
 }
@@ -44,19 +44,18 @@ type BackendSpec struct {
 // RunRetention says how long the rows of ended runs are kept.
 // +kubebuilder:validation:XValidation:rule="!has(self.idempotencyKeyTTLSeconds) || self.idempotencyKeyTTLSeconds >= self.ttlSecondsAfterFinished",message="idempotencyKeyTTLSeconds must not be shorter than ttlSecondsAfterFinished"
 type RunRetention struct {
-	// ttlSecondsAfterFinished removes a run from the database this many seconds after
-	// its end, with its step attempts and the signals that it received. A child run
-	// stays at least until its parent has ended, and a parent as long as it has
-	// children. At least a day.
+	// ttlSecondsAfterFinished removes a run from the database this many seconds after its end, with
+	// its step attempts and the signals that it received. A child run stays at least until its
+	// parent has ended, and a parent as long as its children. The minimum is 86400, a day.
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:XValidation:rule="self >= 86400",message="must be at least 86400, which is a day: OpenWorkflow's clients look for a run that far back before they start another with its idempotency key"
 	TTLSecondsAfterFinished int32 `json:"ttlSecondsAfterFinished,omitempty"`
 
-	// idempotencyKeyTTLSeconds is the same for what keeps work from being done twice:
-	// runs with an idempotency key, or with an id that their starter has chosen, and
-	// signals that were sent with a key. Once they are removed, the key is free: the
-	// same manifest or program starts the work again. Empty keeps them for ever.
+	// idempotencyKeyTTLSeconds is the same for rows that keep work from being done twice: runs with
+	// an idempotency key or with an id that is not a UUID, and signals that were sent with a key.
+	// Once such a row is removed, its key is free, and the same manifest or program starts the
+	// work again. Empty keeps these rows for ever.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	IdempotencyKeyTTLSeconds int32 `json:"idempotencyKeyTTLSeconds,omitempty"`
@@ -64,9 +63,9 @@ type RunRetention struct {
 
 // PostgresBackend says how to reach a Postgres database.
 type PostgresBackend struct {
-	// urlSecretRef names the Secret that holds the database URL
-	// (postgres://user:password@host:port/database). It must be in the Backend's
-	// namespace. The "uri" key of a CloudNativePG secret works as it is.
+	// urlSecretRef names the Secret that holds the URL of the database
+	// (postgres://user:password@host:port/database). The Secret must be in the namespace of the
+	// Backend. The "uri" key of a CloudNativePG secret has the right form.
 	// +required
 	URLSecretRef SecretKeyRef `json:"urlSecretRef,omitzero"`
 }
@@ -87,7 +86,7 @@ type SecretKeyRef struct {
 	Key string `json:"key,omitempty"`
 }
 
-// BackendStatus is what the manager last saw of the database.
+// BackendStatus is the last observation of the database by the manager.
 // +kubebuilder:validation:MinProperties=1
 type BackendStatus struct {
 	// observedGeneration is the generation of the spec that this status describes.
@@ -95,7 +94,7 @@ type BackendStatus struct {
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// namespaceID is the namespace within the tables that is in use.
+	// namespaceID is OpenWorkflow's namespace within the tables that is in use.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -139,7 +138,7 @@ type Backend struct {
 	// +required
 	Spec BackendSpec `json:"spec,omitzero"`
 
-	// status is what the manager last saw of the database.
+	// status is the last observation of the database by the manager.
 	// +optional
 	// +default={"conditions": [{"type": "Ready", "status": "Unknown", "reason": "NotObserved", "message": "not seen by the manager yet", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
 	Status BackendStatus `json:"status,omitzero"`

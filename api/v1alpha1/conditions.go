@@ -2,29 +2,29 @@ package v1alpha1
 
 // Condition types. Ready is on every kind. Reconciling and Stalled follow the
 // kstatus contract: they are present only while true, so that Flux, Argo CD and
-// "kubectl wait" can tell progress from a dead end.
+// "kubectl wait" can tell progress from failure.
 const (
-	// ConditionReady is true when the object is as its spec asks: a Backend can
-	// be used, a WorkerPool has all its pods, a WorkflowRun has ended well or was
-	// canceled on request.
+	// ConditionReady is true when the object has reached what its spec asks for: a Backend can
+	// be used, all pods of a WorkerPool are ready, a WorkflowRun has completed or was canceled
+	// on request.
 	ConditionReady = "Ready"
 
-	// ConditionReconciling is true while the object is on its way.
+	// ConditionReconciling is true while the object makes progress towards its spec.
 	ConditionReconciling = "Reconciling"
 
-	// ConditionStalled is true when the object will not get further by itself. A
-	// failed run is stalled; one that waits, is suspended or was canceled is not.
+	// ConditionStalled is true when the object makes no progress until somebody changes
+	// something. A failed run is stalled; one that waits, is suspended or was canceled is not.
 	ConditionStalled = "Stalled"
 
 	// ConditionComplete is true once a WorkflowRun has returned its output.
 	ConditionComplete = "Complete"
 
-	// ConditionFailed is true once a WorkflowRun has failed for good.
+	// ConditionFailed is true once a WorkflowRun has failed and is not retried.
 	ConditionFailed = "Failed"
 )
 
-// ReasonNotObserved is the reason of Ready=Unknown, with which the API server creates
-// every object, until the manager has seen it.
+// ReasonNotObserved is the reason of Ready=Unknown, which the API server sets by default on every
+// new object. It stays until the manager has observed the object.
 const ReasonNotObserved = "NotObserved"
 
 // Reasons of a WorkflowRun's conditions.
@@ -37,9 +37,9 @@ const (
 	ReasonRunning = "Running"
 	// ReasonWaiting: the run is parked until a time, a child or a signal.
 	ReasonWaiting = "Waiting"
-	// ReasonRetrying: an attempt failed; the run goes on after a backoff.
+	// ReasonRetrying: an attempt failed; the run is retried after a delay.
 	ReasonRetrying = "Retrying"
-	// ReasonSuspended: spec.suspend holds the run back.
+	// ReasonSuspended: spec.suspend has stopped the run.
 	ReasonSuspended = "Suspended"
 	// ReasonNoWorker: no live worker serves the run's workflow and version.
 	ReasonNoWorker = "NoWorker"
@@ -54,8 +54,8 @@ const (
 	// ReasonInvalidInput: the run's input or another field cannot be stored, so
 	// the run was never started.
 	ReasonInvalidInput = "InvalidInput"
-	// ReasonRunMissing: the run was started, but its row is no longer in the
-	// database. It is not started again, as its steps may have run.
+	// ReasonRunMissing: the run was started, but its row is no longer in the database. It is not
+	// started again, because its steps may have run.
 	ReasonRunMissing = "RunMissing"
 )
 
@@ -72,36 +72,36 @@ const (
 	ReasonSecretNotFound = "SecretNotFound"
 	// ReasonInvalidURL: the database URL does not parse.
 	ReasonInvalidURL = "InvalidURL"
-	// ReasonAuthenticationFailed: the database refused user or password.
+	// ReasonAuthenticationFailed: the database refused the user or the password.
 	ReasonAuthenticationFailed = "AuthenticationFailed"
 	// ReasonDatabaseMissing: the server has no database of that name.
 	ReasonDatabaseMissing = "DatabaseMissing"
 	// ReasonUnreachable: the database did not answer.
 	ReasonUnreachable = "Unreachable"
-	// ReasonInsufficientPrivilege: the database user lacks a right that is needed.
+	// ReasonInsufficientPrivilege: the database user lacks a privilege.
 	ReasonInsufficientPrivilege = "InsufficientPrivilege"
 	// ReasonSchemaMissing: migrations are pending and spec.migrate is false.
 	ReasonSchemaMissing = "SchemaMissing"
 	// ReasonSchemaTooNew: the schema was written by a newer release.
 	ReasonSchemaTooNew = "SchemaTooNew"
-	// ReasonMigrationFailed: a migration did not succeed.
+	// ReasonMigrationFailed: a migration failed.
 	ReasonMigrationFailed = "MigrationFailed"
 )
 
 // Reasons of a WorkerPool's conditions.
 const (
-	// ReasonPodsReady: all pods of the pool are ready and current.
+	// ReasonPodsReady: all pods of the pool are ready and have the current template.
 	ReasonPodsReady = "PodsReady"
 	// ReasonRollingOut: pods are being created or replaced.
 	ReasonRollingOut = "RollingOut"
 	// ReasonInvalidTemplate: spec.template cannot become a Deployment.
 	ReasonInvalidTemplate = "InvalidTemplate"
-	// ReasonImagePullFailed: a pod cannot get its image.
+	// ReasonImagePullFailed: the image of a pod cannot be pulled.
 	ReasonImagePullFailed = "ImagePullFailed"
-	// ReasonCrashLooping: a pod's container keeps ending.
+	// ReasonCrashLooping: a container of a pod exits again and again.
 	ReasonCrashLooping = "CrashLooping"
 	// ReasonContainerNotStarting: a pod's container cannot be created or started.
 	ReasonContainerNotStarting = "ContainerNotStarting"
-	// ReasonPodsUnschedulable: a pod fits on no node, or may not be created.
+	// ReasonPodsUnschedulable: a pod fits on no node, or its creation is refused.
 	ReasonPodsUnschedulable = "PodsUnschedulable"
 )

@@ -1,8 +1,8 @@
-// Package v1alpha1 holds the custom resources of OpenWorkflow for Kubernetes.
+// Package v1alpha1 contains the custom resources of OpenWorkflow for Kubernetes.
 //
-// An object's spec says what its author wants and is the source of truth for
-// that alone. Execution itself lives in Postgres; status is a projection of the
-// rows there and never an input to a decision about them.
+// The spec of an object is the source of truth for what its author wants. Postgres is the source
+// of truth for the execution of runs: status is a projection of the rows there, and no decision
+// about rows depends on it.
 //
 // +kubebuilder:object:generate=true
 // +groupName=openworkflow.dev

@@ -7,56 +7,54 @@ import (
 
 // WorkerPoolSpec says which pods execute runs, and how many of them.
 type WorkerPoolSpec struct {
-	// backendRef names the Backend the pool works for. Defaults to the one named default.
+	// backendRef names the Backend whose runs the pool executes. Defaults to the one named default.
 	// +optional
 	// +default={"name": "default"}
 	BackendRef BackendReference `json:"backendRef,omitzero"`
 
-	// template is the pod to run, as in a Deployment. The first container is the
-	// worker. The manager adds to it what a worker needs: the database URL, the
-	// pod's identity, a service account, health probes, and the settings that the
-	// restricted Pod Security Standard asks for. What the template says itself stays.
+	// template is the template of the pods, as in a Deployment. The first container is the worker.
+	// The manager adds what a worker needs: the database URL, the identity of the pod, a service
+	// account, health probes, and the settings of the restricted Pod Security Standard. It does
+	// not change what the template sets itself.
 	// +required
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
 	// +kubebuilder:pruning:PreserveUnknownFields
 	Template runtime.RawExtension `json:"template,omitzero"`
 
-	// replicas is the number of pods. Defaults to 1; 0 stops the pool, and its
-	// runs wait.
+	// replicas is the number of pods. Defaults to 1. With 0, the runs of the pool wait.
 	// +optional
 	// +default=1
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=1000
 	Replicas *int32 `json:"replicas,omitempty"`
 
-	// concurrency is the number of runs that one pod executes at once. Defaults to 10.
+	// concurrency is the number of runs that one pod executes at the same time. Defaults to 10.
 	// +optional
 	// +default=10
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=10000
 	Concurrency *int32 `json:"concurrency,omitempty"`
 
-	// leaseDurationSeconds is how long a run stays with a worker that has stopped
-	// answering while no manager is there to notice. Defaults to 10.
+	// leaseDurationSeconds is the duration of the lease with which a worker claims a run. It bounds
+	// how long a run of a dead worker stands still while no manager runs. Defaults to 10.
 	// +optional
 	// +default=10
 	// +kubebuilder:validation:Minimum=3
 	// +kubebuilder:validation:Maximum=3600
 	LeaseDurationSeconds *int32 `json:"leaseDurationSeconds,omitempty"`
 
-	// healthPort is the port on which the worker answers /healthz, /readyz and
-	// /drain. Defaults to 8081, where Go workers listen. Set it to 0 for workers
-	// that have no such endpoint, such as OpenWorkflow's TypeScript worker; the
-	// template's own probes are used as they are.
+	// healthPort is the port of the worker's endpoints /healthz, /readyz and /drain. Defaults to
+	// 8081. Set it to 0 for workers without these endpoints, such as OpenWorkflow's TypeScript
+	// worker; only the template's own probes are used then.
 	// +optional
 	// +default=8081
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=65535
 	HealthPort *int32 `json:"healthPort,omitempty"`
 
-	// workflows lists what the pool serves. Go workers report that themselves;
-	// it needs to be given only for other workers.
+	// workflows lists the workflows that the pool serves. It is needed only for workers that do not
+	// announce this, such as those in TypeScript; Go workers do.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
@@ -75,7 +73,7 @@ type BackendReference struct {
 	Name string `json:"name,omitempty"`
 }
 
-// ServedWorkflow is one workflow, in one version, that a pool can execute.
+// ServedWorkflow is one version of a workflow that a pool can execute.
 type ServedWorkflow struct {
 	// name is the workflow's name.
 	// +required
@@ -90,7 +88,7 @@ type ServedWorkflow struct {
 	Version string `json:"version,omitempty"`
 }
 
-// WorkerPoolStatus is what the manager last saw of the pool.
+// WorkerPoolStatus is the last observation of the pool by the manager.
 // +kubebuilder:validation:MinProperties=1
 type WorkerPoolStatus struct {
 	// observedGeneration is the generation of the spec that this status describes.
@@ -108,7 +106,7 @@ type WorkerPoolStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	ReadyReplicas *int32 `json:"readyReplicas,omitempty"`
 
-	// updatedReplicas is the number of pods made from the current template.
+	// updatedReplicas is the number of pods that have the current template.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	UpdatedReplicas *int32 `json:"updatedReplicas,omitempty"`
@@ -119,7 +117,7 @@ type WorkerPoolStatus struct {
 	// +kubebuilder:validation:MaxLength=1024
 	Selector string `json:"selector,omitempty"`
 
-	// workflows is what the pool's live workers serve.
+	// workflows lists the workflows that the pool's live workers serve.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
@@ -160,7 +158,7 @@ type WorkerPool struct {
 	// +required
 	Spec WorkerPoolSpec `json:"spec,omitzero"`
 
-	// status is what the manager last saw of the pool.
+	// status is the last observation of the pool by the manager.
 	// +optional
 	// +default={"conditions": [{"type": "Ready", "status": "Unknown", "reason": "NotObserved", "message": "not seen by the manager yet", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
 	Status WorkerPoolStatus `json:"status,omitzero"`

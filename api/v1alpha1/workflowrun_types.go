@@ -5,11 +5,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// WorkflowRunSpec says which workflow to run, once, with which input. What
-// defines the run is immutable; cancel, suspend and ttlSecondsAfterFinished may
-// change at any time.
+// WorkflowRunSpec says which workflow to run once, and with which input. The fields that define
+// the run are immutable; cancel, suspend and ttlSecondsAfterFinished may change at any time.
 //
-// That is one rule, because every write of a status pays for each.
+// Immutability is one rule, because the API server evaluates each rule at every status write.
 // +kubebuilder:validation:XValidation:rule="self == oldSelf || (self.workflowName == oldSelf.workflowName && self.backendRef == oldSelf.backendRef && (has(self.version) ? has(oldSelf.version) && self.version == oldSelf.version : !has(oldSelf.version)) && (has(self.idempotencyKey) ? has(oldSelf.idempotencyKey) && self.idempotencyKey == oldSelf.idempotencyKey : !has(oldSelf.idempotencyKey)) && (has(self.availableAt) ? has(oldSelf.availableAt) && self.availableAt == oldSelf.availableAt : !has(oldSelf.availableAt)) && (has(self.timeoutSeconds) ? has(oldSelf.timeoutSeconds) && self.timeoutSeconds == oldSelf.timeoutSeconds : !has(oldSelf.timeoutSeconds)) && (has(self.deadlineAt) ? has(oldSelf.deadlineAt) && self.deadlineAt == oldSelf.deadlineAt : !has(oldSelf.deadlineAt)))",message="workflowName, backendRef, version, idempotencyKey, availableAt, deadlineAt and timeoutSeconds are immutable: delete the WorkflowRun and create another"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.cancel) || !oldSelf.cancel || (has(self.cancel) && self.cancel)",message="cancel cannot be taken back"
 // +kubebuilder:validation:XValidation:rule="!has(self.deadlineAt) || !has(self.timeoutSeconds)",message="give deadlineAt or timeoutSeconds, not both"
@@ -19,72 +18,70 @@ type WorkflowRunSpec struct {
 	// +default={"name": "default"}
 	BackendRef BackendReference `json:"backendRef,omitzero"`
 
-	// workflowName is the name under which a worker has defined the workflow.
+	// workflowName is the name of the workflow, as its worker defines it.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	WorkflowName string `json:"workflowName,omitempty"`
 
-	// version is the workflow's version. Empty means the unversioned workflow;
-	// there is no fallback from one to the other.
+	// version is the version of the workflow, which must match exactly. Empty means the
+	// unversioned workflow.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Version string `json:"version,omitempty"`
 
-	// input is handed to the workflow: any JSON value, up to 1 MiB. Empty means null.
+	// input is the input of the workflow: any JSON value, up to 1 MiB. Empty means null.
 	// +optional
 	Input *apiextensionsv1.JSON `json:"input,omitempty"`
 
-	// idempotencyKey makes the run happen once for all WorkflowRuns that carry the
-	// same key for the same workflow: a later one shows the run that the first one
-	// started, also when the first object is long gone. Empty means that each
-	// object is a run of its own.
+	// idempotencyKey makes all WorkflowRuns with the same key and the same workflow share one
+	// run: a later object shows the run that the first one started, even when the first object
+	// no longer exists. Empty means that each object has a run of its own.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	IdempotencyKey string `json:"idempotencyKey,omitempty"`
 
-	// availableAt is the earliest time at which the run may start. Empty means at once.
+	// availableAt is the earliest time at which the run starts. Empty means at once.
 	// +optional
 	AvailableAt *metav1.Time `json:"availableAt,omitempty"`
 
-	// deadlineAt is the time at which the run fails unless it has ended. Empty
-	// means no deadline.
+	// deadlineAt is when the run fails if it has not ended. Empty means no deadline.
 	// +optional
 	DeadlineAt *metav1.Time `json:"deadlineAt,omitempty"`
 
-	// timeoutSeconds is the deadline as a number of seconds after the object's
-	// creation. Empty means no deadline.
+	// timeoutSeconds sets the deadline as a number of seconds after the creation of the object.
+	// Empty means no deadline.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=3153600000
 	TimeoutSeconds *int64 `json:"timeoutSeconds,omitempty"`
 
-	// cancel ends the run. A step that is executing learns of it through its
-	// context. It cannot be taken back.
+	// cancel cancels the run. The context of a step that is executing ends. It cannot be set back
+	// to false.
 	// +optional
 	Cancel *bool `json:"cancel,omitempty"`
 
-	// suspend keeps the run from starting or going on. A step that is executing
-	// ends first; its result is kept. Setting it back to false resumes the run.
+	// suspend stops the run before its next step. A step that is executing ends first, and its
+	// result is stored. Setting suspend to false resumes the run.
 	// +optional
 	Suspend *bool `json:"suspend,omitempty"`
 
-	// ttlSecondsAfterFinished deletes the object this many seconds after its run
-	// has ended, or after its own creation when that is later. Empty keeps it. The
-	// rows in the database stay for as long as the Backend's retention says.
+	// ttlSecondsAfterFinished deletes the object this many seconds after the end of its run, or
+	// after its own creation if that is later. Empty keeps the object. The rows in the database
+	// stay for as long as the retention of the Backend says.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 }
 
-// RunState is where a run is in its life.
+// RunState is the state of a run.
 // +enum
 type RunState string
 
 const (
-	// RunPending means that the run waits for a worker, or for its next attempt.
+	// RunPending means that the run waits for a worker or for a retry.
 	RunPending RunState = "Pending"
 	// RunRunning means that a worker is executing the run.
 	RunRunning RunState = "Running"
@@ -92,7 +89,7 @@ const (
 	RunWaiting RunState = "Waiting"
 	// RunCompleted means that the workflow has returned its output.
 	RunCompleted RunState = "Completed"
-	// RunFailed means that the run has failed for good.
+	// RunFailed means that the run has failed and is not retried.
 	RunFailed RunState = "Failed"
 	// RunCanceled means that the run was canceled.
 	RunCanceled RunState = "Canceled"
@@ -112,8 +109,8 @@ const (
 	StatusEndedMessage = "the run has ended: its state cannot change"
 )
 
-// WorkflowRunStatus is a projection of the run's rows in Postgres. The API server
-// itself keeps it from moving backwards, so runner and manager may both write it.
+// WorkflowRunStatus is a projection of the run's rows in Postgres. Workers and the manager both
+// write it: the API server refuses a write with an older revision.
 // +mapType=atomic
 // +kubebuilder:validation:MinProperties=1
 // +kubebuilder:validation:XValidation:rule="(!has(oldSelf.revision) || (has(self.revision) && self.revision >= oldSelf.revision)) && (!has(oldSelf.state) || !(oldSelf.state in ['Completed', 'Failed', 'Canceled']) || (has(self.state) && self.state == oldSelf.state))",messageExpression="has(oldSelf.revision) && !(has(self.revision) && self.revision >= oldSelf.revision) ? 'status of an older revision: the run has moved on' : 'the run has ended: its state cannot change'"
@@ -123,31 +120,31 @@ type WorkflowRunStatus struct {
 	// +kubebuilder:validation:Minimum=1
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// revision grows with every change of the run's row, and orders the writers of this status.
+	// revision increases with every change of the run's row. It orders the writes of this status.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Revision *int64 `json:"revision,omitempty"`
 
-	// state is where the run is in its life.
+	// state is the state of the run.
 	// +optional
 	// +kubebuilder:validation:Enum=Pending;Running;Waiting;Completed;Failed;Canceled
 	State RunState `json:"state,omitempty"`
 
-	// runID is the id of the run's row in workflow_runs: this object's uid, or,
-	// with an idempotency key that was used before, the earlier run's.
+	// runID is the id of the run's row in workflow_runs. It is the uid of this object, or the id of
+	// an earlier run with the same idempotency key.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	RunID string `json:"runID,omitempty"`
 
-	// worker is the pod that executes the run, or that last did.
+	// worker is the pod that executes the run, or that executed it last.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Worker string `json:"worker,omitempty"`
 
-	// attempts counts how often the run was claimed by a worker, for any cause: its
-	// first start, a resumption, a retry, a takeover from a worker that died.
+	// attempts is the number of claims of the run by workers, for any cause: the first execution,
+	// the end of a wait, a retry, or the death of a worker.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Attempts *int32 `json:"attempts,omitempty"`
@@ -160,25 +157,25 @@ type WorkflowRunStatus struct {
 	// +optional
 	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`
 
-	// duration is the time from start to end of a run that has ended, for people.
+	// duration is the time from startedAt to finishedAt, as text for people.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=32
 	Duration string `json:"duration,omitempty"`
 
-	// nextAt is when a run that waits or retries is due again.
+	// nextAt is when a run that waits or will be retried is due.
 	// +optional
 	NextAt *metav1.Time `json:"nextAt,omitempty"`
 
-	// output is what the workflow returned. A value above 2 KiB is left out; it is in the database.
+	// output is what the workflow returned. A value above 2 KiB is left out; the database has it.
 	// +optional
 	Output *apiextensionsv1.JSON `json:"output,omitempty"`
 
-	// outputTruncated is true when output was left out for its size.
+	// outputTruncated is true when output was left out because of its size.
 	// +optional
 	OutputTruncated *bool `json:"outputTruncated,omitempty"`
 
-	// error is why the run failed, or why its last attempt did.
+	// error is the error of a failed run, or of its last failed attempt.
 	// +optional
 	Error *RunError `json:"error,omitzero"`
 
@@ -186,8 +183,8 @@ type WorkflowRunStatus struct {
 	// +optional
 	Steps *StepsStatus `json:"steps,omitzero"`
 
-	// message says in a sentence what the run waits for, why it retries and when, or
-	// why it ended without an output.
+	// message is one sentence: what the run waits for, why and when it will be retried, or why it
+	// ended without an output.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
@@ -205,26 +202,27 @@ type WorkflowRunStatus struct {
 // RunError is an error of a run or of a step.
 // +kubebuilder:validation:MinProperties=1
 type RunError struct {
-	// name is the kind of error.
+	// name is the type of the error.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name,omitempty"`
 
-	// message is the error's text, cut at 1 KiB.
+	// message is the text of the error, cut at 1 KiB.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1100
 	Message string `json:"message,omitempty"`
 
-	// truncated is true when the text was cut; the whole is in the database.
+	// truncated is true when the text was cut. The database has all of it.
 	// +optional
 	Truncated *bool `json:"truncated,omitempty"`
 }
 
 // StepsStatus summarizes the steps of a run.
 type StepsStatus struct {
-	// summary is the number of completed steps over the number of steps begun, for people.
+	// summary is the number of completed steps over the number of started steps, as text for
+	// people.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=32
@@ -240,13 +238,13 @@ type StepsStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	Running *int32 `json:"running,omitempty"`
 
-	// failed is the number of failed step attempts, those that were retried included.
+	// failed is the number of failed step attempts, including those that were retried.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Failed *int32 `json:"failed,omitempty"`
 
-	// newest are the step attempts that were begun last, oldest first. A run that has
-	// completed counts its steps only; they are in the database.
+	// newest lists the step attempts that started last, oldest first. It is empty for a completed
+	// run, whose steps are in the database.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
@@ -274,7 +272,7 @@ type StepStatus struct {
 	// +kubebuilder:validation:MaxLength=64
 	State string `json:"state,omitempty"`
 
-	// startedAt is when the attempt began.
+	// startedAt is when the attempt started.
 	// +optional
 	StartedAt *metav1.Time `json:"startedAt,omitempty"`
 
@@ -282,7 +280,7 @@ type StepStatus struct {
 	// +optional
 	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`
 
-	// error is the attempt's error, cut at 256 bytes.
+	// error is the text of the attempt's error, cut at 256 bytes.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=300
@@ -317,8 +315,8 @@ type WorkflowRun struct {
 	// +required
 	Spec WorkflowRunSpec `json:"spec,omitzero"`
 
-	// status is how far the run is. It is never empty, so that a patch may add to it
-	// and that nobody takes a run for done which the manager has not seen.
+	// status is the observed state of the run. It is never empty, so that a patch may add to it,
+	// and so that tools do not take a run for done that the manager has not seen.
 	// +optional
 	// +default={"state": "Pending", "conditions": [{"type": "Ready", "status": "Unknown", "reason": "NotObserved", "message": "not seen by the manager yet", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
 	Status WorkflowRunStatus `json:"status,omitzero"`
