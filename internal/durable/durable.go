@@ -1,5 +1,8 @@
-// Package durable is the seam between what an author calls (packages workflow
-// and step) and what executes it (package runner). Both sides know only this.
+// Package durable is the interface between what an author calls (packages workflow and step)
+// and what executes it (package runner). Neither side knows the other.
+//
+// Definitions, steps and the interface Execution are in durable.go; the errors that both
+// sides tell apart, and how errors are stored, in errors.go.
 package durable
 
 import (
@@ -14,22 +17,22 @@ import (
 // workflow says otherwise (R110).
 const DefaultStepLimit = 1000
 
-// Definition is a workflow as an executor sees it: its identity, its retry
-// policy, and its function with JSON in place of the author's types.
+// Definition is a workflow as the runner sees it: its identity, its retry policy, and its
+// function with JSON in place of the author's types.
 type Definition struct {
 	openworkflow.Definition
 	Retry openworkflow.RetryPolicy
 	// StepLimit is the number of step attempts that a run may have; zero means
 	// DefaultStepLimit.
 	StepLimit int
-	// Execute decodes the input, calls the workflow's function and encodes what
-	// it returns. Nil input and output stand for null. Execute is nil for a workflow
-	// that is only declared here and implemented elsewhere.
+	// Execute decodes the input, calls the workflow's function and encodes its output. Nil
+	// input and output stand for null. Execute is nil for a workflow that is only declared
+	// here and implemented elsewhere.
 	Execute func(ctx context.Context, input json.RawMessage) (json.RawMessage, error)
 }
 
-// RunInfo is what a workflow may know about its own run. It is the same at every
-// execution of the run.
+// RunInfo is what a workflow may know about its own run. It is the same in every execution of
+// the run.
 type RunInfo struct {
 	ID           string
 	WorkflowName string
@@ -37,7 +40,7 @@ type RunInfo struct {
 	CreatedAt    time.Time
 }
 
-// Step is what a workflow does durably: one of the types below.
+// Step is a step that can be started: one of the types below.
 type Step interface{ step() }
 
 // FunctionStep calls a function and stores its output.
@@ -50,10 +53,10 @@ type FunctionStep struct {
 	Call func(ctx context.Context) (json.RawMessage, error)
 }
 
-// SleepStep waits for an instant. Its output is null.
+// SleepStep waits until a time. Its output is null.
 type SleepStep struct {
 	Name string
-	// Until names the instant, given the time at the first execution of the step.
+	// Until returns that time, given the time of the first execution of the step.
 	Until func(now time.Time) time.Time
 }
 
@@ -62,16 +65,16 @@ type WorkflowStep struct {
 	Name     string
 	Workflow openworkflow.Definition
 	Input    json.RawMessage
-	// Timeout names the instant until which it waits, as SleepStep.Until does.
+	// Timeout returns the time until which it waits, as SleepStep.Until does.
 	Timeout func(now time.Time) time.Time
 }
 
-// SignalWaitStep waits for a signal. Its output is {"data": …}, and null once the
-// timeout has passed (R26).
+// SignalWaitStep waits for a signal. Its output is {"data": …}, or null after the timeout
+// (R26).
 type SignalWaitStep struct {
 	Name   string
 	Signal string
-	// Timeout names the instant until which it waits, as SleepStep.Until does.
+	// Timeout returns the time until which it waits, as SleepStep.Until does.
 	Timeout func(now time.Time) time.Time
 }
 
@@ -87,40 +90,41 @@ type SignalSend struct {
 	Data   json.RawMessage
 }
 
-// Execution is one execution of a workflow's function, from its beginning. Its
-// methods, and those of the futures that it returns, are called on the goroutine of
-// the workflow. A method that finds that the execution is over (everything waits, the
-// run was canceled, or now belongs to another worker) does not return: it ends the
-// goroutine with runtime.Goexit, so that an author's code cannot mistake that for a
-// result.
+// Execution is one execution of a workflow's function, from its start. Its methods, and those
+// of its futures, are called on the workflow's goroutine.
+//
+// A method other than Info may not return. If the execution is over (everything waits, the
+// run was canceled, another worker holds it), the method ends the goroutine with
+// runtime.Goexit. So an author's code cannot mistake that for a result, or swallow it with
+// recover.
 type Execution interface {
 	// Info returns what the workflow may know about its run.
 	Info() RunInfo
-	// Run is Start and Await in one, for a function: it is called on this goroutine.
+	// Run is Start and Await in one for a function, which is called on this goroutine.
 	Run(ctx context.Context, step FunctionStep) (json.RawMessage, error)
-	// Start gives the step its durable name and begins it. It returns an error when
-	// the step cannot be begun, whatever the execution.
+	// Start gives the step its durable name and starts it. It returns an error for a step
+	// that no execution could start.
 	Start(ctx context.Context, step Step) (Future, error)
-	// SendSignal returns the ids of the runs that the signal was delivered to.
+	// SendSignal returns the ids of the runs to which the signal was delivered.
 	SendSignal(send SignalSend) ([]string, error)
-	// Select waits until one of the futures has resolved, and returns its index,
-	// which is stored under the name: later executions return the same one.
+	// Select waits until one of the futures has resolved, and returns its index. The index is
+	// stored under the name: later executions return the same one.
 	Select(name string, futures []Future) (int, error)
-	// AwaitAny waits until one of the futures has resolved, and returns the index of
-	// one that has. Later executions may return another one.
+	// AwaitAny waits until one of the futures has resolved, and returns the index of one that
+	// has. Later executions may return another one.
 	AwaitAny(futures []Future) int
 }
 
-// Future is a step that was begun.
+// Future is a step that was started.
 type Future interface {
 	// Await returns the step's stored output. A step that has failed for good returns
 	// a *StepError.
 	Await() (json.RawMessage, error)
 }
 
-// StepError is the failure of a step that has no attempts left, as it was stored.
-// It is the same at every execution of the run, so it does not wrap the error
-// that the step's function returned. Authors see it as a step.Error, which wraps it.
+// StepError is the stored failure of a step that has no attempts left. It is the same in
+// every execution of the run, so it does not wrap the error that the step's function
+// returned. Authors see it as a step.Error, which wraps it.
 type StepError struct {
 	// Step is the step's durable name.
 	Step string
@@ -158,7 +162,7 @@ func WithExecution(ctx context.Context, e Execution) context.Context {
 	return context.WithValue(ctx, executionKey{}, e)
 }
 
-// ExecutionFrom returns the execution that a context belongs to, or nil.
+// ExecutionFrom returns the execution to which a context belongs, or nil.
 func ExecutionFrom(ctx context.Context) Execution {
 	e, _ := ctx.Value(executionKey{}).(Execution)
 	return e
@@ -169,7 +173,7 @@ func InsideStep(ctx context.Context, step string) context.Context {
 	return context.WithValue(ctx, insideStepKey{}, step)
 }
 
-// StepFrom returns the name of the step whose function a context was given to.
+// StepFrom returns the name of the step to whose function a context was passed.
 func StepFrom(ctx context.Context) (step string, ok bool) {
 	step, ok = ctx.Value(insideStepKey{}).(string)
 	return step, ok

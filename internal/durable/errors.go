@@ -9,7 +9,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// Causes with which the contexts of a workflow and its steps end.
+// The contexts of a workflow and its steps end with one of these causes.
 var (
 	ErrCanceled         = errors.New("workflow run was canceled")
 	ErrLeaseLost        = errors.New("workflow run is now held by another worker")
@@ -17,7 +17,7 @@ var (
 	ErrShutdown         = errors.New("worker is shutting down")
 )
 
-// NonRetryableError marks an error that no retry can mend.
+// NonRetryableError marks an error that is not retried.
 type NonRetryableError struct{ Err error }
 
 func (e *NonRetryableError) Error() string { return e.Err.Error() }
@@ -31,7 +31,7 @@ func IsNonRetryable(err error) bool {
 	return errors.As(err, &marked)
 }
 
-// PanicError is a panic in a workflow or a step.
+// PanicError is the error of a workflow or a step that has panicked.
 type PanicError struct {
 	Value any
 	Stack string
@@ -39,10 +39,9 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
-// EncodeError turns an error into the payload that is stored (R120). Its name is
-// the name of the error's type, or Error for the types that only carry a text.
-// A step's failure that a workflow passes on as it is keeps the step's own
-// payload (R77).
+// EncodeError returns the payload that is stored of an error (R120). Its name is the name of
+// the error's type, or Error for types that only carry a text. A StepError that a workflow
+// returns unwrapped keeps the payload of the step (R77).
 func EncodeError(err error) openworkflow.Error {
 	if failed, ok := asStepError(err); ok {
 		return openworkflow.Error{Name: failed.Name, Message: failed.Message, Stack: failed.Stack}
@@ -66,8 +65,8 @@ func asStepError(err error) (*StepError, bool) {
 	return failed, ok
 }
 
-// errorName returns the name of the first error in the chain whose type says
-// more than that it is an error with a text.
+// errorName returns the name of the first type in the error's chain that says more than that
+// it is an error with a text.
 func errorName(err error) string {
 	for ; err != nil; err = errors.Unwrap(err) {
 		if _, ok := asStepError(err); ok {
@@ -86,11 +85,11 @@ func errorName(err error) string {
 	return "Error"
 }
 
-// MaxDurationError is the failure of a step whose function has returned an error after
-// it had run for as long as it may.
+// MaxDurationError is the failure of a step whose function has returned an error after its
+// maximum duration.
 type MaxDurationError struct {
 	Limit time.Duration
-	// Err is what the function returned; nil while it is running.
+	// Err is what the function returned; nil while it is executing.
 	Err error
 }
 

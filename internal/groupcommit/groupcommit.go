@@ -1,13 +1,15 @@
 // Package groupcommit lets goroutines that write to a database at the same time share
-// transactions. What gathers while a batch is under way goes with the next one, without any
-// artificial delay.
+// transactions. Writes that arrive while a batch is in flight go with the next one, without
+// any artificial delay.
 //
-// Two batches may be under way, so that one is sent while the other waits for the disk.
-// But a transaction costs as much as several rows, and many writers that are each in step
-// with a batch of their own would send the smallest ones possible. So a second batch
-// begins only once it is half as large as the first; else the first one's end begins it.
-// And where nothing else is written, the writer itself does it: to wake another thread for
-// that would take a good part of the time that a commit does.
+// Up to two batches are in flight, so that one is sent while the other waits for the disk.
+// But a transaction costs as much as several rows, and writers that are each in step with a
+// batch of their own would send the smallest batches possible. So a second batch starts only
+// once it has at least half as many writes as are in flight; otherwise it starts when the
+// first has finished.
+//
+// A writer that finds nothing in flight writes by itself (TryAcquire): waking another thread
+// for one write would cost a good part of the time of a commit.
 package groupcommit
 
 import (
@@ -19,61 +21,60 @@ import (
 	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
-// maxBatches is the number of batches that may be under way at once: while one waits for
-// the disk, the next one is being sent.
+// maxBatches is how many batches may be in flight at once: while one waits for the disk, the
+// next one is sent.
 const maxBatches = 2
 
-// maxBatch bounds the writes of one batch, so that a long queue after an outage does not
-// become one statement of unbounded size.
+// maxBatch bounds the writes of a batch, so that a long queue after an outage does not become
+// one statement of unbounded size.
 const maxBatch = 500
 
-// Write is one of a batch.
+// Write is one item of a batch.
 type Write[T any] struct {
 	Item T
 
 	ctx  context.Context
 	done chan error
-	// batch is the batch that the write is in; nil as long as it waits for one.
+	// batch is the batch that the write is in; nil while it waits for one.
 	batch *batch
 }
 
-// Finish tells whoever waits for the write what has become of it. It is called at most
-// once.
+// Finish makes the Join of this write return err. It is called at most once.
 func (w *Write[T]) Finish(err error) { w.done <- err }
 
-// batch is one that is under way.
+// batch is a batch in flight.
 type batch struct {
-	waiters int // writes that somebody waits for
+	waiters int // writes whose Join has not returned
 	cancel  context.CancelFunc
 }
 
-// Group is the writes that share transactions.
+// Group collects writes into batches.
 type Group[T any] struct {
 	flush func(ctx context.Context, batch []*Write[T])
 
 	mu      sync.Mutex
 	pending []*Write[T]
-	// batchesInFlight are the batches under way, and underWay the writes in them.
+	// batchesInFlight counts the batches in flight, and writesInFlight the writes in them.
 	batchesInFlight, writesInFlight int
-	// ready holds a token when a batch may begin.
+	// ready is set when a batch may start.
 	ready wake.Flag
-	// stop is closed once nothing more may join.
+	// stop is closed by Stop.
 	stop    chan struct{}
 	stopped bool
 }
 
-// ErrStopped is the error of Join after Stop.
+// ErrStopped is what Join returns after Stop.
 var ErrStopped = errors.New("nothing is written any more")
 
-// New returns a group whose batches are written by flush, which finishes the writes. A
-// write that it does not finish waits until its own context ends. The context of a batch
-// ends when nobody waits for it any more.
+// New returns a group whose batches are written by flush, which finishes their writes. A
+// write that flush does not finish waits until its own context ends. The context of a batch
+// ends when no Join waits for it any more.
 func New[T any](flush func(ctx context.Context, batch []*Write[T])) *Group[T] {
 	return &Group[T]{flush: flush, ready: wake.New(), stop: make(chan struct{})}
 }
 
-// TryAcquire reports whether nothing is written or waits to be. The caller then writes by
-// himself and calls Done after that.
+// TryAcquire reports whether nothing is in flight or pending. The caller then writes by
+// itself, counts as a batch in flight, and calls Release when done.
 func (g *Group[T]) TryAcquire() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -85,7 +86,7 @@ func (g *Group[T]) TryAcquire() bool {
 	return true
 }
 
-// Release ends a write that began with Alone.
+// Release ends a write that started with TryAcquire.
 func (g *Group[T]) Release() {
 	g.finished(1)
 	g.mu.Lock()
@@ -93,8 +94,8 @@ func (g *Group[T]) Release() {
 	g.wakeIfReadyLocked()
 }
 
-// Join writes with the next batch and returns what has become of the item, or the cause
-// of the end of ctx, when it may or may not have been written.
+// Join adds the item to the next batch, waits for it, and returns the result of the item. If
+// ctx ends first, it returns the cause, and the item may or may not have been written.
 func (g *Group[T]) Join(ctx context.Context, item T) error {
 	w := &Write[T]{Item: item, ctx: ctx, done: make(chan error, 1)}
 	if !g.enqueue(w) {
@@ -109,7 +110,7 @@ func (g *Group[T]) Join(ctx context.Context, item T) error {
 	}
 }
 
-// enqueue puts a write into the next batch, unless there is none any more.
+// enqueue adds a write to the next batch. It returns false after Stop.
 func (g *Group[T]) enqueue(w *Write[T]) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -121,7 +122,8 @@ func (g *Group[T]) enqueue(w *Write[T]) bool {
 	return true
 }
 
-// stopWaiting takes note that nobody waits for a write any more.
+// stopWaiting records that the Join of a write has returned early, and cancels a batch that
+// no Join waits for.
 func (g *Group[T]) stopWaiting(w *Write[T]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -133,7 +135,7 @@ func (g *Group[T]) stopWaiting(w *Write[T]) {
 	}
 }
 
-// shouldFlushLocked reports whether what is pending is to be written now.
+// shouldFlushLocked reports whether the pending writes may start a batch now.
 func (g *Group[T]) shouldFlushLocked() bool {
 	return len(g.pending) > 0 && (g.batchesInFlight == 0 || g.stopped || g.batchesInFlight < maxBatches && 2*len(g.pending) >= g.writesInFlight)
 }
@@ -144,7 +146,7 @@ func (g *Group[T]) wakeIfReadyLocked() {
 	}
 }
 
-// Stop lets Run return as soon as what waits has been written. It is called at most once.
+// Stop makes Run return once the pending writes are written. It is called at most once.
 func (g *Group[T]) Stop() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -152,8 +154,8 @@ func (g *Group[T]) Stop() {
 	close(g.stop)
 }
 
-// Run writes batches until Stop is called, or until ctx ends, which ends the contexts of
-// those under way.
+// Run writes batches until Stop is called, or until ctx ends, which also ends the contexts of
+// the batches in flight.
 func (g *Group[T]) Run(ctx context.Context) {
 	var tasks sync.WaitGroup
 	for range maxBatches {
@@ -172,12 +174,12 @@ func (g *Group[T]) run(ctx context.Context) {
 		case <-g.ready:
 		}
 		for g.flushNext(ctx) {
-			runtime.Gosched() // whom the batch has let go on may have something for the next one
+			runtime.Gosched() // let the writers that were just released enqueue first
 		}
 	}
 }
 
-// flushNext writes the next batch, if there is one to write now.
+// flushNext writes the next batch, and reports whether there was one to write now.
 func (g *Group[T]) flushNext(ctx context.Context) bool {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -190,8 +192,8 @@ func (g *Group[T]) flushNext(ctx context.Context) bool {
 	return true
 }
 
-// dequeue removes the next batch from the queue, without the writes that nobody waits
-// for any more; nil if there is nothing to write now.
+// dequeue removes the next batch from the queue, without the writes whose contexts have
+// ended; nil if there is nothing to write now.
 func (g *Group[T]) dequeue(in *batch) []*Write[T] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -217,7 +219,7 @@ func (g *Group[T]) dequeue(in *batch) []*Write[T] {
 	return writes
 }
 
-// finished is called after n writes.
+// finished is called after a batch of n writes.
 func (g *Group[T]) finished(n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

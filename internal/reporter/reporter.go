@@ -1,10 +1,14 @@
-// Package reporter writes the status of WorkflowRuns from within a worker pod. It
-// is the runner's Reporter: it turns rows into status with package projection and
-// sends each blindly, with no read before it: a run that ends soon in place of the status
-// that its object has had so far, all else as a JSON patch.
+// Package reporter writes the status of WorkflowRuns from within a worker pod. It is the
+// runner's Reporter: it turns rows into status with package projection, and writes each
+// without reading the object first.
 //
-// A report is a courtesy: when it fails for good, or the pod dies before it is
-// sent, the manager repairs the object from the rows.
+// Most reports are JSON patches. A run that ended before its start was reported is written
+// with one PUT instead, at the resource version from which its run was created: that costs
+// the API server less. It refuses the PUT if the object has changed since, and a patch
+// follows.
+//
+// A report may be lost: if it is refused for good, or the pod dies before it is sent, the
+// manager repairs the object from the rows.
 package reporter
 
 import (
@@ -29,37 +33,37 @@ import (
 )
 
 const (
-	// senders is the number of requests under way at once.
+	// senders is how many requests are in flight at once.
 	senders = 32
-	// ongoingDelay is how long a report of a run that goes on is held back: of a run that ends
-	// or changes sooner, only what it came to is sent.
+	// ongoingDelay is how long the report of a run that goes on is held back. If the run ends
+	// or changes before that, only its newest status is sent.
 	ongoingDelay = 400 * time.Millisecond
-	// giveUpAfter is how long a report is tried; the manager repairs what is left.
+	// giveUpAfter is how long a report is retried. The manager repairs what is left.
 	giveUpAfter = 30 * time.Second
-	// sendTimeout bounds one try.
+	// sendTimeout bounds one request.
 	sendTimeout = 10 * time.Second
 )
 
 // sendBackoff spaces out the tries of one report.
 var sendBackoff = backoff.Policy{First: 100 * time.Millisecond, Max: 5 * time.Second}
 
-// Reporter sends status reports to an API server. Make one with New, call Run
-// once, and Report from any goroutine.
+// Reporter sends status reports to an API server. Make one with New, call Run once, and
+// Report from any goroutine.
 type Reporter struct {
 	client    *http.Client
 	base      *url.URL
 	namespace string
 	podName   string
 	log       *slog.Logger
-	// patchesOnly is true once the API server has said that a status must not be replaced.
+	// patchesOnly is set once the API server has refused a PUT as forbidden.
 	patchesOnly atomic.Bool
 
 	mu       sync.Mutex
 	pending  map[string]*pendingReport // by object uid
-	ended    queue                     // runs that have ended
-	ongoing  queue                     // all others
+	ended    queue                     // reports of runs that have ended
+	ongoing  queue                     // all other reports
 	sending  int
-	timerSet bool // a timer will wake a sender
+	timerSet bool // a timer is set that will wake a sender
 	closed   bool
 	changed  *sync.Cond
 }
@@ -67,23 +71,24 @@ type Reporter struct {
 // pendingReport is the newest unsent status of an object.
 type pendingReport struct {
 	object  openworkflow.ObjectRef
-	status  *v1alpha1.WorkflowRunStatus // nil when all is sent
-	firstAt time.Time                   // when it came, or the oldest one that it replaced
+	status  *v1alpha1.WorkflowRunStatus // nil if it was sent
+	firstAt time.Time                   // when the first status since the last request was reported
 	due     time.Time                   // when it may be sent
 	sending bool                        // a sender has it
-	// endedEarly is true when the status is that of a run that has ended before anybody would
-	// have reported it: most likely the object is as it was when its run was created.
+	// endedEarly says that the run ended before its start was reported: most likely, the
+	// object is as it was when the run was created.
 	endedEarly bool
-	// generationChanged is true once the object has another generation than its run was created
-	// from: only the manager knows what that means.
+	// generationChanged is set once the object has another generation than its run was
+	// created from: only the manager knows what that change means.
 	generationChanged bool
 }
 
-// queue has objects in the order in which they are due. One whose report was sent
-// from the other queue is passed over.
+// queue holds reports in the order in which they are due. An entry that is stale, because its
+// report was sent from the other queue, is skipped.
 type queue []*pendingReport
 
-// first returns the object whose turn it is, or nil.
+// first returns the first report that is unsent and that no sender has, or nil. It removes
+// the stale entries before it.
 func (q *queue) first() *pendingReport {
 	for len(*q) > 0 {
 		if entry := (*q)[0]; entry.status != nil && !entry.sending {
@@ -99,8 +104,9 @@ func (q *queue) pop() {
 	*q = (*q)[1:]
 }
 
-// New returns a reporter for the objects of one namespace. The config needs the
-// right to patch the status of WorkflowRuns there, better to update it too, and no other.
+// New returns a reporter for the objects of one namespace. The credentials in config need the
+// right to patch the status of WorkflowRuns there. Those that may also
+// update it can send a PUT for runs that end early. No other right is needed.
 func New(config *rest.Config, namespace, podName string, log *slog.Logger) (*Reporter, error) {
 	config = rest.CopyConfig(config)
 	config.UserAgent = "openworkflow-worker"
@@ -128,9 +134,8 @@ func New(config *rest.Config, namespace, podName string, log *slog.Logger) (*Rep
 	return r, nil
 }
 
-// Report puts the status of the run's object in the queue. Of reports that wait
-// for the same object only the newest is sent. Runs without an object in this
-// namespace are passed over.
+// Report queues the status of the run's object. Of several unsent reports for one object only
+// the newest is sent. Runs without an object in this namespace are ignored.
 func (r *Reporter) Report(run *openworkflow.Run, steps openworkflow.StepSummary) {
 	object := run.Object()
 	if object == nil || object.Namespace != r.namespace {
@@ -156,18 +161,18 @@ func (r *Reporter) Report(run *openworkflow.Run, steps openworkflow.StepSummary)
 	case isFirst:
 		entry.due = now.Add(ongoingDelay)
 	default:
-		return // it takes the place of one that has a turn
+		return // it replaces a status that is queued
 	}
 	r.enqueueLocked(entry)
 }
 
-// endedEarly reports whether a run has ended in its first attempt, before the report of
-// its beginning was due.
+// endedEarly reports whether a run has ended in its first attempt, before the report of its
+// start was due.
 func endedEarly(run *openworkflow.Run) bool {
 	return run.Attempts == 1 && run.StartedAt != nil && run.FinishedAt != nil && run.FinishedAt.Sub(*run.StartedAt) < ongoingDelay
 }
 
-// enqueueLocked gives an object with something to send its turn, unless a sender has it.
+// enqueueLocked queues an object with an unsent status, unless a sender has it.
 func (r *Reporter) enqueueLocked(entry *pendingReport) {
 	if entry.sending {
 		return
@@ -180,8 +185,7 @@ func (r *Reporter) enqueueLocked(entry *pendingReport) {
 	r.changed.Signal()
 }
 
-// Run sends reports until ctx ends, then what is still in the queue, for at most
-// the time of farewell.
+// Run sends reports until ctx ends. It then sends what is queued, for at most grace.
 func (r *Reporter) Run(ctx context.Context, grace time.Duration) {
 	sendCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -203,8 +207,8 @@ func (r *Reporter) Run(ctx context.Context, grace time.Duration) {
 	tasks.Wait()
 }
 
-// next waits for an object whose report is due; nil means that the reporter is
-// closed and its queues are empty.
+// next waits for an object whose report is due. It returns nil once the reporter is closed
+// and its queues are empty.
 func (r *Reporter) next() *pendingReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -232,8 +236,8 @@ func (r *Reporter) next() *pendingReport {
 	}
 }
 
-// popDueLocked removes the object whose turn it is, or says for how long there is none: 0
-// when nothing is in the queues. A reporter that closes sends at once.
+// popDueLocked removes the first object whose report is due. If there is none, it returns how
+// long until one is; 0 if nothing is queued. In a closed reporter every report is due.
 func (r *Reporter) popDueLocked() (entry *pendingReport, wait time.Duration) {
 	endedFirst, ongoingFirst := r.ended.first(), r.ongoing.first()
 	if endedFirst != nil && (ongoingFirst == nil || !ongoingFirst.due.Before(endedFirst.due)) {
@@ -250,8 +254,8 @@ func (r *Reporter) popDueLocked() (entry *pendingReport, wait time.Duration) {
 	return ongoingFirst, 0
 }
 
-// send sends the newest status of an object, again and again until the API server
-// has taken or refused it, or it is too old.
+// send sends the newest status of an object, and retries until the API server accepts or
+// refuses it, or giveUpAfter has passed.
 func (r *Reporter) send(ctx context.Context, entry *pendingReport) {
 	for tries := 1; ; tries++ {
 		r.mu.Lock()
@@ -263,7 +267,7 @@ func (r *Reporter) send(ctx context.Context, entry *pendingReport) {
 			break
 		}
 		if ctx.Err() != nil || age > giveUpAfter {
-			r.log.Warn("Could not report the status of a run; the manager will", "run", entry.object.UID,
+			r.log.Warn("Could not report the status of a run; the manager will repair it", "run", entry.object.UID,
 				"object", entry.object.Name, "error", err)
 			break
 		}
@@ -280,14 +284,14 @@ func (r *Reporter) send(ctx context.Context, entry *pendingReport) {
 	r.sending--
 	if entry.status == nil {
 		delete(r.pending, entry.object.UID)
-	} else { // it came after the last look
+	} else { // reported while the last request was in flight
 		r.enqueueLocked(entry)
 	}
 	r.changed.Broadcast()
 }
 
-// write sends one status: as a patch, or soon, in place of the one that the object has
-// had from its creation on, if it still has.
+// write sends one status. For a run that ended early it first tries to replace the status
+// that the object has had since its creation; otherwise, and if that is refused, it patches.
 func (r *Reporter) write(ctx context.Context, entry *pendingReport, status v1alpha1.WorkflowRunStatus, endedEarly bool) error {
 	if endedEarly && !entry.generationChanged && !r.patchesOnly.Load() {
 		body, ok, err := projection.Replace(&entry.object, status)
@@ -303,12 +307,12 @@ func (r *Reporter) write(ctx context.Context, entry *pendingReport, status v1alp
 	return r.patch(ctx, entry, status)
 }
 
-// patch sends one status. A refusal that says that the report is outdated, or its
-// object gone, is not an error: there is nothing left to report.
+// patch sends one status as a JSON patch. A refusal because the report is outdated or its
+// object is gone is not an error: nothing is left to report.
 //
-// The status says that the generation which the run was created from is observed, as
-// long as the object has that one. The API server does not say which test of a patch
-// has failed, so a refusal without a reason is tried once more without it.
+// The patch tests that the object still has the generation that its run was created from, and
+// sets that generation as observed. The API server does not say which test of a patch has
+// failed, so a refusal without a reason is retried once without that test.
 func (r *Reporter) patch(ctx context.Context, entry *pendingReport, status v1alpha1.WorkflowRunStatus) error {
 	object := entry.object
 	if object.Generation == 0 || entry.generationChanged {
@@ -331,8 +335,8 @@ func (r *Reporter) patch(ctx context.Context, entry *pendingReport, status v1alp
 	return err
 }
 
-// request sends a status with this method, and reports whether a test in a patch has
-// failed, or whether a status was not replaced that a patch might still change.
+// request sends a status with this method. refused says that a test of a patch has failed, or
+// that a PUT was refused where a patch may still succeed.
 func (r *Reporter) request(ctx context.Context, object openworkflow.ObjectRef, method string, body []byte) (refused bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
@@ -348,7 +352,7 @@ func (r *Reporter) request(ctx context.Context, object openworkflow.ObjectRef, m
 		contentType = projection.ContentType
 	}
 	request.Header.Set("Content-Type", contentType)
-	// The answer is not read: ask for the smallest there is.
+	// The response body is only logged: ask for the smallest one.
 	request.Header.Set("Accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
 	response, err := r.client.Do(request)
 	if err != nil {
@@ -356,12 +360,12 @@ func (r *Reporter) request(ctx context.Context, object openworkflow.ObjectRef, m
 	}
 	defer response.Body.Close()
 	answer, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
-	_, _ = io.Copy(io.Discard, response.Body) // so that the connection is used again
+	_, _ = io.Copy(io.Discard, response.Body) // so that the connection is reused
 	code, replaces := response.StatusCode, method == http.MethodPut
 	switch {
 	case code == http.StatusOK || code == http.StatusCreated:
 		return false, nil
-	case replaces && code == http.StatusConflict: // the object has another version
+	case replaces && code == http.StatusConflict: // the object has another resource version
 		return true, nil
 	case replaces && code == http.StatusForbidden:
 		r.patchesOnly.Store(true)

@@ -9,15 +9,15 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 )
 
-// What OpenTelemetry's globals are until somebody sets them.
+// The values of OpenTelemetry's globals before anything sets them.
 var (
 	unsetProvider   = otel.GetTracerProvider()
 	unsetPropagator = otel.GetTextMapPropagator()
 )
 
-// Global returns a tracer at the provider that the application has given to
-// OpenTelemetry (otel.SetTracerProvider), and nil when it has given none. It is for
-// libraries, which leave the set-up to their application; programs use package otlp.
+// Global returns a tracer that uses the provider that the application has set
+// (otel.SetTracerProvider), or nil if it has set none. It is for libraries, whose application
+// sets tracing up; programs use package otlp.
 func Global() *Tracer {
 	provider := otel.GetTracerProvider()
 	if provider == unsetProvider {
@@ -26,8 +26,8 @@ func Global() *Tracer {
 	return New(provider, Propagator())
 }
 
-// Propagator returns what the application has given to OpenTelemetry, else what
-// OTEL_PROPAGATORS says: tracecontext and baggage by default.
+// Propagator returns the propagator that the application has set, else those in
+// OTEL_PROPAGATORS: tracecontext and baggage by default.
 func Propagator() propagation.TextMapPropagator {
 	if p := otel.GetTextMapPropagator(); p != unsetPropagator {
 		return p

@@ -14,21 +14,21 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// Outcome is how an execution ended (R161).
+// Outcome is how a pass or a call of a step's function ended (R161).
 type Outcome string
 
 // Outcomes of a pass or a call of a step.
 const (
 	// Completed: it returned a result.
 	Completed Outcome = "completed"
-	// Suspended: it goes on later, without having failed: the run waits, is suspended
-	// or was handed back.
+	// Suspended: it continues later, without a failure: the run waits, is suspended or was
+	// handed back.
 	Suspended Outcome = "suspended"
-	// Retrying: it failed and is tried again.
+	// Retrying: it failed and is retried.
 	Retrying Outcome = "retrying"
 	// Failed: it failed for good.
 	Failed Outcome = "failed"
-	// Stale: the run is no longer this worker's, so nothing of it was stored.
+	// Stale: the worker no longer held the run, so nothing was stored.
 	Stale Outcome = "stale"
 )
 
@@ -57,24 +57,24 @@ const (
 	spanSignalSend   = "signal.send"
 )
 
-// Tracer starts spans. Nil is a Tracer that is off.
+// Tracer starts spans. A nil Tracer is off.
 type Tracer struct {
 	tracer     trace.Tracer
 	propagator propagation.TextMapPropagator
 }
 
-// New returns a tracer that starts its spans at this provider. Most callers want
-// FromEnv or Global.
+// New returns a tracer that starts its spans with this provider. Most callers want
+// otlp.FromEnv or Global.
 func New(provider trace.TracerProvider, propagator propagation.TextMapPropagator) *Tracer {
 	return &Tracer{tracer: provider.Tracer(tracerName), propagator: propagator}
 }
 
-// Span is a span under way. The zero Span is that of a tracer that is off.
+// Span is a started span. The zero Span belongs to a tracer that is off.
 type Span struct{ span trace.Span }
 
-// End ends the span. The outcome is that of an execution, and empty for what only
-// happens (a creation, a cancel, a signal). An error marks the span as failed; its
-// type is what is stored of it (R120).
+// End ends the span. The outcome is empty for a span that is no execution (a creation, a
+// cancel, a signal). An error marks the span as failed, with the error type that is stored
+// (R120).
 func (s Span) End(outcome Outcome, err error) {
 	if s.span == nil {
 		return
@@ -90,23 +90,23 @@ func (s Span) End(outcome Outcome, err error) {
 	s.span.End()
 }
 
-// SetRun says which run a creation has led to, where an idempotency key may have found
-// an earlier one.
+// SetRun sets the id of the run that a creation returned: an idempotency key may have found
+// an earlier run.
 func (s Span) SetRun(id string) {
 	if s.span != nil {
 		s.span.SetAttributes(runID.String(id))
 	}
 }
 
-// SetRecipients says how many runs a signal was delivered to.
+// SetRecipients sets how many runs a signal was delivered to.
 func (s Span) SetRecipients(n int) {
 	if s.span != nil {
 		s.span.SetAttributes(signalRecipients.Int(n))
 	}
 }
 
-// Carrier returns what of the context is to be stored with a run that is created now,
-// as the member traceContext of its context; nil when there is nothing (R160).
+// Carrier returns what to store of the context with a run that is created now, as
+// traceContext in the context column; nil if there is nothing (R160).
 func (t *Tracer) Carrier(ctx context.Context) map[string]string {
 	if t == nil {
 		return nil
@@ -124,12 +124,12 @@ type Creation struct {
 	Workflow    openworkflow.Definition
 	NamespaceID string
 	RunID       string
-	// ParentRunID is the run whose child it is; empty for none.
+	// ParentRunID is the parent of a child run; empty for none.
 	ParentRunID string
 }
 
-// StartCreate begins the span of a run's creation. The carrier to store is that of the
-// context it returns.
+// StartCreate starts the span of a run's creation. Store the Carrier of the context that it
+// returns.
 func (t *Tracer) StartCreate(ctx context.Context, c Creation) (context.Context, Span) {
 	if t == nil {
 		return ctx, Span{}
@@ -141,9 +141,9 @@ func (t *Tracer) StartCreate(ctx context.Context, c Creation) (context.Context, 
 	return t.start(ctx, spanCreate, trace.SpanKindProducer, attributes)
 }
 
-// StartPass begins the span of one execution of a run. It is the root of a new trace
-// and linked to the run's creation, whose baggage is in the context it returns. A run
-// that carries no trace, or one that cannot be read, has no link.
+// StartPass starts the span of one pass. It is the root of a new trace, linked to the run's
+// creation, whose baggage is in the returned context. There is no link if the run carries no
+// trace, or one that cannot be parsed.
 func (t *Tracer) StartPass(ctx context.Context, run *openworkflow.Run) (context.Context, Span) {
 	if t == nil {
 		return ctx, Span{}
@@ -157,8 +157,8 @@ func (t *Tracer) StartPass(ctx context.Context, run *openworkflow.Run) (context.
 	return t.start(ctx, spanExecute, trace.SpanKindConsumer, attributes, options...)
 }
 
-// Step is an attempt of a step that is about to begin. The members that do not belong
-// to its kind are zero.
+// Step is an attempt of a step that is about to start. Fields that do not belong to its kind
+// are zero.
 type Step struct {
 	// Name is the durable name.
 	Name string
@@ -167,16 +167,15 @@ type Step struct {
 	Attempt int
 	// ChildRunID is the child that a workflow step starts.
 	ChildRunID string
-	// ResumeAt is when a sleep ends, TimeoutAt when a wait does.
+	// ResumeAt is when a sleep ends, TimeoutAt when another wait times out.
 	ResumeAt, TimeoutAt time.Time
-	// Signal is what a signal step waits for.
+	// Signal is the signal that a signal step waits for.
 	Signal string
 }
 
-// StartStep begins the span of an attempt of a step, within the pass that the context
-// belongs to. A function step gets one for each call of its function, which is given the
-// context that StartStep returns; the others one when they begin to wait, with
-// the outcome Suspended.
+// StartStep starts the span of an attempt of a step, within the pass of the context. A
+// function step has a span per call of its function, which gets the returned context. Other
+// steps have one span when they start to wait, with the outcome Suspended.
 func (t *Tracer) StartStep(ctx context.Context, run *openworkflow.Run, step Step) (context.Context, Span) {
 	if t == nil {
 		return ctx, Span{}
@@ -200,7 +199,7 @@ func (t *Tracer) StartStep(ctx context.Context, run *openworkflow.Run, step Step
 	return t.start(ctx, spanStepAttempt, trace.SpanKindInternal, attributes)
 }
 
-// StartSignalSend begins the span of sending a signal.
+// StartSignalSend starts the span of sending a signal.
 func (t *Tracer) StartSignalSend(ctx context.Context, namespace, signal string) (context.Context, Span) {
 	if t == nil {
 		return ctx, Span{}
@@ -209,7 +208,7 @@ func (t *Tracer) StartSignalSend(ctx context.Context, namespace, signal string) 
 		[]attribute.KeyValue{namespaceID.String(namespace), signalName.String(signal)})
 }
 
-// StartCancel begins the span of canceling a run.
+// StartCancel starts the span of canceling a run.
 func (t *Tracer) StartCancel(ctx context.Context, namespace, id string) (context.Context, Span) {
 	if t == nil {
 		return ctx, Span{}
@@ -239,7 +238,7 @@ func identity(w openworkflow.Definition, namespace, id string) []attribute.KeyVa
 	return attributes
 }
 
-// carried returns the carrier in a run's context. What is not text is left out (R160).
+// carried returns the carrier in a run's context, without values that are not strings (R160).
 func carried(context json.RawMessage) propagation.MapCarrier {
 	var c struct {
 		TraceContext json.RawMessage `json:"traceContext"`

@@ -1,8 +1,8 @@
-// Package otlp sends spans to a collector, in a program whose environment asks for it.
+// Package otlp sends spans to a collector if the environment of the program says so.
 //
-// It is apart from package tracing because of its weight: it links the exporters of
-// OpenTelemetry, which are half as large as a worker. Programs use it; the engine and
-// the client library, which any application may link, do not.
+// It is separate from package tracing because of its size: it links the exporters of
+// OpenTelemetry, which are half as large as a worker. Programs use it. The engine and the
+// client library, which any application may link, do not.
 package otlp
 
 import (
@@ -22,16 +22,15 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// FromEnv returns a tracer as the application has set it up (tracing.Global) or else
-// as OpenTelemetry's environment variables say, and nil when neither wants traces. The
-// variables want them when OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER=otlp or
-// OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, and OTEL_SDK_DISABLED=true is not. Service is the name of the service unless
-// OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say another.
+// FromEnv returns the tracer of the application (tracing.Global), else one configured by
+// OpenTelemetry's environment variables, else nil. The variables turn tracing on if
+// OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER=otlp or
+// OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set and OTEL_SDK_DISABLED=true is not. The service
+// has this name unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES give another.
 //
-// A provider that FromEnv makes becomes the process's, so that spans of what steps call
-// (an instrumented HTTP client, say) are in the step's trace. Shutdown, which is never
-// nil, sends what has not been sent yet. A collector that does not answer disturbs
-// nobody: spans are dropped.
+// A provider that FromEnv makes becomes the process's, so that spans of libraries that steps
+// call (an instrumented HTTP client, say) are in the step's trace. Shutdown, which is never
+// nil, sends the remaining spans. If the collector does not answer, spans are dropped.
 func FromEnv(ctx context.Context, service string) (t *tracing.Tracer, shutdown func(context.Context) error, err error) {
 	nothing := func(context.Context) error { return nil }
 	if t := tracing.Global(); t != nil {
@@ -45,17 +44,17 @@ func FromEnv(ctx context.Context, service string) (t *tracing.Tracer, shutdown f
 		return nil, nothing, fmt.Errorf("set up OpenTelemetry: %w", err)
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-		slog.Warn("OpenTelemetry has trouble", "error", err)
+		slog.Warn("OpenTelemetry failed", "error", err)
 	}))
 	about, err := resource.New(ctx,
 		resource.WithAttributes(attribute.String("service.name", service)),
 		resource.WithTelemetrySDK(),
-		resource.WithFromEnv(), // comes last, so that it wins
+		resource.WithFromEnv(), // comes last, and so takes precedence
 	)
-	if err != nil { // what could be read of it is there
+	if err != nil { // the resource has what could be read
 		otel.Handle(err)
 	}
-	// The sampler, limits and batches are the SDK's to read from the environment.
+	// The SDK reads the sampler, limits and batch sizes from the environment.
 	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about))
 	unset, propagator := otel.GetTracerProvider(), tracing.Propagator()
 	otel.SetTracerProvider(provider)
@@ -69,7 +68,7 @@ func FromEnv(ctx context.Context, service string) (t *tracing.Tracer, shutdown f
 	return tracing.New(provider, propagator), shutdown, nil
 }
 
-// wanted reports whether the environment asks for traces.
+// wanted reports whether the environment turns tracing on.
 func wanted() bool {
 	if strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
 		return false
@@ -91,8 +90,8 @@ func wanted() bool {
 	return otlp
 }
 
-// newExporter returns an exporter for the protocol that the environment names. Where to,
-// headers, certificates and timeouts are the exporter's to read from there.
+// newExporter returns an exporter for the protocol in the environment. The exporter itself
+// reads the endpoint, headers, certificates and timeouts from there.
 func newExporter(ctx context.Context) (sdktrace.SpanExporter, error) {
 	variable := "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 	if os.Getenv(variable) == "" {
