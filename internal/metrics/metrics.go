@@ -1,17 +1,22 @@
-// Package metrics holds the manager's own metrics, defined together so that they
-// stay few. They are served beside those of controller-runtime (queue depths,
-// reconcile times, API calls).
+// Package metrics holds the manager's own metrics, defined together so that they stay few.
+// They are served beside those of controller-runtime (queue depths, reconcile times, API
+// calls). Except for a gauge and a histogram, all are counters.
 //
-//	metric                                      type       labels              meaning
-//	openworkflow_backend_up                     gauge      namespace, backend  1 while the database can be used
-//	openworkflow_runs_mirrored_total            counter    outcome             WorkflowRuns taken over: inserted, attached (idempotency key), rejected (bad input)
-//	openworkflow_runs_canceled_total            counter    cause               runs canceled: spec, deleted (object), orphaned (object gone unseen)
-//	openworkflow_runs_expired_total             counter    -                   runs failed by the deadline sweep
-//	openworkflow_runs_healed_total              counter    -                   runs woken because what they wait for had come unnoticed
-//	openworkflow_runs_removed_total             counter    -                   ended runs removed as the Backend's retention says
-//	openworkflow_status_writes_total            counter    outcome             status patches: written, stale (dropped), gone (object deleted), error
-//	openworkflow_leases_released_total          counter    cause               leases cleared: container (ended), pod (gone), worker (silent)
-//	openworkflow_sweep_duration_seconds         histogram  sweep               time of one sweep: deadline, heal, repair, orphan, retention
+//	metric                               labels              meaning
+//	openworkflow_backend_up              namespace, backend  gauge: 1 while the database can be used
+//	openworkflow_runs_mirrored_total     outcome             objects inserted, attached (to the run of an idempotency
+//	                                                         key) or rejected (invalid input)
+//	openworkflow_runs_canceled_total     cause               runs canceled: spec, deleted (object), orphaned (object
+//	                                                         gone, its deletion not seen)
+//	openworkflow_runs_expired_total      -                   runs failed by the deadline sweep
+//	openworkflow_runs_healed_total       -                   runs rescued: their wait was over, and nothing woke them
+//	openworkflow_runs_removed_total      -                   ended runs deleted by the Backend's retention
+//	openworkflow_status_writes_total     outcome             status patches: written, stale (dropped), gone (object
+//	                                                         deleted), error
+//	openworkflow_leases_released_total   cause               leases cleared: container (ended), pod (deleted), worker
+//	                                                         (not announced in time)
+//	openworkflow_sweep_duration_seconds  sweep               histogram: one sweep of deadline, heal, repair, orphan or
+//	                                                         retention
 package metrics
 
 import (
@@ -19,16 +24,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 )
 
-// The manager's metrics; the package comment says what each means.
+// The manager's metrics. The package comment explains each.
 var (
 	BackendUp = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "openworkflow_backend_up",
-		Help: "1 while the Backend's database can be used, 0 while it cannot.",
+		Help: "1 while the Backend's database can be used, else 0.",
 	}, []string{"namespace", "backend"})
 
 	RunsMirrored = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "openworkflow_runs_mirrored_total",
-		Help: "WorkflowRuns taken over into the database, by outcome: inserted, attached, rejected.",
+		Help: "WorkflowRuns mirrored into the database, by outcome: inserted, attached, rejected.",
 	}, []string{"outcome"})
 
 	RunsCanceled = prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -38,17 +43,17 @@ var (
 
 	RunsExpired = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "openworkflow_runs_expired_total",
-		Help: "Runs failed by the manager because their deadline had passed.",
+		Help: "Runs failed by the manager after their deadline.",
 	})
 
 	RunsHealed = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "openworkflow_runs_healed_total",
-		Help: "Runs woken by the manager because what they wait for had come unnoticed.",
+		Help: "Runs rescued by the manager: their wait was over, and nothing had woken them.",
 	})
 
 	RunsRemoved = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "openworkflow_runs_removed_total",
-		Help: "Ended runs removed by the manager as the Backend's retention says.",
+		Help: "Ended runs deleted by the manager under the Backend's retention.",
 	})
 
 	StatusWrites = prometheus.NewCounterVec(prometheus.CounterOpts{
