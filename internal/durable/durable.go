@@ -93,7 +93,7 @@ type SignalSend struct {
 // Execution is one execution of a workflow's function, from its start. Its methods, and those
 // of its futures, are called on the workflow's goroutine.
 //
-// A method other than Info may not return. If the execution is over (everything waits, the
+// A method other than Info might not return. If the execution is over (everything waits, the
 // run was canceled, another worker holds it), the method ends the goroutine with
 // runtime.Goexit. So an author's code cannot mistake that for a result, or swallow it with
 // recover.

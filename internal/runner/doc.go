@@ -14,7 +14,7 @@
 //	slots.go           how many runs are executed at once
 //	lease.go           heartbeats, and what they find out: lost, canceled, suspended
 //	flush.go           group commit: the one way in which passes write to the database
-//	pass.go            one execution of one run under one claim: its start, and the write of its end
+//	pass.go            one execution of a run under one claim: its start and its final write
 //	execution.go       the workflow's goroutine, and the outcomes with which it may end
 //	future.go          steps that were started (durable.Future), and when a run parks
 //	step_function.go   function steps
@@ -36,34 +36,37 @@
 //
 // Run starts them in three groups, and stops the groups one after the other:
 //
-//	from the start of Run until Drain     announce, sweep, Store.Listen, claimLoop
-//	from a claim until its end is written one pass per run
-//	from the start of Run until its end   flusher.group, leaseKeeper, waitPoller, notifyDue, notifyEnds
+//	until Drain            announce, sweep, Store.Listen, claimLoop
+//	until its run is done  each pass, on goroutines of its own
+//	until Run returns      flusher.group, leaseKeeper, waitPoller, notifyDue, notifyEnds
 //
-//	ctx ends or Drain ──> the first group stops: nothing more is claimed
-//	                      each pass ends at its next step and hands its run back
-//	grace is over     ──> passCtx ends with ErrShutdown: the functions of steps are interrupted
-//	1 s later         ──> what is still held is handed back, whether its function has returned or not
-//	Run returns       ──> the last group stops, then writeCtx ends
+//	ctx ends, or Drain ──> the first group stops: nothing more is claimed. Each pass ends at its
+//	                       next step and hands its run back.
+//	grace is over      ──> passCtx ends with ErrShutdown, which interrupts the functions of steps
+//	1 s later          ──> runs that are still held are handed back
+//	Run returns        ──> the last group stops, then writeCtx ends
 //
 // # A pass
 //
-//	claim ──> startPasses ──> loadHistories (not for a first claim) ──> runPass
-//	            execute: calls the workflow's function on a goroutine of its own; for each step
-//	              replay           the history has its result, or
-//	              checkpoint       may the execution go on?
-//	              flushRequired    what must be durable first
-//	              runAttempt       calls the function; its result goes into the writeBuffer
-//	            outcome: returned, parked, retry later, hand back, suspended, abandoned
-//	            finish: writes the run's row and what is buffered, and claims the next runs with it
-//	        ──> finishPass: the slot is free
+//	claim, claimForEnding
+//	  └─> startPasses ──> loadHistories, unless this is the first claim of the run
+//	        └─> runPass
+//	              ├─ execute: the workflow's function on a goroutine of its own. For each step,
+//	              │    replay         returns the result if the history has one; else
+//	              │    checkpoint     ends the goroutine if the execution has to end,
+//	              │    flushRequired  makes durable what must be durable first,
+//	              │    runAttempt     calls the function, and puts its result into the writeBuffer.
+//	              │    The outcome is returned, retry later, parked, hand back, suspended or abandoned.
+//	              ├─ finish: writes the run's row and the writeBuffer in one transaction, claims the
+//	              │    next runs with it, and reports the run
+//	              └─ finishPass: frees the slot
 //
 // # Two conventions
 //
-// A function that may end its goroutine with runtime.Goexit has the words "(may not return)"
-// after its name in its comment; a test follows the calls. It is how an execution that is over
-// leaves an author's code, which cannot mistake it for a result (package durable).
+// The comment of a function that can end its goroutine with runtime.Goexit has the words
+// "(might not return)" after the name; a test follows the calls. This is how an execution that
+// is over leaves an author's code (package durable).
 //
-// A method with the suffix Locked is called with a mutex held: its receiver's, unless its
-// comment names another. The type execution says in which order mutexes are locked.
+// A method with the suffix Locked is called with the mutex of its receiver held; a future's is
+// that of its execution. The type execution says in which order mutexes are locked.
 package runner

@@ -209,7 +209,7 @@ func (e *execution) setOutcomeLocked(o outcome) {
 	}
 }
 
-// exitWith (may not return) sets the outcome of the execution and ends the goroutine. On the
+// exitWith (might not return) sets the outcome of the execution and ends the goroutine. On the
 // goroutine of a step, the workflow learns of it when it waits next (decision 9).
 func (e *execution) exitWith(o outcome) {
 	e.setOutcome(o)
@@ -223,7 +223,7 @@ func (e *execution) isOver() bool {
 	return e.outcome != nil
 }
 
-// enterVerb (may not return) is called first by each method of durable.Execution, and
+// enterVerb (might not return) is called first by each method of durable.Execution, and
 // exitVerb last. Two at the same time fail the run: the order of their calls, and so their
 // durable names, would depend on timing.
 func (e *execution) enterVerb() {
@@ -237,7 +237,7 @@ func (e *execution) exitVerb() { e.busy.Store(false) }
 var errConcurrentVerbs = errors.New("a step was called inside another step, or on a goroutine that is not the workflow's: " +
 	"call steps one after the other, and step.Go for those that are to run in parallel")
 
-// checkpoint (may not return) ends the goroutine if the execution has to end. It is called
+// checkpoint (might not return) ends the goroutine if the execution has to end. It is called
 // before anything new is done for the run.
 func (e *execution) checkpoint() {
 	if e.ctx.Err() != nil {
@@ -283,7 +283,7 @@ func storableText(s string) bool { return utf8.ValidString(s) && !strings.Contai
 // now returns the time by the server's clock.
 func (e *execution) now() time.Time { return time.Now().Add(e.ahead) }
 
-// newAttempt (may not return) adds an attempt that starts now to the history, and returns it.
+// newAttempt (might not return) adds an attempt that starts now to the history, and returns it.
 // At the step limit it fails the run instead (R110).
 func (e *execution) newAttempt(name string, kind openworkflow.StepKind, context json.RawMessage) openworkflow.StepAttempt {
 	now := e.now()

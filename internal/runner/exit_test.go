@@ -10,12 +10,12 @@ import (
 	"testing"
 )
 
-// mayNotReturn follows the name of a function in its comment if the function may end its
+// mightNotReturn follows the name of a function in its comment if the function may end its
 // goroutine with runtime.Goexit. Only what a caller has deferred is then still executed.
-const mayNotReturn = " (may not return) "
+const mightNotReturn = " (might not return) "
 
 // callee identifies a function by its name and its number of arguments. That is enough as
-// long as no function that always returns has both in common with one that may not.
+// long as no function that always returns has both in common with one that might not.
 type callee struct {
 	name      string
 	arguments int
@@ -23,7 +23,7 @@ type callee struct {
 
 var goexit = callee{name: "Goexit"}
 
-func TestFunctionsThatMayNotReturnSaySo(t *testing.T) {
+func TestFunctionsThatMightNotReturnSaySo(t *testing.T) {
 	t.Parallel()
 	paths, err := filepath.Glob("*.go")
 	if err != nil {
@@ -51,9 +51,9 @@ func TestFunctionsThatMayNotReturnSaySo(t *testing.T) {
 	}
 	for f := range calls {
 		first, _, _ := strings.Cut(f.Doc.Text(), "\n")
-		if marked := strings.HasPrefix(first, f.Name.Name+mayNotReturn); marked != exits[f] {
+		if marked := strings.HasPrefix(first, f.Name.Name+mightNotReturn); marked != exits[f] {
 			t.Errorf("%s: the comment of %s has the mark%q: %v, want %v",
-				positions.Position(f.Pos()), f.Name.Name, mayNotReturn, marked, exits[f])
+				positions.Position(f.Pos()), f.Name.Name, mightNotReturn, marked, exits[f])
 		}
 	}
 }

@@ -40,7 +40,7 @@ func (f *future) resolveLocked(output json.RawMessage, err error) {
 	f.resolved, f.output, f.err, f.wait = true, output, err, nil
 }
 
-// Start (may not return) implements durable.Execution.
+// Start (might not return) implements durable.Execution.
 func (e *execution) Start(ctx context.Context, step durable.Step) (durable.Future, error) {
 	e.enterVerb()
 	defer e.exitVerb()
@@ -66,7 +66,7 @@ func asFuture(f *future, err error) (durable.Future, error) {
 	return f, nil
 }
 
-// Await (may not return) implements durable.Future.
+// Await (might not return) implements durable.Future.
 func (f *future) Await() (json.RawMessage, error) {
 	f.e.enterVerb()
 	defer f.e.exitVerb()
@@ -74,14 +74,14 @@ func (f *future) Await() (json.RawMessage, error) {
 	return f.output, f.err
 }
 
-// AwaitAny (may not return) implements durable.Execution.
+// AwaitAny (might not return) implements durable.Execution.
 func (e *execution) AwaitAny(futures []durable.Future) int {
 	e.enterVerb()
 	defer e.exitVerb()
 	return e.awaitAny(futures)
 }
 
-// awaitAny (may not return) is AwaitAny without enterVerb.
+// awaitAny (might not return) is AwaitAny without enterVerb.
 func (e *execution) awaitAny(futures []durable.Future) int {
 	first := -1
 	e.await(func() bool {
@@ -96,7 +96,7 @@ func (e *execution) awaitAny(futures []durable.Future) int {
 	return first
 }
 
-// Select (may not return) implements durable.Execution. The choice is stored as the output of a
+// Select (might not return) implements durable.Execution. The choice is stored as the output of a
 // function step.
 func (e *execution) Select(base string, futures []durable.Future) (int, error) {
 	e.enterVerb()
@@ -127,7 +127,7 @@ func (e *execution) Select(base string, futures []durable.Future) (int, error) {
 	return index, nil
 }
 
-// await (may not return) blocks the workflow's goroutine until ready, which is called with mu
+// await (might not return) blocks the workflow's goroutine until ready, which is called with mu
 // held, returns true. Meanwhile every wait that is due resolves, also those that ready does
 // not ask for. If all futures wait and no function is executing, it parks the run.
 func (e *execution) await(ready func() bool) {

@@ -10,7 +10,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// startWorkflow (may not return) starts a child run and waits for it (R98b). The child, its
+// startWorkflow (might not return) starts a child run and waits for it (R98b). The child, its
 // link and the attempt are written together.
 func (e *execution) startWorkflow(step durable.WorkflowStep) (*future, error) {
 	f, waiting, err := e.replayWait(step.Name, openworkflow.KindWorkflow)

@@ -14,7 +14,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// Run (may not return) implements durable.Execution (R91, R92). The function is called on the
+// Run (might not return) implements durable.Execution (R91, R92). The function is called on the
 // workflow's goroutine.
 func (e *execution) Run(ctx context.Context, step durable.FunctionStep) (json.RawMessage, error) {
 	e.enterVerb()
@@ -41,7 +41,7 @@ func (e *execution) Run(ctx context.Context, step durable.FunctionStep) (json.Ra
 	}
 }
 
-// waitForRetry (may not return) blocks the workflow's goroutine until a failed step is due again.
+// waitForRetry (might not return) blocks the workflow's goroutine until a failed step is due again.
 func (e *execution) waitForRetry(name string, at time.Time, failure json.RawMessage) {
 	f := &future{e: e, name: name, wait: &wait{until: at, failure: failure}}
 	e.mu.Lock()
@@ -56,7 +56,7 @@ func (e *execution) waitForRetry(name string, at time.Time, failure json.RawMess
 	})
 }
 
-// startFunction (may not return) starts a function step on a goroutine of its own.
+// startFunction (might not return) starts a function step on a goroutine of its own.
 func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep) (*future, error) {
 	name, err := e.durableName(step.Name)
 	if err != nil {
@@ -92,7 +92,7 @@ func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep
 	return f, nil
 }
 
-// runBranch (may not return) executes a function step on a goroutine of its own, until it has
+// runBranch (might not return) executes a function step on a goroutine of its own, until it has
 // a result or the execution is over. Without a first attempt it waits until the step is due
 // again.
 func (e *execution) runBranch(ctx context.Context, f *future, step durable.FunctionStep, first *openworkflow.StepAttempt) {
@@ -215,7 +215,7 @@ func (e *execution) replay(name string, policy openworkflow.RetryPolicy) (output
 // errTryAgain says that a step has failed and is retried.
 var errTryAgain = errors.New("the step has failed and is tried again")
 
-// runAttempt (may not return) calls the function once and stores the result. It returns the
+// runAttempt (might not return) calls the function once and stores the result. It returns the
 // step's result, or errTryAgain if there is none yet.
 //
 // With inline, for the workflow's own goroutine, an output that is certain to be storable is
@@ -284,7 +284,7 @@ func (e *execution) callFunction(ctx context.Context, name string, step durable.
 	return output, err
 }
 
-// failAttempt (may not return) stores a failed attempt. A final failure is durable when it
+// failAttempt (might not return) stores a failed attempt. A final failure is durable when it
 // returns, and its error is the step's. Otherwise it buffers the attempt and returns
 // errTryAgain; in the simplest case, the next write is the one that ends the pass until the
 // retry (R77, R100).

@@ -15,7 +15,7 @@ type recipients struct {
 	WorkflowRunIDs []string `json:"workflowRunIds"`
 }
 
-// SendSignal (may not return) implements durable.Execution (R99a). The delivery and the
+// SendSignal (might not return) implements durable.Execution (R99a). The delivery and the
 // attempt are written in one transaction, fenced as every write.
 func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 	e.enterVerb()
@@ -65,7 +65,7 @@ func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 	return sent, nil
 }
 
-// writeSignal (may not return) delivers the signal of an attempt, and retries while the
+// writeSignal (might not return) delivers the signal of an attempt, and retries while the
 // database fails. The error it returns is that of a payload that cannot be stored.
 func (e *execution) writeSignal(attempt openworkflow.StepAttempt, signal store.Signal) (sent []string, fault error) {
 	lost := false

@@ -11,7 +11,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// startSleep (may not return) starts a sleep (R98a). A replay does not change its end: the
+// startSleep (might not return) starts a sleep (R98a). A replay does not change its end: the
 // row that the first execution wrote decides.
 func (e *execution) startSleep(step durable.SleepStep) (*future, error) {
 	f, waiting, err := e.replayWait(step.Name, openworkflow.KindSleep)
@@ -25,7 +25,7 @@ func (e *execution) startSleep(step durable.SleepStep) (*future, error) {
 	return f, nil
 }
 
-// startSignalWait (may not return) starts to wait for a signal (R99b). It refuses two waits
+// startSignalWait (might not return) starts to wait for a signal (R99b). It refuses two waits
 // of one run for the same signal at the same time: which of them gets the signal would be
 // undefined.
 func (e *execution) startSignalWait(step durable.SignalWaitStep) (*future, error) {
@@ -62,7 +62,7 @@ func (e *execution) waitsForSignal(signal string) (step string, ok bool) {
 	return "", false
 }
 
-// replayWait (may not return) returns the future of a step that waits. It is resolved if the
+// replayWait (might not return) returns the future of a step that waits. It is resolved if the
 // history has a result. Otherwise waiting reports whether an earlier execution has started
 // the wait, which the future then continues.
 func (e *execution) replayWait(base string, kind openworkflow.StepKind) (f *future, waiting bool, err error) {
@@ -88,7 +88,7 @@ func (e *execution) replayWait(base string, kind openworkflow.StepKind) (f *futu
 // onePolicy is the retry policy of steps that wait: every failure is final.
 var onePolicy = openworkflow.RetryPolicy{MaximumAttempts: 1}
 
-// newWait (may not return) returns a new attempt that waits, and buffers it.
+// newWait (might not return) returns a new attempt that waits, and buffers it.
 func (e *execution) newWait(name string, c openworkflow.WaitContext) openworkflow.StepAttempt {
 	attempt := e.newAttempt(name, c.Kind, c.Encode())
 	e.buffer.addRequired(e.firstWrite(attempt))

@@ -126,7 +126,7 @@ func (b *writeBuffer) hasRequired() bool {
 	return len(b.required) > 0
 }
 
-// flushRequired (may not return) returns once everything is durable that must be before a
+// flushRequired (might not return) returns once everything is durable that must be before a
 // function is called, including what another goroutine is writing at this moment.
 func (e *execution) flushRequired() {
 	e.buffer.flushMu.Lock()
@@ -138,14 +138,14 @@ func (e *execution) flushRequired() {
 	}
 }
 
-// flushAll (may not return) makes all buffered attempts durable.
+// flushAll (might not return) makes all buffered attempts durable.
 func (e *execution) flushAll() {
 	e.buffer.flushMu.Lock()
 	defer e.buffer.flushMu.Unlock()
 	e.writeBufferedLocked()
 }
 
-// writeBufferedLocked (may not return) is flushAll for a caller that holds buffer.flushMu.
+// writeBufferedLocked (might not return) is flushAll for a caller that holds buffer.flushMu.
 func (e *execution) writeBufferedLocked() {
 	writes := e.buffer.popAll()
 	if len(writes) == 0 {
@@ -156,7 +156,7 @@ func (e *execution) writeBufferedLocked() {
 	}
 }
 
-// writeSteps (may not return) writes, and returns once that is durable. It ends the goroutine
+// writeSteps (might not return) writes, and returns once that is durable. It ends the goroutine
 // if this worker no longer holds the run. The error it returns is that of a value that cannot
 // be stored.
 func (e *execution) writeSteps(steps []store.StepWrite) error {
