@@ -137,7 +137,8 @@ func (g *Group[T]) stopWaiting(w *Write[T]) {
 
 // shouldFlushLocked reports whether the pending writes may start a batch now.
 func (g *Group[T]) shouldFlushLocked() bool {
-	return len(g.pending) > 0 && (g.batchesInFlight == 0 || g.stopped || g.batchesInFlight < maxBatches && 2*len(g.pending) >= g.writesInFlight)
+	return len(g.pending) > 0 && (g.stopped || g.batchesInFlight == 0 ||
+		g.batchesInFlight < maxBatches && 2*len(g.pending) >= g.writesInFlight)
 }
 
 func (g *Group[T]) wakeIfReadyLocked() {

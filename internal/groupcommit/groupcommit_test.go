@@ -13,13 +13,13 @@ import (
 	"github.com/openworkflow-operator/operator/internal/groupcommit"
 )
 
-// database takes batches, each of which stays under way until it is let go.
+// database holds each batch in flight until end is called.
 type database struct {
 	t     *testing.T
 	group *groupcommit.Group[int]
 
 	mu       sync.Mutex
-	underWay []*flush
+	inFlight []*flush
 }
 
 type flush struct {
@@ -36,7 +36,7 @@ func start(t *testing.T) *database {
 			f.items = append(f.items, w.Item)
 		}
 		d.mu.Lock()
-		d.underWay = append(d.underWay, f)
+		d.inFlight = append(d.inFlight, f)
 		d.mu.Unlock()
 		<-f.end
 		for _, w := range batch {
@@ -49,7 +49,7 @@ func start(t *testing.T) *database {
 
 var errOdd = errors.New("odd")
 
-// outcome is what becomes of an item: each has its own.
+// outcome is the result of an item: each has its own.
 func outcome(item int) error {
 	if item%2 == 1 {
 		return errOdd
@@ -69,26 +69,26 @@ func (d *database) join(ctx context.Context, items ...int) {
 	}
 }
 
-// want fails the test if other batches than these are under way.
+// want fails the test unless these batches are in flight.
 func (d *database) want(batches ...[]int) {
 	d.t.Helper()
 	synctest.Wait()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var got [][]int
-	for _, f := range d.underWay {
+	for _, f := range d.inFlight {
 		got = append(got, f.items)
 	}
 	if !slices.EqualFunc(got, batches, slices.Equal) {
-		d.t.Errorf("under way: %v, want %v", got, batches)
+		d.t.Errorf("in flight: %v, want %v", got, batches)
 	}
 }
 
-// end lets the oldest batch go.
+// end finishes the oldest batch.
 func (d *database) end() {
 	d.mu.Lock()
-	f := d.underWay[0]
-	d.underWay = d.underWay[1:]
+	f := d.inFlight[0]
+	d.inFlight = d.inFlight[1:]
 	d.mu.Unlock()
 	close(f.end)
 }
@@ -97,27 +97,27 @@ func TestTryAcquire_OnlyWhileNothingIsWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t)
 		if !d.group.TryAcquire() {
-			t.Fatal("the first is not alone")
+			t.Fatal("could not acquire an idle group")
 		}
 		if d.group.TryAcquire() {
-			t.Error("there are two that are alone")
+			t.Error("acquired twice")
 		}
 		d.group.Release()
 		d.join(t.Context(), 0)
 		d.want([]int{0})
 		if d.group.TryAcquire() {
-			t.Error("alone beside a batch")
+			t.Error("acquired beside a batch")
 		}
 		d.end()
 		d.want()
 		if !d.group.TryAcquire() {
-			t.Error("not alone after the batch")
+			t.Error("could not acquire after the batch")
 		}
 		d.group.Release()
 	})
 }
 
-func TestJoin_WhatGathersGoesNextInItsOrder(t *testing.T) {
+func TestJoin_PendingWritesAreTheNextBatchInTheirOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t)
 		d.join(t.Context(), 0)
@@ -141,7 +141,7 @@ func TestJoin_ASecondBatchIsHalfAsLargeAsTheFirst(t *testing.T) {
 		d := start(t)
 		d.group.TryAcquire()
 		d.join(t.Context(), 0)
-		d.want([]int{0}) // beside the one that is alone
+		d.want([]int{0}) // beside the one that has acquired the group
 		d.join(t.Context(), 2, 4, 6, 8)
 		d.end()
 		d.want([]int{2, 4, 6, 8})
@@ -160,7 +160,7 @@ func TestJoin_ASecondBatchIsHalfAsLargeAsTheFirst(t *testing.T) {
 	})
 }
 
-func TestRelease_StartsWhatGathered(t *testing.T) {
+func TestRelease_StartsThePendingBatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t)
 		d.group.TryAcquire()
@@ -175,7 +175,7 @@ func TestRelease_StartsWhatGathered(t *testing.T) {
 	})
 }
 
-func TestJoin_WhoHasLeftIsNotWritten(t *testing.T) {
+func TestJoin_AWriteWhoseContextHasEndedIsSkipped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t)
 		d.join(t.Context(), 0)
@@ -191,7 +191,7 @@ func TestJoin_WhoHasLeftIsNotWritten(t *testing.T) {
 	})
 }
 
-func TestJoin_ABatchIsGivenUpWithTheLastWhoWaits(t *testing.T) {
+func TestJoin_ABatchIsCanceledWithItsLastWaiter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t)
 		d.group.TryAcquire()
@@ -204,20 +204,20 @@ func TestJoin_ABatchIsGivenUpWithTheLastWhoWaits(t *testing.T) {
 		d.want([]int{2, 4})
 		cancelFirst()
 		synctest.Wait()
-		if d.underWay[0].ctx.Err() != nil {
-			t.Error("the end of one context is that of the batch")
+		if d.inFlight[0].ctx.Err() != nil {
+			t.Error("the batch was canceled with one of its writes")
 		}
 		cancelSecond()
 		synctest.Wait()
-		if d.underWay[0].ctx.Err() == nil {
-			t.Error("the batch goes on, and nobody waits for it")
+		if d.inFlight[0].ctx.Err() == nil {
+			t.Error("the batch continues although no Join waits for it")
 		}
 		d.end()
 		d.group.Release()
 	})
 }
 
-func TestStop_WritesWhatWaits(t *testing.T) {
+func TestStop_WritesWhatIsPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t)
 		d.join(t.Context(), 0)
@@ -225,7 +225,7 @@ func TestStop_WritesWhatWaits(t *testing.T) {
 		d.join(t.Context(), 4, 6)
 		d.group.Stop()
 		if err := d.group.Join(t.Context(), 8); !errors.Is(err, groupcommit.ErrStopped) {
-			t.Errorf("joined after the end: %v", err)
+			t.Errorf("joined after Stop: %v", err)
 		}
 		d.want([]int{0}, []int{2})
 		d.end()

@@ -105,8 +105,8 @@ func (q *queue) pop() {
 }
 
 // New returns a reporter for the objects of one namespace. The credentials in config need the
-// right to patch the status of WorkflowRuns there. Those that may also
-// update it can send a PUT for runs that end early. No other right is needed.
+// right to patch the status of WorkflowRuns there, and no other. With the right to update it,
+// runs that end early are written with a PUT.
 func New(config *rest.Config, namespace, podName string, log *slog.Logger) (*Reporter, error) {
 	config = rest.CopyConfig(config)
 	config.UserAgent = "openworkflow-worker"

@@ -20,8 +20,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/projection"
 )
 
-// server is an API server that answers as the test says; the real one is asked in
-// the tests of the controllers and on the cluster.
+// server is a fake API server. The controllers' tests and the end-to-end tests use a real one.
 type server struct {
 	*httptest.Server
 	mu      sync.Mutex
@@ -112,7 +111,7 @@ func (s *server) await(t *testing.T, n int) {
 	}
 }
 
-// start returns a running reporter and what stops it with a farewell.
+// start returns a running reporter, and a function that stops it and waits.
 func start(t *testing.T, s *server) (r *Reporter, stop func()) {
 	t.Helper()
 	r, err := New(&rest.Config{Host: s.URL}, "shop", "pod-1", slog.New(slog.DiscardHandler))
@@ -203,7 +202,7 @@ func TestReportIsRetriedAndTheNewestWins(t *testing.T) {
 	})
 	r, stop := start(t, s)
 	r.Report(run("order-1", openworkflow.RunRunning), openworkflow.StepSummary{})
-	for { // until the first report is under way
+	for { // until the first report is in flight
 		s.mu.Lock()
 		n := len(s.paths)
 		s.mu.Unlock()
@@ -221,7 +220,7 @@ func TestReportIsRetriedAndTheNewestWins(t *testing.T) {
 	}
 }
 
-func TestRunThatEndsSoonIsReportedOnce(t *testing.T) {
+func TestRunThatEndsEarlyIsReportedOnce(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, ok)
 	r, stop := start(t, s)
@@ -245,10 +244,10 @@ func TestRunThatLastsIsReportedWithinHalfASecond(t *testing.T) {
 	r.Report(run("order-1", openworkflow.RunRunning), openworkflow.StepSummary{})
 	s.await(t, 1)
 	if took := time.Since(began); took < ongoingDelay {
-		t.Errorf("the beginning was reported after %s: an end has no time to take its place", took)
+		t.Errorf("the start was reported after %s: an end cannot replace it", took)
 	}
 	if ongoingDelay > 500*time.Millisecond {
-		t.Errorf("the beginning is held back for %s", ongoingDelay)
+		t.Errorf("the start is held back for %s", ongoingDelay)
 	}
 }
 
@@ -282,13 +281,13 @@ const (
 	patched  = "/metadata/uid=uid-of-order-1 /metadata/generation=7 "
 )
 
-func TestRunThatEndsSoonTakesThePlaceOfItsObjectsFirstStatus(t *testing.T) {
+func TestRunThatEndsEarlyReplacesTheFirstStatusOfItsObject(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, ok)
 	r, stop := start(t, s)
 	r.Report(ofVersion5("order-1", ongoingDelay/2), openworkflow.StepSummary{})
 	s.await(t, 1)
-	r.Report(ofVersion5("order-1", 2*ongoingDelay), openworkflow.StepSummary{}) // its begin has been reported
+	r.Report(ofVersion5("order-1", 2*ongoingDelay), openworkflow.StepSummary{}) // its start was reported
 	s.await(t, 1)
 	again := ofVersion5("order-1", ongoingDelay/2)
 	again.Attempts = 2
@@ -335,8 +334,8 @@ func ofGeneration7(name string) *openworkflow.Run {
 	return created
 }
 
-// A user may have changed the spec since the run was created from it: what that means
-// is the manager's to say.
+// A user may have changed the spec since the run was created from it. Only the manager knows
+// what that means.
 func TestReportObservesTheGenerationOfItsRunOnly(t *testing.T) {
 	t.Parallel()
 	const uid, generation = "/metadata/uid=uid-of-order-1 ", "/metadata/generation=7 "
@@ -368,7 +367,7 @@ func TestP4OutdatedReportIsNotTriedWithoutItsGeneration(t *testing.T) {
 	}
 }
 
-func TestFarewellSendsWhatIsInTheQueue(t *testing.T) {
+func TestRunSendsWhatIsQueuedBeforeItReturns(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, ok)
 	r, stop := start(t, s)

@@ -18,16 +18,16 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// R80: a run that was canceled while it was executed stays canceled, however the
-// execution ends. What the execution has not written is dropped without a warning, the
-// slot is free again, and nobody is told that the run has ended in another way.
+// R80: a run that is canceled while it is executed stays canceled, whatever the outcome of the
+// execution. Its unwritten attempts are dropped without a warning, its slot becomes free, and
+// no other end is reported.
 func TestR80AnEndThatComesAfterTheCancelIsDropped(t *testing.T) {
 	for name, end := range map[string]func(ctx context.Context) (any, error){
 		"completed": func(context.Context) (any, error) { return "too late", nil },
 		"failed":    func(context.Context) (any, error) { return nil, step.NonRetryable(errors.New("too late")) },
 		"retried":   func(context.Context) (any, error) { return nil, errors.New("too late") },
 		"parked":    func(ctx context.Context) (any, error) { return nil, step.Sleep(ctx, "nap", time.Hour) },
-		"put off": func(ctx context.Context) (any, error) {
+		"retried step": func(ctx context.Context) (any, error) {
 			return step.Run(ctx, "flaky", func(context.Context) (any, error) { return nil, errors.New("too late") })
 		},
 	} {
@@ -70,7 +70,7 @@ func TestR80AnEndThatComesAfterTheCancelIsDropped(t *testing.T) {
 	}
 }
 
-// reports are the statuses that a Reporter was told of.
+// reports is a Reporter that records statuses.
 type reports struct {
 	mu       sync.Mutex
 	statuses map[string][]openworkflow.RunStatus
@@ -91,8 +91,8 @@ func (r *reports) of(id string) []openworkflow.RunStatus {
 	return slices.Compact(slices.Clone(r.statuses[id]))
 }
 
-// R101: no wait is cut short by the deadline of its run, so nobody executes the run when
-// the deadline comes: a sweep fails it, whatever it waits for.
+// R101: a wait does not end at the deadline of its run, so no pass notices the deadline. A
+// sweep fails the run, whatever it waits for.
 func TestR101ASweepFailsWhatWaitsPastItsDeadline(t *testing.T) {
 	b := newBench(t)
 	child := workflow.Define("child", func(ctx context.Context, _ any) (any, error) {
@@ -135,11 +135,11 @@ func TestR101ASweepFailsWhatWaitsPastItsDeadline(t *testing.T) {
 		})
 	}
 	if run := b.await(grandchild.ID, "there", func(*openworkflow.Run) bool { return true }); !run.Parked() {
-		t.Errorf("the child of a run past its deadline is %s, want it to go on", run.Status)
+		t.Errorf("the child of a run past its deadline is %s, want it parked", run.Status)
 	}
 }
 
-// Upstream leaves a parent asleep whose child was failed at its deadline (R44, R82).
+// Upstream does not wake the parent of a child that was failed at its deadline (R44, R82).
 func TestR101TheDeadlineOfAChildWakesItsParent(t *testing.T) {
 	b := newBench(t)
 	child := workflow.Define("child", func(ctx context.Context, _ any) (any, error) {
@@ -164,7 +164,7 @@ func TestR101TheDeadlineOfAChildWakesItsParent(t *testing.T) {
 	}
 }
 
-// sweep does what some worker or the manager does once in a while.
+// sweep does what a worker or the manager does periodically.
 func (b *bench) sweep() {
 	b.Helper()
 	swept, err := b.store.Sweep(b.Context(), 0, 1000)

@@ -19,19 +19,18 @@ type runEnd struct {
 // stepEnd is what is compared of an attempt.
 type stepEnd struct {
 	Name, Kind, Status, Output, Error string
-	// Signal is what is waited for, and Wait for how long, from the creation of the
-	// attempt. Delivered is what has come.
+	// Signal is the signal that is waited for, and Wait for how long since the creation of the
+	// attempt. Delivered is what was delivered.
 	Signal, Delivered string
 	Wait              time.Duration
 }
 
-// alike compares durations that were measured at different times and machines.
+// alike compares durations that were measured on different machines.
 func alike(a, b time.Duration) bool {
 	return (a - b).Abs() <= max(10*time.Second, max(a, b)/200)
 }
 
-// names says what the runs are: the n-th of a workflow, or the child of a step of
-// another.
+// names returns a name for each run: the n-th of a workflow, or the child of a step of another.
 func (x *trial) names(runs, steps []row) map[string]string {
 	names := map[string]string{}
 	counts := map[string]int{}
@@ -58,8 +57,8 @@ func (x *trial) names(runs, steps []row) map[string]string {
 	return names
 }
 
-// ends returns what is compared of rows, by the names of the runs. They also stand for
-// the ids in texts.
+// ends returns what is compared of rows, by the names of the runs, which also replace ids in
+// texts.
 func (x *trial) ends(runs, steps, signals []row) map[string]*runEnd {
 	x.Helper()
 	delivered := map[string]row{}
@@ -116,7 +115,7 @@ func (r *runEnd) sort() {
 	})
 }
 
-// plain returns a JSON value in one form, without what may differ.
+// plain returns a JSON value in a canonical form, without parts that may differ.
 func plain(value json.RawMessage, ids *strings.Replacer) string {
 	if len(value) == 0 {
 		return "null"
@@ -152,8 +151,8 @@ func sortRecipients(v map[string]any) {
 	}
 }
 
-// wanted returns the end that is expected: that of the last stage, except where the rules
-// or our departures say otherwise.
+// wanted returns the expected end: that of the last stage, with what the rules or our
+// departures change.
 func (x *trial) wanted(s scenario) map[string]*runEnd {
 	x.Helper()
 	last := x.golden.Stages[len(x.golden.Stages)-1]
@@ -165,8 +164,8 @@ func (x *trial) wanted(s scenario) map[string]*runEnd {
 	steps := slices.Clone(last.Steps)
 	for _, step := range x.steps0 {
 		began[step.text("id")] = true
-		// A function attempt that was under way stays running, and the step is executed
-		// again under another one (R91), which TypeScript, had it not died, need not do.
+		// A function attempt that was running stays so, and the step is executed again under
+		// another attempt (R91). A TypeScript worker that had not died would not do that.
 		if step.text("kind") == "function" && step.text("status") == "running" &&
 			final[step.text("id")].text("status") != "running" {
 			steps = append(steps, step)

@@ -23,8 +23,8 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// golden is a scenario that OpenWorkflow's TypeScript package ran: the rows that it
-// left at named moments.
+// golden is a scenario that OpenWorkflow's TypeScript package has executed: its rows at named
+// stages.
 type golden struct {
 	Scenario, NamespaceID string
 	Stages                []stage
@@ -59,7 +59,7 @@ func (r row) optional(column string) *string {
 	return nil
 }
 
-// time returns an instant, zero for NULL.
+// time returns a time column, zero for NULL.
 func (r row) time(column string) time.Time {
 	at, _ := time.Parse(time.RFC3339Nano, r.text(column))
 	return at
@@ -72,8 +72,7 @@ func (r row) number(column string) (n int) {
 
 func (r row) ended() bool { return openworkflow.RunStatus(r.text("status")).Terminal() }
 
-// shift returns the row as if all that it says had happened d later, also what the
-// context column says (R30).
+// shift returns the row with all times d later, including those in the context column (R30).
 func (r row) shift(d time.Duration) row {
 	shifted := row{}
 	for column, value := range r {
@@ -119,14 +118,13 @@ func readGolden(t *testing.T, name string) golden {
 	return g
 }
 
-// TestGolden_P1_P8_TheGoRunnerGoesOnFromEveryStage loads the rows that OpenWorkflow's
-// TypeScript worker has left at each stage of each scenario, as if that worker had died
-// there, lets our runner go on with Go forms of the same workflows, and compares what
-// becomes of the runs with the end that TypeScript has brought them to: runs, outputs,
-// errors, and the attempts of all steps. Each scenario is run from its beginning as well.
+// TestGolden_P1_P8_TheGoRunnerGoesOnFromEveryStage loads the rows of each stage of each
+// scenario, as if the TypeScript worker that wrote them had died there. Our runner continues
+// with Go forms of the same workflows, and must reach the end that TypeScript has reached: runs,
+// outputs, errors, and the attempts of all steps. Each scenario is also executed from its start.
 //
-// No function of a step that is completed in the rows is called again; and each call has
-// an attempt of its own.
+// No function of a step that is completed in the rows is called again, and each call has an
+// attempt of its own.
 func TestGolden_P1_P8_TheGoRunnerGoesOnFromEveryStage(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("../openworkflow/testdata/golden/*.json")
@@ -173,39 +171,38 @@ func stageName(g golden, from int) string {
 // scenario is the Go form of a golden scenario.
 type scenario struct {
 	workflows func(x *trial) []workflow.Definition
-	// script[k] does what the capturing script did to get to stage k. One that is not
-	// there starts the runs that are new in that stage.
+	// script[k] does what the capturing script did to reach stage k. Without one, the runs that
+	// are new in that stage are started.
 	script []func(x *trial)
 	// before returns the rows that the capturing script made by hand before the first stage.
 	before func(g golden) stage
-	// handmade says that the first stage's rows were made by hand: no worker brings
-	// them about.
+	// handmade says that the rows of the first stage were written by hand: no worker writes
+	// such rows.
 	handmade bool
 	// depart changes the end that TypeScript's rows show to what is expected of ours. The
 	// reason is named beside each change.
 	depart func(x *trial, want map[string]*runEnd)
 	// runsOnly says that the attempts of the end were not captured.
 	runsOnly bool
-	// check looks at what the comparison does not.
+	// check tests what the comparison does not.
 	check func(x *trial)
 }
 
-// trial is a scenario that goes on from the rows of one of its stages, or from its
-// beginning.
+// trial is a scenario that continues from the rows of one of its stages, or from its start.
 type trial struct {
 	*bench
 	db     *pgx.Conn
 	golden golden
 	from   int
 	calls  calls
-	// later is how much later than the capture the trial is.
+	// later is the time from the capture to the trial.
 	later time.Duration
-	// loaded are the rows that the trial began with, by id.
+	// loaded are the rows that the trial started with, by id.
 	loaded map[string]row
 	steps0 []row
 	runner *runner.Runner
 	stop   func()
-	// open holds up functions until the script lets them go on.
+	// open blocks functions until the script closes it.
 	open chan struct{}
 }
 
@@ -256,7 +253,7 @@ func (x *trial) exec(sql string, args ...any) {
 	}
 }
 
-// load inserts rows, whatever they refer to, as of today.
+// load inserts rows, without checks of their references, with times as of today.
 func (x *trial) load(table string, rows []row) {
 	x.Helper()
 	shifted := make([]row, len(rows))
@@ -292,8 +289,8 @@ func (x *trial) read(table string) []row {
 	return read
 }
 
-// run lets the runner go on, does what the capturing script did after the stage, and
-// compares the end.
+// run starts the runner, does what the capturing script did after the stage, and compares the
+// end.
 func (x *trial) run(s scenario) {
 	x.Helper()
 	want := x.wanted(s)
@@ -344,8 +341,8 @@ func (x *trial) startRuns(k int, workflows ...string) (ids []string) {
 	return ids
 }
 
-// create creates a golden run anew, under its own id. Its deadline is as far away as
-// that of the golden one was.
+// create creates a golden run again, under its own id, with a deadline that is as far away as it
+// was then.
 func (x *trial) create(golden row, change ...func(*store.NewRun)) (id string) {
 	x.Helper()
 	run := store.NewRun{
@@ -428,14 +425,14 @@ func (x *trial) began(runID string) []row {
 	return slices.DeleteFunc(slices.Clone(x.steps0), func(step row) bool { return step.text("workflow_run_id") != runID })
 }
 
-// isOpen reports whether the trial has executed anything of a golden run: it was not
-// loaded, or had not ended then.
+// isOpen reports whether the trial has executed a golden run: it was not loaded, or had not
+// ended when it was.
 func (x *trial) isOpen(run row) bool {
 	loaded, ok := x.loaded[run.text("id")]
 	return !ok || !loaded.ended()
 }
 
-// settle waits until each run has ended, or waits where that is its end.
+// settle waits until each run has ended, or waits if it ends like that.
 func (x *trial) settle(want map[string]*runEnd) {
 	x.Helper()
 	ticker := time.NewTicker(20 * time.Millisecond)
@@ -463,8 +460,8 @@ func (x *trial) settle(want map[string]*runEnd) {
 	}
 }
 
-// prod makes everything due that waits, and waits until it waits again: for as long as
-// before, as what it waits for is in its rows.
+// prod makes all waiting runs due, and waits until they wait again, until the same time as before:
+// the time is in their rows.
 func (x *trial) prod() {
 	x.Helper()
 	var waiting []row
@@ -493,13 +490,13 @@ func counted[T any](x *trial, fn func(ctx context.Context) (T, error)) func(ctx 
 	}
 }
 
-// callOf names the step whose function a context was given to.
+// callOf names the step to whose function a context was passed.
 func callOf(ctx context.Context) string {
 	name, _ := durable.StepFrom(ctx)
 	return durable.ExecutionFrom(ctx).Info().ID + " " + name
 }
 
-// gives returns the function of a step that does nothing but return a value.
+// gives returns a step function that only returns a value.
 func (x *trial) gives(value any) func(ctx context.Context) (any, error) {
 	return counted(x, func(context.Context) (any, error) { return value, nil })
 }
@@ -516,8 +513,7 @@ func (x *trial) nth(ctx context.Context) int {
 	return n
 }
 
-// checkCalls compares the calls of functions with the attempts: one call for each that
-// was not there before.
+// checkCalls compares the calls of functions with the attempts: one call for each new attempt.
 func (x *trial) checkCalls() {
 	x.Helper()
 	want, got := map[string]int{}, map[string]int{}

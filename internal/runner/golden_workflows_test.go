@@ -215,8 +215,7 @@ var scenarios = map[string]scenario{
 		},
 		depart: func(x *trial, want map[string]*runEnd) {
 			if x.isOpen(x.runOf("parent-schema", 0)) {
-				// There are no schemas here: what a workflow refuses to give to its child, it
-				// refuses before the call.
+				// Go has no schemas: a workflow validates the input of its child before the call.
 				want["parent-schema 0"].Steps = nil
 			}
 		},
@@ -334,12 +333,12 @@ var scenarios = map[string]scenario{
 		},
 		depart: func(x *trial, want map[string]*runEnd) {
 			for n, payload := range map[int]string{
-				// An error of Go has a type, and what is no error cannot be returned as one.
+				// A Go error has a type, and only an error can be returned as one.
 				4: `{"message":"just a string","name":"Error"}`,
 				5: `{"message":"[object Object]","name":"Error"}`,
 				6: `{"message":"undefined","name":"Error"}`,
 				7: `{"message":"7","name":"Error"}`,
-				// Encoders and databases have texts of their own.
+				// The texts of encoders and databases differ.
 				10: `{"message":"encode the result: json: unsupported type: func()","name":"UnsupportedTypeError"}`,
 				11: `{"message":"value cannot be stored: ERROR: unsupported Unicode escape sequence (SQLSTATE 22P05) ` +
 					`(\\u0000 cannot be converted to text)","name":"Error"}`,
@@ -566,8 +565,8 @@ var scenarios = map[string]scenario{
 		}},
 		depart: func(x *trial, want map[string]*runEnd) {
 			if x.from < 0 {
-				// That a failed step is not tried again although its policy would allow it is
-				// written down with it (Departures).
+				// The error of a failed step says that it is not retried although its policy would
+				// allow that (Departures).
 				want["fails-step 0"].Steps[0].Error = `{"message":"step err","name":"Error","nonRetryable":true}`
 			}
 		},
@@ -672,7 +671,7 @@ var scenarios = map[string]scenario{
 			if x.from >= 0 {
 				return
 			}
-			// Nothing that an author writes can catch a park (decision 9): the runs wait.
+			// An author's code cannot catch a park (decision 9): the runs wait.
 			for _, name := range []string{"catch-sleep 0", "allsettled 0"} {
 				want[name].Status, want[name].Output = "running", "null"
 			}
@@ -716,7 +715,7 @@ var scenarios = map[string]scenario{
 			return workflows
 		},
 		depart: func(_ *trial, want map[string]*runEnd) {
-			// The capture was over before these have timed out; the trial is not.
+			// The capture ended before these timed out; the trial does not.
 			for _, name := range []string{"sig-frac", "sig-bare"} {
 				want[name+" 0"].Status = "completed"
 				want[name+" 0"].Steps[0].Status = "completed"
@@ -810,7 +809,7 @@ type caused struct{ error }
 func (caused) Error() string   { return "outer" }
 func (c caused) Unwrap() error { return c.error }
 
-// thrown fails in the way that is asked for.
+// thrown fails in the requested way.
 func thrown(kind string) (any, error) {
 	switch kind {
 	case "error":

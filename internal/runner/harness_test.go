@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { testpg.Main(m) }
 
-// bench is a database of its own with a store on it.
+// bench is a test with its own database and a store on it.
 type bench struct {
 	*testing.T
 	url   string
@@ -47,7 +47,7 @@ func benchOn(t *testing.T, url string) *bench {
 // in returns the bench for a subtest.
 func (b *bench) in(t *testing.T) *bench { return &bench{T: t, url: b.url, store: b.store} }
 
-// work starts a runner of these workflows and returns what stops it in order.
+// work starts a runner of these workflows, and returns a function that stops it.
 func (b *bench) work(options runner.Options, workflows ...workflow.Definition) (r *runner.Runner, stop func()) {
 	b.Helper()
 	return b.workOn(b.store, options, workflows...)

@@ -8,46 +8,46 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-func TestMemoryIsGoodUntilSomebodyElseHasClaimedTheRun(t *testing.T) {
+func TestHistoryCacheIsValidUntilAnotherWorkerClaimsTheRun(t *testing.T) {
 	t.Parallel()
-	m := newHistoryCache()
+	c := newHistoryCache()
 	h := newHistory(nil)
-	m.put(&openworkflow.Run{ID: "a", Attempts: 3}, h)
-	if got := m.pop(&openworkflow.Run{ID: "a", Attempts: 4}); got != h {
-		t.Error("the next claim was this worker's, and the history was forgotten")
+	c.put(&openworkflow.Run{ID: "a", Attempts: 3}, h)
+	if got := c.pop(&openworkflow.Run{ID: "a", Attempts: 4}); got != h {
+		t.Error("the next claim was this worker's, and its history was dropped")
 	}
-	if got := m.pop(&openworkflow.Run{ID: "a", Attempts: 4}); got != nil {
-		t.Error("a history was given twice")
+	if got := c.pop(&openworkflow.Run{ID: "a", Attempts: 4}); got != nil {
+		t.Error("a history was returned twice")
 	}
-	m.put(&openworkflow.Run{ID: "a", Attempts: 3}, h)
-	if got := m.pop(&openworkflow.Run{ID: "a", Attempts: 5}); got != nil {
-		t.Error("somebody else has claimed the run in between, and may have written steps")
+	c.put(&openworkflow.Run{ID: "a", Attempts: 3}, h)
+	if got := c.pop(&openworkflow.Run{ID: "a", Attempts: 5}); got != nil {
+		t.Error("a history was returned although another worker has claimed the run since")
 	}
-	if got := m.pop(&openworkflow.Run{ID: "b", Attempts: 1}); got != nil {
-		t.Error("a history of another run")
+	if got := c.pop(&openworkflow.Run{ID: "b", Attempts: 1}); got != nil {
+		t.Error("the history of another run was returned")
 	}
 }
 
-func TestMemoryIsBounded(t *testing.T) {
+func TestHistoryCacheIsBounded(t *testing.T) {
 	t.Parallel()
-	m := newHistoryCache()
+	c := newHistoryCache()
 	large := func(size int) *history {
 		return newHistory([]openworkflow.StepAttempt{{
 			ID: "s", StepName: "s", Status: openworkflow.StepCompleted, Output: make(json.RawMessage, size),
 		}})
 	}
-	m.put(&openworkflow.Run{ID: "too large", Attempts: 1}, large(maxCachedHistory))
+	c.put(&openworkflow.Run{ID: "too large", Attempts: 1}, large(maxCachedHistory))
 	const n = 100
 	for i := range n {
-		m.put(&openworkflow.Run{ID: fmt.Sprint(i), Attempts: 1}, large(maxCachedHistory/2))
+		c.put(&openworkflow.Run{ID: fmt.Sprint(i), Attempts: 1}, large(maxCachedHistory/2))
 	}
-	if m.size > maxCacheSize || len(m.runs) != m.order.Len() || len(m.runs) < maxCacheSize/maxCachedHistory {
-		t.Errorf("%d bytes of %d runs, %d in order", m.size, len(m.runs), m.order.Len())
+	if c.size > maxCacheSize || len(c.runs) != c.order.Len() || len(c.runs) < maxCacheSize/maxCachedHistory {
+		t.Errorf("%d bytes of %d runs, %d in order", c.size, len(c.runs), c.order.Len())
 	}
-	if m.pop(&openworkflow.Run{ID: "too large", Attempts: 2}) != nil || m.pop(&openworkflow.Run{ID: "0", Attempts: 2}) != nil {
-		t.Error("what was to be forgotten was not")
+	if c.pop(&openworkflow.Run{ID: "too large", Attempts: 2}) != nil || c.pop(&openworkflow.Run{ID: "0", Attempts: 2}) != nil {
+		t.Error("a history that is too large or the oldest was kept")
 	}
-	if m.pop(&openworkflow.Run{ID: fmt.Sprint(n - 1), Attempts: 2}) == nil {
-		t.Error("the newest was forgotten")
+	if c.pop(&openworkflow.Run{ID: fmt.Sprint(n - 1), Attempts: 2}) == nil {
+		t.Error("the newest history was evicted")
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// branches is a workflow of two functions that take their time, one whose retry is still
-// to come, and one step after them.
+// branches is a workflow of two functions that block, one that waits for its retry, and one step
+// after them.
 type branches struct {
 	*workflow.Workflow[any, []string]
 	calls       calls
@@ -106,7 +106,7 @@ func TestADrainLosesNothingOfParallelSteps(t *testing.T) {
 			t.Errorf("%s was called %d times, want %d", name, n, calls)
 		}
 	}
-	// The backoff counts from the failure, whichever worker goes on.
+	// The backoff counts from the failure, whichever worker retries.
 	var fell, again time.Time
 	for _, s := range failed {
 		if s.StepName == "flaky" {
@@ -123,8 +123,8 @@ func TestADrainLosesNothingOfParallelSteps(t *testing.T) {
 	}
 }
 
-// A function that outlasts the grace period is told so. That it then gives up is no
-// failure of its step, and what its sibling has done is kept.
+// The context of a function that outlasts the grace period ends. An error that it then returns
+// is no failure of its step, and the result of its sibling is stored.
 func TestAStopThatCannotWaitCountsAsNoFailure(t *testing.T) {
 	b := newBench(t)
 	begun, ended := make(chan string, 2), make(chan error, 1)
@@ -168,7 +168,7 @@ func TestAStopThatCannotWaitCountsAsNoFailure(t *testing.T) {
 	receive(t, begun, "the other function")
 	b.await(id, "one step further", func(*openworkflow.Run) bool { return b.outcomes(id)["quick"] == "completed" })
 	cancel()
-	if cause := receive(t, ended, "the function to be told"); !errors.Is(cause, workflow.ErrShutdown) {
+	if cause := receive(t, ended, "the end of the function's context"); !errors.Is(cause, workflow.ErrShutdown) {
 		t.Errorf("the function's context ended with %v", cause)
 	}
 	task.Wait()
@@ -199,7 +199,7 @@ func TestASuspensionLetsStepsInFlightEndAndLosesNoRetry(t *testing.T) {
 	if _, err := b.store.SuspendRuns(t.Context(), []string{id}); err != nil {
 		t.Fatal(err)
 	}
-	// The heartbeat after the next tells that the one before was answered.
+	// The second heartbeat from now starts after the answer to the first.
 	row := b.await(id, "still held", func(r *openworkflow.Run) bool { return r.WorkerID != nil && r.SuspendedAt != nil })
 	for range 2 {
 		beat := row.UpdatedAt
@@ -224,7 +224,7 @@ func TestASuspensionLetsStepsInFlightEndAndLosesNoRetry(t *testing.T) {
 	}
 }
 
-// What comes for a suspended run waits with it.
+// A signal for a suspended run is delivered when it is resumed.
 func TestASuspendedRunKeepsWhatHasComeForItsBranches(t *testing.T) {
 	b := newBench(t)
 	child := workflow.Define("child", func(ctx context.Context, _ any) (string, error) {
@@ -271,7 +271,7 @@ func TestASuspendedRunKeepsWhatHasComeForItsBranches(t *testing.T) {
 	}
 }
 
-// A run whose definition is gone waits, unharmed, for a worker that has it.
+// A run whose definition no worker serves waits, unchanged, for a worker that does.
 func TestADefinitionThatIsRemovedBetweenClaims(t *testing.T) {
 	b := newBench(t)
 	var c calls
@@ -293,7 +293,7 @@ func TestADefinitionThatIsRemovedBetweenClaims(t *testing.T) {
 	b.completed(b.start(stays, `null`)) // the worker has looked for what is due
 	run := b.await(id, "there", func(*openworkflow.Run) bool { return true })
 	if run.Attempts != 1 || run.Status != openworkflow.RunRunning || run.Error != nil || run.AvailableAt.After(time.Now()) {
-		t.Errorf("the run that nobody serves is %+v, want it due and untouched", run)
+		t.Errorf("the run that no worker serves is %+v, want it due and untouched", run)
 	}
 	stop()
 
@@ -304,7 +304,7 @@ func TestADefinitionThatIsRemovedBetweenClaims(t *testing.T) {
 }
 
 // R61: each run, and each child, is executed by the definition of its own version, also
-// when it goes on after a wait.
+// after a wait.
 func TestR61VersionsSideBySide(t *testing.T) {
 	b := newBench(t)
 	versions := []string{"", "1", "2"}

@@ -19,7 +19,7 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// names returns the names of the attempts of a run with their statuses, by name.
+// outcomes returns the statuses of the attempts of a run, by step name.
 func (b *bench) outcomes(id string) map[string]string {
 	b.Helper()
 	outcomes := map[string]string{}
@@ -131,8 +131,8 @@ func TestASleepHoldsUpNoOtherBranchAndMakesNoClaimStorm(t *testing.T) {
 		if err != nil {
 			return "", err
 		}
-		// The nap is still pending, and the answer delivered: upstream claims such a run
-		// over and over. A second park must last.
+		// The nap is still pending, and the answer was delivered: upstream claims such a run
+		// over and over. Ours must stay parked.
 		second, _, err := step.WaitForSignal[string](ctx, "second")
 		return got.Data + second, err
 	})
@@ -223,7 +223,7 @@ func TestParallelFailuresAreRetriedEachByItsOwnPolicy(t *testing.T) {
 	})
 	b.work(runner.Options{}, w)
 	id := b.start(w, `null`)
-	run := b.await(id, "put off", func(r *openworkflow.Run) bool { return r.Status == openworkflow.RunPending && r.Attempts == 1 })
+	run := b.await(id, "to be retried", func(r *openworkflow.Run) bool { return r.Status == openworkflow.RunPending && r.Attempts == 1 })
 	if run.Error == nil || run.StartedAt != nil {
 		t.Errorf("the row of a run whose steps are retried is %+v (R77)", run)
 	}
@@ -240,7 +240,7 @@ func TestParallelFailuresAreRetriedEachByItsOwnPolicy(t *testing.T) {
 	}
 }
 
-// A run that is woken early, by a signal for example, tries no step before its time.
+// A run that is woken early, by a signal for example, retries no step before it is due.
 func TestAWakeDoesNotCutABackoffShort(t *testing.T) {
 	b := newBench(t)
 	var c calls
@@ -264,7 +264,7 @@ func TestAWakeDoesNotCutABackoffShort(t *testing.T) {
 	id := b.start(w, `null`)
 	b.await(id, "parked", func(r *openworkflow.Run) bool { return r.Attempts == 1 && r.Parked() })
 	b.signal("answer", `"go on"`, id)
-	run := b.await(id, "put off", func(r *openworkflow.Run) bool { return r.Attempts == 2 && r.Status == openworkflow.RunPending })
+	run := b.await(id, "to be retried", func(r *openworkflow.Run) bool { return r.Attempts == 2 && r.Status == openworkflow.RunPending })
 	if wait := time.Until(*run.AvailableAt); wait < 50*time.Minute {
 		t.Errorf("the run is due in %v", wait)
 	}
@@ -417,7 +417,7 @@ func TestMaxDurationEndsTheContextOfAStep(t *testing.T) {
 	}
 }
 
-// P1, P3: a worker that is stopped in the middle of a fan-out loses nothing.
+// P1, P3: a worker that is stopped during a fan-out loses no result.
 func TestParallelStepsOutliveTheirWorker(t *testing.T) {
 	b := newBench(t)
 	var c calls
@@ -475,7 +475,7 @@ func TestParallelStepsOutliveTheirWorker(t *testing.T) {
 	}
 }
 
-// signal sends a signal and checks who got it.
+// signal sends a signal and checks that this run alone has received it.
 func (b *bench) signal(name, data, recipient string) {
 	b.Helper()
 	var got [][]string

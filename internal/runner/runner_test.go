@@ -272,7 +272,7 @@ func TestP2FormerHolderWritesNothing(t *testing.T) {
 		return step.Run(ctx, "work", func(ctx context.Context) (string, error) {
 			if c.add("work") == 1 {
 				begun <- "first"
-				<-ctx.Done() // the first holder is told, and still tries to store a result
+				<-ctx.Done() // the first holder has lost its lease, and still tries to store a result
 				causes <- context.Cause(ctx)
 				<-finish
 				return "from the first", nil
@@ -288,7 +288,7 @@ func TestP2FormerHolderWritesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.work(runner.Options{PodUID: "pod-2"}, w)
-	if cause := receive(t, causes, "the first holder to be told"); !errors.Is(cause, workflow.ErrLeaseLost) {
+	if cause := receive(t, causes, "the end of the first holder's context"); !errors.Is(cause, workflow.ErrLeaseLost) {
 		t.Errorf("the first holder's context ended with %v", cause)
 	}
 	close(finish)
@@ -334,7 +334,7 @@ func TestGracefulStopEndsStepsInFlightAndHandsTheRestBack(t *testing.T) {
 		t.Errorf("handed back row is %+v, want it due", run)
 	}
 	if c.of("second") != 0 {
-		t.Error("the runner began a step after it was told to stop")
+		t.Error("the runner started a step after Drain")
 	}
 	b.work(runner.Options{}, w)
 	if got := b.completed(id); got != `"12"` {
@@ -345,7 +345,7 @@ func TestGracefulStopEndsStepsInFlightAndHandsTheRestBack(t *testing.T) {
 	}
 }
 
-func TestP6RestartedContainerReleasesTheLeasesOfItsEarlierLife(t *testing.T) {
+func TestP6RestartedContainerReleasesTheLeasesOfItsPreviousProcess(t *testing.T) {
 	b := newBench(t)
 	w := workflow.Define("w", func(context.Context, any) (string, error) { return "done", nil })
 	id := b.start(w, `null`)
@@ -382,9 +382,9 @@ func TestSuspendedRunStopsAtItsNextStepAndGoesOnWhenResumed(t *testing.T) {
 	if _, err := b.store.SuspendRuns(t.Context(), []string{id}); err != nil {
 		t.Fatal(err)
 	}
-	// The heartbeat tells the pass; the step in flight ends after that.
+	// A heartbeat suspends the pass; the step in flight ends after that.
 	row := b.await(id, "still held", func(r *openworkflow.Run) bool { return r.WorkerID != nil && r.SuspendedAt != nil })
-	// The second beat that is seen begins when the first one's answer has been heeded.
+	// The second heartbeat from now starts after the answer to the first was processed.
 	for range 2 {
 		beat := row.UpdatedAt
 		row = b.await(id, "beaten", func(r *openworkflow.Run) bool { return r.UpdatedAt.After(beat) })
@@ -427,8 +427,8 @@ func TestR61WorkerClaimsOnlyTheVersionsItServes(t *testing.T) {
 	}
 }
 
-// A worker of OpenWorkflow claims what it has no workflow for, and puts it off by minutes.
-// Who has the workflow need not wait.
+// A worker of OpenWorkflow claims runs of workflows that it does not have, and delays them by
+// minutes. A worker of ours that has the workflow does not wait for that.
 func TestR62ARunThatWasGivenBackGoesOnAtTheNextPoll(t *testing.T) {
 	b := newBench(t)
 	w := workflow.Define("w", func(context.Context, any) (string, error) { return "done", nil })
@@ -507,8 +507,8 @@ func TestResultsTravelAsJSONAlsoAtTheFirstExecution(t *testing.T) {
 	}
 }
 
-// P3: a workflow that calls a step on a goroutine of its own, and waits for it in
-// vain, does not keep its run for ever.
+// P3: a workflow that calls a step on a goroutine of its own, and waits for it in vain, does
+// not hold its run for ever.
 func TestP3WorkflowThatWaitsInVainLosesItsRun(t *testing.T) {
 	b := newBench(t)
 	w := workflow.Define("vain", func(ctx context.Context, _ any) (string, error) {
@@ -519,15 +519,15 @@ func TestP3WorkflowThatWaitsInVainLosesItsRun(t *testing.T) {
 			}, step.Retry(workflow.RetryPolicy{InitialInterval: 500 * time.Millisecond, MaximumAttempts: 2}))
 			results <- out
 		}()
-		return <-results, nil // the goroutine above ends when its step is put off
+		return <-results, nil // the goroutine above ends when its step is to be retried
 	})
 	b.work(runner.Options{Concurrency: 1}, w)
 	id := b.start(w, `null`)
 	if got := b.completed(id); got != `""` {
 		t.Errorf("output is %s", got)
 	}
-	// To begin, and after its step was put off; once more if it was claimed together with
-	// the end of the first pass, as the failure is then as old as that.
+	// The first claim, and one for the retry of its step. One more if the write that ended the
+	// first pass has claimed it: the failure is then as old as that write.
 	if run := b.result(id); run.Attempts < 2 || run.Attempts > 3 {
 		t.Errorf("the run was claimed %d times, want 2 or 3", run.Attempts)
 	}

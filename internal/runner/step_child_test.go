@@ -73,9 +73,8 @@ func TestR98ChildRunsOnceAndItsOutputIsTheSteps(t *testing.T) {
 	}
 }
 
-// TestChildrenBeginAndEndWithoutAPoll: whatever a child is started with (its parent's park,
-// a write while a function executes, its parent's end), a worker hears of it; and its parent
-// of its end.
+// A worker is notified of a child, whichever write starts it (its parent's park, a flush while a
+// function executes, its parent's end), and the parent of the child's end.
 func TestChildrenBeginAndEndWithoutAPoll(t *testing.T) {
 	child := workflow.Define("child", func(_ context.Context, n int) (int, error) { return n + 1, nil })
 	parents := map[string]func(context.Context, int) (int, error){
@@ -132,7 +131,7 @@ func TestR98FailuresOfAChildAreTheSteps(t *testing.T) {
 	b := newBench(t)
 	var c calls
 	failing := workflow.Define("failing", func(context.Context, any) (any, error) { return nil, errors.New("out of paper") })
-	idle := workflow.Declare[any, any]("idle") // nobody serves it
+	idle := workflow.Declare[any, any]("idle") // no worker serves it
 	parent := workflow.Define("parent", func(ctx context.Context, which string) (string, error) {
 		c.add(which)
 		var err error

@@ -184,8 +184,7 @@ func TestP7SignalDataThatDoesNotDecodeFailsTheRun(t *testing.T) {
 	}
 }
 
-// A wait that an earlier form of the workflow has left behind wakes the run once, not
-// for ever.
+// A wait of an earlier version of the workflow's code wakes the run once, not again and again.
 func TestASignalForAForgottenWaitMakesNoClaimStorm(t *testing.T) {
 	b := newBench(t)
 	old := workflow.Define("renamed", func(ctx context.Context, _ any) (any, error) {
@@ -212,7 +211,7 @@ func TestASignalForAForgottenWaitMakesNoClaimStorm(t *testing.T) {
 	}
 }
 
-// R107, R83: a signal that comes while the run is active is not lost.
+// R107, R83: a signal that arrives while the run is executed is not lost.
 func TestASignalThatComesWhileTheRunIsActive(t *testing.T) {
 	b := newBench(t)
 	begun, release := make(chan struct{}), make(chan struct{})

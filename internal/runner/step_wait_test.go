@@ -52,7 +52,7 @@ func TestR98SleepParksTheRunAndIsNotArmedAnew(t *testing.T) {
 	}
 	run := b.result(id)
 	if run.Attempts != 2 {
-		t.Errorf("the run was claimed %d times, want 2: once to begin, once to go on", run.Attempts)
+		t.Errorf("the run was claimed %d times, want 2: to start, and after the nap", run.Attempts)
 	}
 	if nap := b.steps(id)[1]; nap.Status != openworkflow.StepCompleted || nap.Output != nil || nap.FinishedAt == nil {
 		t.Errorf("row of the sleep is %+v (R26)", nap)
@@ -102,7 +102,7 @@ func TestSleepsInALoopAndOfNoLength(t *testing.T) {
 	}
 }
 
-// P6: a run that sleeps when its worker dies wakes on another.
+// P6: a run that sleeps when its worker dies is continued by another worker.
 func TestSleepOutlivesItsWorker(t *testing.T) {
 	b := newBench(t)
 	var c calls

@@ -12,10 +12,10 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// What OpenWorkflow's worker does otherwise on the same tables. Other differences are
-// tested where the feature is.
+// Where OpenWorkflow's worker behaves otherwise on the same tables. Other differences are tested
+// beside the feature.
 
-// never is a poll interval that no test lives to see.
+// never is a poll interval that is longer than any test.
 const never = time.Hour
 
 // Upstream's worker has one slot per loop, and a busy one backs off (R57, Q1): a freed
@@ -45,7 +45,7 @@ func TestR57AFreedSlotClaimsAtOnce(t *testing.T) {
 	}
 }
 
-// Upstream's workers back off to 1 s while there is nothing to do (R56): ours are woken.
+// Upstream's workers poll every second while no run is due (R56): ours are notified.
 func TestR56AnIdleWorkerIsWokenByANewRun(t *testing.T) {
 	b := newBench(t)
 	w := workflow.Define("greet", func(_ context.Context, name string) (string, error) { return name, nil })
@@ -57,8 +57,8 @@ func TestR56AnIdleWorkerIsWokenByANewRun(t *testing.T) {
 		case <-time.After(time.Millisecond):
 		}
 	}
-	// Listening begins at about the same time: a hint that came too early is repeated, as
-	// whatever is started next would.
+	// LISTEN may start later than that. So the notification is repeated, as by the next start of
+	// a run.
 	id := b.start(w, `"ada"`)
 	stop := make(chan struct{})
 	defer close(stop)

@@ -23,8 +23,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/tracing"
 )
 
-// R160, R161: what a client began goes on in the run and in the run's child, as a trace
-// of its own each time, linked to the creation, with the client's baggage.
+// R160, R161: the run that a client creates, and the child of that run, have traces of their own,
+// linked to their creations, with the client's baggage.
 func TestTraceGoesFromClientToRunToChild(t *testing.T) {
 	t.Parallel()
 	tracer, ended := record(t)
@@ -126,7 +126,7 @@ func TestMalformedCarriersAreIgnored(t *testing.T) {
 	}
 }
 
-// A value that is not text does not spoil those that are.
+// A value that is not a string does not invalidate the others.
 func TestReadableMembersOfACarrierCount(t *testing.T) {
 	t.Parallel()
 	tracer, ended := record(t)
@@ -313,8 +313,8 @@ func TestOffAllocatesNothing(t *testing.T) {
 	}
 }
 
-// record returns a tracer whose spans are kept, and a function that returns those that have
-// ended, in that order.
+// record returns a tracer that records its spans, and a function that returns the ended ones in
+// order.
 func record(t *testing.T) (*tracing.Tracer, func() tracetest.SpanStubs) {
 	t.Helper()
 	exporter := tracetest.NewInMemoryExporter()
@@ -328,7 +328,7 @@ func record(t *testing.T) (*tracing.Tracer, func() tracetest.SpanStubs) {
 	return tracing.New(provider, propagator), exporter.GetSpans
 }
 
-// row is a run as a worker has claimed it, with this carrier in its context.
+// row is a claimed run with this carrier in its context.
 func row(id, name string, carrier map[string]string) *openworkflow.Run {
 	run := &openworkflow.Run{NamespaceID: "shop", ID: id, WorkflowName: name, Attempts: 1}
 	if carrier != nil {

@@ -211,7 +211,7 @@ func fromEnv(t *testing.T, env map[string]string) *tracing.Tracer {
 	}
 	t.Cleanup(func() {
 		ended, cancel := context.WithCancel(context.Background())
-		cancel() // nobody listens to what is left
+		cancel() // no collector is listening
 		_ = shutdown(ended)
 	})
 	return tracer
