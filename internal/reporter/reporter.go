@@ -342,7 +342,7 @@ func (r *Reporter) request(ctx context.Context, object openworkflow.ObjectRef, m
 	defer cancel()
 	target := r.base.JoinPath("apis", v1alpha1.GroupVersion.Group, v1alpha1.GroupVersion.Version,
 		"namespaces", object.Namespace, "workflowruns", object.Name, "status")
-	target.RawQuery = "fieldValidation=Ignore" // nobody reads warnings
+	target.RawQuery = "fieldValidation=Ignore" // warnings would not be read
 	request, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
 	if err != nil {
 		return false, fmt.Errorf("make the request with a status: %w", err)

@@ -1,9 +1,9 @@
 // Package runner executes workflow runs: it claims them, replays and executes their steps,
 // keeps their leases, and ends or hands back every run that it has claimed.
 //
-// The package knows no SQL and no Kubernetes. Package store is the authority on who holds a
-// run: it fences every write with the lease of the pass (P2), so no state here needs to be
-// trusted for safety.
+// The package knows no SQL and no Kubernetes. Package store is the authority on which pass
+// holds a run: it fences every write with the lease of the pass (P2), so no state here needs
+// to be trusted for safety.
 //
 // # Files
 //
@@ -36,9 +36,9 @@
 //
 // Run starts them in three groups, and stops the groups one after the other:
 //
-//	until Drain            announce, sweep, Store.Listen, claimLoop
-//	until its run is done  each pass, on goroutines of its own
-//	until Run returns      flusher.group, leaseKeeper, waitPoller, notifyDue, notifyEnds
+//	until Drain (started)           announce, sweep, Store.Listen, claimLoop
+//	until the run is written        each pass, on goroutines of its own
+//	until Run returns (background)  flusher.group, leaseKeeper, waitPoller, notifyDue, notifyEnds
 //
 //	ctx ends, or Drain ──> the first group stops: nothing more is claimed. Each pass ends at its
 //	                       next step and hands its run back.

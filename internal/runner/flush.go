@@ -124,7 +124,7 @@ func markMaybeWritten(steps []store.StepWrite) {
 	}
 }
 
-// flush writes a batch, and retries until the database accepts it or nobody waits for it any
+// flush writes a batch, and retries until the database accepts it or no pass waits for it any
 // more. Writes are idempotent, so a try whose answer was lost does no harm.
 func (f *flusher) flush(ctx context.Context, batch []*groupcommit.Write[write]) {
 	var steps []store.StepWrite

@@ -7,10 +7,10 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// historyCache holds the histories of runs that this worker has parked, least recently parked
-// first, so that they need not be read again. An entry is valid if nobody else has claimed
-// the run since: each claim increments the run's attempts (R9), and only the holder of a run
-// writes its steps (R46).
+// historyCache holds the histories of runs that this worker has parked, oldest first, so that
+// they need not be read again. An entry is valid if no other worker has claimed the run
+// since: each claim increments the run's attempts (R9), and only the holder of a run writes
+// its steps (R46).
 type historyCache struct {
 	mu    sync.Mutex
 	runs  map[string]*list.Element

@@ -6,14 +6,15 @@ import (
 	"time"
 )
 
-// A worker sweeps a namespace if nobody has for sweepInterval. The manager sweeps more often,
-// so that workers sweep only where there is none. One sweep changes at most sweepLimit runs.
+// A worker sweeps a namespace if there was no sweep for sweepInterval. The manager sweeps
+// more often, so that workers sweep only where there is none. One sweep changes at most
+// sweepLimit runs.
 const (
 	sweepInterval = 15 * time.Second
 	sweepLimit    = 1000
 )
 
-// sweep runs until ctx ends. It fails runs past their deadline that nobody executes, and
+// sweep runs until ctx ends. It fails runs past their deadline that no worker executes, and
 // rescues runs whose wait is over but which nothing has woken: a TypeScript worker that
 // crashes can leave those behind (R171).
 func (r *Runner) sweep(ctx context.Context) {

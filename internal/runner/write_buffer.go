@@ -25,8 +25,8 @@ type writeBuffer struct {
 	// delivered.
 	implied []store.StepWrite
 
-	// flushMu is held while buffered attempts are written. Whoever locks it then knows that
-	// nothing taken from the buffer is still on its way.
+	// flushMu is held while buffered attempts are written. A caller that has locked it knows
+	// that nothing that was taken from the buffer is still in flight.
 	flushMu sync.Mutex
 	// timer flushes results that have been buffered for maxBufferTime. It is set for the
 	// first of many results, not for each, and set again if it fires early: setting a timer
