@@ -18,20 +18,20 @@ type (
 	}
 	Answer struct {
 		Text string `json:"text"`
-		// Turns is how often the model was asked.
+		// Turns is the number of calls of the model.
 		Turns int `json:"turns"`
 	}
 )
 
-// Message is a part of the conversation: what the user asked, what the model said, or what
-// a tool has returned.
+// Message is one message of the conversation: of the user, of the model, or the result of a
+// tool.
 type Message struct {
 	// Role is user, model or tool.
 	Role string `json:"role"`
 	Text string `json:"text,omitempty"`
-	// Calls are the tools that the model wants to be called before it goes on.
+	// Calls are the calls of tools that the model asks for.
 	Calls []Call `json:"calls,omitempty"`
-	// CallID says which call a tool's message is the result of.
+	// CallID is the ID of the call that a tool's message answers.
 	CallID string `json:"callID,omitempty"`
 }
 
@@ -42,23 +42,23 @@ type Call struct {
 	Arguments json.RawMessage `json:"arguments"`
 }
 
-// Model says what comes next in a conversation.
+// Model returns the next message of a conversation.
 type Model interface {
 	Next(ctx context.Context, conversation []Message) (Message, error)
 }
 
-// Tool does something for the model. What it returns is text for the model to read.
+// Tool is a function that the model can call. The model reads the text that it returns.
 type Tool func(ctx context.Context, arguments json.RawMessage) (string, error)
 
-// maxTurns bounds an agent that finds no end.
+// maxTurns limits the calls of the model in one run.
 const maxTurns = 25
 
-// Agent returns the workflow "agent": it asks the model, calls the tools that the model
-// asks for, all of one turn in parallel, and goes on until the model answers.
+// Agent returns the workflow "agent". It calls the model, then the tools that the model asks
+// for, those of one turn in parallel, and repeats this until the model answers.
 //
-// Each answer of the model and each result of a tool is stored. So an agent that is
-// interrupted in its twentieth turn asks the model nothing again, and goes on with the
-// same conversation, although the model would not say the same again.
+// Each message of the model and each result of a tool is the result of a step. An agent that is
+// interrupted in its twentieth turn continues with the same conversation, and calls neither
+// the model nor a tool again for the turns before.
 func Agent(model Model, tools map[string]Tool) *workflow.Workflow[Question, Answer] {
 	return workflow.Define("agent", func(ctx context.Context, question Question) (Answer, error) {
 		conversation := []Message{{Role: "user", Text: question.Text}}
@@ -83,8 +83,8 @@ func Agent(model Model, tools map[string]Tool) *workflow.Workflow[Question, Answ
 	})
 }
 
-// call calls tools and returns what they say. A tool that fails for good tells the
-// model so, which may know another way.
+// call calls the tools of one turn and returns their results. If a tool fails after its last
+// attempt, its result is the text of the error, and the model decides what to do.
 func call(ctx context.Context, tools map[string]Tool, calls []Call) ([]Message, error) {
 	running := make([]*step.Future[string], len(calls))
 	for i, c := range calls {

@@ -1,8 +1,8 @@
-// Command agent is a worker with one workflow: a model that calls tools until it knows the
-// answer, in a loop that survives whatever it runs on.
+// Command agent is a worker with one workflow: a model that calls tools in a durable loop until
+// it knows the answer.
 //
-// Its model is a stand-in that needs no network. It can add up the numbers in a question,
-// two at a time, with a tool. Put a client of a real model in its place.
+// The model is a fake that needs no network. It adds up the numbers in a question, two at a
+// time, with a tool. Replace it by a client of a real model.
 package main
 
 import (
@@ -21,14 +21,14 @@ func main() {
 	worker.Main(Agent(adder{}, map[string]Tool{"add": add}))
 }
 
-// adder is a model that wants pairs of numbers added until one number is left.
+// adder is a model that asks for sums of pairs of numbers until one number is left.
 type adder struct{}
 
 var number = regexp.MustCompile(`-?\d+`)
 
 func (adder) Next(_ context.Context, conversation []Message) (Message, error) {
-	// The numbers are those of the question, or else what the tools have said since the
-	// model spoke last, and the one that it had left over.
+	// In the first turn these are the numbers of the question, later the sums of the last
+	// turn and the number that had no partner in it.
 	var open []string
 	for _, m := range conversation {
 		switch m.Role {

@@ -12,45 +12,45 @@ import (
 type Order struct {
 	OrderID     string `json:"orderID"`
 	AmountCents int64  `json:"amountCents"`
-	// Approver is who is asked.
+	// Approver is the person who decides.
 	Approver string `json:"approver"`
 }
 
-// Answer is what the approver sends, as the data of the signal approvalSignal.
+// Answer is the approver's decision, the data of the signal approvalSignal.
 type Answer struct {
 	Approved bool   `json:"approved"`
 	By       string `json:"by"`
 }
 
-// Decision is the output: what has become of the order.
+// Decision is the output of an approval.
 type Decision struct {
 	OrderID string `json:"orderID"`
 	// Status is shipped, rejected or expired.
 	Status string `json:"status"`
-	// By is who answered; empty when nobody did, or nobody was asked.
+	// By is the person who answered; empty if nobody did, or if no approval was needed.
 	By string `json:"by,omitempty"`
 }
 
-// Office is what the steps act on.
+// Office is the outside world of the steps.
 type Office interface {
-	// Ask asks the approver. It may be called again for one key, and asks once.
+	// Ask asks the approver, once for each key, however often it is called.
 	Ask(ctx context.Context, key string, order Order, reminder bool) error
-	// Ship hands the order to the warehouse, once for each key.
+	// Ship sends the order to the warehouse, once for each key.
 	Ship(ctx context.Context, key string, order Order) error
 }
 
 const (
 	approvalLimit = 100_00         // orders below this amount need no approval
-	answerTimeout = 48 * time.Hour // how long an answer may take
+	answerTimeout = 48 * time.Hour // how long the approver has to answer
 	reminderDelay = 24 * time.Hour // when the approver is reminded
 )
 
 // approvalSignal is the name of the signal with the answer for an order.
 func approvalSignal(orderID string) string { return "approval:" + orderID }
 
-// Approval returns the workflow "approval": it asks for approval of a large order, waits
-// for the answer for two days, reminds the approver after one, and ships what was
-// approved. A run that waits holds no worker.
+// Approval returns the workflow "approval". It asks for the approval of a large order, waits up
+// to two days for the answer, reminds the approver after one day, and ships an approved order.
+// A run that waits occupies no worker.
 func Approval(office Office) *workflow.Workflow[Order, Decision] {
 	return workflow.Define("approval", func(ctx context.Context, order Order) (Decision, error) {
 		decision := Decision{OrderID: order.OrderID}
@@ -76,10 +76,10 @@ func Approval(office Office) *workflow.Workflow[Order, Decision] {
 	})
 }
 
-// ask returns the approver's answer, if there is one in time.
+// ask asks the approver and returns the answer, or received as false after the timeout.
 func ask(ctx context.Context, office Office, order Order) (answer Answer, received bool, err error) {
-	// Signals are not kept for those who wait later, so the wait begins before anybody
-	// can answer.
+	// A signal is not kept for runs that wait later, so start the wait before anybody can
+	// answer.
 	waiting := step.GoWaitForSignal[Answer](ctx, approvalSignal(order.OrderID), step.Timeout(answerTimeout))
 	err = do(ctx, "ask", func(ctx context.Context, key string) error {
 		return office.Ask(ctx, key, order, false)
@@ -103,8 +103,8 @@ func ask(ctx context.Context, office Office, order Order) (answer Answer, receiv
 	return signal.Data, signal.Received, err
 }
 
-// do is step.Run for a function without a result. The key is the same at each attempt,
-// so that the other side can tell a repetition.
+// do is step.Run for a function without a result. The key is the same at each attempt, so that
+// the other system can recognize a repetition.
 func do(ctx context.Context, name string, fn func(ctx context.Context, key string) error) error {
 	_, err := step.Run(ctx, name, func(ctx context.Context) (any, error) {
 		return nil, fn(ctx, workflow.Info(ctx).ID+" "+name)

@@ -1,8 +1,8 @@
-// Command approval is a worker with one workflow, in which a person decides: it waits
-// for a signal, with a reminder and a timeout.
+// Command approval is a worker with one workflow that waits for the decision of a person: a
+// signal, with a reminder and a timeout.
 //
 //	approval                          the worker
-//	approval answer ORDER yes|no BY   the answer to a question, from the same image:
+//	approval answer ORDER yes|no BY   sends the answer, from the same image:
 //	                                  kubectl exec deploy/approval -- /approval answer order-1 yes ann
 package main
 
@@ -28,7 +28,7 @@ func main() {
 	worker.Main(Approval(logOffice{}))
 }
 
-// answer sends an answer to the run that waits for it.
+// answer sends an answer to the run that waits for it, and fails if there is none.
 func answer(ctx context.Context, args []string) error {
 	if len(args) != 4 || args[0] != "answer" || args[2] != "yes" && args[2] != "no" {
 		return errors.New("usage: approval answer ORDER yes|no BY")
@@ -49,7 +49,7 @@ func answer(ctx context.Context, args []string) error {
 	return err
 }
 
-// logOffice is an office that only talks.
+// logOffice is an office that only logs.
 type logOffice struct{}
 
 func (logOffice) Ask(_ context.Context, key string, order Order, reminder bool) error {

@@ -18,26 +18,25 @@ type Trip struct {
 	Nights   int    `json:"nights"`
 }
 
-// Itinerary is its output: the numbers of what was booked, by what it is.
+// Itinerary is the output of a booking: the booking numbers by "flight", "hotel" and "car".
 type Itinerary map[string]string
 
-// Agency books and cancels. A key stands for one booking: to book it again returns the
-// same number, and to cancel what was never booked does nothing.
+// Agency makes and cancels bookings. A key identifies one booking: Book with the same key returns
+// the same number, and Cancel of a key that was never booked does nothing.
 type Agency interface {
 	Book(ctx context.Context, what, key string, trip Trip) (number string, err error)
 	Cancel(ctx context.Context, what, key string) error
 }
 
-// Booking returns the workflow "booking", a saga: flight, hotel and car are booked one
-// after the other, and when one of them cannot be had, what was booked before it is
-// canceled again, last things first.
+// Booking returns the workflow "booking", a saga: it books a flight, a hotel and a car one after
+// the other. If one of them fails, it cancels the bookings in reverse order.
 func Booking(agency Agency) *workflow.Workflow[Trip, Itinerary] {
 	return workflow.Define("booking", func(ctx context.Context, trip Trip) (Itinerary, error) {
 		itinerary := Itinerary{}
 		var attempted []string
 		for _, what := range []string{"flight", "hotel", "car"} {
-			// A booking that fails for good may have happened all the same, when only the
-			// answer was lost. So it is canceled as well.
+			// A booking that failed may still exist, if only its answer was lost. So it is
+			// canceled too.
 			attempted = append(attempted, what)
 			number, err := book(ctx, agency, what, trip)
 			if err != nil {
@@ -56,8 +55,8 @@ func book(ctx context.Context, agency Agency, what string, trip Trip) (string, e
 	}, step.Retry(workflow.RetryPolicy{MaximumAttempts: 4}))
 }
 
-// cancelAll takes back what was attempted. Nobody wants to pay for half a trip, so it tries
-// for as long as it takes.
+// cancelAll cancels the attempted bookings in reverse order. It retries each without limit,
+// because half a trip must not be paid for.
 func cancelAll(ctx context.Context, agency Agency, attempted []string) error {
 	var failures []error
 	for _, what := range slices.Backward(attempted) {
@@ -69,5 +68,5 @@ func cancelAll(ctx context.Context, agency Agency, attempted []string) error {
 	return errors.Join(failures...)
 }
 
-// key is the same at each attempt of booking and canceling a thing for this run.
+// key returns the key of a booking of this run. It is the same at each attempt.
 func key(ctx context.Context, what string) string { return workflow.Info(ctx).ID + "/" + what }

@@ -1,7 +1,6 @@
-// Command booking is a worker with one workflow, a saga: a trip is booked as a whole or
-// not at all.
+// Command booking is a worker with one workflow, a saga: it books a whole trip or nothing.
 //
-// Its agency is made up. It has no cars in Venice.
+// Its agency is a fake, which has no cars in Venice.
 package main
 
 import (

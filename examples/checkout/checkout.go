@@ -19,36 +19,36 @@ type Order struct {
 	Email       string `json:"email"`
 }
 
-// Receipt is its output.
+// Receipt is the output of a checkout.
 type Receipt struct {
 	OrderID string  `json:"orderID"`
 	Charge  Charge  `json:"charge"`
 	Message Message `json:"message"`
 }
 
-// Charge is a line of the payment ledger.
+// Charge is a row of the payment ledger.
 type Charge struct {
 	ID  int64  `json:"id"`
 	Pod string `json:"pod"`
 }
 
-// Message is a line of the mailbox.
+// Message is a row of the mailbox.
 type Message struct {
 	ID  int64  `json:"id"`
 	Pod string `json:"pod"`
 }
 
-// Shop is what the steps of a checkout act on.
+// Shop is the outside world of the steps.
 type Shop struct {
 	Database *pgxpool.Pool
-	// Pod is written to ledger and mailbox, to show who did what.
+	// Pod is written to the ledger and the mailbox, to show which pod executed a step.
 	Pod string
-	// MailLatency is how long the mail server takes.
+	// MailLatency is how long sending an email takes.
 	MailLatency time.Duration
 }
 
-// Checkout returns the workflow "checkout": whatever crashes between its steps, the
-// card is charged once and the email is sent.
+// Checkout returns the workflow "checkout": it charges the card and sends an email. A crash after
+// the first step does not charge the card again.
 func (s *Shop) Checkout() *workflow.Workflow[Order, Receipt] {
 	return workflow.Define("checkout", func(ctx context.Context, order Order) (Receipt, error) {
 		charge, err := step.Run(ctx, "charge-card", func(ctx context.Context) (Charge, error) {
@@ -107,8 +107,8 @@ func (s *Shop) send(ctx context.Context, order Order, charge Charge) (Message, e
 	return message, nil
 }
 
-// createTables makes ledger and mailbox when they are missing. The lock is for
-// workers that start at the same moment.
+// createTables creates the tables if they are missing. The lock serializes workers that start
+// at the same time.
 func (s *Shop) createTables(ctx context.Context) error {
 	var exist bool
 	err := s.Database.QueryRow(ctx,

@@ -1,11 +1,11 @@
 // Command checkout is a worker with one workflow: charge a card, then send an email.
 //
-// Its payment ledger and its mailbox are tables in the worker's own database, written
-// by ordinary inserts: nothing but the workflow keeps a card from being charged twice.
+// The payment ledger and the mailbox are tables in the worker's own database, written by plain
+// inserts: only the workflow keeps a card from being charged twice.
 //
-// Environment, beside the worker's own:
+// Environment, in addition to that of each worker:
 //
-//	CHECKOUT_MAIL_LATENCY   how long the mail server takes, for example 2s. Default: 0
+//	CHECKOUT_MAIL_LATENCY   how long sending an email takes, for example 2s. Default: 0
 package main
 
 import (
@@ -24,8 +24,8 @@ func main() {
 	if err != nil {
 		fail("CHECKOUT_MAIL_LATENCY is not a duration such as 2s", err)
 	}
-	// A pool connects when it is first used, so a database that is down at this moment
-	// only delays the first order.
+	// A pool connects at its first use, so a database that is down now only delays the first
+	// order.
 	pool, err := pgxpool.New(context.Background(), os.Getenv("OPENWORKFLOW_POSTGRES_URL"))
 	if err != nil {
 		fail("OPENWORKFLOW_POSTGRES_URL does not parse", err)

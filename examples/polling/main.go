@@ -1,7 +1,7 @@
-// Command polling is a worker with one workflow, which polls a job elsewhere until it has
-// ended, with a growing delay.
+// Command polling is a worker with one workflow that polls a job in another system, with
+// increasing delays, until the job has ended.
 //
-// Its farm is made up: each film takes half a minute.
+// Its render farm is a fake: each film takes 30 s.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 
 func main() { worker.Main(Rendering(madeUp{took: 30 * time.Second})) }
 
-// madeUp is a farm without memory: the name of a job says when it began.
+// madeUp is a farm without state: the name of a job contains its start time.
 type madeUp struct{ took time.Duration }
 
 func (madeUp) Submit(_ context.Context, key string, _ Video) (string, error) {

@@ -16,24 +16,24 @@ type (
 	}
 	Film struct {
 		URL string `json:"url"`
-		// Polls is how often the farm was asked.
+		// Polls is the number of calls of Farm.State.
 		Polls int `json:"polls"`
 	}
 )
 
-// State is what the farm says about a job.
+// State is the state of a job.
 type State struct {
 	// Phase is queued, rendering, done or broken.
 	Phase string `json:"phase"`
-	// URL is where the film is, once it is done.
+	// URL is the address of the film, once it is done.
 	URL string `json:"url,omitempty"`
-	// Problem is why it is broken.
+	// Problem is the reason for the phase broken.
 	Problem string `json:"problem,omitempty"`
 }
 
-// Farm renders videos, and tells nobody when it has.
+// Farm renders videos. It sends no notification when a job ends.
 type Farm interface {
-	// Submit begins a job, one for each key.
+	// Submit starts a job, one for each key.
 	Submit(ctx context.Context, key string, video Video) (job string, err error)
 	State(ctx context.Context, job string) (State, error)
 }
@@ -41,12 +41,12 @@ type Farm interface {
 const (
 	firstDelay = 10 * time.Second
 	maxDelay   = 10 * time.Minute
-	maxPolls   = 200 // a day and a half, and well below the step limit of a run
+	maxPolls   = 200 // about 33 hours; well below the step limit of a run
 )
 
-// Rendering returns the workflow "rendering": it submits a job to a farm and asks for its
-// state, at growing intervals, until it has ended. Between two questions the run
-// sleeps and holds no worker.
+// Rendering returns the workflow "rendering". It submits a job to a farm and polls the job's
+// state, with delays from 10 s to 10 minutes, until the job has ended. Between two polls the
+// run sleeps and occupies no worker.
 func Rendering(farm Farm) *workflow.Workflow[Video, Film] {
 	return workflow.Define("rendering", func(ctx context.Context, video Video) (Film, error) {
 		job, err := step.Run(ctx, "submit", func(ctx context.Context) (string, error) {
@@ -57,7 +57,7 @@ func Rendering(farm Farm) *workflow.Workflow[Video, Film] {
 		}
 		delay := firstDelay
 		for polls := 1; polls <= maxPolls; polls++ {
-			// The steps of the loop are called state, state:1, state:2, … in the database.
+			// The durable names of these steps are state, state:1, state:2, …
 			state, err := step.Run(ctx, "state", func(ctx context.Context) (State, error) {
 				return farm.State(ctx, job)
 			}, step.MaxDuration(30*time.Second))
@@ -75,6 +75,6 @@ func Rendering(farm Farm) *workflow.Workflow[Video, Film] {
 			}
 			delay = min(2*delay, maxDelay)
 		}
-		return Film{}, fmt.Errorf("the farm has not rendered %q after %d questions", video.Title, maxPolls)
+		return Film{}, fmt.Errorf("the farm has not rendered %q after %d polls", video.Title, maxPolls)
 	})
 }

@@ -1,5 +1,5 @@
-// Command report is a worker for a nightly report: a run for each shop, all in parallel,
-// and within each a bounded fan-out over its orders.
+// Command report is a worker for a nightly report: one child run for each shop, all in parallel,
+// and in each child a limited fan-out over the orders of the shop.
 package main
 
 import (
@@ -16,7 +16,7 @@ func main() {
 	worker.Main(report, shopReport)
 }
 
-// madeUp are books with numbers that look like some.
+// madeUp is a fake of Books with plausible numbers.
 type madeUp struct{}
 
 func (madeUp) Shops(context.Context, string) ([]string, error) {
@@ -40,7 +40,7 @@ func (madeUp) Publish(_ context.Context, report Report) error {
 	return nil
 }
 
-// number makes one of a text, always the same.
+// number returns a hash of a text.
 func number(text string) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(text))

@@ -12,20 +12,20 @@ import (
 
 // Night is the input of a nightly report.
 type Night struct {
-	// Day is the day to report on, as 2026-01-31.
+	// Day is the day to report on, for example 2026-01-31.
 	Day string `json:"day"`
 }
 
-// Report is its output.
+// Report is the output of a nightly report.
 type Report struct {
 	Day          string `json:"day"`
 	RevenueCents int64  `json:"revenueCents"`
 	Orders       int    `json:"orders"`
-	// Missing are the shops whose numbers could not be had.
+	// Missing lists the shops whose run failed or did not end in time.
 	Missing []string `json:"missing,omitempty"`
 }
 
-// ShopDay is the input of a shop's part of the report, and ShopTotal its output.
+// ShopDay is the input of a shop report, and ShopTotal its output.
 type (
 	ShopDay struct {
 		Shop string `json:"shop"`
@@ -37,24 +37,24 @@ type (
 	}
 )
 
-// Books is where the numbers come from and the report goes to.
+// Books is the source of the numbers and the target of the report.
 type Books interface {
 	Shops(ctx context.Context, day string) ([]string, error)
 	Orders(ctx context.Context, shop, day string) ([]string, error)
-	// Revenue is what an order has brought, after refunds.
+	// Revenue returns the revenue of an order, less refunds.
 	Revenue(ctx context.Context, order string) (cents int64, err error)
 	Publish(ctx context.Context, report Report) error
 }
 
 const (
-	parallelOrders = 8         // orders of a shop that are looked up at a time
+	parallelOrders = 8         // orders of a shop that are read at the same time
 	shopTimeout    = time.Hour // how long the report waits for a shop
 )
 
-// Workflows returns "nightly-report" and "shop-report". The first has one run of the
-// second for each shop; these are executed in parallel, by all workers there are, and
-// each has retries, steps and a step limit of its own. A shop that fails does not spoil the
-// report: it is named as missing.
+// Workflows returns "nightly-report" and "shop-report". The first starts one child run of the
+// second for each shop. All workers of the pool execute the children in parallel; each child
+// has its own retries, steps and step limit. If a child fails, the report lists its shop as
+// missing.
 func Workflows(books Books) (*workflow.Workflow[Night, Report], *workflow.Workflow[ShopDay, ShopTotal]) {
 	shopReport := workflow.Define("shop-report", func(ctx context.Context, in ShopDay) (ShopTotal, error) {
 		orders, err := step.Run(ctx, "orders", func(ctx context.Context) ([]string, error) {
