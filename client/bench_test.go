@@ -10,8 +10,8 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// BenchmarkResult is the time from a start to its result, for as many callers as wait at
-// once: the server, a worker and the client share the machine.
+// BenchmarkResult measures the time from a start to its result for a number of concurrent
+// callers. Postgres, a worker and the client share the machine.
 func BenchmarkResult(b *testing.B) {
 	for _, callers := range []int{1, 100, 2000} {
 		b.Run(fmt.Sprint("callers=", callers), func(b *testing.B) {

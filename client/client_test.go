@@ -263,7 +263,7 @@ SELECT 'default', id, 'wf', status, '{}', 1, now(), now(), output, error FROM (V
 	}
 }
 
-// TestResult_ManyAtOnce runs what a busy service does: start, await, all at once.
+// TestResult_ManyAtOnce: many goroutines start a run and await it.
 func TestResult_ManyAtOnce(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

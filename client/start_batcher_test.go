@@ -12,8 +12,8 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// TestStart_SharesTransactions: each of many starts at once has its own result, whatever
-// becomes of the others, and together they take few transactions.
+// TestStart_SharesTransactions: many concurrent starts use few transactions, and each has its
+// own result.
 func TestStart_SharesTransactions(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -91,9 +91,9 @@ FROM openworkflow.workflow_runs`).Scan(&rows, &transactions)
 	}
 }
 
-// TestStart_AKeyThatIsHeldHoldsUpNobodyElse: a start with the key of somebody's
-// transaction waits for its end, and the others do not.
-func TestStart_AKeyThatIsHeldHoldsUpNobodyElse(t *testing.T) {
+// TestStart_AKeyThatIsHeldDelaysNoOtherStart: a start with the key of an open transaction
+// waits for its end; other starts do not.
+func TestStart_AKeyThatIsHeldDelaysNoOtherStart(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	tx, err := f.db.Begin(t.Context())
@@ -125,7 +125,7 @@ func TestStart_AKeyThatIsHeldHoldsUpNobodyElse(t *testing.T) {
 	waiting.Wait()
 }
 
-// TestClose_LetsStartsEnd: a start beside the Close is made or has an error.
+// TestClose_LetsStartsEnd: a start during Close succeeds or has an error.
 func TestClose_LetsStartsEnd(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

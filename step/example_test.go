@@ -54,7 +54,7 @@ func ExampleRun() {
 	// Output: hello, ada <nil>
 }
 
-// A step in a loop has the same name each time; the second one is stored as "page:1".
+// The second step with the same name is stored as "page:1".
 func ExampleRun_loop() {
 	crawl := workflow.Define("crawl", func(ctx context.Context, pages int) ([]string, error) {
 		var found []string
@@ -112,7 +112,7 @@ func ExampleNonRetryable() {
 func ExampleMaxDuration() {
 	slow := workflow.Define("slow", func(ctx context.Context, _ any) (string, error) {
 		return step.Run(ctx, "call", func(ctx context.Context) (string, error) {
-			<-ctx.Done() // as an HTTP request with this context would
+			<-ctx.Done() // as an HTTP request with this context does
 			return "", ctx.Err()
 		}, step.MaxDuration(time.Millisecond), step.Retry(workflow.RetryPolicy{MaximumAttempts: 2}))
 	})
@@ -122,7 +122,7 @@ func ExampleMaxDuration() {
 	// Output: workflow "slow" failed: the step has exceeded its maximum duration of 1ms: context deadline exceeded
 }
 
-// A step that has failed for good returns an Error, which is the same at each execution.
+// A step that has no attempts left returns an Error, which is the same at each execution.
 func ExampleError() {
 	deliver := workflow.Define("deliver", func(ctx context.Context, _ any) (string, error) {
 		_, err := step.Run(ctx, "by-drone", func(context.Context) (any, error) {
@@ -196,8 +196,8 @@ func ExampleGoWorkflow() {
 	// Output: 14 <nil>
 }
 
-// A child that is executed elsewhere, by a worker in another language for example, is
-// only declared here. In a test, a definition of the same name stands in for it.
+// A child that another program executes, for example in TypeScript, is declared. In a test, a
+// definition of the same name replaces it.
 func ExampleRunWorkflow_declared() {
 	translate := workflow.Declare[string, string]("translate")
 	letter := workflow.Define("letter", func(ctx context.Context, text string) (string, error) {
@@ -304,7 +304,7 @@ func ExampleSelect() {
 	// Output: yes, after a reminder <nil>
 }
 
-// A timer stops a wait at an instant, whatever it is for.
+// A timer ends a wait for something else at an instant.
 func ExampleGoSleepUntil() {
 	race := workflow.Define("race", func(ctx context.Context, closes time.Time) (int, error) {
 		closing := step.GoSleepUntil(ctx, "closing time", closes)
@@ -333,7 +333,7 @@ func ExampleGoSleep() {
 
 func ExampleGoWaitForSignal() {
 	handshake := workflow.Define("handshake", func(ctx context.Context, _ any) (string, error) {
-		// The wait begins before anybody can answer.
+		// Start the wait before anybody can answer.
 		answer := step.GoWaitForSignal[string](ctx, "pong", step.Name("hear pong"))
 		_, err := step.SendSignal(ctx, "pong", "hello", step.Name("say pong"))
 		if err != nil {

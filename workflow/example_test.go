@@ -47,15 +47,15 @@ func ExampleDefine() {
 	// Output: hello, ada <nil>
 }
 
-// The worker that has the function may be another program, in Go or TypeScript.
+// The workflow is implemented by another program, in Go or TypeScript.
 func ExampleDeclare() {
 	resize := workflow.Declare[string, string]("resize-image", workflow.Version("2"))
 	fmt.Println(resize.Name(), resize.Version())
 	// Output: resize-image 2
 }
 
-// Runs go on with the version that they were started with. A worker serves both until
-// the last run of the old one has ended.
+// A run keeps the version that it was started with. Serve both versions until the last run of
+// the old one has ended.
 func ExampleVersion() {
 	v1 := workflow.Define("greet", func(_ context.Context, name string) (string, error) {
 		return "hello, " + name, nil
@@ -71,8 +71,8 @@ func ExampleVersion() {
 	// good morning, ada <nil>
 }
 
-// What fails outside steps is retried by the workflow's own policy. Steps that have
-// completed are not executed again.
+// Errors outside steps are retried by the policy of the workflow. Completed steps are not
+// executed again.
 func ExampleRetry() {
 	charges, attempts := 0, 0
 	pay := workflow.Define("pay", func(ctx context.Context, _ any) (int, error) {
@@ -110,12 +110,12 @@ func ExampleStepLimit() {
 	// Output: workflow "endless" failed: Exceeded the step limit of 10 attempts (current count: 10)
 }
 
-// The run's id and a step's name make an idempotency key for a call elsewhere.
+// The id of the run and the name of a step make an idempotency key for another system.
 func ExampleInfo() {
 	pay := workflow.Define("pay", func(ctx context.Context, _ any) (bool, error) {
 		run := workflow.Info(ctx).ID
 		return step.Run(ctx, "charge", func(ctx context.Context) (bool, error) {
-			key := workflow.Info(ctx).ID + "/charge" // works within steps as well
+			key := workflow.Info(ctx).ID + "/charge" // works in steps too
 			return key == run+"/charge", nil
 		})
 	})
@@ -124,7 +124,7 @@ func ExampleInfo() {
 	// Output: true <nil>
 }
 
-// A run whose input does not fit fails at once, and says which field it is.
+// A run whose input does not decode fails at once with an error that names the field.
 func ExampleInputError() {
 	type order struct {
 		Amount int `json:"amount"`

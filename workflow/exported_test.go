@@ -15,8 +15,8 @@ import (
 
 const module = "github.com/openworkflow-operator/operator"
 
-// TestExported_MentionsNoInternalPackage: whatever an author can name, of the packages made
-// for authors, is made of types that an author can name.
+// TestExported_MentionsNoInternalPackage: the exported declarations of the public packages
+// use only types that an author can name.
 func TestExported_MentionsNoInternalPackage(t *testing.T) {
 	t.Parallel()
 	paths := []string{
@@ -39,8 +39,7 @@ func TestExported_MentionsNoInternalPackage(t *testing.T) {
 	}
 }
 
-// exportData returns a lookup for the compiled declarations of the packages and of all that
-// they import.
+// exportData returns a lookup for the export data of the packages and their dependencies.
 func exportData(t *testing.T, paths []string) importer.Lookup {
 	t.Helper()
 	list := exec.CommandContext(t.Context(), "go", append([]string{"list", "-export", "-deps", "-f", "{{.ImportPath}} {{.Export}}"}, paths...)...)
@@ -57,14 +56,15 @@ func exportData(t *testing.T, paths []string) importer.Lookup {
 	return func(path string) (io.ReadCloser, error) { return os.Open(files[path]) }
 }
 
-// leakCheck follows the declarations of one package as far as an author can.
+// leakCheck follows the exported declarations of one package.
 type leakCheck struct {
 	t    *testing.T
 	pkg  *types.Package
 	seen map[types.Type]bool
 }
 
-// visit reports internal types that are reachable from typ, a part of what is called where.
+// visit reports the internal types that are reachable from typ, which belongs to the
+// declaration where.
 func (c *leakCheck) visit(where string, typ types.Type) {
 	if c.seen[typ] {
 		return
@@ -124,7 +124,8 @@ func (c *leakCheck) visit(where string, typ types.Type) {
 	}
 }
 
-// named reports an internal type, and returns whether a type is one of the package's own.
+// named reports a type of an internal package, and returns whether the type is declared in
+// the package under test.
 func (c *leakCheck) named(where string, o *types.TypeName) bool {
 	if o.Pkg() == nil {
 		return false

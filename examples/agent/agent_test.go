@@ -31,8 +31,8 @@ func TestAgentCallsToolsUntilItKnows(t *testing.T) {
 	}
 }
 
-// What the model has said is stored: an agent that is interrupted goes on with the same
-// conversation, although the model never says the same twice.
+// The messages of the model are stored: an interrupted agent continues with the same
+// conversation, although this model never answers the same twice.
 func TestAgentGoesOnWithTheConversationItHad(t *testing.T) {
 	t.Parallel()
 	model := &script{}
@@ -53,7 +53,7 @@ func TestAgentGoesOnWithTheConversationItHad(t *testing.T) {
 	}
 }
 
-// A tool that fails for good is something that the model hears of.
+// The model gets the error of a tool that has no attempts left.
 func TestAgentTellsTheModelOfFailures(t *testing.T) {
 	t.Parallel()
 	model := &script{says: []Message{

@@ -39,13 +39,13 @@ func ExampleNew() {
 	// Output: charged for 1001, approved by ann <nil>
 }
 
-// Nobody sends the signal: the clock jumps to the end of the timeout.
+// No signal is sent: the clock jumps to the end of the timeout.
 func ExampleStart() {
 	env := workflowtest.New(t, order)
-	begun := env.Now()
+	started := env.Now()
 	run := workflowtest.Start(env, order, "1001")
 	fmt.Println(run.Result())
-	fmt.Println(env.Now().Sub(begun).Round(time.Hour))
+	fmt.Println(env.Now().Sub(started).Round(time.Hour))
 	// Output:
 	// charged for 1001, not approved <nil>
 	// 192h0m0s
@@ -111,7 +111,7 @@ func ExampleEnv_FailStep() {
 	// charge-card (attempt 2) failed: card declined
 }
 
-// What a step has done before a crash is done again: an idempotency key makes that
+// The function of a step is called again after a crash: an idempotency key makes that
 // harmless.
 func ExampleEnv_CrashBefore() {
 	charges := map[string]bool{}

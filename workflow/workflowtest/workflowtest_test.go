@@ -61,7 +61,7 @@ func TestResult_SkipsSleeps(t *testing.T) {
 		return "awake", err
 	})
 	env := workflowtest.New(t, sleeper)
-	begun, virtual := time.Now(), env.Now()
+	started, virtual := time.Now(), env.Now()
 	run := workflowtest.Start(env, sleeper, struct{}{})
 	if out, err := run.Result(); out != "awake" || err != nil {
 		t.Fatalf("Result: %v, %v", out, err)
@@ -69,7 +69,7 @@ func TestResult_SkipsSleeps(t *testing.T) {
 	if passed := env.Now().Sub(virtual); passed < 30*24*time.Hour-time.Second || passed > 31*24*time.Hour {
 		t.Errorf("%v passed, want 30 days", passed)
 	}
-	if took := time.Since(begun); took > time.Minute {
+	if took := time.Since(started); took > time.Minute {
 		t.Errorf("that took %v", took)
 	}
 	want := []string{"month completed", "day completed", "day:1 completed", "day:2 completed"}
@@ -82,7 +82,7 @@ func TestFailStep_FailsTheFirstAttempts(t *testing.T) {
 	t.Parallel()
 	env := workflowtest.New(t, add)
 	env.FailStep("add", errors.New("one"), errors.New("two"))
-	begun := env.Now()
+	started := env.Now()
 	run := workflowtest.Start(env, add, [2]int{1, 2})
 	if out, err := run.Result(); out != 3 || err != nil {
 		t.Fatalf("Result: %v, %v", out, err)
@@ -94,7 +94,7 @@ func TestFailStep_FailsTheFirstAttempts(t *testing.T) {
 	if diff := cmp.Diff([]string{"add failed: one", "add (attempt 2) failed: two", "add (attempt 3) completed: 3"}, got); diff != "" {
 		t.Errorf("steps differ (-want +got):\n%s", diff)
 	}
-	if passed := env.Now().Sub(begun); passed < 2800*time.Millisecond {
+	if passed := env.Now().Sub(started); passed < 2800*time.Millisecond {
 		t.Errorf("%v passed, want the delays of 1 s and 2 s", passed)
 	}
 }
@@ -143,11 +143,11 @@ func TestSignal_IsSentOnceARunWaits(t *testing.T) {
 	env := workflowtest.New(t, late)
 	env.Signal("approve", "ann")
 	env.Signal("approve", "bob")
-	begun := env.Now()
+	started := env.Now()
 	if out, err := workflowtest.Start(env, late, struct{}{}).Result(); out != "annbob" || err != nil {
 		t.Errorf("Result: %v, %v", out, err)
 	}
-	if passed := env.Now().Sub(begun); passed > 2*time.Hour {
+	if passed := env.Now().Sub(started); passed > 2*time.Hour {
 		t.Errorf("%v passed", passed)
 	}
 }
@@ -192,11 +192,11 @@ func TestChild_RunsInTheEnvironment(t *testing.T) {
 
 func TestCancel_EndsARunThatExecutes(t *testing.T) {
 	t.Parallel()
-	begun := make(chan struct{})
+	started := make(chan struct{})
 	cause := make(chan error, 1)
 	stuck := workflow.Define("stuck", func(ctx context.Context, _ struct{}) (int, error) {
 		return step.Run(ctx, "stuck", func(ctx context.Context) (int, error) {
-			close(begun)
+			close(started)
 			<-ctx.Done()
 			cause <- context.Cause(ctx)
 			return 0, ctx.Err()
@@ -204,7 +204,7 @@ func TestCancel_EndsARunThatExecutes(t *testing.T) {
 	})
 	env := workflowtest.New(t, stuck)
 	run := workflowtest.Start(env, stuck, struct{}{})
-	<-begun
+	<-started
 	run.Cancel()
 	if _, err := run.Result(); !errors.Is(err, workflow.ErrCanceled) {
 		t.Errorf("Result: %v", err)
@@ -217,12 +217,12 @@ func TestCancel_EndsARunThatExecutes(t *testing.T) {
 func TestDeadline_FailsARunThatWaits(t *testing.T) {
 	t.Parallel()
 	env := workflowtest.New(t, approval)
-	begun := env.Now()
+	started := env.Now()
 	_, err := workflowtest.Start(env, approval, 100*time.Hour, workflowtest.Deadline(time.Hour)).Result()
 	if !errors.Is(err, workflow.ErrDeadlineExceeded) {
 		t.Errorf("Result: %v", err)
 	}
-	if passed := env.Now().Sub(begun); passed > 2*time.Hour {
+	if passed := env.Now().Sub(started); passed > 2*time.Hour {
 		t.Errorf("%v passed", passed)
 	}
 }
