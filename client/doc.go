@@ -20,5 +20,5 @@
 // start a run if and only if a transaction of your own commits, use [StartTx].
 //
 // The tables are OpenWorkflow's: TypeScript programs can execute the runs that this package
-// starts, and the other way round.
+// starts, and the other way round. Numbers such as R51 are rules of docs/openworkflow-rules.md.
 package client

@@ -36,7 +36,8 @@
 //
 // A workflow must make the same calls, with the same names, in the same order at every
 // execution of a run. A name that occurs again, for example in a loop, gets a number: "page",
-// "page:1", "page:2" (R89). The name with its number is the durable name of the step.
+// "page:1", "page:2" (R89 of docs/openworkflow-rules.md). The name with its number is the
+// durable name of the step.
 //
 // # Contexts and goroutines
 //
@@ -72,8 +73,9 @@ import (
 // run's id ([workflow.Info]) and the name of the step.
 //
 // The result is encoded and decoded with encoding/json, at the first execution too. The
-// context that fn gets ends when the run is canceled, passes its deadline, or its worker
-// loses it or shuts down; context.Cause tells which ([workflow.ErrCanceled] and the others).
+// context of fn ends when the run is canceled or passes its deadline, when another worker
+// claims the run, or at the end of the grace period of a shutdown. context.Cause tells which:
+// [workflow.ErrCanceled], ErrDeadlineExceeded, ErrLeaseLost or ErrShutdown.
 //
 // If fn returns an error or panics, the attempt has failed. The step is retried by its policy
 // ([Retry]), and Run does not return meanwhile. After the last attempt, Run returns an

@@ -1,9 +1,9 @@
 // Package workflow defines durable workflows.
 //
-// A workflow is a Go function that makes its effects in steps (package step). The result of
-// each step is stored in Postgres. When a worker dies, another worker calls the function again
-// from the top. Completed steps return their stored results without running again, so the
-// function continues where it was.
+// A workflow is a Go function whose effects happen in steps (package step). The result of each
+// step is stored in Postgres. When a worker dies, another worker calls the function again from
+// the top. Completed steps return their stored results without running again, so the function
+// continues where it was.
 //
 //	var Checkout = workflow.Define("checkout", func(ctx context.Context, in Order) (Receipt, error) {
 //		charge, err := step.Run(ctx, "charge-card", func(ctx context.Context) (Charge, error) {
@@ -30,6 +30,8 @@
 // time. It may use the workflow's input, the results of steps, and [Info]. Reading the clock,
 // random numbers, and everything outside the function belong in steps.
 // workflowtest.CrashEverywhere checks this.
+//
+// Numbers such as R61 are rules of docs/openworkflow-rules.md.
 package workflow
 
 import (
@@ -107,8 +109,8 @@ func Version(version string) Option {
 //
 //	min(InitialInterval × BackoffCoefficient^(n−1), MaximumInterval)
 //
-// cut to milliseconds. A member that is zero has its default, and so has a negative one, except
-// MaximumAttempts. The run is parked during a delay and occupies no worker.
+// A member that is zero has its default, and so has a negative one, except MaximumAttempts. A
+// run that only waits for a retry occupies no worker.
 type RetryPolicy struct {
 	// InitialInterval is the delay after the first failure. Default: 1 s.
 	InitialInterval time.Duration
@@ -135,7 +137,7 @@ func Retry(policy RetryPolicy) Option {
 
 // StepLimit sets the number of step attempts, including retries, that a run may have before it
 // fails (R110). It stops loops that never end. Default: 1000; zero means the default. A pass
-// reads all step attempts of its run, so split longer work among child runs instead of raising
+// may read all step attempts of its run, so split longer work among child runs instead of raising
 // the limit far.
 func StepLimit(n int) Option {
 	return optionFunc(func(d *durable.Definition) { d.StepLimit = n })
@@ -221,9 +223,8 @@ func decodeInput[In any](input json.RawMessage) (In, error) {
 
 // RunInfo describes a run to its own workflow. It is the same at every execution of the run.
 type RunInfo struct {
-	// ID is the id of the run. It is the uid of the run's WorkflowRun object, if it has one
-	// that did not attach to an earlier run by an idempotency key. ID and the name of a step
-	// make an idempotency key for a call to another system.
+	// ID is the id of the run: the uid of its WorkflowRun object, if an object started it. ID
+	// and the name of a step make an idempotency key for a call to another system.
 	ID string
 	// WorkflowName and Version are those that the run was started with. Version is empty for
 	// the unversioned workflow.
