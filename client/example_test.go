@@ -35,19 +35,6 @@ var (
 // Reports is a workflow that no worker of these examples serves.
 var Reports = workflow.Declare[string, string]("reports")
 
-// connect opens a client with the configuration of the environment.
-func connect() *client.Client {
-	config, err := client.ConfigFromEnv()
-	if err != nil {
-		log.Fatal(err)
-	}
-	c, err := client.Open(context.Background(), config)
-	if err != nil {
-		log.Fatal(err)
-	}
-	return c
-}
-
 func Example() {
 	ctx := context.Background()
 	config, err := client.ConfigFromEnv() // OPENWORKFLOW_POSTGRES_URL
@@ -92,7 +79,10 @@ func ExampleOpen() {
 
 func ExampleStart_idempotencyKey() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 
 	for range 2 {
@@ -109,7 +99,10 @@ func ExampleStart_idempotencyKey() {
 
 func ExampleStart_later() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 
 	midnight := time.Now().Truncate(24 * time.Hour).Add(24 * time.Hour)
@@ -128,7 +121,10 @@ func ExampleStart_later() {
 
 func ExampleStartTx() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 	db, err := pgx.Connect(ctx, os.Getenv("OPENWORKFLOW_POSTGRES_URL")) // the same database
 	if err != nil {
@@ -157,7 +153,10 @@ func ExampleStartTx() {
 
 func ExampleStartBatch() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 
 	started, err := client.StartBatch(ctx, c, Greet, []client.Item[string]{
@@ -183,7 +182,10 @@ func ExampleStartBatch() {
 
 func ExampleHandle_Result() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 
 	run, err := client.Start(ctx, c, Greet, "")
@@ -199,7 +201,10 @@ func ExampleHandle_Result() {
 
 func ExampleHandle_Result_timeout() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 
 	run, err := client.Start(ctx, c, Reports, "never")
@@ -215,7 +220,10 @@ func ExampleHandle_Result_timeout() {
 
 func ExampleAttach() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 	if _, err := client.Start(ctx, c, Greet, "again", client.ID("greeting-7")); err != nil {
 		log.Fatal(err)
@@ -229,7 +237,10 @@ func ExampleAttach() {
 
 func ExampleClient_Get() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 	run, err := client.Start(ctx, c, Greet, "reader")
 	if err != nil {
@@ -254,7 +265,10 @@ func ExampleClient_Get() {
 
 func ExampleClient_List() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 	weekly := workflow.Declare[int, int]("weekly")
 	for week := range 5 {
@@ -290,7 +304,10 @@ func ExampleClient_List() {
 
 func ExampleClient_Steps() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 	run, err := client.Start(ctx, c, Greet, "steps")
 	if err != nil {
@@ -312,7 +329,10 @@ func ExampleClient_Steps() {
 
 func ExampleClient_Counts() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 
 	counts, err := c.Counts(ctx)
@@ -333,7 +353,10 @@ func ExampleClient_Counts() {
 
 func ExampleClient_Cancel() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 	run, err := client.Start(ctx, c, Reports, "monthly")
 	if err != nil {
@@ -350,7 +373,10 @@ func ExampleClient_Cancel() {
 
 func ExampleClient_Signal() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 	run, err := client.Start(ctx, c, Approve, "1001")
 	if err != nil {
@@ -374,7 +400,10 @@ func ExampleClient_Signal() {
 
 func ExampleClient_SignalBatch() {
 	ctx := context.Background()
-	c := connect()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
 	defer c.Close()
 
 	recipients, err := c.SignalBatch(ctx, []client.Signal{
