@@ -19,11 +19,11 @@ DEVCLUSTER_STATE ?= $(DEVCLUSTER_CACHE)/clusters/$(DEVCLUSTER_NAME)
 DEVCLUSTER_KUBECONFIG := $(DEVCLUSTER_STATE)/admin.kubeconfig
 KUBECTL ?= $(DEVCLUSTER_CACHE)/bin/kubectl
 
-# Your own cluster when you have a kubeconfig, else the development cluster.
+# Your own cluster if you have a kubeconfig, else the development cluster.
 KUBECONFIG ?= $(if $(wildcard $(HOME)/.kube/config),$(HOME)/.kube/config,$(DEVCLUSTER_KUBECONFIG))
 export KUBECONFIG DEVCLUSTER_CACHE DEVCLUSTER_NAME DEVCLUSTER_STATE
 
-# Tools are pinned in go.mod (controller-gen) and in the modules below hack/tools.
+# Versions of tools are pinned in go.mod (controller-gen) and in the modules below hack/tools.
 CONTROLLER_GEN = go tool controller-gen
 LINT = "$$(hack/tool.sh lint)"
 
@@ -64,11 +64,11 @@ lint: ## Run golangci-lint.
 	$(LINT) run
 
 .PHONY: lint-fix
-lint-fix: ## Run golangci-lint and let it fix what it can.
+lint-fix: ## Run golangci-lint and apply its fixes.
 	$(LINT) run --fix
 
 .PHONY: lint-api
-lint-api: ## Check the custom resources against the conventions of Kubernetes.
+lint-api: ## Check the custom resources against the API conventions of Kubernetes.
 	$(LINT) run -c .golangci-kal.yml ./api/...
 
 .PHONY: shellcheck
@@ -86,7 +86,7 @@ verify-generated: ## Check that generated files and go.mod are current.
 	go mod tidy -diff
 
 .PHONY: verify
-verify: verify-generated vet lint lint-api shellcheck vulncheck ## Check everything that needs no test.
+verify: verify-generated vet lint lint-api shellcheck vulncheck ## Run all checks that are not tests.
 	@echo "verified"
 
 ##@ Test
@@ -101,37 +101,37 @@ test-e2e: e2e-cluster ## Run the end-to-end tests on the development cluster.
 	$(E2E) -timeout 60m $(TESTFLAGS) ./test/e2e/...
 
 .PHONY: test-e2e-short
-test-e2e-short: e2e-cluster ## Run the short form of the end-to-end tests.
+test-e2e-short: e2e-cluster ## Run a short form of the end-to-end tests.
 	$(E2E) -short -timeout 10m $(TESTFLAGS) ./test/e2e/...
 
 .PHONY: interop
-interop: ## Run Go workers beside OpenWorkflow's own npm package; TESTFLAGS=-short is the short form.
+interop: ## Test Go workers beside OpenWorkflow's own npm package; TESTFLAGS=-short is a short form.
 	hack/require.sh postgres nodejs chromium
 	hack/npm.sh test/interop
 	go test -tags interop -count=1 -parallel 8 -timeout 15m $(TESTFLAGS) ./test/interop/...
 
 .PHONY: property
-property: ## Run random workflows with crashes at every write, many more than "make test" does.
+property: ## Run random workflows with a crash at each write; "make test" runs fewer of them.
 	hack/require.sh postgres
 	go test ./test/property -count=1 -timeout 2h $(or $(TESTFLAGS),-programs=10000 -postgres-programs=500)
 
 .PHONY: bench
-bench: envtest ## Measure everything beside a pgbench baseline; the report is dist/bench/report.txt.
+bench: envtest ## Run all benchmarks beside a pgbench baseline; writes dist/bench/report.txt.
 	hack/require.sh postgres
 	KUBEBUILDER_ASSETS=$(DEVCLUSTER_CACHE)/bin go test -tags bench -count=1 -timeout 4h -v -run '^TestBench$$' ./test/bench
 
 .PHONY: bench-short
-bench-short: envtest ## Measure small sizes, and compare ratios with test/bench/ranges.yaml.
+bench-short: envtest ## Run small benchmarks, and compare their ratios with test/bench/ranges.yaml.
 	hack/require.sh postgres
 	KUBEBUILDER_ASSETS=$(DEVCLUSTER_CACHE)/bin go test -tags bench -count=1 -timeout 15m -v -run '^TestBench$$' ./test/bench -short
 
 .PHONY: bench-peers
-bench-peers: ## Compare with OpenWorkflow's own package and with DBOS Transact for Go.
+bench-peers: ## Compare with OpenWorkflow's own package and with DBOS; writes dist/bench/peers.txt.
 	hack/require.sh postgres nodejs
 	go test -tags bench -count=1 -timeout 1h -v -run '^TestPeers$$' ./test/bench $(TESTFLAGS)
 
 .PHONY: recovery
-recovery: e2e-cluster ## Measure the time from a worker's death to its successor's first write, 20 times.
+recovery: e2e-cluster ## Measure the time from a worker's SIGKILL to its successor's first write, 20 times.
 	$(E2E) -timeout 20m -run TestRecoveryTakesLessThanASecond $(TESTFLAGS) ./test/e2e/...
 
 E2E = KUBECONFIG=$(DEVCLUSTER_KUBECONFIG) KUBECTL=$(KUBECTL) go test -tags e2e -count=1 -v
@@ -145,7 +145,7 @@ e2e-cluster: cluster-up images
 envtest:
 	hack/devcluster/build.sh control
 
-# Our own kubectl is built; one that was given in KUBECTL is there.
+# Builds our own kubectl, unless KUBECTL names another one.
 .PHONY: kubectl
 kubectl:
 	@$(if $(filter $(DEVCLUSTER_CACHE)/bin/kubectl,$(KUBECTL)),hack/devcluster/build.sh control)
@@ -157,11 +157,11 @@ cluster-up: ## Start a Kubernetes cluster on this machine (as root); builds it t
 	hack/devcluster/up.sh
 
 .PHONY: cluster-down
-cluster-down: ## Stop the cluster and its Postgres, keeping their data.
+cluster-down: ## Stop the cluster and its Postgres, and keep their data.
 	hack/devcluster/down.sh
 
 .PHONY: cluster-wipe
-cluster-wipe: ## Stop the cluster and its Postgres, and forget all their data.
+cluster-wipe: ## Stop the cluster and its Postgres, and delete their data.
 	hack/devcluster/down.sh --wipe
 
 .PHONY: images
@@ -169,11 +169,11 @@ images: ## Build the images of the manager and of the examples, and load them in
 	hack/images.sh
 
 .PHONY: demo
-demo: ## Show the main job: twenty runs, a worker killed in the middle, every card charged once.
+demo: ## Run twenty orders, kill a worker between two steps, and check that each card is charged once.
 	hack/demo.sh
 
 .PHONY: demo-down
-demo-down: ## Remove all that the demo started.
+demo-down: ## Remove everything that the demo started.
 	hack/demo.sh down
 
 ##@ Build
@@ -191,11 +191,11 @@ docker-build: ## Build the manager's image with Docker; IMAGE_MAIN=./examples/ch
 	$(DOCKER) build -t $(IMG) --build-arg MAIN=$(or $(IMAGE_MAIN),./cmd/manager) .
 
 .PHONY: build-installer
-build-installer: kubectl overlay ## Write all that is to be installed, with IMG, to dist/install.yaml.
+build-installer: kubectl overlay ## Write the manifests of the operator, with IMG, to dist/install.yaml.
 	$(KUBECTL) kustomize dist/overlay >dist/install.yaml
 	@echo "dist/install.yaml installs $(IMG)"
 
-# config/default with IMG in place of the manager's image.
+# config/default with IMG as the manager's image.
 .PHONY: overlay
 overlay:
 	@mkdir -p dist/overlay
@@ -211,7 +211,7 @@ install: kubectl ## Install the custom resource definitions into the current clu
 	$(KUBECTL) apply --server-side -k config/crd
 
 .PHONY: uninstall
-uninstall: kubectl ## Remove the custom resource definitions, and with them all their objects.
+uninstall: kubectl ## Remove the custom resource definitions, which deletes all their objects.
 	$(KUBECTL) delete --ignore-not-found -k config/crd
 
 .PHONY: deploy

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The main job, on a real cluster: applies twenty orders as WorkflowRuns, kills a
-# worker in the middle of its runs, and checks from the payment ledger and the mailbox
-# that every card was charged once and every email sent. Exits with 1 if not.
+# Demonstrates the main promise on a real cluster: applies twenty orders as WorkflowRuns,
+# kills a worker while it executes runs, and checks the payment ledger and the mailbox:
+# each card must be charged once and each email sent. Exits with 1 otherwise.
 #
-#   hack/demo.sh         on the development cluster, which it brings up if need be
-#   hack/demo.sh down    removes everything again
+#   hack/demo.sh         uses the development cluster, and starts it if it is down
+#   hack/demo.sh down    removes everything that it started
 #
 # With DEMO_CONTEXT=<kubectl context> it uses that cluster instead, and needs
 # DEMO_POSTGRES_URL (a database that pods and this machine reach) and the images in
@@ -39,8 +39,8 @@ down() {
 	fi
 }
 
-# in_the_middle prints the worker pod that has charged cards and is sending emails, and
-# is charging no card at this moment: the crash is to come between charge and email.
+# in_the_middle prints a worker pod whose runs have all charged their cards and have not all
+# sent their emails, so that the crash falls between charge and email.
 in_the_middle() {
 	sql -At <<-SQL
 		WITH active AS (
@@ -56,7 +56,7 @@ in_the_middle() {
 	SQL
 }
 
-# crash ends the process of a pod's container with SIGKILL.
+# crash sends SIGKILL to the process of a pod's container.
 crash() {
 	local id
 	if [ -n "$DEMO_CONTEXT" ]; then
@@ -113,7 +113,7 @@ kn create secret generic openworkflow-postgres --from-literal=uri="$DEMO_POSTGRE
 kn delete workflowruns --all --wait >/dev/null # of an earlier demo
 kn apply -f config/samples/backend.yaml
 kn wait --for=condition=Ready backend/default --timeout=60s
-# The annotation makes pods of an image that is new behind its old tag.
+# The annotation replaces the pods if the image has changed behind its tag.
 sed -e "s|image: .*/checkout:.*|image: $DEMO_CHECKOUT_IMAGE|" config/samples/workerpool.yaml |
 	k patch --local -f - --type merge -o yaml -p "{\"spec\": {\"replicas\": 2, \"concurrency\": 5,
 		\"template\": {\"metadata\": {\"annotations\": {\"demo\": \"$(date +%s)\"}}}}}" |

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Builds container images from this checkout without a container engine, and loads
-# them into the development cluster when it is up.
+# them into the development cluster if it is up.
 #
 #   hack/images.sh              localhost/manager:dev, and localhost/NAME:dev for each of examples/
-#   hack/images.sh NAME...      only these; also "checkout-forgetful", a worker that does
-#                               not remember its steps, to see that the checks notice, and
+#   hack/images.sh NAME...      only these; also "checkout-forgetful", a worker that does not
+#                               memoize steps, which proves that the checks can fail, and
 #                               "typescript", the worker of examples/typescript
 . "$(dirname "$0")/devcluster/lib.sh"
 cd "$here/../.."
@@ -13,12 +13,12 @@ cd "$here/../.."
 out=dist/images
 mkdir -p "$out"
 
-# load puts an archive into the cluster's nodes.
+# load loads an archive into the cluster's nodes.
 load() {
 	if [ -n "$(find "$STATE"/node*/containerd.sock 2>/dev/null)" ]; then "$here/load.sh" "$1" >/dev/null; fi
 }
 
-# typescript packs this machine's Node.js, which is linked dynamically, with the worker
+# typescript builds an image of this machine's Node.js with its shared libraries, the worker
 # and its npm packages.
 typescript() {
 	local source=examples/typescript into=$out/typescript-worker node files file

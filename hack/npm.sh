@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the npm packages that a directory's package-lock.json pins, unless they are
-# there already.
+# installed.
 #
 #   hack/npm.sh SOURCE [TARGET]    into SOURCE/node_modules, or into TARGET/node_modules
 set -euo pipefail

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A private Postgres for the development cluster, from Debian's executables. It
-# listens on this machine's loopback and on the cluster's bridge, and nowhere else.
-# Its data lives and dies with the cluster's (hack/devcluster/down.sh --wipe).
+# Runs a private Postgres for the development cluster, with Debian's programs. It listens
+# only on this machine's loopback and on the cluster's bridge. Its data is deleted with the
+# cluster's (hack/devcluster/down.sh --wipe).
 #
 #   hack/postgres.sh start          start it; the cluster must be up
-#   hack/postgres.sh stop [MODE]    fast (default) or immediate, which is a crash
+#   hack/postgres.sh stop [MODE]    fast (default), or immediate, as in a crash
 #   hack/postgres.sh restart [MODE]
-#   hack/postgres.sh url [host]     its URL as pods see it, or as this machine does
-#   hack/postgres.sh psql [ARG...]  a client
+#   hack/postgres.sh url [host]     print its URL for pods, or for this machine
+#   hack/postgres.sh psql [ARG...]  run a client
 . "$(dirname "$0")/devcluster/lib.sh"
 
-# The server's port; the cluster's own are the ten before it.
+# The server's port; the cluster uses the ten ports before it.
 : "${DEVCLUSTER_POSTGRES_PORT:=$((DEVCLUSTER_PORT + 10))}"
 dir=$STATE/postgres # holds data/, which is the server's own, and the password
 role=openworkflow   # owns the database of the same name; not a superuser
@@ -22,9 +22,9 @@ bin() {
 	dirname "$found"
 }
 
-# confined COMMAND... is the argument list that runs a command as user postgres
-# with the data directory mounted at /mnt, in a mount namespace of its own: the
-# user need not be able to reach the directory where it really is.
+# confined COMMAND... sets $wrapped to the arguments that run a command as user postgres
+# with the data directory mounted at /mnt, in its own mount namespace, because that user may
+# not be able to reach the directory at its real path.
 confined() {
 	# shellcheck disable=SC2016 # expanded by the inner shell
 	wrapped=(unshare --mount --propagation private bash -ec '
@@ -57,7 +57,7 @@ create() {
 		CREATE ROLE $role LOGIN CREATEDB PASSWORD '$secret'
 		CREATE DATABASE $role OWNER $role
 	SQL
-	mv "$dir/password.new" "$dir/password" # from here on, it counts as created
+	mv "$dir/password.new" "$dir/password" # start_postgres treats it as created from here on
 }
 
 start_postgres() {
@@ -69,7 +69,7 @@ start_postgres() {
 	bin=$(bin)
 	[ -e "$dir/password" ] || create
 
-	# The addresses may have changed since; the machine's, the nodes', the pods'.
+	# The networks of nodes and pods may have changed since the last start.
 	cat >"$dir/data/pg_hba.conf" <<-HBA
 		host all all 127.0.0.1/32 scram-sha-256
 		host all all $DEVCLUSTER_NODE_NET.0/24 scram-sha-256

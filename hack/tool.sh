@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Prints the path of a pinned development tool, which it builds first if need be.
-# Each tool is a module below hack/tools, and each build is kept outside of the
-# checkout under a name that changes with its pins and with Go.
+# Prints the path of a pinned development tool, and builds it first if necessary.
+# Each tool is a module below hack/tools. Builds are cached outside of the checkout, under
+# names that change with the module's files and with Go's version.
 #
 #   "$(hack/tool.sh lint)" run ./...
 set -euo pipefail
@@ -14,7 +14,7 @@ program=$cache/$name-$key
 
 if [ ! -x "$program" ]; then
 	cd "$source"
-	package=$(go list -mod=readonly tool 2>/dev/null) # else a program of our own
+	package=$(go list -mod=readonly tool 2>/dev/null) # empty for a program of our own
 	echo "building $name (once)" >&2
 	mkdir -p "$cache"
 	CGO_ENABLED=0 GOWORK=off nice go build -mod=readonly -trimpath -buildvcs=false \

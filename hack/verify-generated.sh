@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Succeeds when all generated files are what "make generate manifests" makes of the
-# checkout as it is, committed or not.
+# Fails if a generated file differs from what "make generate manifests" makes of the
+# checkout, committed or not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +17,7 @@ diff -u config/rbac/role.yaml "$fresh/rbac/role.yaml" || status=1
 [ $status = 0 ] || echo 'generated files are not current: run "make generate manifests"' >&2
 
 for crd in config/crd/bases/*.yaml; do
-	# kubectl apply keeps a copy in an annotation, and those are limited to 256 KiB.
+	# kubectl apply stores a copy in an annotation, and annotations are limited to 256 KiB.
 	[ "$(wc -c <"$crd")" -lt 262144 ] || { echo "$crd is too large for kubectl apply" >&2; status=1; }
 done
 exit $status
