@@ -12,8 +12,7 @@ import (
 	"time"
 )
 
-// baselineScript commits one row, which is the least that a durable step needs when it
-// shares nothing with others.
+// baselineScript commits one row: the least that a durable step needs without group commit.
 const baselineScript = "INSERT INTO baseline (payload) VALUES ('1');\n"
 
 // baselineClients is the number of connections of the baseline.
@@ -30,7 +29,7 @@ type rate struct {
 	perSecond float64
 	latency   time.Duration
 	inserts   int
-	// cpu is Postgres' for each insert, without that of connecting.
+	// cpu is Postgres' CPU time for each insert, without that for connecting.
 	cpu time.Duration
 }
 
@@ -61,7 +60,7 @@ func (d *disk) pgbench(t testing.TB, clients int, duration time.Duration) rate {
 			r.cpu = max(0, r.cpu-once.cpu) / time.Duration(r.inserts)
 			return r
 		}
-		// Its time includes that of connecting, which was all on a busy machine.
+		// Its time includes that for connecting, which can be all of it on a busy machine.
 		if seconds *= 2; seconds > 60 {
 			t.Fatalf("pgbench measured nothing:\n%s", out)
 		}

@@ -2,12 +2,12 @@
 
 // Package bench measures how fast runs are executed. Docs: docs/performance.md.
 //
-//	make bench        all of it, at full size, for more than an hour
+//	make bench        everything at full size; takes more than an hour
 //	make bench-short  small sizes; ratios are compared with ranges.yaml
 //
-// Every measurement stands between two of a baseline, pgbench with one-row inserts
-// on the same server, and is given as a ratio to it as well. All is repeated in
-// rounds, and medians count.
+// A baseline, pgbench with one-row inserts on the same server, runs before and after each
+// measurement, which is also given as a ratio to it. Measurements are repeated in rounds;
+// the report has their medians.
 package bench
 
 import (
@@ -44,9 +44,9 @@ func TestMain(m *testing.M) {
 	testpg.Main(m, func() { _ = os.RemoveAll(dir) })
 }
 
-// sizes say how much is measured.
+// sizes are the sizes of the measurements.
 type sizes struct {
-	// rounds of what is compared, and of what takes long.
+	// rounds of measurements that are compared, and of those that take long.
 	rounds, slowRounds int
 	baseline           time.Duration
 	workers            []int
@@ -148,7 +148,7 @@ var panels = []report.Panel{
 	{Title: "Throughput relative to W1 with one worker", Metric: "÷ W1", Mark: 1},
 }
 
-// finish writes the report, and compares it with what is wanted.
+// finish writes the report, and compares it with the goals or the ranges.
 func (s *session) finish(t *testing.T, name string) {
 	s.compare()
 	s.report.Took = time.Since(s.report.Began).Round(time.Second).String()
@@ -173,7 +173,7 @@ func (s *session) finish(t *testing.T, name string) {
 	}
 }
 
-// filter is what go test was told to run.
+// filter is the value of go test's flag -run.
 func filter() string { return flag.Lookup("test.run").Value.String() }
 
 func (s *session) write(name string, ranges []report.Range) error {
@@ -206,8 +206,8 @@ const (
 	w5 = "W5 empty tables"
 )
 
-// compare gives samples their rates in relation to those of W1, and within W5 to that
-// with empty tables: steps, or runs where there are none. Both sides go by the baseline
+// compare adds to samples the ratio of their rate to that of W1, and in W5 to that with
+// empty tables: steps, or runs if there are no steps. Both rates are ratios to the baselines
 // beside them.
 func (s *session) compare() {
 	for _, result := range s.report.Results {
@@ -279,7 +279,7 @@ func (s *session) baselineRate(t *testing.T, d *disk, clients int) rate {
 	return r
 }
 
-// relate gives a sample its ratios to the mean of the baselines before and after it.
+// relate adds to a sample its ratios to the mean of the baselines before and after it.
 func relate(sample report.Sample, before, after rate) {
 	perSecond := (before.perSecond + after.perSecond) / 2
 	latency := (before.latency + after.latency).Seconds() / 2 * 1e3

@@ -82,8 +82,8 @@ func startCluster(t *testing.T) *cluster {
 }
 
 // standApart gives the API server and its etcd one half of the processors for the rest of
-// the test, and us and whom we start from now on the other: as in clusters, where they have
-// machines of their own.
+// the test. The other half is for this process and those that it starts from now on. In
+// clusters, too, API servers have machines of their own.
 func (c *cluster) standApart(t *testing.T) {
 	t.Helper()
 	all := processors(t)
@@ -103,7 +103,7 @@ func (c *cluster) standApart(t *testing.T) {
 	})
 }
 
-// processors returns the numbers of those that we may use.
+// processors returns the numbers of the processors that this process may use.
 func processors(t *testing.T) (numbers []string) {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
@@ -133,8 +133,8 @@ func processors(t *testing.T) (numbers []string) {
 	return numbers
 }
 
-// place moves all threads of a process to these processors. One that ends meanwhile
-// makes that fail, so it is tried again.
+// place moves all threads of a process to these processors. It fails if a thread ends
+// meanwhile, so it retries.
 func place(t *testing.T, pid int, processors []string) {
 	t.Helper()
 	var out []byte
@@ -208,8 +208,8 @@ func (c *cluster) forEach(t *testing.T, namespace string, n int, f func(context.
 	}
 }
 
-// completed reports whether all objects say that they have completed. It asks for one
-// that does not: to list them all would cost more than to complete them.
+// completed reports whether the status of each object is completed. It queries for one that
+// is not: listing all objects would cost more than completing them.
 func (c *cluster) completed(t *testing.T, namespace string) bool {
 	t.Helper()
 	var others metav1.PartialObjectMetadataList
@@ -222,8 +222,8 @@ func (c *cluster) completed(t *testing.T, namespace string) bool {
 	return len(others.Items) == 0
 }
 
-// manage starts a manager for a namespace that it creates, with a Backend. It returns
-// when the tables are there.
+// manage creates a namespace with a Backend and starts a manager for it. It returns when the
+// tables exist.
 func (c *cluster) manage(t *testing.T, b *base, namespace string) *process {
 	t.Helper()
 	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: namespace, Name: name} }
@@ -287,7 +287,7 @@ func sum(metrics []byte, name string, texts ...string) (total float64) {
 	return total
 }
 
-// writes counts what the API server was asked to write of WorkflowRuns.
+// writes counts the requests to the API server that write WorkflowRuns.
 func (c *cluster) writes(t *testing.T) (n float64) {
 	t.Helper()
 	config := rest.CopyConfig(c.config)

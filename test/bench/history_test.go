@@ -10,8 +10,8 @@ import (
 	"github.com/openworkflow-operator/operator/test/bench/workflows"
 )
 
-// history is W5: W1 beside runs that have finished long ago, and beside others that
-// wait for a worker.
+// history is W5: W1 in tables with runs that finished long ago, and with runs that wait for
+// a worker.
 func (s *session) history(t *testing.T, d *disk) {
 	five := func(b *base) report.Sample { return throughput(b, load{workers: 1, runs: s.runs}) }
 	behind := func(workflow string) func(b *base) report.Sample {

@@ -15,7 +15,7 @@ import (
 	"github.com/openworkflow-operator/operator/test/bench/workflows"
 )
 
-// latency is W3: from a start to the result in the caller's hand, on an idle worker.
+// latency is W3: from the start of a run to its result at the caller, with an idle worker.
 func (s *session) latency(t *testing.T, d *disk) {
 	s.measure(t, d, s.rounds, measurement{name: "W3 start to result", clients: 1, run: func(b *base) report.Sample {
 		return latency(b, s.latencies)
@@ -43,8 +43,7 @@ func latency(b *base, starts int) report.Sample {
 // starters is how many callers start runs at once.
 const starters = 64
 
-// concurrentStarts is a part of W3: what many callers of one client start, one run in each
-// call.
+// concurrentStarts is a part of W3: many callers of one client start one run in each call.
 func (s *session) concurrentStarts(t *testing.T, d *disk) {
 	s.measure(t, d, s.rounds, measurement{name: "W3 concurrent starts", run: func(b *base) report.Sample {
 		b.exec(`CHECKPOINT`)
@@ -74,7 +73,7 @@ func (s *session) concurrentStarts(t *testing.T, d *disk) {
 	}})
 }
 
-// idleFor lets time pass in which nothing is asked of the workers.
+// idleFor waits while the workers have nothing to do.
 func idleFor(b *base, d time.Duration) {
 	select {
 	case <-time.After(d):
@@ -82,8 +81,8 @@ func idleFor(b *base, d time.Duration) {
 	}
 }
 
-// idlePool counts what ten workers of a hundred slots ask of Postgres while there is
-// nothing to do.
+// idlePool counts the statements of ten workers of a hundred slots while there is nothing to
+// do.
 func (s *session) idlePool(t *testing.T) {
 	const workers = 10
 	d := startDisk(t, asIs, observed...)
@@ -111,8 +110,8 @@ WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AN
 	b.drop()
 }
 
-// crash is W4: from the SIGKILL of a worker to the first step that another one
-// completes, without a manager that would see the pod end.
+// crash is W4: from the SIGKILL of a worker to the first step that another worker completes.
+// There is no manager, which would release the lease when the pod ends.
 func (s *session) crash(t *testing.T, d *disk) {
 	s.measure(t, d, s.slowRounds, measurement{name: "W4 crash recovery", run: func(b *base) report.Sample {
 		lease := fmt.Sprintf("OPENWORKFLOW_LEASE_SECONDS=%d", int(s.lease.Seconds()))

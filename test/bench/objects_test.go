@@ -53,8 +53,8 @@ func namespaceOf(name string) string {
 	return strings.NewReplacer(" ", "-", ",", "").Replace(strings.ToLower(name))
 }
 
-// round creates n WorkflowRuns in a namespace of their own, and deletes them once all
-// have completed.
+// round creates n WorkflowRuns in a namespace of their own, and deletes them after all have
+// completed.
 func (c *cluster) round(t *testing.T, d *disk, namespace string, n int, idle time.Duration) report.Sample {
 	t.Helper()
 	b := d.emptyBase(t)
@@ -130,8 +130,8 @@ func (c *cluster) round(t *testing.T, d *disk, namespace string, n int, idle tim
 	return sample
 }
 
-// finished looks at what n objects cost that have nothing left to happen to them: while a
-// manager is up, and when one starts.
+// finished measures the cost of n completed objects: while a manager runs, and when one
+// starts.
 func (c *cluster) finished(t *testing.T, d *disk, b *base, manager *process, namespace string, n int, idle time.Duration) report.Sample {
 	t.Helper()
 	b.awaitCalm(func() float64 { return manager.counts().reconciles })
@@ -156,8 +156,8 @@ func (c *cluster) finished(t *testing.T, d *disk, b *base, manager *process, nam
 	return sample
 }
 
-// waiting creates n WorkflowRuns that nobody executes, and looks at what they cost once
-// all of them say so.
+// waiting creates n WorkflowRuns that no worker executes, and measures their cost after the
+// status of each says so.
 func (c *cluster) waiting(t *testing.T, d *disk, namespace string, n int, idle time.Duration) report.Sample {
 	t.Helper()
 	b := d.emptyBase(t)
@@ -180,8 +180,8 @@ func (c *cluster) waiting(t *testing.T, d *disk, namespace string, n int, idle t
 	return sample
 }
 
-// bare sums up what it takes a client to create objects that nobody watches, and to
-// patch their status once.
+// bare sums up the cost of creating objects without a watch and of patching their status
+// once.
 type bare struct {
 	status     v1alpha1.WorkflowRunStatus
 	objects    int

@@ -41,7 +41,7 @@ type peer interface {
 // settings are what a peer lets its users choose.
 type settings struct {
 	processes, concurrency, connections int
-	// polling is the interval at which a worker looks for runs, where one can choose it.
+	// polling is the interval at which a worker queries for runs, if it can be set.
 	polling time.Duration
 }
 
@@ -156,7 +156,7 @@ func peerSequence(p peer, s settings) func(*base) report.Sample {
 		b.await("end of the short run", patience, func() bool { n, _ := p.ended(b, since); return n == 1 })
 		sample := measurePeer(b, p, workers, 1, peerSteps)
 		sample["ms/step"] = 1e3 / sample["steps/s"]
-		for _, rate := range []string{"runs/s", "steps/s"} { // those of many runs at once are another matter
+		for _, rate := range []string{"runs/s", "steps/s"} { // not comparable with those of many runs
 			delete(sample, rate)
 		}
 		return sample

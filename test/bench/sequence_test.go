@@ -25,7 +25,7 @@ func (s *session) fanOut(t *testing.T, d *disk) {
 		measurement{name: "W7 parallel steps", run: func(b *base) report.Sample {
 			sample := oneByOne(b, workflows.FanOut, s.steps, times, "step")
 			sample["steps/s"] = 1e3 / sample["ms/step"]
-			delete(sample, "ms/step") // that of one step after the other is another matter
+			delete(sample, "ms/step") // not comparable with that of sequential steps
 			return sample
 		}},
 		measurement{name: "W7 children", run: func(b *base) report.Sample {
@@ -40,8 +40,8 @@ func (s *session) fanOut(t *testing.T, d *disk) {
 	)
 }
 
-// oneByOne executes a run of so many parts (steps or children), and then the next.
-// Times go by the rows, from the start of a run to its end.
+// oneByOne executes runs of so many parts (steps or children), one after the other. Times
+// come from the rows: from the start of a run to its end.
 func oneByOne(b *base, w *workflow.Workflow[int, int], parts, times int, part string) report.Sample {
 	b.t.Helper()
 	workers := b.startWorkers(1)
@@ -82,7 +82,7 @@ func awaitRun[In, Out any](b *base, w *workflow.Workflow[In, Out], in In) {
 	}
 }
 
-// signals is W8: parked runs that are woken by a signal each.
+// signals is W8: parked runs, each woken by a signal.
 func (s *session) signals(t *testing.T, d *disk) {
 	s.measure(t, d, s.slowRounds, measurement{name: "W8 woken by signals", run: func(b *base) report.Sample {
 		return wake(b, s.parked)

@@ -22,19 +22,18 @@ import (
 	"github.com/openworkflow-operator/operator/internal/testpg"
 )
 
-// durable are the settings of the servers that are measured: those that Postgres
-// comes with, as far as safety is concerned, and room enough that no checkpoint falls
-// into a measurement unless it is asked for.
+// durable are the settings of the servers that are measured: Postgres' defaults for safety,
+// and so much room for the log that no checkpoint starts by itself during a measurement.
 var durable = []string{
 	"fsync=on", "full_page_writes=on", "synchronous_commit=on", "shared_buffers=1GB",
 	"max_wal_size=8GB", "checkpoint_timeout=30min",
 }
 
-// slowFlush imitates a disk that takes 2 ms to acknowledge a flush: whoever flushes
-// waits that long before, and still flushes.
+// slowFlush imitates a disk that takes 2 ms to acknowledge a flush: Postgres waits that long
+// before each flush, and still flushes.
 var slowFlush = []string{"commit_delay=2000", "commit_siblings=0"}
 
-// observed counts statements, which costs a little.
+// observed counts statements, which slows them down a little.
 var observed = []string{"shared_preload_libraries=pg_stat_statements", "pg_stat_statements.track=top"}
 
 // disk is a Postgres to measure on.
@@ -43,7 +42,7 @@ type disk struct {
 	server *testpg.Server
 	admin  *pgx.Conn
 	bases  int
-	// connecting is what the baseline's connections cost, by their number.
+	// connecting is the CPU time for the baseline's connections, by their number.
 	connecting map[int]rate
 }
 
@@ -72,13 +71,13 @@ type base struct {
 	t    testing.TB
 	url  string
 	name string
-	// conn is for looking; its plans never read a whole table.
+	// conn is for the test's own queries; their plans never read a whole table.
 	conn *pgx.Conn
 	// client is nil for a database without our tables.
 	client *client.Client
 }
 
-// newBase creates a database. Drop it when done, for the disk's sake.
+// newBase creates a database. The caller drops it, to free the disk.
 func (d *disk) newBase(t testing.TB) *base {
 	t.Helper()
 	b := d.emptyBase(t)
@@ -89,7 +88,7 @@ func (d *disk) newBase(t testing.TB) *base {
 	return b
 }
 
-// emptyBase creates a database without tables, for others than us.
+// emptyBase creates a database without tables, for peers.
 func (d *disk) emptyBase(t testing.TB) *base {
 	t.Helper()
 	d.bases++
@@ -138,10 +137,10 @@ func (b *base) scan(sql string, args []any, into ...any) {
 	}
 }
 
-// await looks every now and then, until ready or until the time is over.
+// await polls until ready, or fails the test when the time is over.
 func (b *base) await(what string, within time.Duration, ready func() bool) {
 	b.t.Helper()
-	const interval = 200 * time.Millisecond // looking costs Postgres a little, too
+	const interval = 200 * time.Millisecond // polling costs Postgres a little, too
 	look := time.NewTicker(interval)
 	defer look.Stop()
 	deadline := time.After(within)
@@ -156,8 +155,8 @@ func (b *base) await(what string, within time.Duration, ready func() bool) {
 	}
 }
 
-// awaitCalm returns once a count has stood still for longer than any timer of the manager
-// that leads to a report, and what it then is.
+// awaitCalm returns a count once it has not changed for longer than any timer of the manager
+// that leads to a report.
 func (b *base) awaitCalm(count func() float64) float64 {
 	b.t.Helper()
 	const calm = 10 * time.Second
@@ -171,16 +170,16 @@ func (b *base) awaitCalm(count func() float64) float64 {
 	return last
 }
 
-// patience is how long a load may take, on a machine that has other things to do.
+// patience bounds the time that a load may take, on a busy machine.
 const patience = 15 * time.Minute
 
-// usage is what Postgres has spent since it was started.
+// usage is what Postgres has used since its start.
 type usage struct {
 	cpu time.Duration
 	// wal is the position in the write-ahead log, in bytes.
 	wal float64
-	// flushes of the log and commits are counted late: a connection reports them within
-	// a second if it is busy, and when it ends.
+	// flushes of the log and commits are counted with a delay: a connection adds its own
+	// within a second while it is busy, and when it ends.
 	flushes, commits float64
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/openworkflow-operator/operator/test/bench/workflows"
 )
 
-// TestStatements shows where Postgres' time goes, statement by statement. What it
-// counts makes everything a little slower, so it measures nothing.
+// TestStatements shows how Postgres' time is spread over statements. Counting them slows
+// everything down a little, so its rates are not measurements.
 func TestStatements(t *testing.T) {
 	s := newSession()
 	for name, work := range map[string]func(b *base) report.Sample{

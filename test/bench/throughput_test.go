@@ -13,7 +13,7 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// load is a number of runs to be executed by workers that are there already.
+// load is a number of runs for workers that are ready.
 type load struct {
 	workers, runs int
 	// steps of each run; the measurement is in steps if there are any.
@@ -21,12 +21,12 @@ type load struct {
 	// start starts the runs; by default all of Five in one statement, so that the
 	// workers see all of them at once.
 	start func(b *base, runs int)
-	// workflow is the name of what start starts.
+	// workflow is the name of the workflow that start starts.
 	workflow    string
 	environment []string
 }
 
-// throughput executes a load. Rates go by the rows: from the start of the first run to
+// throughput executes a load. Rates come from the rows: from the start of the first run to
 // the end of the last one, by the server's clock.
 func throughput(b *base, l load) report.Sample {
 	b.t.Helper()

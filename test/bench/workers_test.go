@@ -56,8 +56,8 @@ type process struct {
 	metrics int
 }
 
-// slots is how many runs a worker executes at once, unless said otherwise: enough for
-// flushes to be large while all others wait for theirs. They cost little else.
+// slots is the default number of runs that a worker executes at once: enough to fill a
+// flush while other runs wait for theirs. A slot costs little else.
 const slots = 300
 
 // startWorkers starts workers on the database, and returns when all are ready.
@@ -124,7 +124,7 @@ func (p *process) kill() {
 	<-p.exited
 }
 
-// stop ends the processes in order, and returns the CPU time that they have used.
+// stop ends the processes gracefully, and returns the CPU time that they used.
 func stop(processes []*process) time.Duration {
 	for _, p := range processes {
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)

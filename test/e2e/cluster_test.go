@@ -82,7 +82,7 @@ func (c *cluster) backend() {
 	c.kubectl("-n", c.namespace, "wait", "--for=condition=Ready", "backend/default", "--timeout=60s")
 }
 
-// explainFailure logs what a person would look at.
+// explainFailure logs the objects, events and logs that explain a failure.
 func (c *cluster) explainFailure() {
 	for _, args := range [][]string{
 		{"-n", c.namespace, "get", "backends,workerpools,workflowruns,pods", "-o", "wide"},
@@ -233,7 +233,7 @@ func withDatabase(url, name string) string {
 	return url[:at+1] + name + "?" + query
 }
 
-// refused runs kubectl, which has to fail, and returns what it prints.
+// refused runs kubectl, which must fail, and returns its output.
 func (c *cluster) refused(args ...string) string {
 	c.Helper()
 	output, err := exec.CommandContext(c.Context(), kubectlPath(), append([]string{"-n", c.namespace}, args...)...).CombinedOutput()

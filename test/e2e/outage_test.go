@@ -87,9 +87,9 @@ func (c *cluster) scaleManager(replicas int) {
 	c.kubectl("-n", "openworkflow-system", "rollout", "status", "deployment/openworkflow-manager", "--timeout=60s")
 }
 
-// P5: a namespace that is deleted while the manager is down is gone at once, for there
-// are no finalizers; when it comes back with the same database, what it left behind is
-// canceled before a worker could go on with it.
+// P5: a namespace that is deleted while the manager is down disappears at once, as there are
+// no finalizers. When it is created again with the same database, the runs that it left
+// behind are canceled before a worker can continue them.
 func TestNamespaceDeletedWhileTheManagerIsDown(t *testing.T) {
 	c := newCluster(t)
 	c.pool(1, time.Hour)
@@ -115,7 +115,7 @@ func TestNamespaceDeletedWhileTheManagerIsDown(t *testing.T) {
 	}
 }
 
-// stopManager scales the manager to nothing, and returns what brings it back.
+// stopManager scales the manager to zero, and returns a function that scales it back.
 func (c *cluster) stopManager() (restore func()) {
 	c.Helper()
 	c.scaleManager(0)

@@ -53,14 +53,14 @@ func TestRecoveryTakesLessThanASecond(t *testing.T) {
 	c.checkLedger(n)
 }
 
-// P6: with the manager gone, the lease recovers what a worker held that does not answer
-// any more. P2: when that worker thaws, it can write nothing to the run.
+// P6: without the manager, the lease recovers the runs of a frozen worker. P2: when that
+// worker thaws, it can write nothing to the run.
 func TestLeaseRecoversWithoutTheManager(t *testing.T) {
 	c := newCluster(t)
 	c.pool(2, 4*time.Second)
 	restore := c.stopManager()
 	defer restore()
-	// With the manager away nobody mirrors objects: the row is written as it would.
+	// Without the manager, objects are not mirrored: write the row as it would.
 	const id = "00000000-0000-4000-8000-000000000001"
 	if _, err := c.database.Exec(t.Context(), `
 		INSERT INTO openworkflow.workflow_runs

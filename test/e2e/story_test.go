@@ -66,7 +66,7 @@ func TestImmutableInputIsRejectedByTheAPIServer(t *testing.T) {
 	}
 }
 
-// P7: what is wrong with a pool is said on the pool, and what a run waits for on the run.
+// P7: a pool's status says what is wrong with the pool, and a run's what it waits for.
 func TestP7BadPoolsSayWhatIsWrong(t *testing.T) {
 	c := newCluster(t)
 	pool := func(name, image, extra string) {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// P1: a worker is killed in the middle of a run, and one of the other language
-// finishes it without executing again what is stored.
+// P1: a worker is killed during a run, and a worker of the other language finishes the run
+// without executing a stored step again.
 func TestP1ARunOfAKilledWorkerIsFinishedByTheOtherLanguage(t *testing.T) {
 	t.Parallel()
 	type object = map[string]any
@@ -16,9 +16,9 @@ func TestP1ARunOfAKilledWorkerIsFinishedByTheOtherLanguage(t *testing.T) {
 		name     string
 		workflow string
 		input    func(first, second string) any
-		// stop waits until the run is where its worker is to be killed.
+		// stop waits until the run is at the point where its worker is killed.
 		stop func(l *lab, run, first string)
-		// resume does what else the run needs to go on, once the second worker is there.
+		// resume does what else the run needs to continue, after the second worker is ready.
 		resume func(l *lab, run, first, second string)
 		// output has 1 and 2 for the languages. Empty: the run fails.
 		output, failure string

@@ -1,12 +1,12 @@
 //go:build interop
 
 // Package interop holds the tests that run OpenWorkflow's own npm package and this
-// module's workers, as real processes, on one database at the same time: whatever
-// one of them starts, executes, leaves behind or creates, the other goes on with (P8).
+// module's workers, as real processes, on one database at the same time: each continues
+// what the other has started, executed, left behind or created (P8).
 //
-// The workflows are there twice, in goworker and in typescript, with the same names
-// and steps. Each execution of a step is written into a ledger, a table beside
-// OpenWorkflow's: what is there twice was executed twice.
+// The workflows exist twice, in goworker and in typescript, with the same names
+// and steps. Each execution of a step adds a row to a ledger, a table beside
+// OpenWorkflow's: two rows mean two executions.
 //
 // "make interop" installs what is needed and runs them; with -short, without the long
 // waits and with less load.
@@ -74,7 +74,7 @@ type lab struct {
 	*testing.T
 	url  string
 	pool *pgxpool.Pool
-	// store is a client in Go, and looks at rows.
+	// store is a client in Go, and reads rows.
 	store *store.Store
 	// loaded is how many runs load has started.
 	loaded int
@@ -143,7 +143,7 @@ func (l *lab) until(what, sql string, args ...any) {
 	}
 }
 
-// describe shows what the tables say, for somebody who wonders why a test failed.
+// describe returns the contents of the tables, to explain why a test failed.
 func (l *lab) describe() string {
 	return read[string](l, `
 		SELECT coalesce(string_agg(line, E'\n' ORDER BY created_at), 'no open runs') FROM (

@@ -24,7 +24,7 @@ type process struct {
 	mu     sync.Mutex
 	killed bool
 
-	// Of TypeScript processes: commands, and who waits for their answers.
+	// Of TypeScript processes: commands, and the calls that wait for their answers.
 	stdin   io.Writer
 	last    int
 	answers map[int]chan answer

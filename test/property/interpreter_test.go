@@ -13,7 +13,7 @@ import (
 // interpreter executes programs.
 type interpreter struct {
 	unit time.Duration
-	// once and retried execute programs, sender sends a signal until somebody has it.
+	// once and retried execute programs, sender sends a signal until a run receives it.
 	once, retried *workflow.Workflow[Program, []string]
 	sender        *workflow.Workflow[message, int]
 }
@@ -116,7 +116,7 @@ func (x *interpreter) node(ctx context.Context, n Node) (trace []string, err err
 	}
 }
 
-// future is a branch that was begun.
+// future is a branch that was started.
 type future struct {
 	pending step.Pending
 	await   func() (trace []string, err error)
@@ -180,8 +180,8 @@ func (n Node) call(ctx context.Context) (int, error) {
 	}
 }
 
-// send sends a signal until somebody has received it. How often it has to is chance, and
-// no part of its result.
+// send sends a signal until a run has received it. The number of tries is random and not
+// part of its result.
 func (x *interpreter) send(ctx context.Context, m message) (int, error) {
 	const longest = 256
 	for pause := 1; ; pause = min(2*pause, longest) {

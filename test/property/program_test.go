@@ -28,7 +28,7 @@ type Node struct {
 	Panics bool `json:"panics,omitempty"`
 	// Catch: the program goes on when the node has failed.
 	Catch bool `json:"catch,omitempty"`
-	// Units is how long a sleep is, or a timeout; 0 for a wait that somebody ends.
+	// Units is the length of a sleep or of a timeout; 0 for a wait that a signal ends.
 	Units int `json:"units,omitempty"`
 	// Signal is what is waited for. There is one wait for each signal.
 	Signal string `json:"signal,omitempty"`
@@ -105,7 +105,7 @@ func (g *generator) node(depth int) Node {
 	}
 }
 
-// branch returns something that can be begun beside other things.
+// branch returns a node that can run in parallel with others.
 func (g *generator) branch(depth int) Node {
 	switch n := g.IntN(12); {
 	case n < 6:
@@ -114,7 +114,7 @@ func (g *generator) branch(depth int) Node {
 		return Node{Op: opSleep, Name: g.name(), Units: g.IntN(4)}
 	case n < 10 || depth == maxDepth:
 		node := Node{Op: opWait, Name: g.name(), Signal: g.signal()}
-		if g.IntN(3) == 0 { // nobody sends it
+		if g.IntN(3) == 0 { // it is never sent
 			node.Units = 1 + g.IntN(3)
 		} else {
 			node.Value = 1 + g.IntN(100)
@@ -174,7 +174,7 @@ func (g *generator) signal() string {
 	return fmt.Sprint("signal ", g.signals)
 }
 
-// sent returns the signals that somebody has to send, with what they carry.
+// sent returns the signals that must be sent, with their data.
 func (p Program) sent() map[string]int {
 	signals := map[string]int{}
 	var collect func(nodes []Node)

@@ -1,10 +1,9 @@
 //go:build bench
 
-// The worker of the benchmarks: an ordinary worker, configured by the environment as
-// any other. With BENCH_CPU_PROFILE it writes a profile of its CPU time to that file,
-// with its process id behind the name.
-// With BENCH_KUBECONFIG it reports to that cluster, on the objects of the namespace
-// BENCH_OBJECTS.
+// The worker of the benchmarks: an ordinary worker that the environment configures.
+// With BENCH_CPU_PROFILE it writes a CPU profile to that file, with its process id appended
+// to the name. With BENCH_KUBECONFIG it reports to that cluster, on the objects of the
+// namespace BENCH_OBJECTS.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Package workflows has the workflows that the benchmarks execute. Their steps do
-// nothing, so that what is measured is the cost of durability.
+// Package workflows has the workflows that the benchmarks execute. Their steps do nothing,
+// so that only the cost of durability is measured.
 package workflows
 
 import (

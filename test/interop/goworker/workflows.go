@@ -28,7 +28,8 @@ func workflows(l *ledger) map[string]workflow.Definition {
 	return known
 }
 
-// work is a step that writes itself into the ledger and returns who has executed it.
+// work is a step that writes itself into the ledger and returns the language of the worker
+// that executed it.
 func (l *ledger) work(ctx context.Context, name string, options ...step.Option) (string, error) {
 	return l.workAnd(ctx, name, func(context.Context, int) error { return nil }, options...)
 }
