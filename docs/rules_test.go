@@ -16,7 +16,7 @@ import (
 
 const rulesPage = "openworkflow-rules.md"
 
-// knownRules are the rules there are, with letters for those that have parts.
+// knownRules are all rules, with letters for those that have parts.
 const knownRules = `R1-R9 R20-R27 R30-R34 R40-R48 R50-R62 R70-R97 R98a-R98e R99a-R99d R100-R101 R104-R108 R110
 	R120-R122 R125-R127 R130-R133 R140 R143-R144 R150 R160-R161 R165-R168 R170-R180 Q1-Q14`
 
@@ -87,7 +87,7 @@ func TestCitedRulesAreOnThePage(t *testing.T) {
 	})
 }
 
-// rule is a rule as the page has it.
+// rule is a rule of the page.
 type rule struct {
 	number, verdict, reason string
 	tests                   []string
@@ -151,7 +151,7 @@ func expand(t *testing.T, list string) []string {
 			from, errFrom := strconv.Atoi(first[1:])
 			to, errTo := strconv.Atoi(last[1:])
 			if errFrom != nil || errTo != nil {
-				t.Fatalf("the range %s is none", entry)
+				t.Fatalf("%s is not a range", entry)
 			}
 			for n := from; n <= to; n++ {
 				all = append(all, first[:1]+strconv.Itoa(n))
@@ -179,7 +179,8 @@ func testsOfTheModule(t *testing.T) map[string]bool {
 	return tests
 }
 
-// walk calls f for the files of the module, tools and what others have made left out.
+// walk calls f for the files of the module, without tools, dependencies and generated
+// directories.
 func walk(t *testing.T, f func(path string)) {
 	t.Helper()
 	leftOut := []string{"node_modules", "hack", "bin", "dist", "testdata", "vendor"}
@@ -208,8 +209,7 @@ func read(t *testing.T, path string) string {
 	return string(content)
 }
 
-// comments returns what a file says to people: the comments of a program, the whole of
-// a document.
+// comments returns the text of a file: the comments of a program, the whole of a document.
 func comments(t *testing.T, path string) []string {
 	t.Helper()
 	switch filepath.Ext(path) {
