@@ -15,38 +15,36 @@ import (
 
 // ClaimRequest asks for runs to execute.
 type ClaimRequest struct {
-	// Served lists what may be claimed, exact in name and version (R61).
+	// Served lists the workflows whose runs may be claimed, exact in name and version (R61).
 	Served []openworkflow.Definition
 	// Max is how many runs to claim at most.
 	Max int
-	// WorkerIDPrefix and a number make the worker id of each run that is claimed, its
-	// fencing token: First for one, First+1 for the next. None may ever have been used before.
+	// WorkerIDPrefix and a number are the worker id of each claimed run, its fencing token:
+	// First for one, First+1 for the next. None may ever have been used before.
 	WorkerIDPrefix string
 	First          int64
 	// Lease is how long the claims last without a heartbeat.
 	Lease time.Duration
-	// GivenBack asks, instead of for what is due, for runs that a worker of OpenWorkflow
-	// has claimed and given back because it does not have their workflow (R62). The time
-	// for which they are put off concerns only those who do not have it either.
+	// GivenBack claims, instead of due runs, runs that an OpenWorkflow worker claimed and gave
+	// back because it does not have their workflow (R62). Their later due time is for workers
+	// that do not have it either.
 	GivenBack bool
 }
 
 // claimSQL takes due runs and leases each to a worker id of its own (R42, R43).
 //
-// New runs and those due again (retakes, wakes, resumptions) are ordered index ranges,
-// one of operator_runs_new_idx and one of operator_runs_again_idx for each
-// workflow that is served, read from the front: no backlog is sorted, none of other
-// workflows is walked past, no history is read. Neither kind starves the other: the
-// first $8 rows are for those due again, the next for new runs, and what is left over
-// for either. The workflows come in the order in which they are given, which the caller
-// changes from claim to claim. Each range is read as far as its rows are taken, so
-// exactly the claimed rows are locked, and a claimer that skips locked rows never skips
-// one that stays unclaimed.
+// New runs and those due again (retakes, wakes, resumptions) are ordered index ranges: for
+// each served workflow one of operator_runs_new_idx and one of operator_runs_again_idx. A
+// range is read from its start, or from a later position, see claimCursors. So a claim sorts
+// no backlog, and reads neither runs of other workflows nor history.
 //
-// A range may be read from later than its start, see claimCursors.
+// Neither kind starves the other: the first $8 rows are for runs due again, the next for new
+// runs, and the rest for either. The workflows come in the order of the arguments, which the
+// caller rotates from claim to claim.
 //
-// FOR NO KEY UPDATE lets inserts of step attempts, which take a key share of their run,
-// pass.
+// Each range is read only as far as its rows are claimed. So exactly the claimed rows are
+// locked, and another claimer never skips a locked row that stays unclaimed. FOR NO KEY UPDATE
+// does not block inserts of step attempts, which take a key share lock of their run.
 const claimSQL = `
 WITH served AS MATERIALIZED (
 	SELECT s.* FROM unnest($2::text[], $3::text[], $9::timestamptz[], $10::timestamptz[])
@@ -81,10 +79,10 @@ WITH served AS MATERIALIZED (
 )
 ` + leaseChosen
 
-// claimGivenBackSQL takes runs that were given back (R62). None is made due for it: a
-// worker of OpenWorkflow, which would give it back once more, never sees it. The range of
-// operator_runs_given_back_idx for each workflow that is served is read from the front,
-// as by claimSQL.
+// claimGivenBackSQL takes runs that were given back (R62). It leases them directly and never
+// makes them due, so no OpenWorkflow worker sees them and gives them back again. It reads a
+// range of operator_runs_given_back_idx for each served workflow from its start, as claimSQL
+// does.
 const claimGivenBackSQL = `
 WITH served AS MATERIALIZED (
 	SELECT s.workflow_name, s.version, s.refusal FROM unnest($2::text[], $3::text[], $8::text[]) s (workflow_name, version, refusal)
@@ -106,7 +104,7 @@ WITH served AS MATERIALIZED (
 )
 ` + leaseChosen
 
-// leaseChosen leases the chosen runs.
+// leaseChosen leases the chosen runs. Both claims end with it.
 const leaseChosen = `UPDATE {schema}.workflow_runs r
 SET status       = 'running',
 	attempts     = r.attempts + 1,
@@ -118,23 +116,23 @@ FROM chosen c
 WHERE r.namespace_id = c.namespace_id AND r.id = c.id
 RETURNING {run}, c.again, c.available_at`
 
-// ofServed is what all branches ask of a run of the workflow s besides its status and
-// when it is due. The coalesced version is the indexes' (R61: exact, so no version is not
-// the empty one).
+// ofServed says that the run r is of the workflow s, not suspended, and before its deadline.
+// The coalesced version is for the indexes. The comparison is exact (R61): no version is not
+// the empty version.
 const ofServed = `r.workflow_name = s.workflow_name
 		AND coalesce(r.version, '') = coalesce(s.version, '') AND (r.version IS NULL) = (s.version IS NULL)
 		AND r.suspended_at IS NULL
 		AND (r.deadline_at IS NULL OR r.deadline_at > now())`
 
-// dueFrom says that a run of the namespace is due, and not before the range begins. The
-// namespace is written as in the indexes of claims, so that no other is of use. Before
-// the tables are analyzed, or when most runs are of one workflow, others look as good to
-// the planner, and each claim would walk through all that is pending.
+// dueFrom says that a run of the namespace is due, and not before the position start. The
+// namespace is the expression of the claim indexes, so the planner can use no other index.
+// Before the tables are analyzed, or when most runs are of one workflow, another index looks
+// as good to it, and each claim would read all pending runs.
 func dueFrom(start string) string {
 	return `r.namespace_id || '' = $1 AND r.available_at >= ` + start + ` AND r.available_at <= now() AND ` + ofServed
 }
 
-// claimReplacer fills in the repetitions of claimSQL and claimGivenBackSQL.
+// claimReplacer fills in the parts that claimSQL and claimGivenBackSQL repeat.
 var claimReplacer = strings.NewReplacer(
 	"{due_again}", "r.status IN ('running', 'sleeping') AND "+dueFrom("s.again_from"),
 	"{pending}", "r.status = 'pending' AND "+dueFrom("s.new_from"),
@@ -151,10 +149,11 @@ var (
 	claimGivenBackTemplate = claimReplacer.Replace(claimGivenBackSQL)
 )
 
-// Claim leases due runs to worker ids of their own and returns them, in no
-// order, also those of a first part when a second one has failed. It returns fewer than
-// asked for when no more are due, and never one that another claimer is taking. Runs
-// past their deadline, suspended, or of a workflow that is not served stay untouched.
+// Claim leases due runs to worker ids of their own and returns them, in no order. It returns
+// fewer than Max when no more are due, and never a run that another claimer is taking. It
+// leaves alone runs that are past their deadline, suspended, or of a workflow that is not
+// served. It may take two statements; if the second fails, it returns the runs of the first
+// with the error.
 func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]openworkflow.Run, error) {
 	var runs []openworkflow.Run
 	for {
@@ -172,7 +171,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]openworkflow.Run, 
 		if c.fromStart {
 			return runs, nil
 		}
-		r.Max -= len(c.runs) // what has become due before that is still to be found
+		r.Max -= len(c.runs) // runs may have become due before the cursors
 		r.First += int64(len(c.runs))
 	}
 }
@@ -188,7 +187,7 @@ type claim struct {
 	maxDue map[rangeKey]time.Time
 }
 
-// newClaim returns a claim of what is requested; nil when that is nothing.
+// newClaim returns the claim for a request, nil for one that asks for nothing.
 func (s *Store) newClaim(r *ClaimRequest) *claim {
 	if r == nil || r.Max <= 0 || len(r.Served) == 0 {
 		return nil
@@ -202,7 +201,7 @@ func (s *Store) newClaim(r *ClaimRequest) *claim {
 
 // queue queues the statement.
 func (c *claim) queue(s *Store, b *sqlBatch) {
-	// Each workflow is the first one in turn, else a busy one would starve the others.
+	// Rotate the workflows, else a busy one would starve the others.
 	n := len(c.Served)
 	names, versions, refusals := make([]string, n), make([]*string, n), make([]string, n)
 	keys := make([]openworkflow.DefinitionKey, n)
@@ -212,15 +211,17 @@ func (c *claim) queue(s *Store, b *sqlBatch) {
 	}
 	if c.GivenBack {
 		c.fromStart = true
-		b.collect(c.addRun, s.sql(claimGivenBackTemplate), s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, refusals)
+		b.collect(c.addRun, s.sql(claimGivenBackTemplate),
+			s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, refusals)
 		return
 	}
-	// An odd slot goes to each branch in turn, else a worker that frees one slot
-	// at a time would always serve the same one.
+	// The branches take turns with an odd slot, else a worker that frees one slot at a time
+	// would always claim from the same one.
 	share := (c.Max + c.number%2) / 2
 	var again, pending []pgtype.Timestamptz
 	again, pending, c.fromStart = s.cursors.positions(keys, time.Now())
-	b.collect(c.addRun, s.sql(claimTemplate), s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, share, again, pending)
+	b.collect(c.addRun, s.sql(claimTemplate),
+		s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, share, again, pending)
 }
 
 // addRun scans a claimed run.
@@ -263,8 +264,8 @@ type claimCursors struct {
 // maxCursorAge is the longest time between two claims that read from the start.
 const maxCursorAge = 250 * time.Millisecond
 
-// rangeKey tells the ranges apart: one of new runs and one of those due again for each
-// workflow and version.
+// rangeKey identifies a range: of the new runs, or of those due again, of one workflow and
+// version.
 type rangeKey struct {
 	openworkflow.DefinitionKey
 	again bool

@@ -8,16 +8,16 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// countRunsSQL reads all of the namespace in an index that begins with its status.
+// countRunsSQL reads all of the namespace from an index that begins with its status.
 const countRunsSQL = `
 SELECT r.status, count(*)
 FROM {schema}.workflow_runs r
 WHERE r.namespace_id = $1
 GROUP BY r.status`
 
-// CountRuns counts the namespace's runs by status. The five statuses that are
-// written are always there; the deprecated ones count as what they became, and
-// unknown ones are left out (R133). Its cost grows with the history.
+// CountRuns counts the namespace's runs by status. The five statuses that are written are
+// always in the map. A deprecated status counts as its successor, and unknown ones are left
+// out (R133). The cost grows with the history.
 func (s *Store) CountRuns(ctx context.Context) (map[openworkflow.RunStatus]int64, error) {
 	counts := map[openworkflow.RunStatus]int64{
 		openworkflow.RunPending: 0, openworkflow.RunRunning: 0, openworkflow.RunCompleted: 0,

@@ -19,36 +19,36 @@ type NewRun struct {
 	WorkflowName string
 	// Version nil is the unversioned workflow.
 	Version *string
-	// IdempotencyKey, when not nil, attaches to the run that already holds the
-	// key for this workflow instead of creating one.
+	// IdempotencyKey, not nil, attaches the call to the run that already holds the key for
+	// this workflow. A run is created only if there is none.
 	IdempotencyKey *string
-	// KeyWindow is how old a run may be and still hold the key: 24 hours for
-	// OpenWorkflow's clients (R51). 0 means however old.
+	// KeyWindow is the age up to which a run holds its key: 24 hours for OpenWorkflow's
+	// clients (R51). 0 means for ever.
 	KeyWindow time.Duration
 	Input     json.RawMessage
 	Context   json.RawMessage
 	// AvailableAt nil means now.
 	AvailableAt *time.Time
 	DeadlineAt  *time.Time
-	// Suspended runs are created but not claimable until ResumeRuns.
+	// Suspended runs are created but cannot be claimed before ResumeRuns.
 	Suspended bool
 }
 
-// Created is what became of a NewRun.
+// Created is the result for one NewRun.
 type Created struct {
-	// RunID differs from NewRun.ID when an idempotency key attached the caller to
-	// a run that exists.
+	// RunID differs from NewRun.ID when an idempotency key attached the call to an existing
+	// run.
 	RunID string
 	// Inserted is false when the run existed already.
 	Inserted bool
-	// Err is this run's own fault (ErrInvalidJSON, ErrTooLarge). The others of
-	// the call are not affected.
+	// Err says that a value of this run cannot be stored (ErrInvalidJSON, ErrTooLarge). The
+	// other runs of the call are not affected.
 	Err error
 }
 
-// CreateRuns creates runs and returns what became of each, in the same order. A
-// run whose id exists is left as it is, so the call may be repeated. Listeners are
-// notified when one is due now.
+// CreateRuns creates runs and returns a result for each, in the same order. An existing run of
+// the same id is left as it is, so the call may be repeated. Listeners are notified if a run
+// is due now.
 func (s *Store) CreateRuns(ctx context.Context, runs []NewRun) ([]Created, error) {
 	created := make([]Created, len(runs))
 	plain, keyed := newRows(runs, created)
@@ -71,14 +71,14 @@ func (s *Store) CreateRuns(ctx context.Context, runs []NewRun) ([]Created, error
 	return created, nil
 }
 
-// errIsolation: a transaction that reads from one snapshot does not see the holder
-// of a key that was committed after its beginning.
+// errIsolation refuses a transaction that reads from one snapshot: it does not see a run that
+// took a key after the snapshot.
 var errIsolation = errors.New("idempotency keys need a transaction of isolation level read committed")
 
-// CreateRunsIn is CreateRuns as a part of the caller's transaction on the same
-// database: the runs exist once it commits, and the caller notifies after that. The
-// locks of idempotency keys are held until then. A run that cannot be stored is the
-// error of the call and, as with any failed statement, of the transaction.
+// CreateRunsIn is CreateRuns within the caller's transaction on the same database. The runs
+// exist once it commits; the caller notifies after that. The locks of idempotency keys are
+// held until then. A run that cannot be stored fails the call and, as any failed statement
+// does, the transaction.
 func (s *Store) CreateRunsIn(ctx context.Context, tx pgx.Tx, runs []NewRun) ([]Created, error) {
 	created := make([]Created, len(runs))
 	plain, keyed := newRows(runs, created)
@@ -120,15 +120,15 @@ func newRows(runs []NewRun, created []Created) (plain, keyed []newRow) {
 	return plain, keyed
 }
 
-// newRow is a NewRun and where its result goes.
+// newRow is a NewRun and the place of its result.
 type newRow struct {
 	NewRun
 	result *Created
 }
 
-// insertRunsSQL inserts one run for each element of the arrays (R50). Suspended
-// ones keep the instant at which they are due in resume_at. Those that are due at once
-// are so in their order, a microsecond apart, so that claims find a place to go on at.
+// insertRunsSQL inserts one run for each element of the arrays (R50). A suspended run keeps
+// its due time in resume_at. Runs that are due at once get due times in their order, a
+// microsecond apart, because a cursor of claims must be able to stop between any two of them.
 const insertRunsSQL = `
 INSERT INTO {schema}.workflow_runs (
 	namespace_id, id, workflow_name, version, status, idempotency_key, config, context, input, attempts,
@@ -144,15 +144,15 @@ FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text
 	n (id, workflow_name, version, idempotency_key, context, input, available_at, deadline_at, suspended, key_window, ordinal)
 `
 
-// insertPlainSQL: a conflict means that the run exists. Primary key.
+// insertPlainSQL inserts runs without a key. A conflict means that the run exists. Primary
+// key.
 const insertPlainSQL = insertRunsSQL + `
 ORDER BY n.ordinal
 ON CONFLICT (namespace_id, id) DO NOTHING
 RETURNING id`
 
-// insertKeyedSQL inserts the first run of each key for which there is none. It
-// reads workflow_runs_workflow_name_idempotency_key_created_at_idx and follows
-// lockKeysSQL.
+// insertKeyedSQL inserts the first run of each key that no run holds. It reads
+// workflow_runs_workflow_name_idempotency_key_created_at_idx and follows lockKeysSQL.
 const insertKeyedSQL = insertRunsSQL + `
 WHERE NOT EXISTS (
 	SELECT
@@ -170,13 +170,13 @@ ORDER BY n.ordinal
 ON CONFLICT (namespace_id, id) DO NOTHING
 RETURNING id`
 
-// lockKeysSQL takes the lock of each key, which OpenWorkflow's clients take too
-// (R52), in the order of the locks' numbers.
+// lockKeysSQL takes the advisory lock of each key, in the order of the locks' numbers.
+// OpenWorkflow's clients take the same locks (R52).
 const lockKeysSQL = `
 SELECT pg_advisory_xact_lock(k.lock)
 FROM (SELECT DISTINCT hashtextextended(scope, 0) AS lock FROM unnest($1::text[]) scope ORDER BY lock) k`
 
-// keyHoldersSQL returns for each new run the run that holds its id or, else, the
+// keyHoldersSQL returns for each new run the run that has its id or, if there is none, the
 // oldest that holds its key. Primary key, and
 // workflow_runs_workflow_name_idempotency_key_created_at_idx.
 const keyHoldersSQL = `
@@ -199,7 +199,7 @@ FROM (
 ) n
 ORDER BY n.ordinal`
 
-// Due reports whether the run may be executed at once.
+// Due reports whether the run may be claimed at once.
 func (r NewRun) Due(now time.Time) bool {
 	return !r.Suspended && (r.AvailableAt == nil || !r.AvailableAt.After(now))
 }
@@ -219,8 +219,8 @@ func (s *Store) createPlain(rows []newRow, send func(*sqlBatch) error) error {
 	return nil
 }
 
-// createKeyed locks the keys first, in a statement of its own, so that the next
-// one sees what their former holders committed.
+// createKeyed locks the keys in a statement of its own. The next statement then sees what the
+// former holders of the locks committed.
 func (s *Store) createKeyed(rows []newRow, send func(*sqlBatch) error) error {
 	var ids, names, keys, scopes, holders []string
 	var windows []*time.Duration
@@ -248,8 +248,8 @@ func (s *Store) createKeyed(rows []newRow, send func(*sqlBatch) error) error {
 	return nil
 }
 
-// queueInsert queues an insert of the rows and returns where the ids that were
-// inserted will be.
+// queueInsert queues an insert of the rows. The map that it returns gets the inserted ids when
+// the batch is sent.
 func (s *Store) queueInsert(b *sqlBatch, sql string, rows []newRow) map[string]bool {
 	var ids, names []string
 	var versions, keys, contexts, inputs []*string
@@ -273,7 +273,7 @@ func (s *Store) queueInsert(b *sqlBatch, sql string, rows []newRow) map[string]b
 	return inserted
 }
 
-// markInserted tells the first of the rows with an inserted id that it was its own.
+// markInserted sets Inserted on the first row of each inserted id.
 func markInserted(rows []newRow, inserted map[string]bool) {
 	for _, r := range rows {
 		if inserted[r.ID] && r.result.RunID == r.ID {
@@ -283,7 +283,7 @@ func markInserted(rows []newRow, inserted map[string]bool) {
 	}
 }
 
-// nullInterval returns an interval as a statement's argument: nil for none.
+// nullInterval returns an interval as a statement's argument: NULL for 0.
 func nullInterval(d time.Duration) *time.Duration {
 	if d == 0 {
 		return nil

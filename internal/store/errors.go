@@ -12,24 +12,24 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// What callers tell apart with errors.Is. Every exported method of Store returns
+// The errors that callers distinguish with errors.Is. Every exported method of Store returns
 // errors that went through Classify.
 var (
-	// ErrLeaseLost is the result of a write whose worker id the run no longer
-	// carries: another worker claimed it, or it was canceled, failed at its
-	// deadline, or released. Nothing was written (R45).
+	// ErrLeaseLost means that the run no longer carries the worker id of a write: another
+	// worker claimed it, or it was canceled, failed at its deadline, or released. Nothing was
+	// written (R45).
 	ErrLeaseLost = errors.New("lease lost")
 	// ErrNotFound means that no such row exists.
 	ErrNotFound = errors.New("not found")
-	// ErrInvalidJSON is a value that Postgres cannot store: text with U+0000, a
-	// number out of range, or malformed JSON (R23). It concerns one write.
+	// ErrInvalidJSON means that Postgres cannot store a value: text with U+0000, a number out
+	// of range, or malformed JSON (R23). It is about one write.
 	ErrInvalidJSON = errors.New("value cannot be stored")
-	// ErrTooLarge is a value beyond Postgres's limits, such as a name longer than
-	// an index entry may be. It concerns one write.
+	// ErrTooLarge means that a value is beyond Postgres's limits, such as a name longer than
+	// an index entry may be. It is about one write.
 	ErrTooLarge = errors.New("value too large")
 
-	// ErrSchemaMissing means that the schema, a table or a column is missing:
-	// Migrate was not run, or not by this release.
+	// ErrSchemaMissing means that the schema, a table or a column is missing: this release's
+	// Migrate was not run.
 	ErrSchemaMissing = errors.New("database schema is missing or outdated")
 	// ErrSchemaTooNew means that a newer release migrated the schema.
 	ErrSchemaTooNew = errors.New("database schema is of a newer version")
@@ -39,15 +39,16 @@ var (
 	ErrAuthentication = errors.New("database authentication failed")
 	// ErrDatabaseMissing means that the server has no database of that name.
 	ErrDatabaseMissing = errors.New("database does not exist")
-	// ErrUnreachable means that the server cannot be reached, is starting or
-	// stopping, has no free connection, or broke the connection. A write that was
-	// under way may or may not have happened.
+	// ErrUnreachable means that the server cannot be reached, is starting or stopping, has no
+	// free connection, or broke the connection. It is unknown whether a write that was in
+	// flight happened.
 	ErrUnreachable = errors.New("database unreachable")
 	// ErrPrivilege means that the role lacks a right.
 	ErrPrivilege = errors.New("insufficient database privileges")
 )
 
-// byCode maps SQLSTATE codes, and classes of two characters, to kinds.
+// byCode maps SQLSTATE codes, and their classes of two and three characters, to kinds of
+// error.
 var byCode = map[string]error{
 	"22":    ErrInvalidJSON, // data exception
 	"54":    ErrTooLarge,    // program limit exceeded
@@ -63,9 +64,9 @@ var byCode = map[string]error{
 	"25006": ErrUnreachable, // read-only: a standby, until it is promoted
 }
 
-// Classify wraps an error of pgx so that errors.Is finds what it means among
-// this package's sentinels. Errors it has no kind for, those already classified,
-// and the end of the caller's context come back as they are.
+// Classify wraps an error of pgx so that errors.Is finds its kind among this package's
+// sentinels. It returns errors of no kind, classified errors, and the end of the caller's
+// context as they are.
 func Classify(err error) error {
 	if err == nil || classified(err) {
 		return err
@@ -121,14 +122,15 @@ func classified(err error) bool {
 	return false
 }
 
-// isUniqueViolation reports whether an error is that an attempt written as a new one exists.
+// isUniqueViolation reports whether a row exists that the statement wanted to insert. In a
+// batch, that is an attempt that was written as New.
 func isUniqueViolation(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && pg.Code == "23505" // unique violation
 }
 
-// isValueError reports whether an error is about a value in the statement's
-// arguments, so that the other values would have been written without it.
+// isValueError reports whether Postgres refused a value in the statement's arguments. The
+// statement would have succeeded without that value.
 func isValueError(err error) bool {
 	err = Classify(err)
 	return errors.Is(err, ErrInvalidJSON) || errors.Is(err, ErrTooLarge)

@@ -1,13 +1,12 @@
 package store
 
-// SQL that several statements have in common.
-
 import "strings"
 
-// idTable is the table of the ids $2, each once. Statements join it, namespace
-// included, instead of comparing with $1: of a constant namespace the planner
-// believes, until the tables are first analyzed, that it holds one row in 200, and
-// reads all of it rather than look up ids.
+// This file has the SQL that several statements have in common.
+
+// idTable is the table of the ids $2, each once. Statements join it, including the namespace,
+// instead of comparing with $1. Until the tables are first analyzed, the planner assumes that
+// a constant namespace has one row in 200, and would read all of it instead of looking up ids.
 const idTable = `(SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS id)`
 
 // The statuses of runs that have not ended and of those that have, as the elements of a
@@ -24,8 +23,8 @@ func heldBy(workerID string) string {
 	return `CASE r.status WHEN 'running' THEN r.worker_id = ` + workerID + ` ELSE false END`
 }
 
-// makeDue is the part of a SET clause that makes a run due now (R42). A suspended run is
-// due at resume_at, and has no available_at, once it is resumed.
+// makeDue is the part of a SET clause that makes a run due now (R42). A suspended run has no
+// available_at, and keeps its due time in resume_at.
 func makeDue(run string) string {
 	return strings.ReplaceAll(`available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
 	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
@@ -38,14 +37,13 @@ const notDue = `CASE
 		ELSE p.resume_at IS NULL OR p.resume_at > now()
 	END`
 
-// parked says that the run p has begun and nobody executes it (R40). The status is in
-// a CASE so that the planner does not take the range of all runs that are due again
-// instead of ids.
+// parked says that the run p has started and no worker executes it (R40). The CASE keeps the
+// planner from reading the index of all runs that are due again instead of the ids.
 const parked = `CASE p.status WHEN 'sleeping' THEN true WHEN 'running' THEN p.worker_id IS NULL ELSE false END`
 
-// hasWaitResult says that what the attempt a waits for has come: its child has ended, or a
-// signal was delivered (R83). CASE and OFFSET 0 keep the planner, until the tables are
-// first analyzed, from looking at all who wait, all children or all deliveries instead.
+// hasWaitResult says that the wait of the attempt a has a result: its child has ended, or a
+// signal was delivered (R83). Until the tables are first analyzed, CASE and OFFSET 0 keep the
+// planner from reading all waiting attempts, all children or all deliveries instead.
 const hasWaitResult = `CASE
 		WHEN a.status <> 'running' THEN false
 		WHEN a.kind = 'workflow' THEN EXISTS (
@@ -64,10 +62,10 @@ const hasWaitResult = `CASE
 		ELSE false
 	END`
 
-// lockRunsSQL locks the runs $2 and the parents of the runs $3, in the order of
-// their ids, before anything else of the transaction locks a run. Parents are
-// locked even while they are active: a parent that is parking at this moment is
-// then either seen parked, or sees its child ended (R171). Primary keys.
+// lockRunsSQL locks the runs $2 and the parents of the runs $3, in the order of their ids,
+// before the transaction locks any other run. It locks a parent even while a worker executes
+// it: a parent that parks at this moment is then either seen parked, or sees its child ended
+// (R171). Primary keys.
 const lockRunsSQL = `
 SELECT
 FROM {schema}.workflow_runs r

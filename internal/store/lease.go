@@ -9,21 +9,21 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// LeaseState is what Heartbeat found for one lease.
+// LeaseState is the state of one lease, as Heartbeat found it.
 type LeaseState struct {
 	openworkflow.Lease
-	// Held is false when the run no longer carries the worker id; the lease was
-	// then not extended.
+	// Held is false when the run no longer carries the worker id. The lease was not extended
+	// then.
 	Held bool
-	// Status of the run, whoever holds it; empty when the run does not exist.
+	// Status is the run's, whoever holds the run. It is empty when the run does not exist.
 	Status openworkflow.RunStatus
 	// Suspended asks the holder to park the run.
 	Suspended  bool
 	DeadlineAt *time.Time
 }
 
-// heartbeatSQL finds runs by primary key and locks those held in the order of
-// their ids. It returns those held.
+// heartbeatSQL finds runs by primary key and locks those that are held, in the order of their
+// ids. It returns those.
 var heartbeatSQL = `
 WITH lease AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.run_id, w.worker_id
@@ -42,8 +42,8 @@ FROM held h
 WHERE r.namespace_id = h.namespace_id AND r.id = h.id
 RETURNING r.id, r.worker_id, r.suspended_at IS NOT NULL, r.deadline_at`
 
-// Heartbeat extends the leases that are still held to d from now and returns
-// the state of each, in the same order.
+// Heartbeat extends the leases that are still held to d from now. It returns the state of each
+// lease, in the same order.
 func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d time.Duration) ([]LeaseState, error) {
 	if len(leases) == 0 {
 		return nil, nil
@@ -70,7 +70,7 @@ func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d ti
 	return states, s.describeLost(ctx, states)
 }
 
-// describeLost fills in what the rows of runs that are not held say.
+// describeLost fills in the states of lost leases from the rows.
 func (s *Store) describeLost(ctx context.Context, states []LeaseState) error {
 	var lost []string
 	for _, state := range states {
@@ -93,9 +93,9 @@ func (s *Store) describeLost(ctx context.Context, states []LeaseState) error {
 	return nil
 }
 
-// releaseSQL reads operator_runs_lease_idx: the worker ids between prefix "uid."
-// and "uid/", which follows it. Both are bounds, not patterns, so nothing in a
-// uid is special. Runs are locked in the order of their ids.
+// releaseSQL reads a range of operator_runs_lease_idx: the worker ids from prefix "uid." up to
+// "uid/", which follows it. Both are bounds, not patterns, so no character of a uid is
+// special. Runs are locked in the order of their ids.
 var releaseSQL = `
 WITH held AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
@@ -113,16 +113,16 @@ FROM held h
 WHERE r.namespace_id = h.namespace_id AND r.id = h.id
 RETURNING r.id`
 
-// ReleaseLeases ends the leases held under a pod's uid, except, when it is not
-// empty, those of one process in it. The runs become due now. It returns their
-// ids; the caller notifies.
+// ReleaseLeases ends the leases of a pod's uid, and makes the runs due now. It spares those of
+// the process exceptProcess, if that is not empty. It returns the runs' ids; the caller
+// notifies.
 func (s *Store) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
 	ids, err := s.queryIDs(ctx, s.sql(releaseSQL), s.namespace, podUID, exceptProcess)
 	return ids, Classify(err)
 }
 
-// suspendSQL leaves the lease of a run that is executed; its holder learns of
-// the suspension by Heartbeat. Primary key, locks in the order of ids.
+// suspendSQL leaves the lease of a run that a worker executes. The worker learns of the
+// suspension by Heartbeat. Primary key, locks in the order of ids.
 const suspendSQL = `
 WITH open AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
@@ -141,16 +141,16 @@ FROM open o
 WHERE r.namespace_id = o.namespace_id AND r.id = o.id
 RETURNING r.id`
 
-// SuspendRuns keeps open runs from being claimed, by workers of either language,
-// until ResumeRuns. It returns how many it suspended; runs that are suspended
-// already, have ended, or do not exist are left as they are.
+// SuspendRuns keeps open runs from being claimed, by workers of either language, until
+// ResumeRuns. It returns how many it suspended. It leaves alone runs that are suspended
+// already, have ended, or do not exist.
 func (s *Store) SuspendRuns(ctx context.Context, ids []string) (int, error) {
 	suspended, err := s.queryIDs(ctx, s.sql(suspendSQL), s.namespace, ids)
 	return len(suspended), Classify(err)
 }
 
-// resumeSQL takes the earlier of the two instants, because an OpenWorkflow
-// client that woke the run meanwhile has set available_at.
+// resumeSQL takes the earlier of the two instants: an OpenWorkflow client that woke the run
+// meanwhile has set available_at.
 const resumeSQL = `
 WITH suspended AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
@@ -172,8 +172,8 @@ FROM suspended o
 WHERE r.namespace_id = o.namespace_id AND r.id = o.id
 RETURNING r.id`
 
-// ResumeRuns undoes SuspendRuns: a run is due when it would have been. It
-// returns how many it resumed; the caller notifies.
+// ResumeRuns undoes SuspendRuns: each run is due when it would have been. It returns how many
+// it resumed; the caller notifies.
 func (s *Store) ResumeRuns(ctx context.Context, ids []string) (int, error) {
 	resumed, err := s.queryIDs(ctx, s.sql(resumeSQL), s.namespace, ids)
 	return len(resumed), Classify(err)

@@ -14,48 +14,47 @@ import (
 
 // RunFilter selects runs (R130). Its zero value selects all.
 type RunFilter struct {
-	// Status selects runs of this status. Completed also finds the deprecated
-	// succeeded, and running the deprecated sleeping, as CountRuns counts them.
+	// Status selects runs of this status. As in CountRuns, completed includes the deprecated
+	// succeeded, and running the deprecated sleeping.
 	Status openworkflow.RunStatus
 	// WorkflowName selects runs of this workflow, of any version.
 	WorkflowName string
-	// Brief leaves inputs and outputs out, which may be large.
+	// Brief leaves out inputs and outputs, which may be large.
 	Brief bool
 }
 
 // Page selects a part of a list. Its zero value is the first page.
 type Page struct {
-	// After is the Next of a page: the list goes on there. Before is the Prev of
-	// one: the page ends there. At most one of them may be set (R131).
+	// After is the Next of a page: the list continues there. Before is the Prev of a page: the
+	// list ends there. At most one of them may be set (R131).
 	After, Before string
 	// Limit is the largest number of items. 0 means DefaultPageLimit.
 	Limit int
 }
 
-// DefaultPageLimit is the size of a page that says nothing about it (R130).
+// DefaultPageLimit is the size of a page without a Limit (R130).
 const DefaultPageLimit = 100
 
-// RunPage is a part of a list of runs, newest first. Next and Prev are the
-// cursors of its neighbours, empty where there is none.
+// RunPage is a part of a list of runs, newest first. Next and Prev are the cursors of the
+// neighbouring pages, empty if there is none.
 type RunPage struct {
 	Runs       []openworkflow.Run
 	Next, Prev string
 }
 
-// StepPage is a part of a list of step attempts, oldest first. Next and Prev are
-// the cursors of its neighbours, empty where there is none.
+// StepPage is a part of a list of step attempts, oldest first. Next and Prev are the cursors
+// of the neighbouring pages, empty if there is none.
 type StepPage struct {
 	Steps      []openworkflow.StepAttempt
 	Next, Prev string
 }
 
-// ErrTwoCursors is the error of a Page with both cursors. The text is
-// OpenWorkflow's (R131).
+// ErrTwoCursors is the error for a Page with both cursors. The text is OpenWorkflow's (R131).
 var ErrTwoCursors = errors.New("Cannot specify both 'after' and 'before' cursors") //nolint:staticcheck // OpenWorkflow's text
 
-// listRunsSQL reads workflow_runs_created_at_desc_idx in its order, from the cursor
-// on. Statements are planned without their arguments, so a condition that does not
-// apply is not in the text.
+// listRunsSQL reads workflow_runs_created_at_desc_idx in its order, starting at the cursor.
+// Statements are planned without their arguments, so the text has only the conditions that
+// apply.
 const listRunsSQL = `
 SELECT ` + runColumns + `
 FROM {schema}.workflow_runs r
@@ -78,13 +77,13 @@ CROSS JOIN LATERAL (
 ORDER BY r.created_at {order}, r.id {order}
 LIMIT $2`
 
-// namedSQL is the condition {named} of listStatusesSQL for runs of the workflow $4. It
-// then reads workflow_runs_workflow_name_status_created_at_desc_idx. Without a status
-// all of them are asked for, because the name alone has no index with this order.
+// namedSQL is the condition {named} of listStatusesSQL for runs of the workflow $4. The
+// statement then reads workflow_runs_workflow_name_status_created_at_desc_idx. A filter
+// without a status asks for all statuses, because no index has this order for the name alone.
 const namedSQL = `AND r.workflow_name = $4`
 
-// listStepsSQL reads step_attempts_workflow_run_created_at_idx in its order, from the
-// cursor on.
+// listStepsSQL reads step_attempts_workflow_run_created_at_idx in its order, starting at the
+// cursor.
 const listStepsSQL = `
 SELECT ` + stepColumns + `
 FROM {schema}.step_attempts a
@@ -98,9 +97,8 @@ var allStatuses = []string{
 	string(openworkflow.RunCompleted), string(openworkflow.RunSucceeded), string(openworkflow.RunFailed), string(openworkflow.RunCanceled),
 }
 
-// ListRuns returns a page of the runs that the filter selects, newest first. It
-// returns openworkflow.ErrInvalidCursor and ErrTwoCursors for a page that there is
-// not.
+// ListRuns returns a page of the runs that the filter selects, newest first. It returns
+// openworkflow.ErrInvalidCursor or ErrTwoCursors for an invalid page.
 func (s *Store) ListRuns(ctx context.Context, filter RunFilter, page Page) (RunPage, error) {
 	runs, next, prev, err := list(ctx, s, filter.list(), page, scanRun, func(r *openworkflow.Run) openworkflow.Cursor {
 		return openworkflow.Cursor{CreatedAt: r.CreatedAt, ID: r.ID}
@@ -108,7 +106,7 @@ func (s *Store) ListRuns(ctx context.Context, filter RunFilter, page Page) (RunP
 	return RunPage{Runs: runs, Next: next, Prev: prev}, err
 }
 
-// list is the list of the runs that the filter selects.
+// list returns the listing of the runs that the filter selects.
 func (f RunFilter) list() listing {
 	l := listing{sql: listRunsSQL, alias: "r", order: newestFirst}
 	if f.Status != "" || f.WorkflowName != "" {
@@ -125,7 +123,7 @@ func (f RunFilter) list() listing {
 	return l
 }
 
-// statuses are those that rows with the filter's status may have.
+// statuses returns the statuses in the rows that the filter's Status selects.
 func (f RunFilter) statuses() []string {
 	switch f.Status {
 	case "":
@@ -139,8 +137,8 @@ func (f RunFilter) statuses() []string {
 	}
 }
 
-// ListSteps returns a page of the step attempts of a run, oldest first. A run that
-// does not exist has none.
+// ListSteps returns a page of the step attempts of a run, oldest first. A run that does not
+// exist has none.
 func (s *Store) ListSteps(ctx context.Context, runID string, page Page) (StepPage, error) {
 	steps, next, prev, err := list(ctx, s, stepList(runID), page, scanStep, func(a *openworkflow.StepAttempt) openworkflow.Cursor {
 		return openworkflow.Cursor{CreatedAt: a.CreatedAt, ID: a.ID}
@@ -152,7 +150,7 @@ func stepList(runID string) listing {
 	return listing{sql: listStepsSQL, args: []any{runID}, alias: "a", order: oldestFirst}
 }
 
-// listing is a statement that reads a list: $1 is the namespace, $2 the limit, and args
+// listing is a statement that reads a list. $1 is the namespace, $2 the limit, and args
 // follow. The rows are of the table called alias.
 type listing struct {
 	sql   string
@@ -169,8 +167,8 @@ var (
 	newestFirst = direction{order: "DESC", after: "<"}
 )
 
-// statement returns the text and its arguments for the items that come after a cursor,
-// nil for the list's beginning. What comes before a cursor is read in the opposite order.
+// statement returns the text and the arguments for the items after a cursor, or from the
+// list's start if that is nil. Items before a cursor (back) are read in the opposite order.
 func (l listing) statement(namespace string, cursor *openworkflow.Cursor, back bool, limit int) (sql string, args []any) {
 	order := l.order
 	if back && order == newestFirst {
@@ -187,7 +185,7 @@ func (l listing) statement(namespace string, cursor *openworkflow.Cursor, back b
 	return strings.NewReplacer("{after}", after, "{order}", order.order).Replace(l.sql), args
 }
 
-// list reads a page of a list.
+// list reads a page of a listing.
 func list[T any](
 	ctx context.Context, s *Store, l listing, page Page,
 	scan func(pgx.CollectableRow) (T, error), cursorOf func(*T) openworkflow.Cursor,

@@ -1,7 +1,7 @@
 package store
 
-// upstreamMigrations are OpenWorkflow's 0 to 5, in our words. After number 5 the
-// catalogue is OpenWorkflow's own, and any prefix applied by OpenWorkflow is
+// upstreamMigrations are OpenWorkflow's 0 to 5, in our words. After number 5 the catalogue
+// equals OpenWorkflow's own. A schema on which OpenWorkflow has applied the first of them is
 // continued correctly (R1, R3).
 var upstreamMigrations = []string{
 	// 0: the schema and this bookkeeping, which exist when migrations are applied.
@@ -120,19 +120,18 @@ CREATE INDEX IF NOT EXISTS step_attempts_signal_wait_idx
 	WHERE kind = 'signal-wait' AND status = 'running'`,
 }
 
-// operatorMigrations are ours. Each must be additive: OpenWorkflow's code and
-// our previous release go on working on the result (R6).
+// operatorMigrations are ours. Each must be additive: OpenWorkflow's code and our previous
+// release keep working on the result (R6).
 var operatorMigrations = []string{
-	// 0: suspended runs. A suspended run that nobody executes has no
-	// available_at, which no claim of either language takes (R43); resume_at
-	// keeps the instant for later.
+	// 0: suspended runs. A suspended run that no worker executes has no available_at, so
+	// no claim of either language takes it (R43). resume_at keeps its due time.
 	`
 ALTER TABLE {schema}.workflow_runs
 	ADD COLUMN IF NOT EXISTS suspended_at timestamptz,
 	ADD COLUMN IF NOT EXISTS resume_at    timestamptz`,
 
-	// 1: the ordered ranges that Claim reads, one of each for a workflow and version.
-	// Their size follows open runs.
+	// 1: the ordered ranges that Claim reads, one in each index for a workflow and version.
+	// Their size grows with the open runs only.
 	`
 CREATE INDEX IF NOT EXISTS operator_runs_pending_idx
 	ON {schema}.workflow_runs (namespace_id, workflow_name, (coalesce(version, '')), available_at, created_at)
@@ -159,7 +158,7 @@ CREATE INDEX IF NOT EXISTS operator_runs_object_idx
 	ON {schema}.workflow_runs (namespace_id, (context #>> '{kubernetes,cluster}'), id)
 	WHERE (context #>> '{kubernetes,cluster}') IS NOT NULL AND status IN ('pending', 'running', 'sleeping')`,
 
-	// 5: what runner processes serve.
+	// 5: the live worker processes and what they serve.
 	`
 CREATE TABLE IF NOT EXISTS {schema}.operator_workers (
 	namespace_id text        NOT NULL,
@@ -172,14 +171,14 @@ CREATE TABLE IF NOT EXISTS {schema}.operator_workers (
 	PRIMARY KEY (namespace_id, pod_uid, process)
 )`,
 
-	// 6: how often a run's workflow itself has failed, NULL for never. OpenWorkflow
-	// has only its attempts, which count sleeps and takeovers too (R97).
+	// 6: how often a run's workflow itself has failed, NULL for never. OpenWorkflow counts
+	// only attempts, which include sleeps and takeovers (R97).
 	`
 ALTER TABLE {schema}.workflow_runs
 	ADD COLUMN IF NOT EXISTS failures integer`,
 
-	// 7: the attempts that wait for a child or a signal, for Sweep. Its size
-	// follows those that wait.
+	// 7: the attempts that wait for a child or a signal, for Sweep. Its size grows with the
+	// waiting attempts only.
 	`
 CREATE INDEX IF NOT EXISTS operator_attempts_waiting_idx
 	ON {schema}.step_attempts (namespace_id, id)
@@ -203,7 +202,7 @@ CREATE INDEX IF NOT EXISTS operator_runs_given_back_idx
 	ON {schema}.workflow_runs ((namespace_id || ''), workflow_name, (coalesce(version, '')), created_at)
 	WHERE status = 'pending' AND error ->> 'message' LIKE 'Workflow "%is not registered'` + ";" + statistics,
 
-	// 11: the ranges of number 1, by an expression for the namespace that no other index
+	// 11: the ranges of number 1, by an expression of the namespace that no other index
 	// has, see dueFrom.
 	`
 CREATE INDEX IF NOT EXISTS operator_runs_new_idx
@@ -216,11 +215,11 @@ DROP INDEX IF EXISTS {schema}.operator_runs_pending_idx;
 DROP INDEX IF EXISTS {schema}.operator_runs_due_again_idx;` + statistics,
 }
 
-// statistics are for tables that are new. Without any, an index that begins with the
-// namespace looks as good for finding an id as the primary key, and each look-up
-// reads all of the namespace until the tables are first analyzed. So some rows are
-// shown to ANALYZE, and removed again; of namespaces it shall believe that there is
-// one. CREATE INDEX counts the rows anew, so what creates one ends with it.
+// statistics makes the planner choose the primary key for look-ups by id in new tables.
+// Without statistics, an index that begins with the namespace looks as good to it, and each
+// look-up reads all of the namespace until the tables are first analyzed. So ANALYZE is shown
+// some rows, which are removed again, and n_distinct says that there is one namespace. CREATE
+// INDEX counts the rows anew, so a migration that creates one ends with this.
 const statistics = `
 ALTER TABLE {schema}.workflow_runs ALTER COLUMN namespace_id SET (n_distinct = 1);
 ALTER TABLE {schema}.step_attempts ALTER COLUMN namespace_id SET (n_distinct = 1);

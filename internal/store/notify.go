@@ -18,37 +18,36 @@ var listenBackoff = backoff.Policy{First: 100 * time.Millisecond, Max: 5 * time.
 // server.
 const listenIdleTimeout = 15 * time.Second
 
-// The notification channels of a namespace: what they hint at.
+// The notification channels of a namespace: of due runs, and of ended runs.
 const (
 	channelDue  = ""
 	channelEnds = "_ends"
 )
 
-// channelName derives the name of a channel. The namespace is hashed because a
-// channel's name has at most 63 bytes.
+// channelName returns the name of a channel. Schema and namespace are hashed because a name
+// has at most 63 bytes.
 func (s *Store) channelName(channel string) string {
 	sum := sha256.Sum256([]byte(s.schema + "\x00" + s.namespace))
 	return "openworkflow_" + hex.EncodeToString(sum[:16]) + channel
 }
 
-// notifySQL is never a part of a transaction that writes data, where it would take a
-// lock across the commit.
+// notifySQL is never part of a transaction that writes data: there it would hold a lock across
+// the commit, for which all other notifying commits wait.
 const notifySQL = `SELECT pg_notify($1, '')`
 
-// Hints say of what to notify, right after a write has been committed and in its round
-// trip.
+// Hints name the notifications to send right after a commit, in the round trip of the write.
 type Hints struct {
-	// Due is Notify, Ends is NotifyEnds.
+	// Due sends what Notify sends, Ends what NotifyEnds sends.
 	Due, Ends bool
 }
 
-// Notify hints to all listeners of the namespace that a run may be due. Losing it
-// loses nothing but time.
+// Notify hints to all listeners of the namespace that a run may be due. A lost hint costs only
+// time: listeners also poll.
 func (s *Store) Notify(ctx context.Context) error {
 	return s.notify(ctx, Hints{Due: true})
 }
 
-// NotifyEnds is Notify for who awaits results: a run may have ended.
+// NotifyEnds hints to those that await results that a run may have ended.
 func (s *Store) NotifyEnds(ctx context.Context) error {
 	return s.notify(ctx, Hints{Ends: true})
 }
@@ -68,10 +67,10 @@ func (s *Store) queueHints(b *sqlBatch, hints Hints) {
 	}
 }
 
-// Listen calls wake for each Notify, and after each connect, because
-// notifications sent while nobody listened are lost. It holds a connection of
-// its own, reconnects by itself with a growing delay, and returns ctx.Err() when
-// ctx ends. Wake is called from Listen's goroutine and must not block.
+// Listen calls wake for each Notify, and after each connect, because notifications are lost
+// while no connection listens. It holds a connection of its own, which it re-establishes with
+// backoff. It returns ctx.Err() when ctx ends. Wake is called from Listen's goroutine and must
+// not block.
 func (s *Store) Listen(ctx context.Context, wake func()) error {
 	return s.listen(ctx, channelDue, wake)
 }
@@ -92,7 +91,7 @@ func (s *Store) listen(ctx context.Context, channel string, wake func()) error {
 	}
 }
 
-// listenOnce listens until the connection breaks, and reports whether it stood.
+// listenOnce listens until the connection breaks, and reports whether it was established.
 func (s *Store) listenOnce(ctx context.Context, channel string, wake func()) (connected bool) {
 	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
 	if err != nil {
@@ -110,8 +109,8 @@ func (s *Store) listenOnce(ctx context.Context, channel string, wake func()) (co
 	}
 }
 
-// waitForNotification returns nil on a notification, and an error once the
-// connection is broken.
+// waitForNotification returns nil on a notification, and an error once the connection is
+// broken. It pings the server each time the connection has been silent for listenIdleTimeout.
 func waitForNotification(ctx context.Context, conn *pgx.Conn) error {
 	for {
 		quiet, cancel := context.WithTimeout(ctx, listenIdleTimeout)
@@ -130,7 +129,7 @@ func waitForNotification(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
-// closeConn says goodbye to the server even when ctx has ended, within a second.
+// closeConn closes the connection gracefully, for up to a second, even if ctx has ended.
 func closeConn(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()

@@ -17,15 +17,15 @@ type Outcome struct {
 	Output, Error json.RawMessage
 }
 
-// outcomesSQL reads the primary key, and the large columns only of runs that ended.
+// outcomesSQL reads the primary key, and the large columns only of runs that have ended.
 const outcomesSQL = `
 SELECT ids.id, coalesce(r.status, ''), coalesce(r.workflow_name, ''), r.output, r.error
 FROM ` + idTable + ` ids
 LEFT JOIN {schema}.workflow_runs r USING (namespace_id, id)
 WHERE r.id IS NULL OR r.status IN (` + endedStatuses + `)`
 
-// Outcomes returns how the runs ended. Those that are open are absent; those that
-// do not exist are there, with an empty status.
+// Outcomes returns how the runs ended. Open runs are absent. Runs that do not exist have an
+// empty status.
 func (s *Store) Outcomes(ctx context.Context, ids []string) (map[string]Outcome, error) {
 	outcomes := make(map[string]Outcome)
 	if len(ids) == 0 {

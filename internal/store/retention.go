@@ -11,50 +11,50 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// Bounds of one transaction of RemoveRuns. It deletes the attempts of a run row by row,
-// so both count.
+// Bounds of one transaction of RemoveRuns. Both count, because it deletes the attempts of a
+// run row by row.
 const (
 	removeRuns     = 500
 	removeAttempts = 5000
 )
 
-// Retention is how long ago something must have ended to be removed.
+// Retention says how long ago something must have ended to be removed.
 type Retention struct {
-	// After is for runs in general. OpenWorkflow's clients find a run by its key for
-	// 24 hours after its creation (R51), so it must not be less.
+	// After is for runs without a key. OpenWorkflow's clients find a run by its key for 24
+	// hours after its creation (R51), so it must not be less.
 	After time.Duration
-	// KeyedAfter is for runs and deliveries that hold a key: an idempotency key, or an
-	// id that is no UUID, which somebody has chosen. 0 keeps them for ever. The keys that
-	// OpenWorkflow itself makes for children and sent signals are none: they matter for
-	// as long as their run is open.
+	// KeyedAfter is for runs and deliveries that hold a key: an idempotency key, or an id that
+	// is no UUID, so that somebody has chosen it. 0 keeps them for ever. The keys that
+	// OpenWorkflow itself makes, for children and sent signals, do not count: they matter only
+	// while their run is open.
 	KeyedAfter time.Duration
 }
 
-// EndedRun is a run that may be removed, as far as its own row says.
+// EndedRun is a run that may be removed according to its own row.
 type EndedRun struct {
 	ID string
 	// Keyed says that the run is subject to KeyedAfter.
 	Keyed bool
-	// Object is the Kubernetes object that the run mirrors, nil for none. A reference of
-	// another shape than ours is empty.
+	// Object is the Kubernetes object that the run mirrors, nil for none. It is empty for a
+	// reference of another shape than ours.
 	Object *openworkflow.ObjectRef
 }
 
-// keyedRun says that the run r holds a key. Children have keys of OpenWorkflow's (R98c),
-// and ids that nobody has chosen are UUIDs (R4).
+// keyedRun says that the run r holds a key. Children have keys of OpenWorkflow's (R98c), and
+// generated ids are UUIDs (R4).
 const keyedRun = `(
 		r.idempotency_key IS NOT NULL AND NOT starts_with(r.idempotency_key, '` + openworkflow.ChildKeyPrefix + `' || r.namespace_id || ':')
 		OR r.id !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
 	)`
 
-// removableRun says that the ended run r has been so for $2, or for $3 if it is keyed. An
-// ended run was last written at its end, by the server's clock; finished_at may be by a
-// worker's (R7). A NULL in $3 is never over.
+// removableRun says that the ended run r ended $2 ago, or $3 ago if it is keyed. updated_at is
+// the end of an ended run by the server's clock; finished_at may be by a worker's (R7). NULL
+// in $3 means never.
 const removableRun = `coalesce(r.updated_at < now() - CASE WHEN r.keyed THEN $3::interval ELSE $2::interval END, false)`
 
-// endedRunsSQL reads, for each status, a range of
-// workflow_runs_status_created_at_desc_idx from its old end, or nothing when no run is
-// old enough: no run ends before it is created. It locks nothing.
+// endedRunsSQL reads, for each status, a range of workflow_runs_status_created_at_desc_idx
+// from its oldest run. It reads nothing when no run is old enough, because no run ends before
+// it is created. It locks nothing.
 const endedRunsSQL = `
 SELECT r.created_at, r.id, r.keyed, ` + removableRun + `, r.object
 FROM (
@@ -77,11 +77,13 @@ FROM (
 ) r
 ORDER BY r.created_at, r.id`
 
-// EndedRuns looks at up to limit of the oldest ended runs after a cursor, the zero one to
-// begin, and returns those whose time is over and the cursor of the last one that it
-// has looked at; the zero cursor means that there are no more. So a caller comes past
-// the runs that have to stay, and pays for those in each round.
-func (s *Store) EndedRuns(ctx context.Context, r Retention, after openworkflow.Cursor, limit int) (runs []EndedRun, next openworkflow.Cursor, err error) {
+// EndedRuns reads up to limit of the oldest ended runs after a cursor, which is zero at first.
+// It returns those that may be removed, and the cursor of the last run that it read; the zero
+// cursor means that there are no more. So a caller passes the runs that have to stay, and
+// reads them again in each round.
+func (s *Store) EndedRuns(
+	ctx context.Context, r Retention, after openworkflow.Cursor, limit int,
+) (runs []EndedRun, next openworkflow.Cursor, err error) {
 	seen := 0
 	err = s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		var run EndedRun
@@ -120,11 +122,11 @@ SELECT (SELECT count(*) FROM {schema}.step_attempts a WHERE a.namespace_id = ids
 FROM (SELECT $1::text AS namespace_id, id, n FROM unnest($2::text[]) WITH ORDINALITY ids (id, n) OFFSET 0) ids
 ORDER BY ids.n`
 
-// lockEndedSQL locks those of the runs $4 that may be removed, in the order of their
-// ids, and leaves out those that somebody else has locked: it waits for nobody. A
-// run's children go before the run, and not while their parent is open, as it reads their
-// outcome from their rows (R98d); whose child a run is, either row may say (R98c). So
-// deleting a run changes no other run's row, which somebody might hold. Primary keys,
+// lockEndedSQL locks those of the runs $4 that may be removed, in the order of their ids. It
+// skips runs that another process has locked, so it waits for no lock. A run's children are
+// removed before the run, but not while it is open, because it reads their outcome from their
+// rows (R98d). Either row may have the link between them (R98c). So removing a run changes no
+// other run's row, which another process might have locked. Primary keys,
 // step_attempts_workflow_run_created_at_idx, step_attempts_child_workflow_run_idx and
 // workflow_runs_parent_step_idx.
 var lockEndedSQL = `
@@ -163,10 +165,10 @@ WHERE r.status IN (` + endedStatuses + `) AND ` + strings.Replace(removableRun, 
 ORDER BY r.id
 FOR UPDATE OF r SKIP LOCKED`
 
-// removableDelivery says that the delivery d, whose run is gone or about to go, is needed no
-// more. A sender's key stands for its deliveries for ever (R105), so those stay for $3,
-// and without it for ever. A step that sends has a key of OpenWorkflow's, with the
-// id of its run in it (R99a), and asks for it only while that run is open.
+// removableDelivery says that the delivery d, whose run is gone or about to go, is no longer
+// needed. A sender's key identifies its deliveries for ever (R105), so they stay for $3, or
+// for ever if that is NULL. A step that sends has a key of OpenWorkflow's, which contains the
+// id of its run (R99a), and needs it only while that run is open.
 const removableDelivery = `CASE
 		WHEN d.sender_idempotency_key IS NULL THEN true
 		WHEN starts_with(d.sender_idempotency_key, '` + openworkflow.SignalKeyPrefix + `') THEN NOT EXISTS (
@@ -179,8 +181,8 @@ const removableDelivery = `CASE
 		ELSE coalesce(d.created_at < now() - $3::interval, false)
 	END`
 
-// removeDeliveriesSQL removes what the runs $2 have received. Deliveries have no foreign
-// key (R2), and are found by the attempts that waited. Reads
+// removeDeliveriesSQL removes the signals that were delivered to the runs $2. Deliveries have
+// no foreign key (R2), so they are found by the attempts that waited. Reads
 // step_attempts_workflow_run_created_at_idx and workflow_signals_step_attempt_idx.
 const removeDeliveriesSQL = `
 DELETE FROM {schema}.workflow_signals d
@@ -189,8 +191,8 @@ JOIN {schema}.step_attempts a ON a.namespace_id = ids.namespace_id AND a.workflo
 WHERE a.kind = 'signal-wait' AND d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
 	AND ` + removableDelivery
 
-// removeRunsSQL removes the runs $2, which lockEndedSQL has locked, and by the foreign
-// keys their attempts (R2). Primary key; the foreign keys read the indexes of links.
+// removeRunsSQL removes the runs $2, which lockEndedSQL has locked. Foreign keys remove their
+// attempts (R2). Primary key; the foreign keys read the indexes of links.
 const removeRunsSQL = `
 DELETE FROM {schema}.workflow_runs r
 USING ` + idTable + ` ids
@@ -199,11 +201,10 @@ WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id`
 // Removed counts what was removed.
 type Removed struct{ Runs, Deliveries int }
 
-// RemoveRuns looks at the first of the runs, as many as fit into one small transaction,
-// and removes those that have ended long enough ago, with their step attempts and the
-// signals that they received. Runs with children, and children of open runs, stay, and
-// so does whatever another process has locked at the moment. Rest are the runs that it
-// has not looked at: call again with these.
+// RemoveRuns takes as many of the first runs as fit into one small transaction. Of these it
+// removes the runs that ended long enough ago, with their step attempts and the signals
+// delivered to them. Runs with children, children of open runs, and runs that another process
+// has locked stay. Rest are the runs that it has not taken: call again with these.
 func (s *Store) RemoveRuns(ctx context.Context, r Retention, ids []string) (removed Removed, rest []string, err error) {
 	if len(ids) == 0 {
 		return Removed{}, nil, nil
@@ -222,7 +223,7 @@ func (s *Store) RemoveRuns(ctx context.Context, r Retention, ids []string) (remo
 	return removed, ids[n:], nil
 }
 
-// countFitting returns how many of the runs, one at least, fit into a transaction.
+// countFitting returns how many of the runs fit into a transaction, at least one.
 func (s *Store) countFitting(ctx context.Context, ids []string) (n int, err error) {
 	attempts := 0
 	err = s.eachRow(ctx, func(row pgx.CollectableRow) error {
@@ -255,10 +256,10 @@ func (s *Store) removeRuns(ctx context.Context, tx pgx.Tx, r Retention, ids []st
 	return Removed{Runs: int(runs.RowsAffected()), Deliveries: int(deliveries.RowsAffected())}, err
 }
 
-// strayDeliveriesSQL looks at the $5 deliveries that follow the id $4 and removes those
-// whose run is gone. It returns the last of them, "" when they were fewer, and how many
-// it has removed. Reads a range of the primary key, and the primary key of runs. Nobody
-// else locks deliveries.
+// strayDeliveriesSQL reads the $5 deliveries that follow the id $4 and removes those whose run
+// is gone. It returns the last id, or the empty string when there were fewer, and how many it
+// removed. It reads a range of the primary key, and the primary key of runs. Nothing else
+// locks deliveries.
 const strayDeliveriesSQL = `
 WITH page AS MATERIALIZED (
 	SELECT d.namespace_id, d.id
@@ -281,10 +282,13 @@ WITH page AS MATERIALIZED (
 )
 SELECT (SELECT CASE WHEN count(*) = $5 THEN max(page.id) ELSE '' END FROM page), (SELECT count(*) FROM removed)`
 
-// RemoveStrayDeliveries looks at up to limit deliveries after an id, "" to begin, and
-// removes those whose run is gone: they arrived while it was removed, were kept for their
-// key, or somebody has deleted the run by hand. It returns where to go on, "" at the end.
-func (s *Store) RemoveStrayDeliveries(ctx context.Context, r Retention, after string, limit int) (next string, removed int, err error) {
-	err = s.pool.QueryRow(ctx, s.sql(strayDeliveriesSQL), s.namespace, r.After, nullInterval(r.KeyedAfter), after, limit).Scan(&next, &removed)
+// RemoveStrayDeliveries reads up to limit deliveries after an id, empty at first, and removes
+// those whose run is gone: they arrived while it was removed, were kept for their key, or the
+// run was deleted by hand. It returns the id to continue after, empty at the end.
+func (s *Store) RemoveStrayDeliveries(
+	ctx context.Context, r Retention, after string, limit int,
+) (next string, removed int, err error) {
+	err = s.pool.QueryRow(ctx, s.sql(strayDeliveriesSQL),
+		s.namespace, r.After, nullInterval(r.KeyedAfter), after, limit).Scan(&next, &removed)
 	return next, removed, Classify(err)
 }

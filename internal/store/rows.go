@@ -8,15 +8,15 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// runColumns are the columns that scanRun reads, of a workflow_runs called r.
-// Columns are named, not starred, so that other releases may add to them.
+// runColumns are the columns that scanRun reads, of a workflow_runs called r. They are named,
+// not starred, so that other releases may add columns.
 const runColumns = `r.namespace_id, r.id, r.workflow_name, r.version, r.status, r.idempotency_key,
 	r.context, r.input, r.output, r.error, r.attempts, r.parent_step_attempt_id, r.worker_id,
 	r.available_at, r.deadline_at, r.started_at, r.finished_at, r.created_at, r.updated_at, r.suspended_at, coalesce(r.failures, 0)`
 
 func scanRun(row pgx.CollectableRow) (openworkflow.Run, error) { return scanRunAnd(row) }
 
-// scanRunAnd scans the run columns, and more behind them.
+// scanRunAnd scans the run columns, and more that follow them.
 func scanRunAnd(row pgx.CollectableRow, more ...any) (openworkflow.Run, error) {
 	var r openworkflow.Run
 	err := row.Scan(append([]any{&r.NamespaceID, &r.ID, &r.WorkflowName, &r.Version, &r.Status, &r.IdempotencyKey,
@@ -38,12 +38,11 @@ func scanStep(row pgx.CollectableRow) (openworkflow.StepAttempt, error) {
 	return a, err
 }
 
-// jsonColumn scans a jsonb column as it is, and both SQL NULL and the JSON value
-// null as nil (R21).
+// jsonColumn scans a jsonb column. SQL NULL and the JSON value null both become nil (R21).
 type jsonColumn json.RawMessage
 
-// ScanBytes implements pgtype.BytesScanner. The bytes are only valid until the
-// next row, so they are copied.
+// ScanBytes implements pgtype.BytesScanner. It copies the bytes, which are valid only until
+// the next row.
 func (c *jsonColumn) ScanBytes(b []byte) error {
 	*c = jsonColumn(openworkflow.Column(append(json.RawMessage(nil), b...)))
 	return nil

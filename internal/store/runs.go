@@ -24,8 +24,8 @@ func (s *Store) GetRuns(ctx context.Context, ids []string) (map[string]*openwork
 	return s.runsByID(ctx, getRunsSQL, ids)
 }
 
-// RunStates is GetRuns without the inputs, for who looks at many runs again and
-// again: an input may be a megabyte.
+// RunStates is GetRuns without the inputs, which may be a megabyte each. It is for callers
+// that read many runs again and again.
 func (s *Store) RunStates(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error) {
 	return s.runsByID(ctx, runStatesSQL, ids)
 }
@@ -56,10 +56,9 @@ WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id AND r.status IN (` + o
 const statusSQL = `
 SELECT r.id, r.status FROM {schema}.workflow_runs r JOIN ` + idTable + ` ids USING (namespace_id, id)`
 
-// CancelRuns cancels the runs that are open and returns the status of each after
-// that: canceled, or the one with which it had ended before. Runs that do not
-// exist are absent. Parents that wait for them are woken in the same
-// transaction; the caller notifies.
+// CancelRuns cancels the runs that are open. It returns the status of each afterwards:
+// canceled, or the one with which it had ended before. Runs that do not exist are absent.
+// Parents that wait for them are woken in the same transaction; the caller notifies.
 func (s *Store) CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error) {
 	statuses := make(map[string]openworkflow.RunStatus, len(ids))
 	if len(ids) == 0 {
@@ -90,8 +89,8 @@ WHERE namespace_id = $1 AND deadline_at <= now() AND status IN (` + openStatuses
 ORDER BY deadline_at
 LIMIT $2`
 
-// failExpiredSQL reads the primary key (by the CASE, see heldBy); lockRunsSQL has locked the
-// runs, which may have ended before that (R42, R44).
+// failExpiredSQL reads the primary key, because of the CASE, see heldBy. lockRunsSQL has
+// locked the runs, which may have ended before that (R42, R44).
 const failExpiredSQL = `
 UPDATE {schema}.workflow_runs r
 SET status = 'failed', worker_id = NULL, available_at = NULL, resume_at = NULL, finished_at = now(), updated_at = now(),
@@ -101,10 +100,10 @@ WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id
 	AND CASE WHEN r.status IN (` + openStatuses + `) THEN r.deadline_at <= now() ELSE false END
 RETURNING r.id`
 
-// FailExpired fails up to limit open runs whose deadline has passed, those that
-// a worker is executing too, oldest deadline first, and returns their ids.
-// Parents that wait for them are woken in the same transaction; the caller
-// notifies, and calls again when as many as limit were returned.
+// FailExpired fails up to limit open runs whose deadline has passed, oldest deadline first,
+// and returns their ids. It includes runs that a worker executes. Parents that wait for them
+// are woken in the same transaction. The caller notifies, and calls again if limit runs were
+// returned.
 func (s *Store) FailExpired(ctx context.Context, limit int) ([]string, error) {
 	expired, err := s.queryIDs(ctx, s.sql(expiredSQL), s.namespace, limit)
 	if err != nil || len(expired) == 0 {
@@ -142,10 +141,10 @@ WHERE r.namespace_id = $1 AND r.context #>> '{kubernetes,cluster}' = $2 AND r.id
 ORDER BY r.id
 LIMIT $4`
 
-// OpenObjectRuns returns up to limit open runs that mirror an object of the
-// cluster and have its uid as their id, in the order of ids, after the given id
-// ("" to begin). A run that an object attached to by an idempotency key is not
-// among them. Fewer than limit means that these were the last.
+// OpenObjectRuns returns up to limit open runs that mirror an object of the cluster and have
+// its uid as their id. They come in the order of ids, after afterRunID, which is empty at
+// first. A run to which an object attached by an idempotency key is not among them. Fewer than
+// limit means that these were the last.
 func (s *Store) OpenObjectRuns(ctx context.Context, cluster, afterRunID string, limit int) ([]ObjectRun, error) {
 	var runs []ObjectRun
 	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
@@ -155,8 +154,8 @@ func (s *Store) OpenObjectRuns(ctx context.Context, cluster, afterRunID string, 
 			return err
 		}
 		if json.Unmarshal(object, &run.Object) != nil {
-			// Another shape than ours: not an object's run, as for Run.Object, but it
-			// has to count for the page.
+			// The context is of another shape than ours. As for Run.Object, this is no
+			// object's run, but it counts for the page.
 			run.Object = openworkflow.ObjectRef{Cluster: cluster, UID: run.RunID}
 		}
 		runs = append(runs, run)

@@ -12,24 +12,24 @@ import (
 	"github.com/openworkflow-operator/operator/internal/backoff"
 )
 
-// migrationLock is the advisory lock under which Migrate works: the bytes of
-// "owmigrat". It is ours; OpenWorkflow takes none (R172).
+// migrationLock is the advisory lock that Migrate holds: the bytes of "owmigrat". OpenWorkflow
+// takes none (R172).
 const migrationLock = 0x6f776d6967726174
 
-// migrateAttempts is how often Migrate starts over when an OpenWorkflow client,
-// which takes no lock, migrates the same database at the same moment.
+// migrateAttempts is how often Migrate tries while an OpenWorkflow client, which takes no
+// lock, migrates the same database.
 const migrateAttempts = 10
 
 var migrateBackoff = backoff.Policy{First: 50 * time.Millisecond, Max: 500 * time.Millisecond}
 
-// ledger is a table of migration numbers with the migrations that it counts.
+// ledger is a table of applied migrations, by number, with the migrations that it counts.
 // Migration i has the number i; each text does one thing.
 type ledger struct {
 	table, create string
 	migrations    []string
 }
 
-// ledgers are applied in order: OpenWorkflow's own, then ours on top.
+// ledgers are applied in order: OpenWorkflow's, then ours.
 var ledgers = []ledger{
 	{
 		table: "openworkflow_migrations",
@@ -52,12 +52,12 @@ CREATE TABLE IF NOT EXISTS {schema}.operator_migrations (
 
 func (l ledger) newest() int { return len(l.migrations) - 1 }
 
-// Migrate brings the schema to this release's version and creates it when it is
-// missing. All of it is one transaction under an advisory lock, so any number of
-// processes may call it at once, and a second call changes nothing.
+// Migrate brings the schema to this release's version, and creates it if it is missing. All of
+// it is one transaction under an advisory lock. Any number of processes may call it at once,
+// and a second call changes nothing.
 //
-// It returns ErrSchemaTooNew without changing anything when a newer release was
-// here, and ErrPrivilege when the role may not create what is missing.
+// It returns ErrSchemaTooNew, and changes nothing, when a newer release has migrated the
+// schema. It returns ErrPrivilege when the role may not create what is missing.
 func (s *Store) Migrate(ctx context.Context) error {
 	for attempt := 1; ; attempt++ {
 		err := s.migrate(ctx)
@@ -70,7 +70,7 @@ func (s *Store) Migrate(ctx context.Context) error {
 	}
 }
 
-// collides reports whether somebody else created what Migrate was creating.
+// collides reports whether another process created what Migrate was creating.
 func collides(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
@@ -85,7 +85,7 @@ func collides(err error) bool {
 }
 
 func (s *Store) migrate(ctx context.Context) error {
-	// Nothing to do is the usual case, and then a role needs no rights to create.
+	// Usually there is nothing to do. A role without the right to create then suffices.
 	if err := s.CheckSchema(ctx); !errors.Is(err, ErrSchemaMissing) {
 		return err
 	}
@@ -105,8 +105,8 @@ func (s *Store) migrate(ctx context.Context) error {
 	})
 }
 
-// createSchema looks first, because CREATE SCHEMA IF NOT EXISTS wants the right
-// to create schemas even when it has nothing to do.
+// createSchema first checks whether the schema exists, because CREATE SCHEMA IF NOT EXISTS
+// requires the right to create schemas even if it does.
 func (s *Store) createSchema(ctx context.Context, tx pgx.Tx) error {
 	var exists bool
 	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)`, s.schema).Scan(&exists)
@@ -147,8 +147,8 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// ledgerVersion returns the newest migration applied, noLedger when there is
-// none, and ErrSchemaTooNew when this release does not know it.
+// ledgerVersion returns the newest migration applied, noLedger if there is none. It returns
+// ErrSchemaTooNew if this release does not know that migration.
 func (s *Store) ledgerVersion(ctx context.Context, q querier, l ledger) (int, error) {
 	var exists bool
 	err := q.QueryRow(ctx, `
@@ -170,8 +170,8 @@ SELECT EXISTS (
 	return version, nil
 }
 
-// CheckSchema returns nil when the schema is at this release's version,
-// ErrSchemaMissing when it does not exist or is older, and ErrSchemaTooNew.
+// CheckSchema returns nil if the schema is at this release's version, ErrSchemaMissing if it
+// does not exist or is older, and ErrSchemaTooNew if it is newer.
 func (s *Store) CheckSchema(ctx context.Context) error {
 	var missing error
 	for _, l := range ledgers {

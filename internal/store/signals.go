@@ -15,21 +15,21 @@ type Signal struct {
 	Name string
 	// Data is the payload, nil or null for none (R20).
 	Data json.RawMessage
-	// IdempotencyKey, when not nil, makes a repeated send return the recipients of the
-	// first that had any, and deliver nothing. It counts for this name, for ever (R105).
+	// IdempotencyKey, not nil, makes a repeated send deliver nothing, and return the
+	// recipients of the first send that had any. It counts for this name, for ever (R105).
 	IdempotencyKey *string
 }
 
-// signalsTable is the signals of a statement, $2 to $4, in their order.
+// signalsTable is the table of a statement's signals, $2 to $4, in their order.
 const signalsTable = `(
 	SELECT $1::text AS namespace_id, s.*
 	FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY s (name, key, data, n)
 )`
 
-// receivers are the attempts that wait for the signal s, once for each. An attempt has
-// one delivery, ever (R105). Reads step_attempts_signal_wait_idx for each signal, and
-// workflow_signals_step_attempt_idx for each attempt: OFFSET 0 keeps the planner, until the
-// tables are first analyzed, from reading all who wait and all deliveries.
+// receivers are the attempts that wait for the signal s. An attempt receives one delivery,
+// ever (R105). Reads step_attempts_signal_wait_idx for each signal, and
+// workflow_signals_step_attempt_idx for each attempt. Until the tables are first analyzed,
+// OFFSET 0 keeps the planner from reading all waiting attempts and all deliveries.
 const receivers = `LATERAL (
 		SELECT a.namespace_id, a.id, a.workflow_run_id
 		FROM {schema}.step_attempts a
@@ -51,16 +51,17 @@ FROM (SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS name) s
 CROSS JOIN ` + receivers + `
 `
 
-// deliverSQL delivers the signals (R104). It returns the recipients that a signal's key
-// had earlier by the signal's number, and the new ones by the signal's name: of signals
-// of one name the first without earlier recipients is delivered, and leaves nobody to the
-// next.
+// deliverSQL delivers the signals (R104). It returns the recipients of an earlier send with a
+// signal's key by the signal's number, and the new recipients by the signal's name. Of several
+// signals of one name, only the first without earlier recipients is delivered: no attempt
+// waits for the next.
 //
-// lockRunsSQL has locked the runs that wait, those that execute too: one that was about to
-// park is then either seen parked, or sees the delivery (R83). Nothing here waits for a
-// lock: a run that began to wait since is taken if nobody holds it, and of two senders of
-// whom one is OpenWorkflow's, which locks attempts before runs, the one who has locked an
-// attempt delivers to it.
+// lockRunsSQL has locked the waiting runs, also those that a worker executes. A run that is
+// about to park is then either seen parked, or sees the delivery (R83).
+//
+// This statement waits for no lock. It delivers to a run that started to wait since then only
+// if no one has locked it. OpenWorkflow's sender locks attempts before runs; of two senders,
+// the one that has locked an attempt delivers to it.
 const deliverSQL = `
 WITH signal AS MATERIALIZED (
 	SELECT s.namespace_id, s.name, s.key, s.data::jsonb AS data, s.n
@@ -107,8 +108,8 @@ UNION
 SELECT 0, d.signal, d.workflow_run_id FROM delivered d
 ORDER BY 3`
 
-// The fences of deliverSQL: of a signal that a step sends, the run must be held, and
-// the step not have sent it.
+// The fences of deliverSQL. For a signal that a step sends, the run must be held, and the step
+// must not have ended.
 var (
 	deliverAnySQL  = strings.ReplaceAll(deliverSQL, "{fence}", "")
 	deliverStepSQL = strings.ReplaceAll(deliverSQL, "{fence}", `WHERE EXISTS (
@@ -122,9 +123,9 @@ var (
 	)`)
 )
 
-// wakeReceiversSQL makes due the runs to which this transaction has delivered,
-// unless they execute (R42, R107). A statement after deliverSQL, so that it sees the
-// runs as their locks keep them.
+// wakeReceiversSQL makes due the runs to which this transaction has delivered, unless a worker
+// executes them (R42, R107). It runs after deliverSQL, in a statement of its own, so it sees
+// the rows as they are locked.
 var wakeReceiversSQL = `
 UPDATE {schema}.workflow_runs p
 SET ` + makeDue("p") + `
@@ -149,19 +150,19 @@ WHERE p.namespace_id = receiver.namespace_id AND p.id = receiver.id
 	AND CASE WHEN p.status IN (` + openStatuses + `) THEN p.worker_id IS NULL ELSE false END
 	AND ` + notDue
 
-// SendSignals delivers each signal to the step attempts that wait for its name at
-// this moment, in one transaction, and returns for each the runs that received it. A
-// signal for which nobody waits is not kept (R104). The order of signals counts: of two
-// with one name the first is delivered. The caller notifies.
+// SendSignals delivers each signal to the step attempts that wait for its name at this moment,
+// in one transaction. It returns, for each signal, the runs that received it. A signal for
+// which no attempt waits is not kept (R104). Of two signals of one name the first is
+// delivered. The caller notifies.
 //
-// Attempts of runs that have ended are receivers as long as they are running (R106). A
-// payload that cannot be stored is an error of the call, which then delivers nothing.
+// Running attempts of ended runs also receive (R106). A payload that cannot be stored fails
+// the call, which then delivers nothing.
 func (s *Store) SendSignals(ctx context.Context, signals []Signal) (runIDs [][]string, err error) {
 	runIDs = make([][]string, len(signals))
 	if len(signals) == 0 {
 		return runIDs, nil
 	}
-	// A key that comes twice is sent once.
+	// Send a repeated key once.
 	type sender struct{ name, key string }
 	var sent []Signal
 	of := make([]int, len(signals)) // index in signals → index in sent
@@ -214,7 +215,7 @@ func (s *Store) SendSignals(ctx context.Context, signals []Signal) (runIDs [][]s
 	return runIDs, nil
 }
 
-// signalColumns are the arguments $2 to $4 of the statements.
+// signalColumns returns the arguments $2 to $4 of the statements.
 func signalColumns(signals []Signal) (names []string, keys, data []*string) {
 	for _, signal := range signals {
 		names, keys, data = append(names, signal.Name), append(keys, signal.IdempotencyKey), append(data, jsonArg(signal.Data))
@@ -222,10 +223,10 @@ func signalColumns(signals []Signal) (names []string, keys, data []*string) {
 	return names, keys, data
 }
 
-// writeSendSQL ends the attempt that sends a signal, under the lease of its run,
-// which lockRunsSQL has locked (R46). The output lists the recipients of the
-// signal's key (R26). It returns the output that the row has: this one or, of a write
-// that is repeated, that of the first. Primary keys and workflow_signals_idempotency_idx.
+// writeSendSQL ends the attempt that sends a signal, under the lease of its run, which
+// lockRunsSQL has locked (R46). The output lists the recipients of the signal's key (R26). It
+// returns the output in the row: this one, or that of the first write if this one is repeated.
+// Primary keys and workflow_signals_idempotency_idx.
 var writeSendSQL = `
 WITH written AS (
 	INSERT INTO {schema}.step_attempts AS a (
@@ -255,13 +256,13 @@ SELECT a.output
 FROM {schema}.step_attempts a
 WHERE a.namespace_id = $1 AND a.id = $4 AND a.workflow_run_id = $2 AND a.status = 'completed'`
 
-// SendSignal delivers the signal that a step sends (R99a), and writes the step's
-// attempt as completed in the same transaction, under the lease of its run. It returns
-// the runs that received it. Of the step's Attempt the ID and StepName are used. The
-// signal's key is the step's own when it has none. The caller notifies.
+// SendSignal delivers the signal that a step sends (R99a), and writes the step's attempt as
+// completed in the same transaction, under the lease of its run. It returns the runs that
+// received the signal. Of the step's Attempt it uses the ID and StepName. A signal without a
+// key gets the step's own. The caller notifies.
 //
-// Repeating the call delivers nothing more, and returns what the first one did. It
-// returns ErrLeaseLost, and has delivered nothing, when the lease is not held.
+// A repeated call delivers nothing more, and returns what the first one did. If the lease is
+// not held, the call delivers nothing and returns ErrLeaseLost.
 func (s *Store) SendSignal(ctx context.Context, step StepWrite, signal Signal) (runIDs []string, err error) {
 	if signal.IdempotencyKey == nil {
 		signal.IdempotencyKey = new(openworkflow.SignalKey(step.RunID, step.Attempt.StepName))

@@ -44,8 +44,8 @@ FROM {schema}.step_attempts a
 JOIN ` + idTable + ` run ON a.namespace_id = run.namespace_id AND a.workflow_run_id = run.id
 GROUP BY a.workflow_run_id`
 
-// newestStepsSQL reads the end of step_attempts_workflow_run_created_at_idx,
-// once for each run. It leaves outputs out, which may be large.
+// newestStepsSQL reads the end of step_attempts_workflow_run_created_at_idx, once for each
+// run. It leaves out outputs, which may be large.
 const newestStepsSQL = `
 SELECT a.namespace_id, a.id, a.workflow_run_id, a.step_name, a.kind, a.status,
 	a.context, NULL::jsonb, a.error, a.child_workflow_run_id, a.started_at, a.finished_at, a.created_at, a.updated_at

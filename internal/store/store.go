@@ -23,8 +23,7 @@ const (
 	DefaultNamespaceID = "default"
 )
 
-// connectTimeout bounds one attempt to connect when the URL sets no
-// connect_timeout of its own.
+// connectTimeout bounds one attempt to connect if the URL sets no connect_timeout.
 const connectTimeout = 10 * time.Second
 
 // Options say which database a Store uses.
@@ -35,22 +34,21 @@ type Options struct {
 	Schema string
 	// NamespaceID scopes every statement (R150). Empty means DefaultNamespaceID.
 	NamespaceID string
-	// ApplicationName shows in pg_stat_activity. Empty keeps what the URL says.
+	// ApplicationName is shown in pg_stat_activity. Empty keeps that of the URL.
 	ApplicationName string
-	// MaxConns bounds the pool. 0 keeps what the URL says, or pgx's default. The
+	// MaxConns bounds the pool. 0 keeps the bound of the URL, or pgx's default. The
 	// connections of Listen and ListenEnds are not counted.
 	MaxConns int32
 }
 
-// Store is one namespace of one schema of a database. Its methods may be called
-// concurrently. They return errors that errors.Is can tell apart by this
-// package's sentinels.
+// Store is one namespace of one schema of a database. Its methods may be called concurrently.
+// errors.Is finds this package's sentinels in the errors that they return.
 type Store struct {
 	pool      *pgxpool.Pool
 	schema    string
 	namespace string
 
-	// statements caches templates with the schema's name filled in.
+	// statements caches statements with the schema's name filled in, by template.
 	statements sync.Map
 	// claimCount alternates which branch of a claim gets the odd slot.
 	claimCount atomic.Uint64
@@ -59,11 +57,11 @@ type Store struct {
 
 var schemaName = regexp.MustCompile(`^[a-zA-Z_]\w*$`)
 
-// Open connects to the database and pings it. It does not look at the schema;
-// see CheckSchema and Migrate. The caller closes the Store.
+// Open connects to the database and pings it. It does not check the schema; see CheckSchema
+// and Migrate. The caller closes the Store.
 //
-// It returns ErrInvalidURL, ErrUnreachable, ErrAuthentication,
-// ErrDatabaseMissing or ErrPrivilege; no error text contains the password.
+// It returns ErrInvalidURL, ErrUnreachable, ErrAuthentication, ErrDatabaseMissing or
+// ErrPrivilege. No error text contains the password.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{schema: o.Schema, namespace: o.NamespaceID}
 	if s.schema == "" {
@@ -73,7 +71,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		s.namespace = DefaultNamespaceID
 	}
 	if len(s.schema) > 63 || !schemaName.MatchString(s.schema) { // R1
-		return nil, fmt.Errorf("%w: schema name %q: want letters, digits and underscores, not beginning with a digit, at most 63",
+		return nil, fmt.Errorf("%w: schema name %q: want at most 63 letters, digits and underscores, the first not a digit",
 			ErrInvalidURL, s.schema)
 	}
 
@@ -92,14 +90,14 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
-// parse reads the options into a pool's configuration. pgx's own errors quote
-// the URL, so none of their text is passed on.
+// parse turns the options into a pool's configuration. pgx's own errors quote the URL, so it
+// returns none of their text.
 func parse(o Options) (*pgxpool.Config, error) {
 	if strings.TrimSpace(o.URL) == "" {
 		return nil, fmt.Errorf("%w: it is empty", ErrInvalidURL)
 	}
 	if scheme, _, ok := strings.Cut(o.URL, "://"); ok && scheme != "postgres" && scheme != "postgresql" {
-		return nil, fmt.Errorf("%w: want it to begin with postgres:// or postgresql://", ErrInvalidURL)
+		return nil, fmt.Errorf("%w: it must start with postgres:// or postgresql://", ErrInvalidURL)
 	}
 	config, err := pgxpool.ParseConfig(strings.TrimSpace(o.URL))
 	if err != nil {
@@ -120,12 +118,11 @@ func parse(o Options) (*pgxpool.Config, error) {
 	return config, nil
 }
 
-// planOnceSQL makes each connection plan a statement once, without its arguments, and
-// in a way that is right whatever the tables hold: by index, row by row. Left to itself,
-// the server would plan a batch anew each time, foreign keys included, which takes longer
-// than to execute it; or keep the plan of the first minute, when the tables were nearly
-// empty, and read all of a namespace for each row from then on. Compiling would take
-// longer than what it speeds up.
+// planOnceSQL makes each connection plan a statement once, without its arguments, and by index
+// and row by row, which is right whatever the tables hold. By default, the server would plan
+// each batch anew, foreign keys included, which takes longer than executing it. Or it would
+// keep the plan of the first minute, when the tables were nearly empty, and read all of a
+// namespace for each row ever after. JIT compilation takes longer than it saves.
 const planOnceSQL = `
 SET plan_cache_mode = force_generic_plan;
 SET enable_seqscan = off;
@@ -139,7 +136,7 @@ func planOnce(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-// Close closes all connections, after waiting for statements under way.
+// Close waits for statements in flight and closes all connections.
 func (s *Store) Close() { s.pool.Close() }
 
 // Ping returns nil when the database answers.
@@ -147,14 +144,14 @@ func (s *Store) Ping(ctx context.Context) error {
 	return Classify(s.pool.Ping(ctx))
 }
 
-// ServerVersion returns the server's version as it prints it, such as "15.18".
+// ServerVersion returns the server's version as the server prints it, such as "15.18".
 func (s *Store) ServerVersion(ctx context.Context) (string, error) {
 	var version string
 	err := s.pool.QueryRow(ctx, `SELECT current_setting('server_version')`).Scan(&version)
 	return version, Classify(err)
 }
 
-// sql fills the schema's quoted name into a statement: {schema} stands for it.
+// sql replaces {schema} in a statement by the schema's quoted name.
 func (s *Store) sql(template string) string {
 	if text, ok := s.statements.Load(template); ok {
 		return text.(string)
@@ -174,8 +171,7 @@ func jsonArg(value json.RawMessage) *string {
 	return &s
 }
 
-// milliseconds cuts an instant off to the precision that instants given by
-// clients have in the database (R7).
+// milliseconds truncates an instant to the precision of instants that clients pass (R7).
 func milliseconds(t *time.Time) *time.Time {
 	if t == nil || t.IsZero() {
 		return nil
@@ -184,8 +180,8 @@ func milliseconds(t *time.Time) *time.Time {
 	return &cut
 }
 
-// sqlBatch is a batch's result in pieces. A pgx batch is one round trip and one
-// transaction: its statements are pipelined before a single Sync.
+// sqlBatch is a pgx batch, one round trip and one transaction, whose queries scan their own
+// rows. Its statements are pipelined before a single Sync.
 type sqlBatch struct{ pgx.Batch }
 
 // send runs the batch and closes it.
@@ -193,10 +189,10 @@ func (s *Store) send(ctx context.Context, b *sqlBatch) error {
 	return s.pool.SendBatch(ctx, &b.Batch).Close()
 }
 
-// sendAndNotify is send, and gives the hints after that, in the same round trip. The
-// batch is a transaction of its own before that, as a notification takes a lock across
-// the commit. A batch that fails costs its connection, which is left inside of it. What
-// fails after the commit has lost hints only, and is no error.
+// sendAndNotify is send, and sends the hints after the commit, in the same round trip. The
+// batch is a transaction of its own, because a notification would hold a lock across its
+// commit. A batch that fails loses its connection, which is left inside the transaction. An
+// error after the commit loses only hints, and is not returned.
 func (s *Store) sendAndNotify(ctx context.Context, b *sqlBatch, hints Hints) error {
 	if hints == (Hints{}) {
 		return s.send(ctx, b)
@@ -216,7 +212,7 @@ func (s *Store) sendAndNotify(ctx context.Context, b *sqlBatch, hints Hints) err
 	return nil
 }
 
-// collect queues a query whose rows are scanned by next, one call for each.
+// collect queues a query and calls next for each row.
 func (b *sqlBatch) collect(next func(pgx.CollectableRow) error, sql string, args ...any) {
 	b.Queue(sql, args...).Query(func(rows pgx.Rows) error {
 		defer rows.Close()
@@ -229,7 +225,7 @@ func (b *sqlBatch) collect(next func(pgx.CollectableRow) error, sql string, args
 	})
 }
 
-// eachRow runs a query outside a transaction and scans its rows by next.
+// eachRow runs a query outside a transaction and calls next for each row.
 func (s *Store) eachRow(ctx context.Context, next func(pgx.CollectableRow) error, sql string, args ...any) error {
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {

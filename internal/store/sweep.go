@@ -8,13 +8,13 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Swept is what one Sweep did.
+// Swept is the result of one Sweep.
 type Swept struct {
-	// Ran is false when another process has swept lately; nothing was done then.
+	// Ran is false when another process has swept lately. This call did nothing then.
 	Ran bool
 	// Expired are the runs that were failed at their deadline.
 	Expired []string
-	// Rescued are the runs that were made due.
+	// Rescued are the parked runs that were made due because their wait has a result.
 	Rescued []string
 }
 
@@ -34,10 +34,10 @@ SET swept_at = excluded.swept_at
 WHERE NOT (s.swept_at > now() - $2::interval AND s.swept_at < now() + $2::interval)
 RETURNING after_id`
 
-// sweepWaitsSQL reads the $3 waiting attempts that follow the id $2. It returns the id of
-// the last of them, or the empty string when they were fewer, and the runs whose wait has
-// a result.
-// It locks nothing. Reads a range of operator_attempts_waiting_idx, and primary keys.
+// sweepWaitsSQL reads the $3 waiting attempts that follow the id $2. It returns the id of the
+// last of them, or the empty string when there were fewer, and the runs of those whose wait
+// has a result. It locks nothing. Reads a range of operator_attempts_waiting_idx, and primary
+// keys.
 const sweepWaitsSQL = `
 WITH a AS MATERIALIZED (
 	SELECT a.namespace_id, a.id, a.workflow_run_id, a.kind, a.status, a.child_workflow_run_namespace_id, a.child_workflow_run_id
@@ -46,20 +46,21 @@ WITH a AS MATERIALIZED (
 	ORDER BY a.id
 	LIMIT $3
 )
-SELECT CASE WHEN count(*) = $3 THEN max(a.id) ELSE '' END, coalesce(array_agg(DISTINCT a.workflow_run_id) FILTER (WHERE ` + hasWaitResult + `), '{}')
+SELECT CASE WHEN count(*) = $3 THEN max(a.id) ELSE '' END,
+	coalesce(array_agg(DISTINCT a.workflow_run_id) FILTER (WHERE ` + hasWaitResult + `), '{}')
 FROM a`
 
 const saveSweepSQL = `UPDATE {schema}.operator_sweeps SET after_id = $2 WHERE namespace_id = $1`
 
-// Sweep does at a low rate what usually happens at once, for the case that a process
-// died in between or that it was OpenWorkflow's, whose child ends and wakes are two
-// statements (R171): it fails expired runs as FailExpired does, and makes due the parked
-// runs for which a child's end or a signal has come.
+// Sweep fails expired runs as FailExpired does, and makes due the parked runs whose wait has a
+// result (rescues them). Usually both happen at once. Sweep makes up for a process that died
+// in between, and for OpenWorkflow's, which end a child and wake its parent in two
+// transactions (R171).
 //
-// Any number of processes may call it as often as they like. When the namespace's last
-// sweep is older than every, the first call sweeps and the others do nothing. A sweep
-// reads at most limit expired runs and at most limit waiting steps, and the next one
-// continues after those. The caller notifies.
+// Any number of processes may call it at any rate. When the namespace's last sweep is older
+// than every, the first call sweeps and the others do nothing. A sweep reads at most limit
+// expired runs and at most limit waiting steps. The next one continues after those. The caller
+// notifies.
 func (s *Store) Sweep(ctx context.Context, every time.Duration, limit int) (Swept, error) {
 	var swept Swept
 	var after string

@@ -13,10 +13,10 @@ import (
 // cancelBatch bounds the runs that one transaction of CancelTree locks.
 const cancelBatch = 1000
 
-// childrenSQL returns the runs that step attempts of the runs $2 started. Children
-// are found by the link in either row, as a worker that died between the two writes
-// leaves one of them (R98c). Reads step_attempts_workflow_run_created_at_idx,
-// workflow_runs_parent_step_idx and the primary key.
+// childrenSQL returns the runs that step attempts of the runs $2 started. It finds children by
+// the link in either row: a worker that died between its two writes left only one of them
+// (R98c). Reads step_attempts_workflow_run_created_at_idx, workflow_runs_parent_step_idx and
+// the primary key.
 const childrenSQL = `
 WITH a AS MATERIALIZED (
 	SELECT a.namespace_id, a.id, a.child_workflow_run_namespace_id, a.child_workflow_run_id
@@ -32,16 +32,14 @@ SELECT c.id, c.status
 FROM a
 JOIN {schema}.workflow_runs c ON c.namespace_id = a.child_workflow_run_namespace_id AND c.id = a.child_workflow_run_id`
 
-// CancelTree cancels the runs and all open runs below them: their children, the
-// children of those, and so on, also below children that have ended. It returns the
-// statuses of the given runs as CancelRuns does, and of those that it canceled below
-// them. Below a given run that had completed or failed before, nothing is canceled.
-// The caller notifies.
+// CancelTree cancels the runs and all open runs below them: their children, the children of
+// those, and so on, also below children that have ended. It cancels nothing below a given run
+// that had completed or failed before. It returns the statuses of the given runs as CancelRuns
+// does, and those of the runs that it canceled below them. The caller notifies.
 //
-// Levels are canceled from the top, each in transactions of their own. Once a run is
-// canceled, its worker is refused to start another child (R46), so whoever reads its
-// children then sees all of them. A call that fails in between has done a part, and
-// may be repeated.
+// Levels are canceled from the top, each in transactions of its own. A canceled run's worker
+// cannot start another child (R46), so the children that are read after the cancellation are
+// all there are. A call that fails has canceled some levels, and may be repeated.
 func (s *Store) CancelTree(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error) {
 	statuses, err := s.cancelBatches(ctx, ids)
 	if err != nil {

@@ -9,10 +9,10 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// WaitResult is what a step attempt waited for.
+// WaitResult is the result of a step attempt that waits.
 type WaitResult struct {
-	// Child is the run that has ended, of which ID, Status, Output, Error and
-	// FinishedAt are set; nil for a signal.
+	// Child is the run that has ended, nil for a signal. ID, Status, Output, Error and
+	// FinishedAt are set.
 	Child *openworkflow.Run
 	// Data is a signal's payload, nil for none.
 	Data json.RawMessage
@@ -30,9 +30,9 @@ LEFT JOIN {schema}.workflow_signals d
 WHERE a.status = 'running'
 	AND (c.status IN (` + endedStatuses + `) OR d.id IS NOT NULL)`
 
-// WaitResults returns what the given attempts wait for, of those for which it has come:
-// the child has ended (R98d), a signal was delivered (R99c). Attempts that do not wait,
-// or wait on, are absent.
+// WaitResults returns, by attempt, the results of those waits that have one: the child has
+// ended (R98d), or a signal was delivered (R99c). Attempts that still wait, and those that do
+// not wait, are absent.
 func (s *Store) WaitResults(ctx context.Context, attemptIDs []string) (map[string]WaitResult, error) {
 	results := make(map[string]WaitResult, len(attemptIDs))
 	if len(attemptIDs) == 0 {

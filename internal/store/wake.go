@@ -2,9 +2,9 @@ package store
 
 import "context"
 
-// wakeParentsSQL makes due the parents that wait for the runs $2, which have
-// ended (R82). A statement after lockRunsSQL and the ends, so that it sees a parent
-// that parked meanwhile. Primary keys.
+// wakeParentsSQL makes due the parents that wait for the runs $2, which have ended (R82). It
+// runs after lockRunsSQL and the ends, in a statement of its own, so it sees a parent that
+// parked meanwhile. Primary keys.
 var wakeParentsSQL = `
 UPDATE {schema}.workflow_runs p
 SET ` + makeDue("p") + `
@@ -18,10 +18,10 @@ WHERE CASE WHEN c.status IN ('completed', 'failed', 'canceled') THEN a.kind = 'w
 	AND ` + parked + `
 	AND ` + notDue
 
-// reconcileSQL makes due the parked runs among $2 for which a child's end or a
-// signal arrived while they were active (R83). It is a statement after the
-// park's commit, because OpenWorkflow's peers do not wait for a lock on a parent
-// that they see active. Reads step_attempts_workflow_run_created_at_idx.
+// wakeParkedSQL makes due those of the parked runs $2 for which a child ended or a signal was
+// delivered while they were executed (R83). It runs after the park's commit, because
+// OpenWorkflow's workers do not wait for the lock of a parent that they see executed. Reads
+// step_attempts_workflow_run_created_at_idx.
 var wakeParkedSQL = `
 WITH parked AS MATERIALIZED (
 	SELECT p.namespace_id, p.id
@@ -44,9 +44,10 @@ FROM parked
 WHERE p.namespace_id = parked.namespace_id AND p.id = parked.id
 RETURNING p.id`
 
-// wakeParked follows up the parks among the writes, also those that report a lost
-// lease: they may have succeeded in a call whose acknowledgement was lost. It notifies of
-// those that it makes due: who sent what has come did so when nobody could claim them.
+// wakeParked makes the parked runs of a batch due if their wait has a result. It includes
+// parks that report a lost lease, which may have succeeded in a call whose acknowledgement was
+// lost. It notifies of those that it makes due: whatever resolved the wait sent its hint when
+// the run could not be claimed.
 func (s *Store) wakeParked(ctx context.Context, runs []RunWrite) error {
 	var parked []string
 	for _, w := range runs {
@@ -59,7 +60,7 @@ func (s *Store) wakeParked(ctx context.Context, runs []RunWrite) error {
 	}
 	due, err := s.pool.Exec(ctx, s.sql(wakeParkedSQL), s.namespace, parked)
 	if err == nil && due.RowsAffected() > 0 {
-		_ = s.Notify(ctx) // nobody was told of these; without it, a poll finds them
+		_ = s.Notify(ctx) // without the hint, a poll finds them
 	}
 	return err
 }

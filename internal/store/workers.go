@@ -10,28 +10,28 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// Worker is a runner process as it reported itself.
+// Worker is a worker process as it announced itself.
 type Worker struct {
 	PodUID string
-	// Process is the nonce of the process's life, the second part of worker ids.
+	// Process is the nonce of the process, the second part of its worker ids.
 	Process string
 	PodName string
 	Pool    string
 	// Workflows are what it serves.
 	Workflows []openworkflow.Definition
-	// SeenAt is the server's time of its last report. SaveWorker ignores it.
+	// SeenAt is the server's time of its last announcement. SaveWorker ignores it.
 	SeenAt time.Time
 }
 
-// served is a Definition as the workflows column of operator_workers has it.
+// served is a Definition as it is encoded in the workflows column of operator_workers.
 type served struct {
 	Name    string  `json:"name"`
 	Version *string `json:"version,omitempty"`
 }
 
-// saveWorkerSQL also forgets the processes that this one follows in its pod (a
-// restarted container), and whoever was not seen for a day. It counts those that serve
-// the same and were seen of late. Primary key.
+// saveWorkerSQL also deletes the earlier processes of the pod (its container restarted), and
+// processes that were not seen for a day. It counts the processes that serve the same and were
+// seen lately. Primary key.
 const saveWorkerSQL = `
 WITH forgotten AS (
 	DELETE FROM {schema}.operator_workers
@@ -47,9 +47,9 @@ SELECT 1 + count(*)
 FROM {schema}.operator_workers
 WHERE namespace_id = $1 AND pod_uid <> $2 AND workflows = $6::text::jsonb AND seen_at >= now() - $7::interval`
 
-// SaveWorker records that the process is alive and what it serves. Of one pod it
-// keeps only the last process that reported. It returns how many processes, this one
-// included, serve the same and have reported within the given time.
+// SaveWorker announces that the process is live and what it serves. Only the last process of a
+// pod that announced itself is kept. Peers is the number of processes, this one included, that
+// serve the same and announced themselves within the given time.
 func (s *Store) SaveWorker(ctx context.Context, w Worker, within time.Duration) (peers int, err error) {
 	workflows := make([]served, 0, len(w.Workflows))
 	for _, d := range w.Workflows {
@@ -67,7 +67,7 @@ func (s *Store) SaveWorker(ctx context.Context, w Worker, within time.Duration) 
 const removeWorkerSQL = `
 DELETE FROM {schema}.operator_workers WHERE namespace_id = $1 AND pod_uid = $2 AND process = $3`
 
-// RemoveWorker forgets a process. One that is unknown is no error.
+// RemoveWorker deletes a process. An unknown one is no error.
 func (s *Store) RemoveWorker(ctx context.Context, podUID, process string) error {
 	_, err := s.pool.Exec(ctx, s.sql(removeWorkerSQL), s.namespace, podUID, process)
 	return Classify(err)
@@ -79,7 +79,7 @@ FROM {schema}.operator_workers
 WHERE namespace_id = $1 AND seen_at >= now() - $2::interval
 ORDER BY pool, pod_name, pod_uid, process`
 
-// Workers returns the processes that reported within the given time, by the
+// Workers returns the processes that announced themselves within the given time, by the
 // server's clock, ordered by pool and pod.
 func (s *Store) Workers(ctx context.Context, within time.Duration) ([]Worker, error) {
 	var workers []Worker

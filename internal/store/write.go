@@ -9,35 +9,34 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// StepWrite records a step attempt of a leased run (R46).
+// StepWrite inserts or ends a step attempt of a leased run (R46).
 type StepWrite struct {
 	openworkflow.Lease
-	// Attempt's ID, StepName, Kind, Status, Context, Output and Error are used.
-	// Status running inserts the row; completed and failed end it, inserting it
-	// first when no running row was written. An attempt's id belongs to one
-	// attempt for ever.
+	// Attempt's ID, StepName, Kind, Status, Context, Output and Error are used. Status running
+	// inserts the row. Completed and failed end it, and insert it first if there is no running
+	// row. An attempt's id is never used for another attempt.
 	Attempt openworkflow.StepAttempt
-	// New says that no write of the attempt was ever sent, so that none needs to be looked
-	// for. Where that is wrong, the call finds out, and takes longer.
+	// New says that no write of the attempt was ever sent, so the statement need not look for
+	// its row. If that is wrong, the call finds the row, and takes longer.
 	New bool
-	// Elapsed is how long ago the attempt started: its started_at is the server's
-	// now less Elapsed when this write inserts the row.
+	// Elapsed is how long ago the attempt started. A write that inserts the row sets
+	// started_at to the server's now less Elapsed.
 	Elapsed time.Duration
-	// Child, not nil, is a run to create in the same transaction for an attempt of
-	// kind workflow, and to link with it in both directions (R98c). Its ID is
-	// required; WorkflowName, Version, Input and Context are used. It is due now. An
-	// attempt that has a child keeps it, and one that exists without gets the run that
-	// was created for it, if there is one.
+	// Child, not nil, is a run to create in the same transaction for an attempt of kind
+	// workflow, and to link with it in both directions (R98c). Its ID is required;
+	// WorkflowName, Version, Input and Context are used. It is due now. An attempt that has a
+	// child keeps it. An attempt without one is linked with the run that was created for it
+	// earlier, if there is one.
 	Child *NewRun
 }
 
 // RunOp is what a RunWrite does with a leased run (R42).
 type RunOp int
 
-// Every RunOp ends the lease. A suspended run that does not end with it is set
-// aside until ResumeRuns, whatever the operation says about when it is due.
+// Every RunOp ends the lease. A suspended run that stays open is not due before ResumeRuns,
+// whatever the operation says.
 const (
-	// RunPark sets the run aside until At, or until it is woken.
+	// RunPark parks the run until At, or until it is woken.
 	RunPark RunOp = iota
 	// RunComplete ends the run with Output.
 	RunComplete
@@ -45,7 +44,7 @@ const (
 	RunFail
 	// RunRetry makes the run pending again at At, with Error.
 	RunRetry
-	// RunRelease hands the run back, due now.
+	// RunRelease gives the run back to be claimed again, due now.
 	RunRelease
 )
 
@@ -58,15 +57,15 @@ func (op RunOp) String() string {
 type RunWrite struct {
 	openworkflow.Lease
 	Op RunOp
-	// At is when a parked run is due, or a retried one. Zero means now.
+	// At is when a parked or retried run is due. Zero means now.
 	At     time.Time
 	Output json.RawMessage
 	Error  json.RawMessage
-	// FinishedAt is when the run failed, by the caller's clock (R7). Zero means
-	// now by the server's.
+	// FinishedAt is when the run failed, by the caller's clock (R7). Zero means now by the
+	// server's.
 	FinishedAt time.Time
-	// Failure says that the workflow itself has failed: a RunRetry or RunFail with
-	// it is counted in the run's Failures.
+	// Failure says that the workflow itself has failed. A RunRetry or RunFail then counts in
+	// the run's Failures.
 	Failure bool
 	// HasParent says that the run is a child: its end wakes the parent.
 	HasParent bool
@@ -80,7 +79,7 @@ type Batch struct {
 	// Runs end leases, after all Steps. Of several for one lease the first is carried out
 	// and the others lose the lease. Nil for none.
 	Runs []RunWrite
-	// Claim, not nil, is carried out after the writes, so that whoever ends runs claims the
+	// Claim, not nil, is carried out after the writes, so that a worker that ends runs claims the
 	// next ones with them, also those that became due by the ends.
 	Claim *ClaimRequest
 	// Hints notify listeners after the commit.
@@ -221,8 +220,8 @@ func (s *Store) applyBisecting(ctx context.Context, batch Batch) (result BatchRe
 	return result, nil
 }
 
-// bisect applies items in ever smaller parts until each part succeeds or is one
-// item that fails because of its value. It returns one result for each item.
+// bisect applies items in ever smaller parts, until each part succeeds or is one item with a
+// value error. It returns one result for each item.
 func bisect[T any](items []T, apply func([]T) ([]error, error)) ([]error, error) {
 	if len(items) == 0 {
 		return nil, nil

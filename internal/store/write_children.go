@@ -9,8 +9,8 @@ type child struct {
 	*NewRun
 	openworkflow.Lease
 	attemptID string
-	// key makes a child that another worker has created for the attempt findable
-	// (R98c).
+	// key is the child's idempotency key, by which a child that another worker has created for
+	// the attempt is found (R98c).
 	key string
 }
 
@@ -31,10 +31,9 @@ func (s *Store) childrenOf(steps []StepWrite) []child {
 	return children
 }
 
-// lockChildKeysSQL takes the locks of the keys (R52) of those attempts that
-// exist and have no child. An OpenWorkflow worker that lost its lease may be about
-// to create it. Of a new attempt nobody else knows the id. Primary key; comes before
-// the attempts are written.
+// lockChildKeysSQL takes the advisory locks (R52) of the keys of attempts that exist and have
+// no child: an OpenWorkflow worker that lost its lease may be about to create it. Nobody else
+// knows the id of a new attempt. It runs before the attempts are written. Primary key.
 const lockChildKeysSQL = `
 SELECT pg_advisory_xact_lock(k.lock)
 FROM (
@@ -45,10 +44,10 @@ FROM (
 	ORDER BY lock
 ) k`
 
-// startChildrenSQL gives the attempts that have none a child: the oldest run that
-// holds the attempt's key or, else, a new one (R98c). lockRunsSQL has locked the runs,
-// the attempts have been written, and their children are linked both ways in one
-// statement, because the foreign keys are checked when it ends. Primary keys, and
+// startChildrenSQL gives a child to each attempt that has none: the oldest run that holds the
+// attempt's key or, if there is none, a new run (R98c). lockRunsSQL has locked the runs, and
+// the attempts have been written. One statement links child and attempt both ways, because
+// foreign keys are checked at its end. Primary keys, and
 // workflow_runs_workflow_name_idempotency_key_created_at_idx.
 var startChildrenSQL = `
 WITH write AS MATERIALIZED (
@@ -85,7 +84,7 @@ SET child_workflow_run_namespace_id = m.namespace_id,
 FROM missing m
 WHERE a.namespace_id = m.namespace_id AND a.id = m.attempt_id`
 
-// queueChildKeys queues the locks, which have to precede the attempts' writes.
+// queueChildKeys queues the advisory locks. Queue it before the attempts' writes.
 func (s *Store) queueChildKeys(b *sqlBatch, children []child) {
 	ids, scopes := make([]string, len(children)), make([]string, len(children))
 	for i, c := range children {
@@ -94,7 +93,7 @@ func (s *Store) queueChildKeys(b *sqlBatch, children []child) {
 	b.Queue(s.sql(lockChildKeysSQL), s.namespace, ids, scopes)
 }
 
-// queueChildren queues the creation of the children, which has to follow it.
+// queueChildren queues the creation of the children. Queue it after the attempts' writes.
 func (s *Store) queueChildren(b *sqlBatch, children []child) {
 	var runIDs, workerIDs, attemptIDs, ids, names, keys []string
 	var versions, contexts, inputs []*string

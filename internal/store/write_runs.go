@@ -9,10 +9,9 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// runsSQL ends leases by the write matrix (R42). Runs are found by primary key;
-// lockRunsSQL has locked them. A run that stays open and is suspended keeps the
-// instant at which it is due in resume_at. It returns the positions of the writes that
-// it has made.
+// runsSQL ends leases by the write matrix (R42). Runs are found by primary key; lockRunsSQL
+// has locked them. A run that stays open and is suspended keeps its due time in resume_at. It
+// returns the positions of the writes that it made.
 var runsSQL = `
 WITH write AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.*
@@ -49,9 +48,9 @@ FROM write w
 WHERE r.namespace_id = w.namespace_id AND r.id = w.run_id AND ` + heldBy("w.worker_id") + `
 RETURNING w.n - 1`
 
-// completedSQL returns the positions of completions that runsSQL did not make and that
-// are in the rows already, by the same worker id. Primary key; CASE keeps the planner
-// from other indexes, here and in stepsDoneSQL.
+// completedSQL returns the positions of completions that runsSQL did not make and that the
+// rows have already, by the same worker id. Primary key. CASE keeps the planner from other
+// indexes, here and in stepsDoneSQL.
 const completedSQL = `
 WITH write AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.*
@@ -62,7 +61,7 @@ FROM write w
 JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
 WHERE CASE r.status WHEN 'completed' THEN r.worker_id = w.worker_id ELSE false END`
 
-// runWrites are the writes of one statement: each lease once.
+// runWrites are the run writes of one batch.
 type runWrites struct {
 	all  []RunWrite
 	sent []int        // indexes in all of the writes to send: the first of each lease
@@ -89,7 +88,7 @@ func (w *runWrites) markDone(row pgx.CollectableRow) error {
 	return err
 }
 
-// queue queues the ends of leases and the wakes of parents.
+// queue queues the ends of leases, then the wakes of parents.
 func (w *runWrites) queue(s *Store, b *sqlBatch) {
 	n := len(w.sent)
 	runIDs, workerIDs, names := make([]string, 0, n), make([]string, 0, n), make([]string, 0, n)
@@ -113,8 +112,8 @@ func (w *runWrites) queue(s *Store, b *sqlBatch) {
 	}
 }
 
-// results returns one for each write. It asks for the completions that the statement
-// has not made, after the commit.
+// results returns one result for each write. After the commit it looks up the completions that
+// the statement has not made.
 func (w *runWrites) results(ctx context.Context, s *Store) ([]error, error) {
 	var runIDs, workerIDs []string
 	var positions []int

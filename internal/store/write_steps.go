@@ -10,10 +10,9 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// stepsSQL writes step attempts under the leases of their runs (R46): runs are
-// found by primary key and locked in the order of their ids, then attempts are
-// inserted or, by anyStepsSQL, ended by primary key. It returns the attempts that it
-// wrote.
+// stepsSQL writes step attempts under the leases of their runs (R46). Runs are found by
+// primary key and locked in the order of their ids. Then attempts are inserted or, by
+// anyStepsSQL, ended by primary key. It returns the attempts that it wrote.
 var stepsSQL = `
 WITH write AS {writes}
 INSERT INTO {schema}.step_attempts AS a (
@@ -46,11 +45,11 @@ const manyWrites = `MATERIALIZED (
 		w (run_id, worker_id, id, step_name, kind, status, context, output, error, elapsed, n)
 )`
 
-// newStepsSQL is stepsSQL for attempts of which there is no row.
+// newStepsSQL is stepsSQL for attempts that have no row.
 var newStepsSQL = strings.NewReplacer("{writes}", manyWrites, "{conflict}", "").Replace(stepsSQL)
 
-// newStepSQL is newStepsSQL for the write of a run that goes on by itself, step by step:
-// nothing is gathered, joined or sorted for it.
+// newStepSQL is newStepsSQL for a single write, which is what one run that executes step after
+// step sends. It needs no arrays, no join and no sort.
 var newStepSQL = `
 INSERT INTO {schema}.step_attempts AS a (
 	namespace_id, id, workflow_run_id, step_name, kind, status, config, context, output, error,
@@ -68,7 +67,7 @@ WHERE r.namespace_id = $1 AND r.id = $2 AND ` + heldBy("$3") + `
 FOR NO KEY UPDATE OF r
 RETURNING a.id`
 
-// anyStepsSQL is stepsSQL for attempts that are perhaps there already.
+// anyStepsSQL is stepsSQL for attempts that may have a row already.
 var anyStepsSQL = strings.NewReplacer("{writes}", manyWrites, "{conflict}", `ON CONFLICT (namespace_id, id) DO UPDATE
 SET status      = excluded.status,
 	output      = excluded.output,
@@ -77,9 +76,9 @@ SET status      = excluded.status,
 	updated_at  = excluded.updated_at
 WHERE a.workflow_run_id = excluded.workflow_run_id AND a.status = 'running' AND excluded.status <> 'running'`).Replace(stepsSQL)
 
-// stepsDoneSQL looks at attempts that stepsSQL did not write, and returns those whose
-// outcome is in the row already: it was written before, and the acknowledgement was
-// lost. That an attempt is running counts only under the lease. Primary keys.
+// stepsDoneSQL returns those of the attempts that stepsSQL did not write whose outcome is in
+// the row already: an earlier call wrote it, and its acknowledgement was lost. A running
+// attempt counts only under the lease. Primary keys.
 var stepsDoneSQL = `
 WITH write AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.*
@@ -95,12 +94,11 @@ WHERE CASE
 		ELSE a.status = w.status
 	END`
 
-// stepWrites are the writes of one batch: each attempt once.
+// stepWrites are the step writes of one batch.
 type stepWrites struct {
 	all []StepWrite
-	// sent are the indexes in all of the writes to send, by attempt. Several writes of
-	// one attempt become one, the ending one, because a statement can write a row only
-	// once.
+	// sent has, by attempt, the index in all of the write to send. Several writes of one
+	// attempt become one, the ending one, because a statement can write a row only once.
 	sent map[string]int
 	done map[string]bool // attempts that are written
 }
@@ -124,8 +122,8 @@ func (w *stepWrites) markDone(row pgx.CollectableRow) error {
 	return err
 }
 
-// locksAllRuns reports whether the first statement of the batch locks all the runs that the
-// batch writes to, in the order of their ids. Otherwise lockRunsSQL has to.
+// locksAllRuns reports whether the first statement of the batch locks all runs that the batch
+// writes to, in the order of their ids. If not, lockRunsSQL must come first.
 func (w *stepWrites) locksAllRuns(runs []RunWrite) bool {
 	first := make(map[string]bool, len(w.sent))
 	isNew := w.anyNew()
@@ -150,7 +148,7 @@ func (w *stepWrites) locksAllRuns(runs []RunWrite) bool {
 	return true
 }
 
-// sends reports whether the write with this index is one to send.
+// sends reports whether the write with this index is sent.
 func (w *stepWrites) sends(i int) bool { return w.sent[w.all[i].Attempt.ID] == i }
 
 func (w *stepWrites) anyNew() bool {
@@ -162,7 +160,7 @@ func (w *stepWrites) anyNew() bool {
 	return false
 }
 
-// queue queues the statements, that for new attempts first.
+// queue queues the statement for new attempts, then that for others.
 func (w *stepWrites) queue(s *Store, b *sqlBatch) {
 	w.queueSubset(s, b, newStepsSQL, true)
 	w.queueSubset(s, b, anyStepsSQL, false)
@@ -196,8 +194,8 @@ func (w *stepWrites) queueSubset(s *Store, b *sqlBatch, sql string, isNew bool) 
 	}
 }
 
-// results returns one for each write. It asks for those that the statement has not
-// written, after the commit.
+// results returns one result for each write. After the commit it looks up the attempts that
+// the statements have not written.
 func (w *stepWrites) results(ctx context.Context, s *Store) ([]error, error) {
 	var runIDs, workerIDs, ids, statuses []string
 	for id, i := range w.sent {
