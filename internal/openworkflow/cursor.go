@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// Cursor is a place in a list: that of the item with this instant of creation and
-// this id. Its text is OpenWorkflow's, so a list begun there goes on here (R131).
+// Cursor is a position in a list: that of the item with this creation time and this id. Its
+// text is OpenWorkflow's, so a list that was started there can be continued here (R131).
 type Cursor struct {
 	CreatedAt time.Time
 	ID        string
 }
 
-// ErrInvalidCursor is the error of a text that is no cursor's.
+// ErrInvalidCursor is the error for a text that is not a cursor.
 var ErrInvalidCursor = errors.New("invalid cursor")
 
 // String returns the cursor's text.

@@ -8,9 +8,8 @@ import (
 	"time"
 )
 
-// durationPattern is R31's grammar. The letters are spelled out because case
-// folding in Go would also accept the Kelvin sign and the long s; the spaces are
-// JavaScript's.
+// durationPattern is R31's grammar. The letters are spelled out because Go's case folding
+// would also accept the Kelvin sign and the long s. The spaces are JavaScript's.
 var durationPattern = regexp.MustCompile(
 	`^(-?\.?[0-9]+(?:\.[0-9]+)?)[\s\v\x{00a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}\x{feff}]*([a-zA-Z]+)?$`)
 
@@ -24,7 +23,7 @@ const (
 	month  = year / 12
 )
 
-// units maps R31's unit words to milliseconds. The empty word is a missing unit.
+// units maps R31's unit words to milliseconds. The empty word stands for no unit.
 var units = map[string]float64{
 	"": 1, "ms": 1, "msec": 1, "msecs": 1, "millisecond": 1, "milliseconds": 1,
 	"s": second, "sec": second, "secs": second, "second": second, "seconds": second,
@@ -36,9 +35,8 @@ var units = map[string]float64{
 	"y": year, "yr": year, "yrs": year, "year": year, "years": year,
 }
 
-// ParseDuration reads OpenWorkflow's duration text and returns milliseconds,
-// which may be negative, fractional, or more than a time.Duration holds (R31).
-// The error text is R32's.
+// ParseDuration reads OpenWorkflow's duration text. It returns milliseconds, which may be
+// negative, fractional, or more than a time.Duration holds (R31). The error text is R32's.
 func ParseDuration(s string) (ms float64, err error) {
 	match := durationPattern.FindStringSubmatch(s)
 	if match == nil {
@@ -62,8 +60,8 @@ func invalidDuration(s string) error {
 // isoMilliseconds is R30's form, for years of four digits.
 const isoMilliseconds = "2006-01-02T15:04:05.000Z"
 
-// FormatTime renders an instant as dates inside JSON columns are: ISO 8601 in
-// UTC with three fraction digits, cut off to whole milliseconds (R30).
+// FormatTime formats an instant like the dates in JSON columns: ISO 8601 in UTC with three
+// fraction digits, truncated to milliseconds (R30).
 func FormatTime(t time.Time) string {
 	t = time.UnixMilli(t.UnixMilli()).UTC()
 	switch y := t.Year(); {
@@ -76,12 +74,12 @@ func FormatTime(t time.Time) string {
 	}
 }
 
-// timeLayouts are the ISO 8601 forms that writers of these columns are known to
-// use. Those without a zone are UTC when they are a date alone.
+// timeLayouts are the ISO 8601 forms that writers of these columns are known to use. A date
+// without a time is UTC.
 var timeLayouts = []string{time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02"}
 
-// ParseTime reads a date from a JSON column (R30). It returns an error for text
-// that is no date, which readers treat as an instant that has passed (R72).
+// ParseTime reads a date from a JSON column (R30). It returns an error for any other text,
+// which readers treat as an instant in the past (R72).
 func ParseTime(s string) (time.Time, error) {
 	if t, ok := parseExpandedYear(s); ok {
 		return t, nil
@@ -94,8 +92,8 @@ func ParseTime(s string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("invalid date %q", s)
 }
 
-// parseExpandedYear reads JavaScript's form for years outside 0 to 9999: a sign
-// and six digits.
+// parseExpandedYear reads JavaScript's form for years outside 0 to 9999: a sign and six
+// digits.
 func parseExpandedYear(s string) (time.Time, bool) {
 	if len(s) < 8 || s[0] != '+' && s[0] != '-' {
 		return time.Time{}, false
@@ -104,8 +102,8 @@ func parseExpandedYear(s string) (time.Time, bool) {
 	if err != nil {
 		return time.Time{}, false
 	}
-	// The year 2000 stands in, because it has a February 29; time.Date moves a
-	// date that the real year lacks.
+	// Parse with the year 2000, which has a February 29. time.Date normalizes a date that
+	// the real year does not have.
 	t, err := time.Parse(time.RFC3339Nano, "2000"+s[7:])
 	if err != nil {
 		return time.Time{}, false

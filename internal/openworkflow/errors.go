@@ -10,13 +10,13 @@ type Error struct {
 	Name    string `json:"name,omitempty"`
 	Message string `json:"message"`
 	Stack   string `json:"stack,omitempty"`
-	// NonRetryable is a member of ours, on a failed step attempt after which the
-	// step is not tried again although its policy would allow it.
+	// NonRetryable is a member of ours. It says that the step is not tried again although its
+	// policy would allow it.
 	NonRetryable bool `json:"nonRetryable,omitempty"`
 }
 
-// Encode returns the column's JSON. Postgres cannot store U+0000 in jsonb (R23);
-// an error must be storable whatever its text, so it becomes U+FFFD.
+// Encode returns the column's JSON. It replaces U+0000 by U+FFFD: Postgres cannot store U+0000
+// in jsonb (R23), and an error must be storable whatever its text.
 func (e Error) Encode() json.RawMessage {
 	clean := strings.NewReplacer("\x00", "\uFFFD")
 	b, err := json.Marshal(Error{
@@ -32,8 +32,8 @@ func (e Error) Encode() json.RawMessage {
 	return b
 }
 
-// DecodeError reads an error column, whoever wrote it. A value without a text
-// message becomes an Error whose message is the JSON itself (R121).
+// DecodeError reads an error column of any writer. A value without a text message becomes an
+// Error whose message is the JSON itself (R121).
 func DecodeError(raw json.RawMessage) Error {
 	var e Error
 	if err := json.Unmarshal(raw, &e); err != nil || e.Message == "" && e.Name == "" {

@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// ids remembers the leading 60 bits of the last id: 48 bits of milliseconds and
-// 12 bits that count on from the fraction of a millisecond.
+// ids has the leading 60 bits of the last id: 48 bits of milliseconds, and 12 bits that start
+// at the fraction of the millisecond and count up.
 var ids struct {
 	sync.Mutex
 	last uint64
 }
 
-// NewID returns a random id for a row, a UUID of version 7. Ids of one process
-// increase, so that rows created in one millisecond keep the order of their ids
-// (R71), and neighbours in time are neighbours in the index.
+// NewID returns a random id for a row, a UUID of version 7. The ids of one process increase,
+// so rows that are created in one millisecond keep their order (R71), and rows created close
+// in time are close in the index.
 func NewID() string {
 	now := time.Now()
 	milli := uint64(now.UnixMilli())

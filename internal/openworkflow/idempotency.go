@@ -2,7 +2,7 @@ package openworkflow
 
 import "strings"
 
-// The beginnings of the idempotency keys that OpenWorkflow itself makes.
+// The prefixes of the idempotency keys that OpenWorkflow itself makes.
 const (
 	ChildKeyPrefix  = "__workflow:"
 	SignalKeyPrefix = "__signal:"
@@ -18,9 +18,8 @@ func SignalKey(runID, stepName string) string {
 	return SignalKeyPrefix + runID + ":" + stepName
 }
 
-// IdempotencyScope returns the text whose hash is the advisory lock that guards
-// an idempotency key. Two implementations exclude each other only if it is equal
-// byte for byte (R52).
+// IdempotencyScope returns the text whose hash is the advisory lock that guards an idempotency
+// key. Two implementations exclude each other only if the texts are equal byte for byte (R52).
 func IdempotencyScope(namespaceID, workflowName, key string) string {
 	var b strings.Builder
 	b.WriteString(`{"namespaceId":`)

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Column returns the value as it belongs in a JSON column: nil, which is SQL
-// NULL, for no value and for the JSON value null (R20).
+// Column returns the value for a JSON column. It returns nil, which is SQL NULL, for no value
+// and for the JSON value null (R20).
 func Column(value json.RawMessage) json.RawMessage {
 	trimmed := bytes.TrimSpace(value)
 	if len(trimmed) == 0 || bytes.Equal(trimmed, []byte("null")) {
@@ -16,13 +16,12 @@ func Column(value json.RawMessage) json.RawMessage {
 	return value
 }
 
-// maxPlainDepth is a depth of nesting that Postgres parses in any case.
+// maxPlainDepth is a depth of nesting that Postgres always parses.
 const maxPlainDepth = 500
 
-// Plain reports whether Postgres certainly stores a valid JSON text in a jsonb column.
-// It says no, to be on the safe side, to escapes other than the common ones (U+0000 and
-// lone surrogates cannot be stored), to numbers with an exponent, and to what is very
-// deep or very large.
+// Plain reports whether Postgres is sure to store a valid JSON text in a jsonb column. To be
+// on the safe side it reports false for uncommon escapes (U+0000 and lone surrogates cannot be
+// stored), for numbers with an exponent, and for very deep or very large values.
 func Plain(value []byte) bool {
 	const maxSize = 100_000 // below the largest number of digits too
 	if len(value) > maxSize {
@@ -55,8 +54,8 @@ func Plain(value []byte) bool {
 	return true
 }
 
-// plainEscape reports whether the four digits after \u are those that Go's encoder
-// writes for <, > and &, for control characters but U+0000, or for U+2028 and U+2029.
+// plainEscape reports whether the four digits after \u are among those that Go's encoder
+// writes: for <, > and &, for control characters except U+0000, and for U+2028 and U+2029.
 func plainEscape(digits []byte) bool {
 	if len(digits) < 4 {
 		return false
@@ -73,9 +72,9 @@ func plainEscape(digits []byte) bool {
 
 const lowerHex = "0123456789abcdef"
 
-// appendJavaScriptString appends s as JavaScript's JSON.stringify writes it:
-// only quotes, backslashes and control characters are escaped (R52). Go's
-// encoder also escapes <, >, &, U+2028 and U+2029.
+// appendJavaScriptString appends s as JavaScript's JSON.stringify writes it: it escapes only
+// quotes, backslashes and control characters (R52). Go's encoder also escapes <, >, &, U+2028
+// and U+2029.
 func appendJavaScriptString(b *strings.Builder, s string) {
 	b.WriteByte('"')
 	for _, r := range s {

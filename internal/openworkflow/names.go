@@ -2,21 +2,21 @@ package openworkflow
 
 import "strconv"
 
-// Names gives steps their durable names within one pass (R89). The order of
-// calls decides, so only the workflow's own goroutine may resolve names.
+// Names gives steps their durable names within one pass (R89). Names depend on the order of
+// calls, so only the workflow's own goroutine may resolve them.
 type Names struct {
 	taken map[string]struct{}
-	// next is the index to try next for a base that was requested before.
+	// next is the next index to try for a base that was requested before.
 	next map[string]int
 }
 
-// NewNames returns the empty set of names with which a pass begins.
+// NewNames returns an empty set of names, for the start of a pass.
 func NewNames() *Names {
 	return &Names{taken: map[string]struct{}{}, next: map[string]int{}}
 }
 
-// Resolve returns the name under which a step that asked for base is stored:
-// base itself when it is free, else the first free base:1, base:2, …
+// Resolve returns the name under which a step that asked for base is stored: base if it is
+// free, otherwise the first free one of base:1, base:2, …
 func (n *Names) Resolve(base string) string {
 	name := base
 	if _, ok := n.taken[name]; ok {

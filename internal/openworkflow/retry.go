@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// RetryPolicy says whether and when to try again. The zero value retries at
-// once, for ever; start from DefaultStepPolicy or DefaultWorkflowPolicy.
+// RetryPolicy says whether and when to try again. The zero value retries at once, for ever.
+// Start from DefaultStepPolicy or DefaultWorkflowPolicy.
 type RetryPolicy struct {
 	// InitialInterval is the delay after the first failure.
 	InitialInterval time.Duration
@@ -15,17 +15,17 @@ type RetryPolicy struct {
 	BackoffCoefficient float64
 	// MaximumInterval caps the delay.
 	MaximumInterval time.Duration
-	// MaximumAttempts counts the first try too; 0 means no limit.
+	// MaximumAttempts includes the first try; 0 means no limit.
 	MaximumAttempts int
 }
 
 var (
-	// DefaultStepPolicy is what a step without a policy gets (R93).
+	// DefaultStepPolicy is the policy of a step without one (R93).
 	DefaultStepPolicy = RetryPolicy{
 		InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: 100 * time.Second, MaximumAttempts: 10,
 	}
-	// DefaultWorkflowPolicy is what a workflow without a policy gets: it fails
-	// at its first error outside a step (R96).
+	// DefaultWorkflowPolicy is the policy of a workflow without one: it fails at its first
+	// error outside a step (R96).
 	DefaultWorkflowPolicy = RetryPolicy{
 		InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: 100 * time.Second, MaximumAttempts: 1,
 	}
@@ -44,18 +44,18 @@ func (p RetryPolicy) Delay(n int) time.Duration {
 	return time.Duration(delay)
 }
 
-// Decision is what a failure means for its run.
+// Decision says what a failure means for its run.
 type Decision struct {
 	// Retry is false when the run fails for good.
 	Retry bool
-	// At is when to retry, or else when the run failed, in whole milliseconds.
+	// At is when to retry or, without Retry, when the run failed, in whole milliseconds.
 	At time.Time
 	// Error is the run's error column.
 	Error json.RawMessage
 }
 
-// Decide applies R100 to the n-th failure: a run that is past its deadline, has
-// used up its attempts, or could retry only after its deadline, fails.
+// Decide applies R100 to the n-th failure. A run fails if it is past its deadline, has used up
+// its attempts, or could retry only after its deadline.
 func Decide(p RetryPolicy, n int, deadline *time.Time, errPayload json.RawMessage, now time.Time) Decision {
 	now = time.UnixMilli(now.UnixMilli()).UTC()
 	failed := Decision{At: now, Error: errPayload}

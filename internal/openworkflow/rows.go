@@ -76,17 +76,17 @@ type Run struct {
 	UpdatedAt           time.Time
 	// SuspendedAt is a column of ours: not nil while the run may not be claimed.
 	SuspendedAt *time.Time
-	// Failures is a column of ours: how often the workflow itself has failed. What
-	// else ends an execution, such as a sleep or the retry of a step, is not counted.
+	// Failures is a column of ours: how often the workflow itself has failed. Other ends of a
+	// pass, such as a sleep or the retry of a step, are not counted.
 	Failures int
 }
 
-// Definition returns the workflow that the run is of.
+// Definition identifies the workflow of the run.
 func (r *Run) Definition() Definition {
 	return Definition{Name: r.WorkflowName, Version: r.Version}
 }
 
-// Parked reports whether the run has begun but nobody executes it (R40).
+// Parked reports whether the run has started but no worker executes it (R40).
 func (r *Run) Parked() bool {
 	return r.Status == RunSleeping || r.Status == RunRunning && r.WorkerID == nil
 }
@@ -109,13 +109,13 @@ type StepAttempt struct {
 	UpdatedAt          time.Time
 }
 
-// StepSummary is what a status report needs of a run's step attempts.
+// StepSummary is what the status of a run needs of its step attempts.
 type StepSummary struct {
 	// Running, Completed and Failed count attempts by status.
 	Running, Completed, Failed int
 	// Names counts the distinct step names.
 	Names int
-	// Newest are the attempts created last, oldest first, without outputs.
+	// Newest are the most recently created attempts, oldest first, without outputs.
 	Newest []StepAttempt
 }
 
@@ -141,8 +141,8 @@ type DefinitionKey struct {
 	versioned     bool
 }
 
-// Refusal is the message of the error with which OpenWorkflow's worker gives back a run
-// whose workflow it does not have (R62).
+// Refusal is the error message with which OpenWorkflow's worker gives back a run whose
+// workflow it does not have (R62).
 func (d Definition) Refusal() string {
 	version := ""
 	if d.Version != nil && *d.Version != "" {
@@ -159,11 +159,10 @@ type ObjectRef struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	UID       string `json:"uid"`
-	// Generation is that of the spec that the run was created from, or 0 when it is
-	// not known.
+	// Generation is that of the spec from which the run was created, 0 if it is not known.
 	Generation int64 `json:"generation,omitempty"`
-	// ResourceVersion is that of the object when its run was created, or empty when it is
-	// not known.
+	// ResourceVersion is that of the object when its run was created, empty if it is not
+	// known.
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 }
 
@@ -183,8 +182,8 @@ func (c RunContext) Encode() json.RawMessage {
 	return b
 }
 
-// Object returns the Kubernetes object that the run mirrors, or nil when it was
-// not started from one. A context of another shape counts as none.
+// Object returns the Kubernetes object that the run mirrors, nil if there is none. A context
+// of another shape counts as none.
 func (r *Run) Object() *ObjectRef {
 	var c RunContext
 	if len(r.Context) == 0 || json.Unmarshal(r.Context, &c) != nil {
@@ -193,8 +192,8 @@ func (r *Run) Object() *ObjectRef {
 	return c.Kubernetes
 }
 
-// Lease is a claim of a run: the run's id and the worker id that fences every
-// write of the pass (R45).
+// Lease is a claim of a run: the run's id and the worker id, the fencing token of every write
+// of the pass (R45).
 type Lease struct {
 	RunID    string
 	WorkerID string

@@ -9,9 +9,9 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// conditions says the run's state in the words that "kubectl wait", Flux and
-// Argo CD understand. All but Ready are there only while true, as those of a Job; a
-// canceled run is as its spec asks, so it is ready though not complete.
+// conditions expresses the run's state in the conditions that "kubectl wait", Flux and Argo CD
+// understand. As with a Job, all but Ready are present only while true. A canceled run is as
+// its spec asks, so it is ready although not complete.
 func conditions(run *openworkflow.Run, state v1alpha1.RunState, reason, message string) []metav1.Condition {
 	since := run.UpdatedAt
 	if run.FinishedAt != nil {
@@ -20,8 +20,8 @@ func conditions(run *openworkflow.Run, state v1alpha1.RunState, reason, message 
 	return Conditions(state, reason, message, since)
 }
 
-// Conditions returns the conditions of a run in this state. The manager uses it
-// for what it alone knows, such as a missing Backend. Since is when the state began.
+// Conditions returns the conditions of a run in this state. The manager calls it for states
+// that only it knows, such as a missing Backend. Since is when the state began.
 func Conditions(state v1alpha1.RunState, reason, message string, since time.Time) []metav1.Condition {
 	condition := func(kind string, status metav1.ConditionStatus) metav1.Condition {
 		return metav1.Condition{

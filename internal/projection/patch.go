@@ -11,17 +11,17 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// PatchContentType is the kind of patch that Patch returns, and ContentType that of what
-// Replace returns.
+// PatchContentType is the media type of what Patch and PatchAt return, ContentType that of
+// what Replace returns.
 const (
 	PatchContentType = "application/json-patch+json"
 	ContentType      = "application/json"
 )
 
-// member is a member of a status. One that goes away again is clearable: a patch
-// removes it when the status has none. Otherwise what is missing stays as the object
-// has it: startedAt and worker, which a row may no longer know, and observedGeneration,
-// which not every writer knows.
+// member is a member of a status. A clearable one may disappear again: a patch removes it if
+// the status has none. Others stay as the object has them if the status has none: startedAt
+// and worker, which a row may no longer know, and observedGeneration, which not every writer
+// knows.
 type member struct {
 	name      string
 	value     any
@@ -50,44 +50,41 @@ func members(s *v1alpha1.WorkflowRunStatus) []member {
 	}
 }
 
-// Patch returns the patch for the status subresource that makes an object's
-// status equal to this one. It tests the object's uid, so that the API server
-// refuses it for a namesake created later, and names no resource version: an
-// outdated patch is refused by the transition rules of the resource itself
-// (see Outdated).
+// Patch returns the patch for the status subresource that makes an object's status equal to
+// this one. It tests the object's uid, so the API server refuses it for a later object of the
+// same name. It names no resource version: the transition rules of the resource refuse an
+// outdated patch (see Outdated).
 //
-// It is a JSON patch because a merge patch can do neither: the API server
-// ignores a uid in what is written to a status, and a merge patch drops the
-// nulls in an output. That every object has a status to add to is the doing of
-// its default.
+// It is a JSON patch because a merge patch would not do. The API server ignores a uid in what
+// is written to a status, and a merge patch drops the nulls in an output. Every object has a
+// status to patch because the CRD gives it a default.
 func Patch(uid string, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
 	return patch(status, test{"uid", uid})
 }
 
-// PatchAt is Patch for a writer that knows the spec of one generation only: the API
-// server refuses it as soon as the object has another, so that what the manager has
-// observed meanwhile is not overwritten.
+// PatchAt is Patch for a writer that knows the spec of one generation only. The API server
+// refuses the patch once the object has another generation, so it does not overwrite what the
+// manager has observed since.
 func PatchAt(uid string, generation int64, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
 	status.ObservedGeneration = generation
 	tests := []test{{"uid", uid}, {"generation", generation}}
 	if !hasAllMembers(&status) {
 		return patch(status, tests...)
 	}
-	// The API server has the less to do.
+	// One operation is less work for the API server.
 	return encode(append(operationsOf(tests), operation{"add", "/status", status}))
 }
 
-// hasAllMembers reports whether a status has all that it may have, so that it can take the
-// place of the one before.
+// hasAllMembers reports whether a status has startedAt and worker, which a patch would
+// otherwise leave as the object has them. Such a status can replace the previous one.
 func hasAllMembers(status *v1alpha1.WorkflowRunStatus) bool {
 	return status.StartedAt != nil && status.Worker != ""
 }
 
-// Replace is PatchAt for a writer that knows the very version of the object that its run
-// was created from. It returns what to put in place of the status, which costs the API
-// server less than a patch: it refuses that, as a conflict, once the object has another
-// version. There is none, and ok is false, for a status that lacks what the object may
-// have, and for an object of an unknown version.
+// Replace is PatchAt for a writer that knows the version of the object that its run was
+// created from. It returns a replacement of the status, which costs the API server less than a
+// patch. The API server refuses it as a conflict once the object has another version. Ok is
+// false for a status without startedAt or worker, and for an object of unknown version.
 func Replace(object *openworkflow.ObjectRef, status v1alpha1.WorkflowRunStatus) (body []byte, ok bool, err error) {
 	if object.ResourceVersion == "" || object.Generation == 0 || !hasAllMembers(&status) {
 		return nil, false, nil
@@ -115,7 +112,7 @@ type metadata struct {
 	ResourceVersion string `json:"resourceVersion"`
 }
 
-// test is what a member of the object's metadata has to be.
+// test is the value that a member of the object's metadata must have.
 type test struct {
 	name  string
 	value any
@@ -136,14 +133,14 @@ func patch(status v1alpha1.WorkflowRunStatus, tests ...test) ([]byte, error) {
 		switch {
 		case m.has:
 			operations = append(operations, operation{"add", path, m.value})
-		case m.clearable: // to remove what is not there is an error, so put it there first
+		case m.clearable: // removing a missing member is an error, so add it first
 			operations = append(operations, operation{"add", path, ""}, operation{Op: "remove", Path: path})
 		}
 	}
 	return encode(operations)
 }
 
-// operation is one of a JSON patch.
+// operation is an operation of a JSON patch.
 type operation struct {
 	Op    string `json:"op"`
 	Path  string `json:"path"`
@@ -158,8 +155,8 @@ func encode(operations []operation) ([]byte, error) {
 	return encoded, nil
 }
 
-// Outdated reports whether the API server's answer to a patch that it refused as
-// invalid is that of a transition rule: the object shows something later.
+// Outdated reports whether the API server refused a status by the transition rule: the object
+// has a later status.
 func Outdated(answer string) bool {
 	return strings.Contains(answer, v1alpha1.StatusOutdatedMessage) || strings.Contains(answer, v1alpha1.StatusEndedMessage)
 }

@@ -1,8 +1,3 @@
-// Package projection turns the rows of a run into the status of its object.
-//
-// It is pure: the runner that has just written the rows and the manager that
-// reads them later get the same status from the same rows, so either may write
-// it. It knows neither Postgres nor the API server.
 package projection
 
 import (
@@ -17,7 +12,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// Caps, in bytes of JSON, that keep a status below 8 KiB at any number of steps.
+// Caps, in bytes of JSON. They keep a status below 8 KiB at any number of steps.
 const (
 	maxOutput           = 2048
 	maxError            = 1024
@@ -29,9 +24,9 @@ const (
 	NewestSteps = 5
 )
 
-// Revision orders the statuses of a run. It grows with every claim and, within
-// a claim, with every step event and with the claim's end, so two writers that
-// read the same rows agree on it and an older reading always has the smaller one.
+// Revision orders the statuses of a run. It grows with every claim and, within a claim, with
+// every step event and with the claim's end. So two writers that read the same rows agree on
+// it, and older rows always have the smaller one.
 func Revision(run *openworkflow.Run, steps openworkflow.StepSummary) int64 {
 	const eventBits, phaseBits = 18, 2
 	events := int64(steps.Running) + 2*int64(steps.Completed+steps.Failed)
@@ -39,8 +34,8 @@ func Revision(run *openworkflow.Run, steps openworkflow.StepSummary) int64 {
 	return int64(run.Attempts)<<(eventBits+phaseBits) | phase(run)<<eventBits | events
 }
 
-// phase orders what can happen to a run between two claims: it is executed, it
-// is given back, it ends.
+// phase orders what can happen to a run between two claims: a worker executes it, gives it
+// back, or ends it.
 func phase(run *openworkflow.Run) int64 {
 	switch {
 	case run.Status.Terminal():
@@ -52,10 +47,9 @@ func phase(run *openworkflow.Run) int64 {
 	}
 }
 
-// Status returns the status of the object that mirrors the run. The worker is
-// the name of the pod that holds the run or last did, or empty when the caller
-// does not know it. ObservedGeneration is left to the manager, which alone has
-// seen the object's spec.
+// Status returns the status of the object that mirrors the run. The worker is the name of the
+// pod that holds the run or held it last, empty if the caller does not know it.
+// ObservedGeneration is left to the manager, which alone has seen the object's spec.
 func Status(run *openworkflow.Run, steps openworkflow.StepSummary, worker string) v1alpha1.WorkflowRunStatus {
 	state := stateOf(run)
 	status := v1alpha1.WorkflowRunStatus{
@@ -80,7 +74,7 @@ func Status(run *openworkflow.Run, steps openworkflow.StepSummary, worker string
 		status.Error = errorOf(run.Error)
 	}
 	reason, message := explain(run, steps, state)
-	if state != v1alpha1.RunCompleted { // nothing is left to be said
+	if state != v1alpha1.RunCompleted { // a completed run needs no message
 		status.Message = truncate(message, maxMessage)
 	}
 	status.Conditions = conditions(run, state, reason, message)
@@ -111,13 +105,13 @@ func stateOf(run *openworkflow.Run) v1alpha1.RunState {
 	}
 }
 
-// released tells a run that was given back to be continued at once from one
-// that waits for something: the former was due the moment it was written.
+// released distinguishes a run that was given back to continue at once from one that waits:
+// the former was due when it was written.
 func released(run *openworkflow.Run) bool {
 	return run.AvailableAt != nil && !run.AvailableAt.After(run.UpdatedAt)
 }
 
-// explain says why the run is where it is, as a condition reason and a sentence.
+// explain says why the run is in its state, as a condition reason and a sentence.
 func explain(run *openworkflow.Run, steps openworkflow.StepSummary, state v1alpha1.RunState) (reason, message string) {
 	if run.SuspendedAt != nil && !state.Terminal() && state != v1alpha1.RunRunning {
 		return v1alpha1.ReasonSuspended, "suspended; set spec.suspend to false to go on"
@@ -209,9 +203,9 @@ func newestRunning(steps openworkflow.StepSummary) *openworkflow.StepAttempt {
 	return nil
 }
 
-// stepsStatus counts the steps and shows the newest ones, which say what goes on or went
-// wrong. A run that has completed has nothing to explain: there, to list them would be a
-// third of what the API server works and etcd keeps for each run.
+// stepsStatus counts the steps and shows the newest ones, which say what is executed or what
+// failed. For a completed run it shows none: they would be a third of the API server's work
+// for the run, and of what etcd keeps.
 func stepsStatus(steps openworkflow.StepSummary, state v1alpha1.RunState) *v1alpha1.StepsStatus {
 	status := &v1alpha1.StepsStatus{
 		Summary:   fmt.Sprintf("%d/%d", steps.Completed, max(steps.Names, steps.Completed)),
@@ -243,8 +237,8 @@ func stepsStatus(steps openworkflow.StepSummary, state v1alpha1.RunState) *v1alp
 	return status
 }
 
-// countOf leaves out a count of zero, as a Job's status does: each member costs the API
-// server, whatever it says.
+// countOf leaves out a count of zero, as a Job's status does: each member costs the API server
+// time.
 func countOf(n int) *int32 {
 	if n == 0 {
 		return nil
@@ -278,8 +272,8 @@ func errorOf(raw json.RawMessage) *v1alpha1.RunError {
 	return shown
 }
 
-// duration is from start to end. A failed run has no start any more (R42); its
-// creation stands in for it.
+// duration is the time from start to end. A failed run has no start any more (R42), so its
+// creation is used.
 func duration(run *openworkflow.Run) string {
 	if run.FinishedAt == nil {
 		return ""
@@ -306,8 +300,7 @@ func timeOf(t *time.Time) *metav1.Time {
 	return &metav1.Time{Time: t.UTC().Truncate(time.Second)}
 }
 
-// truncate cuts text so that it takes at most limit bytes in JSON, quotes not
-// counted, and marks the cut.
+// truncate cuts text to at most limit bytes of JSON, not counting quotes, and marks the cut.
 func truncate(text string, limit int) string {
 	const mark, longest = "…", 6 // the longest encoding of a byte is that of a control character
 	if len(text)*longest <= limit {
@@ -328,7 +321,7 @@ func truncate(text string, limit int) string {
 
 func encodedSize(r rune) int {
 	if r == ' ' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' {
-		return 1 // nearly all of them, in no time
+		return 1 // the fast path, for nearly all
 	}
 	encoded, err := json.Marshal(string(r))
 	if err != nil { // a string always marshals
