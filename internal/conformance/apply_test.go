@@ -13,8 +13,8 @@ func request(n int) *store.ClaimRequest {
 	return &store.ClaimRequest{Served: served, Max: n, WorkerIDPrefix: "pod.proc." + openworkflow.NewID() + ".", First: 1, Lease: minute}
 }
 
-// Whoever ends runs takes the next ones with them: those that are due already, and those
-// that the ends make due.
+// A call that ends runs claims the next ones with them: those that are due already, and
+// those that the ends make due.
 func TestApplyAndClaim_TakesTheNextRunsWithTheEnds(t *testing.T) {
 	onBoth(t, func(t *testing.T, s Store) {
 		b := bench{t, s}
@@ -48,7 +48,7 @@ func TestApplyAndClaim_TakesTheNextRunsWithTheEnds(t *testing.T) {
 	})
 }
 
-// A claim does not suffer from a write that is refused, nor the other way round.
+// A refused write does not affect the claim, nor the other way round.
 func TestApplyAndClaim_P2RefusedWritesTakeNothingAway(t *testing.T) {
 	onBoth(t, func(t *testing.T, s Store) {
 		b := bench{t, s}
@@ -63,8 +63,8 @@ func TestApplyAndClaim_P2RefusedWritesTakeNothingAway(t *testing.T) {
 	})
 }
 
-// That an attempt is new is no more than a hint: a write that says so and is wrong, after
-// an acknowledgement that was lost, changes nothing and succeeds.
+// New is only a hint: a write that is wrong about it, because an acknowledgement was lost,
+// changes nothing and succeeds.
 func TestApply_P1AnAttemptThatIsNotNewIsWrittenOnce(t *testing.T) {
 	onBoth(t, func(t *testing.T, s Store) {
 		b := bench{t, s}

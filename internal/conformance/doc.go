@@ -1,7 +1,6 @@
-// Package conformance is cases that Postgres and memory have to answer alike: of the
-// store that an execution engine writes to, and of workflows that are executed on it.
-// A workflow that is tested in memory (package workflowtest) then does on Postgres what
-// it did in the test.
+// Package conformance has the cases that Postgres and memory must answer alike: of the store
+// that an execution engine writes to, and of workflows that are executed on it. So a workflow
+// that was tested in memory (package workflowtest) does the same on Postgres.
 //
-// It has no code but tests.
+// It contains only tests.
 package conformance

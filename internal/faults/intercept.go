@@ -18,9 +18,11 @@ type Call struct {
 	Next func(ctx context.Context) (json.RawMessage, error)
 }
 
-// Intercept returns the definition with all calls of its steps' functions going
-// through the interceptor.
-func (s *Store) Intercept(d durable.Definition, interceptor func(ctx context.Context, call Call) (json.RawMessage, error)) durable.Definition {
+// Intercept returns the definition with every call of a step's function wrapped by the
+// interceptor.
+func (s *Store) Intercept(
+	d durable.Definition, interceptor func(ctx context.Context, call Call) (json.RawMessage, error),
+) durable.Definition {
 	if d.Execute == nil {
 		return d
 	}

@@ -1,10 +1,10 @@
-// Package faults kills workers at chosen moments, for tests: between an execution
-// engine and its store it drops a write, or what says that a write was made, and ends
-// the lease of the run, so that everything the worker held in memory is lost. The run
-// is taken over as after any death of a worker.
+// Package faults kills workers at chosen moments, for tests. It stands between an execution
+// engine and its store. It drops a write, or the acknowledgement of a write, and ends the
+// lease of the run, so that all that the worker held in memory is lost. Another claim then
+// takes the run over, as after any death of a worker.
 //
-// It keeps a record of what was stored beside the store's own, against which tests
-// check that no step is executed again once its completion is stored.
+// It records what was stored, apart from the store. Tests compare with that record that no
+// step is executed again once its completion is stored.
 package faults
 
 import (
@@ -28,7 +28,7 @@ const (
 	None Strike = iota
 	// Before kills the worker before the write: it is not made.
 	Before
-	// After kills the worker after the write, before it learns of that.
+	// After kills the worker after the write, before the acknowledgement.
 	After
 )
 
@@ -36,10 +36,10 @@ func (s Strike) String() string {
 	return [...]string{None: "none", Before: "before", After: "after"}[s]
 }
 
-// Write is everything that is written at once for one claimed run.
+// Write is everything that one call writes for one claimed run.
 type Write struct {
 	openworkflow.Lease
-	// Claim: the run was claimed. Only After strikes here.
+	// Claim says that the run was claimed. Only After strikes here.
 	Claim bool
 	// Steps are the step attempts that are written, at most one for a signal.
 	Steps []store.StepWrite
@@ -49,7 +49,7 @@ type Write struct {
 	Run *store.RunWrite
 }
 
-// String says what is written, without what is different each time.
+// String describes the write, without ids and other values that differ each time.
 func (w Write) String() string {
 	var parts []string
 	if w.Claim {
@@ -72,8 +72,8 @@ type Store struct {
 	runner.Store
 	strike func(Write) Strike
 
-	// applying is held while steps are written, so that no function is called between a
-	// write and its record.
+	// applying is held while steps are written and recorded, so that no function is called
+	// between the two.
 	applying sync.Mutex
 
 	mu      sync.Mutex
@@ -91,8 +91,8 @@ type outcomes struct {
 	attempts  map[string]bool
 }
 
-// New returns a store that asks strike about each write. Strike is called by one
-// goroutine at a time, and must not call the store.
+// New returns a store that calls strike for each write. Strike is called by one goroutine at a
+// time, and must not call the store.
 func New(inner runner.Store, strike func(Write) Strike) *Store {
 	return &Store{
 		Store:   inner,
@@ -165,8 +165,8 @@ func (s *Store) ApplyAndClaim(ctx context.Context, batch store.Batch) (store.Bat
 	}, nil
 }
 
-// alignResults returns a result for each write: what the store said of those that it got, and
-// that the lease is lost for those of workers that died.
+// alignResults returns a result for each write: that of the store if the write was sent, and a
+// lost lease if the worker died.
 func alignResults[W any](writes []W, some []error, dropped, struck map[openworkflow.Lease]bool, lease func(W) openworkflow.Lease) []error {
 	errs := make([]error, len(writes))
 	i := 0
@@ -194,8 +194,8 @@ func (s *Store) applyAndRecord(ctx context.Context, batch store.Batch) (store.Ba
 	return result, err
 }
 
-// strikeWrites asks strike about each lease's writes, and returns those that are not made, and all
-// leases whose worker is dead.
+// strikeWrites calls strike for the writes of each lease. It returns the leases whose writes
+// are dropped, and all leases whose worker is dead.
 func (s *Store) strikeWrites(batch store.Batch) (dropped map[openworkflow.Lease]bool, dead []openworkflow.Lease) {
 	var order []openworkflow.Lease
 	writes := map[openworkflow.Lease]*Write{}
@@ -257,8 +257,7 @@ func (s *Store) SendSignal(ctx context.Context, step store.StepWrite, signal sto
 	return nil, store.ErrLeaseLost
 }
 
-// release ends leases of dead workers that they have not ended themselves, so that
-// nobody has to wait until they expire.
+// release ends the leases of dead workers, so that nobody has to wait until they expire.
 func (s *Store) release(ctx context.Context, leases []openworkflow.Lease) error {
 	if len(leases) == 0 {
 		return nil
@@ -271,7 +270,7 @@ func (s *Store) release(ctx context.Context, leases []openworkflow.Lease) error 
 	return err
 }
 
-// recordOutcomes records the ends of function steps that are stored.
+// recordOutcomes records the ends of function steps that were stored.
 func (s *Store) recordOutcomes(writes []store.StepWrite, errs []error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -300,16 +299,16 @@ func (s *Store) recordOf(runID, step string) *outcomes {
 	return s.record[key]
 }
 
-// What BeforeCall returns.
+// The errors of BeforeCall.
 var (
-	// ErrDead means that the worker is dead: it calls no function any more.
+	// ErrDead means that the worker is dead and must not call the function.
 	ErrDead = errors.New("the worker has died")
 	// ErrAgain means that the step's completion is stored: it must not be executed.
 	ErrAgain = errors.New("a step is executed again although its completion is stored")
 )
 
-// BeforeCall is called when a worker is about to call the function of a step. It returns
-// how many failed attempts of the step are stored.
+// BeforeCall is called when a worker is about to call the function of a step. It returns how
+// many failed attempts of the step are stored.
 func (s *Store) BeforeCall(workerID, runID, step string) (failed int, err error) {
 	s.applying.Lock()
 	defer s.applying.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// ApplyAndClaim writes step attempts, then ends leases, then claims. Each write succeeds
-// or fails by itself; see the method of package store.
+// ApplyAndClaim writes step attempts, ends leases and claims runs; see the method of package
+// store. Each write succeeds or fails by itself.
 func (s *Store) ApplyAndClaim(ctx context.Context, batch store.Batch) (result store.BatchResult, err error) {
 	now, err := s.begin(ctx)
 	if err != nil {
@@ -54,7 +54,7 @@ func (s *Store) ApplyAndClaim(ctx context.Context, batch store.Batch) (result st
 	return result, nil
 }
 
-// normalizeStep turns the values of a write into what the columns hold.
+// normalizeStep replaces the values of a write by what Postgres would store.
 func normalizeStep(w *store.StepWrite) error {
 	if err := checkText(w.Attempt.ID, w.Attempt.StepName); err != nil {
 		return err
@@ -73,7 +73,7 @@ func normalizeStep(w *store.StepWrite) error {
 	return normalizeJSON(&child.Input, &child.Context)
 }
 
-// writeStep inserts or ends an attempt (R46), and starts its child.
+// writeStep inserts or ends an attempt (R46), and creates its child.
 func (s *Store) writeStep(w store.StepWrite, now time.Time) error {
 	held := s.held(w.Lease) != nil
 	a, exists := s.attempts[w.Attempt.ID]
@@ -115,7 +115,7 @@ func (s *Store) insertStep(w store.StepWrite, now time.Time) *openworkflow.StepA
 		endStep(a, w.Attempt, now)
 	}
 	s.attempts[a.ID] = a
-	// In the order of creation, then of ids, as a history is read (R71).
+	// Keep the order in which a history is read: creation, then ids (R71).
 	all := append(s.steps[w.RunID], a)
 	for i := len(all) - 1; i > 0 && all[i].CreatedAt.Equal(all[i-1].CreatedAt) && all[i].ID < all[i-1].ID; i-- {
 		all[i], all[i-1] = all[i-1], all[i]
@@ -133,8 +133,8 @@ func endStep(a *openworkflow.StepAttempt, outcome openworkflow.StepAttempt, now 
 	}
 }
 
-// startChild gives an attempt that has none a child: the run that holds the attempt's
-// key or, else, a new one (R98c).
+// startChild gives an attempt without a child the run that holds the attempt's key or, if
+// there is none, a new run (R98c).
 func (s *Store) startChild(a *openworkflow.StepAttempt, child store.NewRun, now time.Time) {
 	created := s.create(store.NewRun{
 		ID:             child.ID,
@@ -152,7 +152,8 @@ func (s *Store) writeRun(w store.RunWrite, now time.Time) error {
 	r := s.held(w.Lease)
 	if r == nil {
 		r = s.runs[w.RunID]
-		if w.Op == store.RunComplete && r != nil && r.Status == openworkflow.RunCompleted && r.WorkerID != nil && *r.WorkerID == w.WorkerID {
+		if w.Op == store.RunComplete && r != nil && r.Status == openworkflow.RunCompleted &&
+			r.WorkerID != nil && *r.WorkerID == w.WorkerID {
 			return nil // written before
 		}
 		return store.ErrLeaseLost
@@ -191,7 +192,7 @@ func (s *Store) writeRun(w store.RunWrite, now time.Time) error {
 	return nil
 }
 
-// wakeParked makes a parked run due when what it waits for has come (R83).
+// wakeParked makes a parked run due if one of its waits has a result (R83).
 func (s *Store) wakeParked(r *run, now time.Time) bool {
 	if r == nil || r.Status != openworkflow.RunRunning || r.WorkerID != nil {
 		return false

@@ -11,9 +11,9 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// Claim leases due runs to worker ids of their own and returns them (R42, R43). Of
-// the slots, half are for new runs and half for those that are due again. With GivenBack
-// it leases those instead (R62).
+// Claim leases due runs to worker ids of their own and returns them (R42, R43). Half of the
+// slots are for new runs and half for runs due again. With GivenBack it leases runs that were
+// given back instead (R62).
 func (s *Store) Claim(ctx context.Context, request store.ClaimRequest) ([]openworkflow.Run, error) {
 	if request.Max <= 0 || len(request.Served) == 0 {
 		return nil, nil
@@ -82,13 +82,13 @@ func (r *run) claimable(now time.Time, served map[openworkflow.DefinitionKey]boo
 	return r.open(now, served) && !r.AvailableAt.After(now)
 }
 
-// open is claimable whenever the run is due.
+// open reports whether the run can be claimed once it is due.
 func (r *run) open(now time.Time, served map[openworkflow.DefinitionKey]bool) bool {
 	return r.AvailableAt != nil && r.SuspendedAt == nil &&
 		(r.DeadlineAt == nil || r.DeadlineAt.After(now)) && served[r.Definition().Key()]
 }
 
-// givenBack reports whether a worker without the run's workflow has given it back (R62).
+// givenBack reports whether a worker without the run's workflow gave the run back (R62).
 func (r *run) givenBack() bool {
 	refusal := r.Definition().Refusal()
 	return r.Status == openworkflow.RunPending && openworkflow.DecodeError(r.Error).Message == refusal
@@ -105,8 +105,8 @@ func compareDue(a, b *run) int {
 	return strings.Compare(a.ID, b.ID)
 }
 
-// Heartbeat extends the leases that are still held to d from now and returns the
-// state of each, in the same order.
+// Heartbeat extends the leases that are still held to d from now. It returns the state of each
+// lease, in the same order.
 func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d time.Duration) ([]store.LeaseState, error) {
 	if len(leases) == 0 {
 		return nil, nil
@@ -132,8 +132,8 @@ func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d ti
 	return states, nil
 }
 
-// ReleaseLeases ends the leases held under a pod's uid, except those of one process
-// in it, and returns the runs.
+// ReleaseLeases ends the leases of a pod's uid, except those of the process exceptProcess, and
+// returns the runs' ids.
 func (s *Store) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
 	now, err := s.begin(ctx)
 	if err != nil {
@@ -157,8 +157,8 @@ func (s *Store) ReleaseLeases(ctx context.Context, podUID, exceptProcess string)
 	return ids, nil
 }
 
-// SuspendRuns keeps open runs from being claimed until ResumeRuns, and returns how
-// many it suspended.
+// SuspendRuns keeps open runs from being claimed until ResumeRuns. It returns how many it
+// suspended.
 func (s *Store) SuspendRuns(ctx context.Context, ids []string) (int, error) {
 	now, err := s.begin(ctx)
 	if err != nil {
@@ -180,7 +180,7 @@ func (s *Store) SuspendRuns(ctx context.Context, ids []string) (int, error) {
 	return n, nil
 }
 
-// ResumeRuns undoes SuspendRuns, and returns how many runs it resumed.
+// ResumeRuns undoes SuspendRuns. It returns how many runs it resumed.
 func (s *Store) ResumeRuns(ctx context.Context, ids []string) (int, error) {
 	now, err := s.begin(ctx)
 	if err != nil {

@@ -1,19 +1,30 @@
-// Package memstore keeps runs and step attempts in memory, for tests. To the
-// execution engine it is what package store is: the same fencing, idempotency, wakes
-// and encodings, so that what passes here passes on Postgres. The cases in package
-// conformance are run against both and keep them from drifting apart.
+// Package memstore keeps runs and step attempts in memory, for tests. The execution engine
+// sees no difference from package store: fencing, idempotency, wakes and encodings are the
+// same, so what passes here passes on Postgres. Package conformance runs its cases against
+// both stores and keeps them from drifting apart.
 //
-// It borrows the types and the errors of package store, and none of its SQL.
+// It uses the types and the errors of package store, and none of its SQL.
 //
 // # Time
 //
-// The store's clock goes with the machine's, and ahead of it by the time that was
-// skipped: Advance jumps to the next instant at which something is due. That is for
-// who knows that nothing else will happen before: AwaitIdle returns once no run is
-// claimed, due, or being written to.
+// The store's clock is the machine's plus the time that was skipped. Advance skips to the
+// next instant at which something is due. Call it when nothing else will happen before
+// that: AwaitIdle returns once no run is claimed or due.
 //
 // # What it leaves out
 //
-// Nothing here is large: limits of index entries and columns are not imitated, and
-// neither are listings for people. A claim looks at every open run.
+// It has no limits on the size of index entries and columns, and no lists for people. A
+// claim reads every open run.
+//
+// # Files
+//
+//	store.go     Store, transactions, due times
+//	apply.go     ApplyAndClaim
+//	claim.go     claims, heartbeats, the release of leases, suspension
+//	runs.go      creation, cancellation and deadlines of runs
+//	signals.go   signals, the results of waits, Sweep
+//	workers.go   the live processes and what they serve
+//	notify.go    notifications
+//	time.go      AwaitIdle, Advance
+//	jsonb.go     JSON as Postgres's jsonb stores and prints it
 package memstore

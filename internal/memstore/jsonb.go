@@ -14,8 +14,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// jsonb returns a value as a jsonb column of Postgres returns it, nil for SQL NULL
-// (R20, R22). It returns store.ErrInvalidJSON for what such a column refuses (R23).
+// jsonb returns a value as a jsonb column of Postgres returns it, nil for SQL NULL (R20, R22).
+// It returns store.ErrInvalidJSON for a value that Postgres refuses (R23).
 func jsonb(value json.RawMessage) (json.RawMessage, error) {
 	value = openworkflow.Column(value)
 	if value == nil {
@@ -33,7 +33,7 @@ func jsonb(value json.RawMessage) (json.RawMessage, error) {
 	return json.RawMessage(b.String()), nil
 }
 
-// storable refuses what encoding/json would let pass.
+// storable refuses the values that encoding/json accepts and Postgres does not.
 func storable(value json.RawMessage) error {
 	switch {
 	case !json.Valid(value):
@@ -66,7 +66,7 @@ func storable(value json.RawMessage) error {
 	return nil
 }
 
-// hex reads the four hexadecimal digits that valid JSON has there.
+// hex reads the four hexadecimal digits of an escape in valid JSON.
 func hex(b []byte) rune {
 	n, err := strconv.ParseUint(string(b[:4]), 16, 16)
 	if err != nil { // see storable
@@ -116,8 +116,8 @@ func canonicalArray(b *strings.Builder, d *json.Decoder) error {
 	return err
 }
 
-// canonicalObject orders members by the length of their names, then by bytes. Of
-// members with one name the last counts.
+// canonicalObject orders members by the length of their names, then by bytes. Of members of
+// one name the last counts.
 func canonicalObject(b *strings.Builder, d *json.Decoder) error {
 	members := map[string]string{}
 	var names []string

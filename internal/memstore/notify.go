@@ -8,13 +8,13 @@ import (
 	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
-// listeners are those who listen to a channel.
+// listeners are the listeners of a channel.
 type listeners struct {
 	mu    sync.Mutex
 	flags map[wake.Flag]struct{}
 }
 
-// notify wakes all of them. Notifications that nobody has taken yet count once.
+// notify wakes all listeners. Notifications that come before a listener looks count once.
 func (l *listeners) notify() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -62,14 +62,14 @@ func (s *Store) Notify(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Listen calls wake when it begins and for each Notify, until ctx ends.
+// Listen calls wake at once and for each Notify, until ctx ends.
 func (s *Store) Listen(ctx context.Context, wake func()) error { return s.due.listen(ctx, wake) }
 
-// NotifyEnds hints that runs have ended.
+// NotifyEnds hints that runs may have ended.
 func (s *Store) NotifyEnds(ctx context.Context) error {
 	s.sendHints(store.Hints{Ends: true})
 	return ctx.Err()
 }
 
-// ListenEnds calls wake when it begins and for each NotifyEnds, until ctx ends.
+// ListenEnds calls wake at once and for each NotifyEnds, until ctx ends.
 func (s *Store) ListenEnds(ctx context.Context, wake func()) error { return s.ends.listen(ctx, wake) }

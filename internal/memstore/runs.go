@@ -9,8 +9,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// CreateRuns creates runs and returns what became of each, in the same order (R50,
-// R51). A run whose id exists is left as it is.
+// CreateRuns creates runs and returns a result for each, in the same order (R50, R51). An
+// existing run of the same id is left as it is.
 func (s *Store) CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Created, error) {
 	now, err := s.begin(ctx)
 	if err != nil {
@@ -25,7 +25,7 @@ func (s *Store) CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Cr
 	return created, nil
 }
 
-// create creates a run, of which parent is the step attempt that started it.
+// create creates a run. Parent is the step attempt that started it, nil for none.
 func (s *Store) create(n store.NewRun, parent *string, now time.Time) store.Created {
 	if n.ID == "" {
 		n.ID = openworkflow.NewID()
@@ -145,8 +145,8 @@ func (s *Store) LoadSteps(ctx context.Context, runIDs []string) (map[string][]op
 	return steps, nil
 }
 
-// CancelRuns cancels the runs that are open and returns the status of each after that
-// (R125). Runs that do not exist are absent.
+// CancelRuns cancels the runs that are open and returns the status of each afterwards (R125).
+// Runs that do not exist are absent.
 func (s *Store) CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error) {
 	now, err := s.begin(ctx)
 	if err != nil {
@@ -167,8 +167,8 @@ func (s *Store) CancelRuns(ctx context.Context, ids []string) (map[string]openwo
 	return statuses, nil
 }
 
-// FailExpired fails up to limit open runs whose deadline has passed and returns their
-// ids (R44). Parents that wait for them are woken.
+// FailExpired fails up to limit open runs whose deadline has passed and returns their ids
+// (R44). Parents that wait for them are woken.
 func (s *Store) FailExpired(ctx context.Context, limit int) ([]string, error) {
 	now, err := s.begin(ctx)
 	if err != nil {
@@ -203,8 +203,8 @@ func (s *Store) forceEnd(r *run, status openworkflow.RunStatus, now time.Time) {
 	s.afterEnd(r, r.ParentStepAttemptID, now)
 }
 
-// afterEnd removes an ended run from the open ones, and wakes the parent
-// whose attempt waits for it, if there is one (R82).
+// afterEnd removes an ended run from the open ones, and wakes the parent if its attempt waits
+// for the run (R82).
 func (s *Store) afterEnd(r *run, parent *string, now time.Time) {
 	r.AvailableAt, r.resumeAt = nil, nil
 	delete(s.open, r.ID)

@@ -10,8 +10,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// SendSignals delivers signals to the attempts that wait for them, and returns for
-// each the runs that it was delivered to (R104).
+// SendSignals delivers signals to the attempts that wait for them. It returns, for each
+// signal, the runs that received it (R104).
 func (s *Store) SendSignals(ctx context.Context, signals []store.Signal) ([][]string, error) {
 	signals = slices.Clone(signals)
 	for i := range signals {
@@ -42,8 +42,7 @@ func normalizeSignal(signal *store.Signal) error {
 	return normalizeJSON(&signal.Data)
 }
 
-// deliver delivers one signal. Nobody who waits means that nothing is stored: signals
-// are not kept for later.
+// deliver delivers one signal. A signal for which no attempt waits is not kept.
 func (s *Store) deliver(signal store.Signal, now time.Time) []string {
 	var runIDs []string
 	if signal.IdempotencyKey != nil {
@@ -80,7 +79,8 @@ func waitsFor(a *openworkflow.StepAttempt, signal string) bool {
 	return a.Kind == openworkflow.KindSignalWait && a.Status == openworkflow.StepRunning && c.Signal != nil && *c.Signal == signal
 }
 
-// Waiting reports whether a run waits for the signal, which was not delivered to it yet.
+// Waiting reports whether an open run waits for the signal, which has not been delivered to it
+// yet.
 func (s *Store) Waiting(signal string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,9 +94,8 @@ func (s *Store) Waiting(signal string) bool {
 	return false
 }
 
-// SendSignal delivers the signal that a step sends and stores that the step has
-// completed, under the run's lease (R99a). Repeating it returns the runs that were
-// stored.
+// SendSignal delivers the signal that a step sends and completes the step's attempt, under the
+// run's lease (R99a). A repeated call returns the runs that the first one stored.
 func (s *Store) SendSignal(ctx context.Context, step store.StepWrite, signal store.Signal) ([]string, error) {
 	now, err := s.begin(ctx)
 	if err != nil {
@@ -136,8 +135,8 @@ func (s *Store) SendSignal(ctx context.Context, step store.StepWrite, signal sto
 	return output.WorkflowRunIDs, s.writeStep(step, now)
 }
 
-// WaitResults returns what running attempts wait for, where it is there: a child's end or
-// a signal. Others are absent.
+// WaitResults returns, by attempt, the results of those waits that have one: a child's end, or
+// a signal. Other attempts are absent.
 func (s *Store) WaitResults(ctx context.Context, attemptIDs []string) (map[string]store.WaitResult, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -183,7 +182,7 @@ func (s *Store) waitResult(a *openworkflow.StepAttempt) (store.WaitResult, bool)
 }
 
 // Sweep does nothing unless the last sweep is older than every. It fails runs past their
-// deadline and rescues up to limit parked runs for which something has come (R171).
+// deadline, and rescues those of up to limit parked runs whose wait has a result (R171).
 func (s *Store) Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error) {
 	now, err := s.begin(ctx)
 	if err != nil {
@@ -201,7 +200,7 @@ func (s *Store) Sweep(ctx context.Context, every time.Duration, limit int) (stor
 		if id <= s.sweepCursor || !r.Parked() {
 			continue
 		}
-		if seen == limit { // the next sweep goes on here
+		if seen == limit { // the next sweep continues here
 			return swept, nil
 		}
 		seen++

@@ -15,12 +15,12 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// Store is one namespace. Make one with New. Its methods may be called concurrently;
-// each is one transaction, and sees one instant.
+// Store is one namespace. Make one with New. Its methods may be called concurrently. Each is
+// one transaction at one instant.
 type Store struct {
 	mu      sync.Mutex
 	skipped time.Duration
-	// served are the workflows whose runs AwaitIdle and Advance look at.
+	// served are the workflows whose runs AwaitIdle and Advance consider.
 	served map[openworkflow.DefinitionKey]bool
 
 	runs map[string]*run
@@ -35,11 +35,11 @@ type Store struct {
 	// claimCount alternates which branch of a claim gets the odd slot.
 	claimCount uint64
 	sweptAt    time.Time
-	// sweepCursor is the last parked run that a sweep has looked at.
+	// sweepCursor is the last parked run that a sweep has read.
 	sweepCursor string
 
 	due, ends listeners
-	// changed is closed, and made anew, after every call that may have changed something.
+	// changed is closed and replaced after every call that may have changed something.
 	changed chan struct{}
 }
 
@@ -58,8 +58,8 @@ type delivery struct {
 
 type workerKey struct{ podUID, process string }
 
-// New returns an empty store. The workflows are those that somebody serves: AwaitIdle
-// does not wait until runs of others are executed, as they never are.
+// New returns an empty store. AwaitIdle and Advance consider only runs of the served
+// workflows: those of others are never executed.
 func New(served ...openworkflow.Definition) *Store {
 	s := &Store{
 		served:     map[openworkflow.DefinitionKey]bool{},
@@ -86,7 +86,7 @@ func (s *Store) begin(ctx context.Context) (now time.Time, err error) {
 	return s.now(), nil
 }
 
-// now is the time in the precision of Postgres.
+// now returns the time at the precision of Postgres.
 func (s *Store) now() time.Time {
 	return time.Now().Add(s.skipped).Round(0).UTC().Truncate(time.Microsecond)
 }
@@ -105,8 +105,8 @@ func (s *Store) Now() time.Time {
 	return s.now()
 }
 
-// milliseconds cuts an instant off to the precision that clients' have (R7); nil for
-// none.
+// milliseconds truncates an instant to the precision of instants that clients pass (R7). It
+// returns nil for the zero time.
 func milliseconds(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
@@ -145,10 +145,10 @@ func (s *Store) held(l openworkflow.Lease) *run {
 	return r
 }
 
-// sortedKeys returns a map's keys in order, so that nothing depends on chance.
+// sortedKeys returns a map's keys in order, so that tests are deterministic.
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-// setDue makes a run due at an instant, now or when it is resumed.
+// setDue makes a run due at an instant: now, or once it is resumed.
 func (r *run) setDue(at time.Time) {
 	if r.SuspendedAt == nil {
 		r.AvailableAt, r.resumeAt = &at, nil
@@ -157,7 +157,7 @@ func (r *run) setDue(at time.Time) {
 	}
 }
 
-// wake makes a run due now unless it is already (R42), and reports whether it did.
+// wake makes a run due now unless it is due already (R42), and reports whether it did.
 func (r *run) wake(now time.Time) (woken bool) {
 	due := r.AvailableAt
 	if r.SuspendedAt != nil {
@@ -180,5 +180,5 @@ func isOpen(status openworkflow.RunStatus) bool {
 	}
 }
 
-// copyOf returns a run as callers get it. What it points to is never written to.
+// copyOf returns a run for a caller. Nothing writes to what it points to.
 func (r *run) copyOf() openworkflow.Run { return r.Run }

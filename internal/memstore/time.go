@@ -7,9 +7,9 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
-// AwaitIdle returns when the store is idle: no run that is served is claimed or due,
-// so nothing happens before somebody creates a run, sends a signal, or lets time pass.
-// It returns earlier when the run with this id has ended, and reports that.
+// AwaitIdle waits until no served run is claimed or due. Nothing happens then before somebody
+// creates a run, sends a signal, or advances the time. It returns early, and reports it, when
+// the run with this id has ended.
 func (s *Store) AwaitIdle(ctx context.Context, runID string) (ended bool, err error) {
 	for {
 		s.mu.Lock()
@@ -19,7 +19,7 @@ func (s *Store) AwaitIdle(ctx context.Context, runID string) (ended bool, err er
 		if ended || !busy && !due {
 			return ended, nil
 		}
-		if due { // perhaps by the passing of time, which nobody has notified of
+		if due { // perhaps because time has passed, which sends no notification
 			s.due.notify()
 		}
 		select {
@@ -30,7 +30,7 @@ func (s *Store) AwaitIdle(ctx context.Context, runID string) (ended bool, err er
 	}
 }
 
-// busy reports whether a run is claimed, and claimable whether one could be.
+// busy reports whether a served run is claimed.
 func (s *Store) busy() bool {
 	for _, r := range s.open {
 		if s.isServed(r) && r.Status == openworkflow.RunRunning && r.WorkerID != nil {
@@ -40,6 +40,7 @@ func (s *Store) busy() bool {
 	return false
 }
 
+// claimable reports whether a served run is due.
 func (s *Store) claimable() bool {
 	now := s.now()
 	for _, r := range s.open {
@@ -52,10 +53,9 @@ func (s *Store) claimable() bool {
 
 func (s *Store) isServed(r *run) bool { return s.served[r.Definition().Key()] }
 
-// Advance lets time pass until the next instant at which an idle store has something
-// to do: a run is due, or has reached its deadline, of which it then fails. It does
-// not go beyond until, if that is not zero. It reports whether there was anything to
-// wait for.
+// Advance skips to the next instant at which an idle store has something to do: a run is due,
+// or reaches its deadline and is failed. It does not skip beyond until, unless that is zero.
+// It reports false if nothing will be due.
 func (s *Store) Advance(until time.Time) bool {
 	s.mu.Lock()
 	now, next := s.now(), until
@@ -74,7 +74,7 @@ func (s *Store) Advance(until time.Time) bool {
 		return false
 	}
 	if next.After(now) {
-		// The clock is cut off to microseconds: one more, and it has reached next.
+		// now truncates to microseconds. One more makes it reach next.
 		s.skipped += next.Sub(now) + time.Microsecond
 	}
 	s.failExpired(s.now(), len(s.open))

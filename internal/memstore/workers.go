@@ -9,9 +9,9 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// SaveWorker records that the process is alive and what it serves. Of one pod it
-// keeps only the last process that reported. It returns how many processes, this one
-// included, serve the same and have reported within the given time.
+// SaveWorker announces that the process is live and what it serves. Only the last process of a
+// pod that announced itself is kept. Peers is the number of processes, this one included, that
+// serve the same and announced themselves within the given time.
 func (s *Store) SaveWorker(ctx context.Context, w store.Worker, within time.Duration) (peers int, err error) {
 	now, err := s.begin(ctx)
 	if err != nil {
@@ -33,7 +33,7 @@ func (s *Store) SaveWorker(ctx context.Context, w store.Worker, within time.Dura
 	return peers, nil
 }
 
-// RemoveWorker forgets a process. One that is unknown is no error.
+// RemoveWorker deletes a process. An unknown one is no error.
 func (s *Store) RemoveWorker(ctx context.Context, podUID, process string) error {
 	if _, err := s.begin(ctx); err != nil {
 		return err
@@ -43,8 +43,8 @@ func (s *Store) RemoveWorker(ctx context.Context, podUID, process string) error 
 	return nil
 }
 
-// Workers returns the processes that reported within the given time, ordered by pool
-// and pod.
+// Workers returns the processes that announced themselves within the given time, ordered by
+// pool and pod.
 func (s *Store) Workers(ctx context.Context, within time.Duration) ([]store.Worker, error) {
 	now, err := s.begin(ctx)
 	if err != nil {

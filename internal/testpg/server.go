@@ -31,8 +31,8 @@ const (
 	startTimeout = time.Minute
 )
 
-// settings make the server fast. Commits are not flushed to disk: they survive
-// the end of the server, not of the machine.
+// settings make the server fast. Commits are not flushed to disk: they survive a crash of the
+// server, not of the machine.
 var settings = []string{
 	"fsync=off", "full_page_writes=off", "max_connections=300", "shared_buffers=64MB",
 	"listen_addresses=127.0.0.1", "log_min_messages=warning", "log_statement=none",
@@ -50,9 +50,9 @@ type Server struct {
 	log     *bytes.Buffer
 }
 
-// Start starts a server that no other test uses and removes it when the test
-// ends. Its database "postgres" is empty. Settings, such as "fsync=on", take the place
-// of those that make tests fast.
+// Start starts a server that no other test uses, and removes it when the test ends. Its
+// database "postgres" is empty. Settings, such as "fsync=on", override those that make tests
+// fast.
 func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	s, err := newServer(settings...)
@@ -63,8 +63,8 @@ func Start(t testing.TB, settings ...string) *Server {
 	return s
 }
 
-// URL returns the address of the server's database "postgres", for its superuser.
-// It stays the same when the server is stopped and started.
+// URL returns the address of the server's database "postgres", for its superuser. It does not
+// change when the server is stopped and started.
 func (s *Server) URL() string {
 	return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/postgres?sslmode=disable", superuser, password, s.port)
 }
@@ -78,11 +78,11 @@ func (s *Server) PID() int {
 	return s.process.Pid
 }
 
-// Stop ends the server and breaks all its connections. No commit that was
-// acknowledged is lost. A stopped server stays stopped.
+// Stop ends the server and breaks all its connections. No acknowledged commit is lost. The
+// server stays stopped until Start.
 func (s *Server) Stop() { s.signal(syscall.SIGINT) }
 
-// Crash ends the server without a shutdown, so that it recovers when started.
+// Crash ends the server without a shutdown, so that it recovers when it is started.
 func (s *Server) Crash() { s.signal(syscall.SIGQUIT) }
 
 func (s *Server) signal(sig syscall.Signal) {
@@ -112,9 +112,9 @@ func (s *Server) Start() error {
 	started := make(chan error, 1)
 	exited := make(chan struct{})
 	go func() {
-		// The death signal is that of the thread which started the process, so this
-		// thread must live as long as the server. It is not unlocked, and so ends
-		// with the goroutine.
+		// The kernel sends the death signal when the thread that started the process ends,
+		// so this thread must live as long as the server. It stays locked, so it ends with
+		// the goroutine.
 		runtime.LockOSThread()
 		err := cmd.Start()
 		started <- err
@@ -231,8 +231,8 @@ func binaries() (string, error) {
 	return filepath.Dir(path), nil
 }
 
-// identity returns the user that Postgres runs as when we are root, which it
-// refuses to be: the package's user, or else nobody.
+// identity returns the user that Postgres runs as if we are root, which Postgres refuses: the
+// package's user, or nobody.
 func identity() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil //nolint:nilnil // no change of identity

@@ -1,9 +1,9 @@
-// Package testpg gives tests a real Postgres: databases of their own on a server
-// that the test process shares, or a server of their own that they may stop.
+// Package testpg gives tests a real Postgres: databases of their own on a server that the test
+// process shares, or a server of their own that they may stop.
 //
-// The server is the machine's Postgres (Debian's, or whichever is on the PATH).
-// It dies with the test process, however that ends. TEST_POSTGRES_URL names a
-// server to use instead; its role must be allowed to create databases and roles.
+// The server is the machine's Postgres (Debian's, or the one on the PATH). It ends with the
+// test process, however that ends. TEST_POSTGRES_URL names a server to use instead; its role
+// must be allowed to create databases and roles.
 package testpg
 
 import (
@@ -24,18 +24,17 @@ var shared struct {
 	sync.Mutex
 	url    string
 	server *Server
-	// free are databases that tests have finished with, made empty again: that is
-	// much faster than to create one.
+	// free are databases that tests have finished with, emptied again, which is much faster
+	// than creating one.
 	free []string
 }
 
 // database numbers the databases of the process.
 var database atomic.Int64
 
-// Main runs a package's tests and stops the shared server. Call it from
-// TestMain. A package without it leaves a data directory behind, which the next
-// run removes, but no server. Stops are called after the tests, for what else
-// they share.
+// Main runs a package's tests and stops the shared server. Call it from TestMain. A package
+// that does not call it leaves a data directory behind, which the next run removes, but no
+// server. Stops are called after the tests.
 func Main(m *testing.M, stops ...func()) {
 	code := m.Run()
 	for _, stop := range stops {
@@ -49,9 +48,8 @@ func Main(m *testing.M, stops ...func()) {
 	os.Exit(code)
 }
 
-// New returns the URL of an empty database that no other test uses before this
-// one ends. Tests may call it in parallel. It skips nothing: without Postgres the
-// test fails.
+// New returns the URL of an empty database that no other test uses until this one ends. Tests
+// may call it in parallel. Without Postgres the test fails; it is never skipped.
 func New(t testing.TB) string {
 	t.Helper()
 	admin := sharedURL(t)
@@ -95,8 +93,8 @@ func popFree() string {
 	return name
 }
 
-// recycle makes the database free for another test, if the server is ours and
-// takes its databases with it.
+// recycle empties the database for another test, if the server is ours. It reports false
+// otherwise.
 func recycle(name string, makeEmpty func()) bool {
 	shared.Lock()
 	own := shared.server != nil
@@ -159,8 +157,8 @@ func run(t testing.TB, url, sql string) {
 	}
 }
 
-// execute runs a statement on a connection of its own. It is also called when the
-// test's context has ended.
+// execute runs a statement on a connection of its own. It has its own context, because it also
+// runs after the test's context has ended.
 func execute(url, sql string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
