@@ -43,8 +43,8 @@ func TestClaim_R43_TakesWhatIsDueAndServed(t *testing.T) {
 	})
 }
 
-// A run that OpenWorkflow's worker has given back is put off only for those who do not
-// have its workflow either.
+// A run that OpenWorkflow's worker gave back is due later only for workers that do not have
+// its workflow either.
 func TestClaim_R62_TakesWhatWasGivenBack(t *testing.T) {
 	onBoth(t, func(t *testing.T, s Store) {
 		b := bench{t, s}

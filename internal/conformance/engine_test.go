@@ -24,17 +24,17 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// program is a workflow of a case: with the length of a unit of time it makes the
-// workflows, of which the first is executed with the input.
+// program returns the workflows of a case, which wait in multiples of unit. The first one is
+// executed with the input.
 type program func(unit time.Duration) []workflow.Definition
 
-// engineCase is a program, and what becomes of it on either store.
+// engineCase is a program, and its result on either store.
 type engineCase struct {
 	program
 	input string
-	// deadline, not zero, is how much real time the run has.
+	// deadline, not zero, is the run's deadline in real time.
 	deadline time.Duration
-	// signals are sent once somebody waits for them.
+	// signals are sent once a run waits for them.
 	signals map[string]string
 	// want is the run's end: its status, with output or error.
 	want string
@@ -58,7 +58,7 @@ func quick(attempts int) step.Option {
 	return step.Retry(workflow.RetryPolicy{InitialInterval: time.Millisecond, MaximumInterval: time.Millisecond, MaximumAttempts: attempts})
 }
 
-// failing returns a function that fails so often.
+// failing returns a function that fails the given number of times.
 func failing(times int32) func(context.Context) (string, error) {
 	var calls atomic.Int32
 	return func(context.Context) (string, error) {
@@ -79,7 +79,7 @@ func sum(ctx context.Context, in []int) (total int, err error) {
 	return total, nil
 }
 
-// engineCases are made anew for each store, as some count their calls.
+// engineCases returns new cases for each store, because some count their calls.
 func engineCases() map[string]engineCase {
 	executions := new(atomic.Int32)
 	type none = struct{}
@@ -358,15 +358,15 @@ func TestEngine(t *testing.T) {
 	})
 }
 
-// message is what the sender sends, and to whom.
+// message is the input of the sender: what to send, and to which run.
 type message struct {
 	Signal string
 	Data   json.RawMessage
 	To     string
 }
 
-// sender sends a signal until the run has received it. Others may have too: the steps of
-// runs that have ended go on waiting (R106).
+// sender sends a signal until the run has received it. Other runs may receive it too: steps
+// of ended runs still wait (R106).
 func sender(unit time.Duration) *workflow.Workflow[message, int] {
 	return workflow.Define("sender", func(ctx context.Context, m message) (int, error) {
 		for {
@@ -451,8 +451,8 @@ func (c engineCase) check(t *testing.T, s Store, unit time.Duration, wait func(i
 	}
 }
 
-// awaitEnd waits until a run has ended, and does what the manager does meanwhile: it
-// fails runs past their deadline.
+// awaitEnd waits until a run has ended. Meanwhile it does the manager's work: it fails runs
+// past their deadline.
 func awaitEnd(t *testing.T, s *store.Store, id string) {
 	t.Helper()
 	ends := make(chan struct{}, 1)

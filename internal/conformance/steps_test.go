@@ -70,7 +70,7 @@ func TestStepWrites_MayBeRepeated(t *testing.T) {
 				t.Errorf("%s: %v", name, errs[0])
 			}
 		}
-		b.mustStep(ended(done, running, "")) // late news
+		b.mustStep(ended(done, running, "")) // a late start
 		if diff := cmp.Diff(before, b.steps(l.RunID)); diff != "" {
 			t.Errorf("an outcome has changed:\n%s", diff)
 		}

@@ -14,14 +14,14 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// columns are what a write leaves in a run's row, in words.
+// columns describe a run's row after a write.
 type columns struct {
 	status, worker, due, started, finished, output, failure string
 	attempts, failures                                      int
 }
 
-// columnsOf puts a row into words: instants as those of a write at this moment, "ms" or
-// "µs" by their precision.
+// columnsOf describes a row. Instants of a write at this moment are "ms" or "µs", by their
+// precision.
 func columnsOf(r *openworkflow.Run, l openworkflow.Lease) columns {
 	c := columns{
 		status: string(r.Status), attempts: r.Attempts, failures: r.Failures, output: string(r.Output), failure: string(r.Error),
@@ -374,7 +374,7 @@ func TestFailExpired_R44(t *testing.T) {
 }
 
 func TestNotify_WakesListeners(t *testing.T) {
-	// release and complete write with the hints, and nothing else does.
+	// Only release and complete write with hints.
 	release := func(b bench, l openworkflow.Lease) error {
 		_, err := b.ApplyAndClaim(b.Context(), store.Batch{
 			Runs:  []store.RunWrite{ending(l, store.RunRelease)},

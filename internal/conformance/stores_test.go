@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { testpg.Main(m) }
 
-// Store is what both stores can do.
+// Store is the interface that both stores implement.
 type Store interface {
 	runner.Store
 	CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Created, error)
@@ -62,7 +62,7 @@ func postgres(t *testing.T) *store.Store {
 	return s
 }
 
-// bench is a store under test with what the cases do to it.
+// bench is a store under test, with helpers for the cases.
 type bench struct {
 	*testing.T
 	Store
@@ -101,7 +101,7 @@ func (b bench) create(n int, change ...func(*store.NewRun)) []string {
 	return ids
 }
 
-// claim claims up to n runs for so long.
+// claim claims up to n runs with leases of d.
 func (b bench) claim(n int, d time.Duration) []openworkflow.Run {
 	b.Helper()
 	r := request(n)
@@ -180,7 +180,7 @@ func (b bench) apply(steps []store.StepWrite, runs []store.RunWrite) (stepErrs, 
 	return result.Steps, result.Runs
 }
 
-// must is apply for writes that have to succeed.
+// must applies writes that have to succeed.
 func (b bench) must(steps []store.StepWrite, runs []store.RunWrite) {
 	b.Helper()
 	stepErrs, runErrs := b.apply(steps, runs)
@@ -226,7 +226,7 @@ func child(l openworkflow.Lease) store.StepWrite {
 	}
 }
 
-// wait is a write that begins to wait for a signal.
+// wait is a write that starts to wait for a signal.
 func wait(l openworkflow.Lease, signal string) store.StepWrite {
 	name, err := json.Marshal(signal)
 	if err != nil {
@@ -250,7 +250,7 @@ func ended(w store.StepWrite, status openworkflow.StepStatus, value string) stor
 	return w
 }
 
-// later is an instant that does not come during the test.
+// later is an instant after the end of the test.
 func later() time.Time { return time.Now().Add(time.Hour) }
 
 func ending(l openworkflow.Lease, op store.RunOp) store.RunWrite {

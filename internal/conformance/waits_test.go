@@ -65,7 +65,7 @@ func TestChild_R98c_AnUnlinkedAttemptGetsTheRunThatHoldsItsKey(t *testing.T) {
 	})
 }
 
-// ends are the ways in which a child may end, and what a parent then finds.
+// ends are the ways in which a child may end, and the result that the parent gets.
 var ends = map[string]struct {
 	end  func(b bench, child openworkflow.Lease)
 	want openworkflow.Run
@@ -428,7 +428,7 @@ func TestSendSignal_R99a_DeliversAndCompletesTheStep(t *testing.T) {
 			t.Error("the receiver was not woken")
 		}
 
-		// The key makes a step that was sent, but not written down, send no more.
+		// The key keeps a step whose signal was sent, but not recorded, from sending again.
 		b.mustStep(wait(b.start(), "s"))
 		again := store.StepWrite{Lease: sender, Attempt: openworkflow.StepAttempt{ID: openworkflow.NewID(), StepName: "send"}}
 		ids, err := b.SendSignal(t.Context(), again, store.Signal{Name: "s"})

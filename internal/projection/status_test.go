@@ -161,7 +161,7 @@ func TestStatusSaysWhereARunIs(t *testing.T) {
 	}
 }
 
-// P4: whoever has seen more of a run has the larger revision.
+// P4: the rows of a later moment have the larger revision.
 func TestP4RevisionGrowsAlongTheLifeOfARun(t *testing.T) {
 	t.Parallel()
 	type moment struct {
@@ -248,7 +248,7 @@ func TestStepsAreListedUntilARunCompletes(t *testing.T) {
 	}
 }
 
-// Each member costs the API server, and most objects are completed runs.
+// Each member costs the API server time, and most objects are completed runs.
 func TestStatusOfACompletedRunHasOnlyWhatItTells(t *testing.T) {
 	t.Parallel()
 	encode := func(steps openworkflow.StepSummary) string {

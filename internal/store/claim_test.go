@@ -146,7 +146,7 @@ func TestClaim_TheLongestDueComesFirst(t *testing.T) {
 	}
 }
 
-// backlog creates pending runs and parked ones that are due.
+// backlog creates pending runs, and parked runs that are due.
 func (f *fixture) backlog(pending, dueAgain int) {
 	f.t.Helper()
 	f.create(pending)
@@ -294,8 +294,8 @@ func TestClaim_LocksOnlyWhatItTakes(t *testing.T) {
 	}
 }
 
-// P3: while there is more than a worker takes at a time, claims go on where the last one
-// ended. A run that has become due before that point is found all the same.
+// P3: while more runs are due than one claim takes, claims continue at their cursors. A run
+// that became due before a cursor is found nevertheless.
 func TestClaim_P3FindsWhatIsDueBehindTheFront(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -8,10 +8,10 @@ func (s *Store) Apply(ctx context.Context, steps []StepWrite, runs []RunWrite) (
 	return result.Steps, result.Runs, err
 }
 
-// PlanOnceSQL is what connections set.
+// PlanOnceSQL is the statement that each connection runs first.
 const PlanOnceSQL = planOnceSQL
 
-// Statements that tests explain.
+// The statements whose plans tests check.
 func (s *Store) ClaimSQL() string          { return s.sql(claimTemplate) }
 func (s *Store) ClaimGivenBackSQL() string { return s.sql(claimGivenBackTemplate) }
 func (s *Store) ReleaseSQL() string        { return s.sql(releaseSQL) }
@@ -34,7 +34,7 @@ func (s *Store) ResumeSQL() string         { return s.sql(resumeSQL) }
 func (s *Store) CancelSQL() string         { return s.sql(cancelSQL) }
 func (s *Store) FailExpiredSQL() string    { return s.sql(failExpiredSQL) }
 
-// Of waits.
+// The statements of waits.
 func (s *Store) LockChildKeysSQL() string { return s.sql(lockChildKeysSQL) }
 func (s *Store) StartChildrenSQL() string { return s.sql(startChildrenSQL) }
 func (s *Store) WaitResultsSQL() string   { return s.sql(waitResultsSQL) }
@@ -49,7 +49,7 @@ func (s *Store) SweepWaitsSQL() string    { return s.sql(sweepWaitsSQL) }
 func (s *Store) ChildrenSQL() string { return s.sql(childrenSQL) }
 func (s *Store) OutcomesSQL() string { return s.sql(outcomesSQL) }
 
-// Of retention.
+// The statements of retention.
 func (s *Store) EndedRunsSQL() string        { return s.sql(endedRunsSQL) }
 func (s *Store) SizesSQL() string            { return s.sql(sizesSQL) }
 func (s *Store) LockEndedSQL() string        { return s.sql(lockEndedSQL) }
@@ -60,6 +60,8 @@ func (s *Store) StrayDeliveriesSQL() string  { return s.sql(strayDeliveriesSQL) 
 // Plans counts the plans that a connection's prepared statements had.
 func (s *Store) Plans(ctx context.Context) (generic, custom int, err error) {
 	err = s.pool.QueryRow(ctx, `
-SELECT coalesce(sum(generic_plans), 0), coalesce(sum(custom_plans), 0) FROM pg_prepared_statements WHERE statement NOT LIKE '%pg_prepared_statements%'`).Scan(&generic, &custom)
+SELECT coalesce(sum(generic_plans), 0), coalesce(sum(custom_plans), 0)
+FROM pg_prepared_statements
+WHERE statement NOT LIKE '%pg_prepared_statements%'`).Scan(&generic, &custom)
 	return generic, custom, err
 }

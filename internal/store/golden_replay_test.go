@@ -18,10 +18,9 @@ import (
 	"github.com/openworkflow-operator/operator/internal/testpg"
 )
 
-// TestGolden_P8_SameRowsForTheSameTransitions carries the runs of each golden stage
-// through our statements to the state in which OpenWorkflow left them, and compares the
-// rows of all tables: the same columns, statuses, links, JSON values and types, NULLs,
-// and precision.
+// TestGolden_P8_SameRowsForTheSameTransitions replays the runs of each golden stage with our
+// statements, up to the state in which OpenWorkflow left them. It compares the rows of all
+// tables: columns, statuses, links, JSON values and types, NULLs, and precision.
 func TestGolden_P8_SameRowsForTheSameTransitions(t *testing.T) {
 	t.Parallel()
 	for _, g := range goldens(t) {
@@ -44,8 +43,8 @@ func TestGolden_P8_SameRowsForTheSameTransitions(t *testing.T) {
 	}
 }
 
-// replay makes the rows of a stage, under the same ids. Every run is begun first, then
-// come the signals from outside, then the runs go on and end, children before their
+// replay makes the rows of a stage, under the same ids. It first starts every run, then
+// delivers the signals from outside, then continues and ends the runs: children before their
 // parents, which are older.
 func (f *fixture) replay(s *stage) {
 	f.t.Helper()
@@ -69,9 +68,9 @@ func (f *fixture) replay(s *stage) {
 	}
 }
 
-// beginRun creates a run, unless its parent has, claims it and writes its attempts. Those
-// that wait for something that has come are running yet. A run that is going to be
-// claimed again, or that has been left waiting, is set aside.
+// beginRun creates a run, unless its parent has created it, claims it and writes its attempts.
+// Attempts that wait for something in the stage are still running then. A run that is claimed
+// again later, or that was left waiting, is parked.
 func (f *fixture) beginRun(s *stage, run row) openworkflow.Lease {
 	f.t.Helper()
 	if run.isNull("parent_step_attempt_id") {
@@ -103,8 +102,8 @@ func (f *fixture) beginRun(s *stage, run row) openworkflow.Lease {
 	return l
 }
 
-// finishRun claims a run as often as it was claimed, ends what it waited for, and leaves it
-// in the golden row's status.
+// finishRun claims a run as often as it was claimed, ends its waits, and leaves it in the
+// status of the golden row.
 func (f *fixture) finishRun(s *stage, run row, l openworkflow.Lease) {
 	f.t.Helper()
 	for i := 1; i < run.claims(); i++ {
@@ -147,8 +146,8 @@ func (f *fixture) finishRun(s *stage, run row, l openworkflow.Lease) {
 	f.must(nil, []store.RunWrite{end})
 }
 
-// setAside ends a lease of a run that goes on later: failures leave their error in the
-// row, parks do not.
+// setAside ends a lease of a run that continues later. Failures leave their error in the row,
+// parks do not.
 func (f *fixture) setAside(l openworkflow.Lease, run row) {
 	f.t.Helper()
 	w := store.RunWrite{Lease: l, Op: store.RunPark, At: time.Now().Add(time.Hour)}
@@ -158,8 +157,8 @@ func (f *fixture) setAside(l openworkflow.Lease, run row) {
 	f.must(nil, []store.RunWrite{w})
 }
 
-// writeAttempt writes an attempt, the first time as running if it waits for something that
-// comes.
+// writeAttempt writes an attempt. The first write is running if the attempt waits for
+// something in the stage.
 func (f *fixture) writeAttempt(s *stage, l openworkflow.Lease, a row, first bool) {
 	f.t.Helper()
 	w := store.StepWrite{Lease: l, Attempt: openworkflow.StepAttempt{
@@ -188,7 +187,7 @@ func (f *fixture) writeAttempt(s *stage, l openworkflow.Lease, a row, first bool
 	f.must([]store.StepWrite{w}, nil)
 }
 
-// newRun is what the golden row says of how its run was created.
+// newRun returns the NewRun that the golden row was created from.
 func newRun(run row) store.NewRun {
 	return store.NewRun{
 		ID: run.text("id"), WorkflowName: run.text("workflow_name"), Version: run.optional("version"),
@@ -291,8 +290,8 @@ func (f *fixture) compareAll(s *stage) {
 // ours are the columns that are not OpenWorkflow's.
 var ours = map[string]bool{"suspended_at": true, "resume_at": true, "failures": true}
 
-// compare compares a row of ours with the golden one, which has the same key. Worker ids
-// and those of signals differ; only whether they are NULL is compared.
+// compare compares a row of ours with the golden row of the same key. Worker ids and the ids
+// of signals differ, so it compares only whether they are NULL.
 func (f *fixture) compare(label string, want row, wantTypes types, table, key string) {
 	f.t.Helper()
 	var got row
@@ -337,8 +336,8 @@ func (f *fixture) compare(label string, want row, wantTypes types, table, key st
 	}
 }
 
-// recipients returns the runs in the output of a step that sends a signal, which have no
-// order (R104).
+// recipients returns the runs in the output of a step that sends a signal. They have no order
+// (R104).
 func recipients(output json.RawMessage) []string {
 	var sent struct {
 		WorkflowRunIDs []string `json:"workflowRunIds"`
@@ -348,7 +347,7 @@ func recipients(output json.RawMessage) []string {
 	return sent.WorkflowRunIDs
 }
 
-// precision tells how a timestamp was written: NULL, in milliseconds or finer.
+// precision returns the precision of a timestamp: NULL, milliseconds or finer.
 func precision(timestamp json.RawMessage) string {
 	var s string
 	if json.Unmarshal(timestamp, &s) != nil || s == "" {

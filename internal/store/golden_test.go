@@ -14,8 +14,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/testpg"
 )
 
-// golden is a scenario that OpenWorkflow's TypeScript package ran: the rows that
-// it left at named moments.
+// golden is a scenario that OpenWorkflow's TypeScript package ran: the rows that it left at
+// named moments.
 type golden struct {
 	Scenario, NamespaceID string
 	Stages                []stage
@@ -35,7 +35,7 @@ type stage struct {
 // row is a row as row_to_json prints it, by column.
 type row map[string]json.RawMessage
 
-// types are the JSON types of a row's JSON columns, which tell SQL NULL from null.
+// types are the JSON types of a row's JSON columns. They distinguish SQL NULL from null.
 type types map[string]string
 
 func (r row) isNull(column string) bool { return len(r[column]) == 0 || string(r[column]) == "null" }
@@ -75,8 +75,8 @@ func goldens(t *testing.T) []golden {
 	return all
 }
 
-// TestGolden_P8_ContinuesFromEveryStage loads the rows of each golden stage,
-// claims what is open, reads its history and completes it.
+// TestGolden_P8_ContinuesFromEveryStage loads the rows of each golden stage, claims the open
+// runs, reads their history and completes them.
 func TestGolden_P8_ContinuesFromEveryStage(t *testing.T) {
 	t.Parallel()
 	for _, g := range goldens(t) {
@@ -118,7 +118,7 @@ WHERE status IN ('pending', 'running', 'sleeping')`)
 	}
 }
 
-// continues checks the history of a claimed golden run, adds to it, and ends it.
+// continues checks the history of a claimed golden run, adds an attempt, and ends the run.
 func (f *fixture) continues(l openworkflow.Lease, run row, golden []row) {
 	f.t.Helper()
 	history := f.load(l.RunID)
@@ -171,7 +171,7 @@ func (f *fixture) load(runID string) []openworkflow.StepAttempt {
 	return steps[runID]
 }
 
-// insert loads rows as they are, whatever they refer to.
+// insert inserts rows as they are, without checking their links.
 func (f *fixture) insert(table string, rows []row) {
 	f.t.Helper()
 	raw, err := json.Marshal(rows)

@@ -19,8 +19,8 @@ func TestMain(m *testing.M) { testpg.Main(m) }
 
 const lease = time.Minute
 
-// fixture is a migrated store in a database of its own, and a connection beside
-// it for looking and meddling.
+// fixture is a migrated store in a database of its own, and a connection to read and change
+// the rows directly.
 type fixture struct {
 	*store.Store
 	t   testing.TB
@@ -180,7 +180,7 @@ func (f *fixture) steal(runID string) openworkflow.Lease {
 	return openworkflow.Lease{}
 }
 
-// apply applies writes and fails the test on trouble with the database.
+// apply applies writes, and fails the test on an error of the database.
 func (f *fixture) apply(steps []store.StepWrite, runs []store.RunWrite) (stepErrs, runErrs []error) {
 	f.t.Helper()
 	stepErrs, runErrs, err := f.Apply(f.t.Context(), steps, runs)
@@ -190,7 +190,7 @@ func (f *fixture) apply(steps []store.StepWrite, runs []store.RunWrite) (stepErr
 	return stepErrs, runErrs
 }
 
-// must is apply for writes that have to succeed.
+// must applies writes that have to succeed.
 func (f *fixture) must(steps []store.StepWrite, runs []store.RunWrite) {
 	f.t.Helper()
 	stepErrs, runErrs := f.apply(steps, runs)

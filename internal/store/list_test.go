@@ -16,8 +16,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// history creates runs run-1 to run-n, one millisecond apart but for pairs that were
-// created in the same one, and returns their ids, newest first.
+// history creates runs run-1 to run-n, in pairs that were created in the same millisecond, one
+// millisecond apart. It returns their ids, newest first.
 func (f *fixture) history(n int) []string {
 	f.t.Helper()
 	f.exec(`INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, created_at, updated_at)
@@ -68,7 +68,7 @@ func TestListRuns_R131_PagesMeetAndEndAsOpenWorkflowsDo(t *testing.T) {
 		for limit := 1; limit <= 10; limit++ {
 			t.Run(fmt.Sprintf("%s by %d", name, limit), func(t *testing.T) {
 				f := f.in(t)
-				// There.
+				// Forward.
 				var forward []string
 				var last store.RunPage
 				page := store.Page{Limit: limit}
@@ -86,7 +86,7 @@ func TestListRuns_R131_PagesMeetAndEndAsOpenWorkflowsDo(t *testing.T) {
 				if diff := cmp.Diff(want, forward); diff != "" {
 					t.Fatalf("forward (-want +got):\n%s", diff)
 				}
-				// And back. Going back, there is always a next.
+				// Backward. There is always a next page then.
 				backward := runIDs(last)
 				for prev := last.Prev; prev != ""; {
 					page := f.list(filter, store.Page{Before: prev, Limit: limit})
@@ -293,8 +293,8 @@ func TestOutcomes(t *testing.T) {
 
 var scanned = regexp.MustCompile(`Scan .*actual rows=(\d+) loops=(\d+)`)
 
-// TestLists_ReadAPage: once the tables are analyzed. Before, the planner believes
-// that a namespace holds next to nothing, and sorts it.
+// TestLists_ReadAPage holds once the tables are analyzed. Before that, the planner assumes
+// that a namespace has hardly any rows, and sorts them.
 func TestLists_ReadAPage(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -10,7 +10,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// What is committed is so, although nobody can be told of it.
+// A commit succeeds even if its notifications fail.
 func TestWrites_StandWithoutTheirNotification(t *testing.T) {
 	f := setup(t)
 	f.exec(`CREATE ROLE mute`)

@@ -13,7 +13,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/testpg"
 )
 
-// as returns the database's URL for another user.
+// as returns the URL of the database for another user.
 func (f *fixture) as(user, password string) string {
 	f.t.Helper()
 	u, err := url.Parse(f.url)
@@ -105,8 +105,8 @@ func TestOpen_KeepsToItsConnections(t *testing.T) {
 	}
 }
 
-// TestStore_P6_SurvivesARestartOfPostgres: errors in between are ErrUnreachable,
-// and afterwards the same Store works and its listener is told.
+// TestStore_P6_SurvivesARestartOfPostgres: errors during the restart are ErrUnreachable.
+// Afterwards the same Store works and its listener is notified.
 func TestStore_P6_SurvivesARestartOfPostgres(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*testpg.Server){"stop": (*testpg.Server).Stop, "crash": (*testpg.Server).Crash} {

@@ -11,7 +11,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// begin begins a transaction beside the store, which ends with the test.
+// begin begins a transaction that is not the store's. It ends with the test.
 func (f *fixture) begin(o pgx.TxOptions) pgx.Tx {
 	f.t.Helper()
 	tx, err := connect(f.t, f.url).BeginTx(f.t.Context(), o)
@@ -128,8 +128,8 @@ func TestCreateRuns_R51_AKeyMayHaveAWindow(t *testing.T) {
 	}
 }
 
-// TestCreateRunsIn_WorksBehindAPooler: the connection is the caller's, and may be one
-// that prepares no statements.
+// TestCreateRunsIn_WorksBehindAPooler: the connection is the caller's, and may not prepare
+// statements.
 func TestCreateRunsIn_WorksBehindAPooler(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -50,8 +50,7 @@ INSERT INTO openworkflow.step_attempts (
 SELECT namespace_id, 'step-' || id, id, 'a', 'function', 'completed', '{}', now(), now(), now() FROM openworkflow.workflow_runs`)
 }
 
-// explain runs a statement as a Store's connections do, rolls it back, and returns the
-// plan that it had.
+// explain runs a statement as a Store's connections do, rolls it back, and returns its plan.
 func (f *fixture) explain(sql string, args ...any) string {
 	f.t.Helper()
 	tx, err := f.db.Begin(f.t.Context())
@@ -84,8 +83,8 @@ func (f *fixture) explain(sql string, args ...any) string {
 
 var readRows = regexp.MustCompile(`workflow_runs r.*actual rows=(\d+) loops=(\d+)|Rows Removed by Filter: (\d+)`)
 
-// sortsBacklog finds a sort by what the claim orders runs by. The few that were
-// chosen may be sorted to be joined.
+// sortsBacklog finds a sort by the claim's order of runs. The few chosen runs may be sorted
+// for a join.
 var sortsBacklog = regexp.MustCompile(`Sort Key:.*available_at`)
 
 func TestClaim_PlanReadsOnlyTheFrontOfOurIndexes(t *testing.T) {
@@ -126,8 +125,8 @@ func TestClaim_PlanReadsOnlyTheFrontOfOurIndexes(t *testing.T) {
 	}
 }
 
-// TestClaim_PlanAtABacklogOfOthers: until the tables are analyzed, the planner believes
-// that hardly any run is pending, and that to sort them costs nothing.
+// TestClaim_PlanAtABacklogOfOthers: until the tables are analyzed, the planner assumes that
+// hardly any run is pending, and that sorting them costs nothing.
 func TestClaim_PlanAtABacklogOfOthers(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -168,8 +167,8 @@ func TestPlans_NoStatementReadsTheHistory(t *testing.T) {
 	}
 }
 
-// TestPlans_AreMadeOnce: to plan a batch, and the foreign keys of each of its rows, takes
-// longer than to execute it.
+// TestPlans_AreMadeOnce: planning a batch, and the foreign keys of each of its rows, takes
+// longer than executing it.
 func TestPlans_AreMadeOnce(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -9,9 +9,9 @@ import (
 // historyID is the id of a run of populateHistory.
 func historyID(i int) string { return fmt.Sprintf("00000000-0000-7000-8000-%012d", i) }
 
-// populateHistory fills the tables with n ended runs, the last of which ended now and each
-// other one a second before the next. Each has two steps, of which one has received a
-// signal, and every tenth was started by the one before. Every tenth holds a key.
+// populateHistory fills the tables with n ended runs, one second apart, the last of which
+// ended now. Each has two steps, of which one has received a signal. Every tenth was started
+// by the one before. Every tenth holds a key.
 func (f *fixture) populateHistory(n int) {
 	f.t.Helper()
 	f.exec(`ALTER TABLE openworkflow.workflow_runs SET (autovacuum_enabled = off)`)
@@ -39,8 +39,8 @@ SELECT namespace_id, md5(id), 'go', workflow_run_id, id, created_at FROM openwor
 	f.exec(`RESET session_replication_role`)
 }
 
-// TestPlans_RetentionReadsWhatItRemoves: neither a look nor a removal costs more for a long
-// history, and a look costs nothing when no run is old enough.
+// TestPlans_RetentionReadsWhatItRemoves: neither a query nor a removal costs more for a long
+// history, and a query costs nothing when no run is old enough.
 func TestPlans_RetentionReadsWhatItRemoves(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

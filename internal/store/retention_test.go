@@ -21,7 +21,7 @@ var (
 	keyWeek = store.Retention{After: 24 * time.Hour, KeyedAfter: 7 * 24 * time.Hour}
 )
 
-// age sets back the clock of the rows that there are.
+// age sets back the clock of all rows.
 func (f *fixture) age(by string) {
 	f.t.Helper()
 	f.exec(`UPDATE openworkflow.workflow_runs SET created_at = created_at - $1::interval, updated_at = updated_at - $1::interval,
@@ -30,14 +30,13 @@ func (f *fixture) age(by string) {
 	f.exec(`UPDATE openworkflow.workflow_signals SET created_at = created_at - $1::interval`, by)
 }
 
-// end completes the runs, whoever holds them.
+// end completes the runs, whichever worker holds them.
 func (f *fixture) end(ids ...string) {
 	f.t.Helper()
 	f.exec(`UPDATE openworkflow.workflow_runs SET status = 'completed', available_at = NULL, finished_at = now(), updated_at = now() WHERE id = ANY($1)`, ids)
 }
 
-// listEnded makes a round through the ended runs, limit at a time, and returns those that
-// are due.
+// listEnded reads all ended runs, limit at a time, and returns those that may be removed.
 func (f *fixture) listEnded(r store.Retention, limit int) []store.EndedRun {
 	f.t.Helper()
 	var all []store.EndedRun
@@ -54,7 +53,7 @@ func (f *fixture) listEnded(r store.Retention, limit int) []store.EndedRun {
 	}
 }
 
-// remove removes what may be removed of the runs.
+// remove removes those of the runs that may be removed.
 func (f *fixture) remove(r store.Retention, ids ...string) store.Removed {
 	f.t.Helper()
 	var total store.Removed
@@ -70,7 +69,7 @@ func (f *fixture) remove(r store.Retention, ids ...string) store.Removed {
 	return total
 }
 
-// remaining returns those of the runs that there are.
+// remaining returns those of the runs that exist.
 func (f *fixture) remaining(ids ...string) []string {
 	f.t.Helper()
 	runs, err := f.GetRuns(f.t.Context(), ids)
@@ -151,7 +150,7 @@ func TestEndedRuns_WhoseTimeIsOver(t *testing.T) {
 			if diff := cmp.Diff(want, f.listEnded(r, 10)); diff != "" {
 				t.Errorf("ended runs (-want +got):\n%s", diff)
 			}
-			// RemoveRuns does not rely on its caller having asked.
+			// RemoveRuns checks again.
 			if removed := f.remove(r, id); removed.Runs == 1 != c.due {
 				t.Errorf("removed is %t", !c.due)
 			}
@@ -187,8 +186,8 @@ func TestEndedRuns_TellWhichObjectTheyMirror(t *testing.T) {
 	}
 }
 
-// TestEndedRuns_ComePastThoseThatStay: a round sees each run once, whatever was removed
-// behind it, and also where many were created in the same millisecond.
+// TestEndedRuns_ComePastThoseThatStay: a round reads each run once, even if runs before its
+// cursor were removed, or many were created in the same millisecond.
 func TestEndedRuns_ComePastThoseThatStay(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -309,8 +308,8 @@ func TestRemoveRuns_P1_AnOpenParentKeepsItsChildren(t *testing.T) {
 	}
 }
 
-// TestRemoveRuns_ChildrenGoFirst: to remove a run that has children would write to their
-// rows, which somebody may hold, and leave those that are open without a parent.
+// TestRemoveRuns_ChildrenGoFirst: removing a run that has children would write to their rows,
+// which another process may have locked, and leave open ones without a parent.
 func TestRemoveRuns_ChildrenGoFirst(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -335,8 +334,8 @@ func TestRemoveRuns_ChildrenGoFirst(t *testing.T) {
 	f.expectRemaining(ids)
 }
 
-// TestRemoveRuns_R105_KeysOfSignalsStay: a signal that is sent again with its key must
-// not reach somebody else because its recipient was removed.
+// TestRemoveRuns_R105_KeysOfSignalsStay: a signal that is sent again with its key must not
+// reach another run because its recipient was removed.
 func TestRemoveRuns_R105_KeysOfSignalsStay(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -434,8 +433,8 @@ func TestRemoveStrayDeliveries_OnlyOfRunsThatAreGone(t *testing.T) {
 	}
 }
 
-// TestRemoveRuns_SmallTransactions: whatever the runs have, one transaction removes a
-// bounded part.
+// TestRemoveRuns_SmallTransactions: one transaction removes a bounded number of rows, however
+// many the runs have.
 func TestRemoveRuns_SmallTransactions(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -462,7 +461,7 @@ FROM unnest($1::text[], $2::int[]) r (run, n), generate_series(1, n) i`, ids[600
 	}
 }
 
-// TestRemoveRuns_WaitsForNobody: a run that somebody has locked is left for later.
+// TestRemoveRuns_WaitsForNobody: a run that another process has locked is left for later.
 func TestRemoveRuns_WaitsForNobody(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -485,8 +484,8 @@ func TestRemoveRuns_WaitsForNobody(t *testing.T) {
 	f.expectRemaining(ids)
 }
 
-// TestRemoveRuns_NoDeadlocks lets two managers remove a history while workers start, end
-// and signal runs, stale ones that write to what is being removed among them.
+// TestRemoveRuns_NoDeadlocks lets two managers remove a history while workers start, end and
+// signal runs. Stale workers write to runs that are being removed.
 func TestRemoveRuns_NoDeadlocks(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

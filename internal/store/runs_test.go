@@ -191,7 +191,7 @@ VALUES ('default', 'd', 's', $1, $2)`, l.RunID, wait.Attempt.ID)
 	})
 }
 
-// TestPark_P3_RacesWithTheChildsEnd: however the two meet, the parent is due.
+// TestPark_P3_RacesWithTheChildsEnd: the parent is due in either order of the two.
 func TestPark_P3_RacesWithTheChildsEnd(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -36,7 +36,7 @@ func expectRecipients(t *testing.T, got [][]string, want ...[]string) {
 	}
 }
 
-// waiter starts a run that is parked until a signal comes.
+// waiter starts a run that is parked until a signal is delivered.
 func (f *fixture) waiter(signal string) (runID, attemptID string) {
 	f.t.Helper()
 	l := f.start()
@@ -254,8 +254,8 @@ func TestSendSignal_R99a_DeliversAndCompletesTheStep(t *testing.T) {
 	}
 }
 
-// TestSendSignal_RepeatedAfterALostAcknowledgement: also when a run has begun to wait
-// since, and when the lease has been lost.
+// TestSendSignal_RepeatedAfterALostAcknowledgement also covers a run that started to wait
+// since, and a lease that was lost.
 func TestSendSignal_RepeatedAfterALostAcknowledgement(t *testing.T) {
 	t.Parallel()
 	for _, somebody := range []bool{false, true} {
@@ -353,8 +353,8 @@ func TestSendSignal_P7_ABadPayloadLeavesTheStepUnwritten(t *testing.T) {
 	}
 }
 
-// TestSignals_NoDeadlocks lets senders, steps that send, and passes that end meet on
-// the same runs. Every attempt has one delivery, and one sender was told of it.
+// TestSignals_NoDeadlocks lets senders, steps that send, and passes that end work on the same
+// runs. Every attempt has one delivery, which was returned to one sender.
 func TestSignals_NoDeadlocks(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -421,8 +421,7 @@ func TestSignals_NoDeadlocks(t *testing.T) {
 	}
 }
 
-// TestSignals_R83_ArrivesWhileTheReceiverParks: whoever of the two comes first, the
-// run is due afterwards.
+// TestSignals_R83_ArrivesWhileTheReceiverParks: the run is due in either order of the two.
 func TestSignals_R83_ArrivesWhileTheReceiverParks(t *testing.T) {
 	t.Parallel()
 	for name, parksFirst := range map[string]bool{"parks first": true, "is sent first": false} {
@@ -469,8 +468,8 @@ func TestSignals_R83_ArrivesWhileTheReceiverParks(t *testing.T) {
 	}
 }
 
-// TestSignals_R104_AWaitThatEndsMeanwhileReceivesNothing: its run had timed it out, and
-// was about to commit.
+// TestSignals_R104_AWaitThatEndsMeanwhileReceivesNothing: the run has timed out its wait, and
+// is about to commit that.
 func TestSignals_R104_AWaitThatEndsMeanwhileReceivesNothing(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -496,8 +495,8 @@ func TestSignals_R104_AWaitThatEndsMeanwhileReceivesNothing(t *testing.T) {
 	expectRecipients(t, <-done, nil)
 }
 
-// TestSignals_ConcurrentSendsOfOneKeyTellTheSameRecipients: upstream may tell the
-// second sender of none.
+// TestSignals_ConcurrentSendsOfOneKeyTellTheSameRecipients: OpenWorkflow may return no
+// recipients to the second sender.
 func TestSignals_ConcurrentSendsOfOneKeyTellTheSameRecipients(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -523,7 +522,7 @@ func TestSignals_ConcurrentSendsOfOneKeyTellTheSameRecipients(t *testing.T) {
 }
 
 // TestSignals_P8_OpenWorkflowsSenderIsNotWaitedFor: it locks attempts, delivers, and then
-// updates their runs. To wait for it with the runs locked would be a deadlock.
+// updates their runs. Waiting for it with the runs locked would be a deadlock.
 func TestSignals_P8_OpenWorkflowsSenderIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -12,7 +12,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// sweep sweeps, however long ago the last one was.
+// sweep runs a sweep, however long ago the last one was.
 func (f *fixture) sweep(limit int) store.Swept {
 	f.t.Helper()
 	swept, err := f.Sweep(f.t.Context(), 0, limit)
@@ -22,7 +22,7 @@ func (f *fixture) sweep(limit int) store.Swept {
 	return swept
 }
 
-// orphan leaves a parked run whose child has ended without waking it.
+// orphan leaves a parked run whose child ended without waking it.
 func (f *fixture) orphan() (runID, attemptID string) {
 	f.t.Helper()
 	l := f.start()
@@ -204,8 +204,8 @@ func TestSweep_WhoseTurnItIs(t *testing.T) {
 	}
 }
 
-// TestSweep_CostFollowsTheLimit: however many runs wait for children, a sweep reads a page
-// of them and no more.
+// TestSweep_CostFollowsTheLimit: a sweep reads one page of waiting runs, however many there
+// are.
 func TestSweep_CostFollowsTheLimit(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

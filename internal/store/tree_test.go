@@ -124,8 +124,8 @@ func TestCancelTree_LeavesAloneWhatIsBelowARunThatHadEnded(t *testing.T) {
 	f.expect(child.RunID, "status", "running")
 }
 
-// TestCancelTree_NothingBelowSurvives lets runs start children for as long as they
-// may, while the top of them is canceled.
+// TestCancelTree_NothingBelowSurvives lets runs start children as long as they may, while the
+// topmost run is canceled.
 func TestCancelTree_NothingBelowSurvives(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -18,7 +18,7 @@ type WaitResult struct {
 	Data json.RawMessage
 }
 
-// arrivalsSQL reads primary keys and workflow_signals_step_attempt_idx.
+// waitResultsSQL reads primary keys and workflow_signals_step_attempt_idx.
 const waitResultsSQL = `
 SELECT a.id, c.id, coalesce(c.status, ''), c.output, c.error, c.finished_at, d.data
 FROM ` + idTable + ` ids

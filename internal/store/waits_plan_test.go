@@ -12,8 +12,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// populateWaits fills the tables with parked runs: parents that wait for a child each, of
-// which every tenth has ended, and receivers that wait for a signal of their own.
+// populateWaits fills the tables with parked runs: parents that wait for one child each, every
+// tenth of which has ended, and receivers that wait for a signal of their own.
 func (f *fixture) populateWaits(parents, receivers int) {
 	f.t.Helper()
 	f.exec(`ALTER TABLE openworkflow.workflow_runs SET (autovacuum_enabled = off)`)
@@ -71,8 +71,8 @@ func (f *fixture) expectCost(name, plan, index string, most int) {
 	}
 }
 
-// TestPlans_WaitsAreFoundByIndex: what a signal, a wait result or a new child costs does
-// not depend on how many runs wait.
+// TestPlans_WaitsAreFoundByIndex: the cost of a signal, a wait result or a new child does not
+// depend on the number of waiting runs.
 func TestPlans_WaitsAreFoundByIndex(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -10,7 +10,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// waitStep begins a step that waits for a signal.
+// waitStep returns the write of a step that starts to wait for a signal.
 func waitStep(l openworkflow.Lease, signal string) store.StepWrite {
 	w := step(l, signal, running, "")
 	w.Attempt.Kind = openworkflow.KindSignalWait

@@ -11,7 +11,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// childStep begins a step that waits for a child.
+// childStep returns the write of a step that starts a child.
 func childStep(l openworkflow.Lease, name string) store.StepWrite {
 	w := step(l, name, running, "")
 	w.Attempt.Kind = openworkflow.KindWorkflow
@@ -64,8 +64,8 @@ func TestChild_R82_ItsEndWakesTheParent(t *testing.T) {
 	f.expect(l.RunID, "available_at <= now()", "true")
 }
 
-// TestChild_RepeatedAfterALostAcknowledgement also lets the caller repeat with a child
-// of another id, as one that has lost its memory would.
+// TestChild_RepeatedAfterALostAcknowledgement also repeats the write with another child id, as
+// a worker that restarted does.
 func TestChild_RepeatedAfterALostAcknowledgement(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -125,8 +125,8 @@ VALUES ('default', 'theirs', 'child', 'completed', '__workflow:default:' || $1::
 	}
 }
 
-// TestChild_R52_WaitsForAnOpenWorkflowWorkerThatCreatesIt: it has lost its lease and
-// does not know.
+// TestChild_R52_WaitsForAnOpenWorkflowWorkerThatCreatesIt: that worker has lost its lease and
+// does not know it.
 func TestChild_R52_WaitsForAnOpenWorkflowWorkerThatCreatesIt(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -231,8 +231,8 @@ func TestChild_P2_NoneAfterTheLeaseIsLost(t *testing.T) {
 	}
 }
 
-// TestChild_EndedInTheSameWrite: a step that times out at once has its child all the
-// same, as upstream (R98d).
+// TestChild_EndedInTheSameWrite: a step that times out at once still creates its child, as in
+// OpenWorkflow (R98d).
 func TestChild_EndedInTheSameWrite(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
