@@ -26,7 +26,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/controller"
 )
 
-// options are the command line.
+// options are the flags of the command line.
 type options struct {
 	metricsAddress string
 	metricsSecure  bool
@@ -42,22 +42,22 @@ type options struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.metricsAddress, "metrics-bind-address", "0", "Address of the metrics endpoint, such as :8443. 0 turns it off.")
-	flag.BoolVar(&o.metricsSecure, "metrics-secure", true, "Serve metrics by HTTPS, to callers whom the cluster authorizes.")
+	flag.StringVar(&o.metricsAddress, "metrics-bind-address", "0", "Address of the metrics endpoint, for example :8443. 0 turns it off.")
+	flag.BoolVar(&o.metricsSecure, "metrics-secure", true, "Serve metrics over HTTPS, to callers that the API server authorizes.")
 	flag.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "Address of /healthz and /readyz.")
-	flag.BoolVar(&o.leaderElect, "leader-elect", false, "Elect a leader, so that several replicas may run.")
-	flag.StringVar(&o.leaderElection, "leader-election-namespace", "", "Namespace of the leader's lease. Defaults to the manager's own.")
-	flag.StringVar(&o.namespaces, "namespaces", "", "Namespaces to watch, separated by commas. Empty means all.")
-	flag.StringVar(&o.pprofAddress, "pprof-bind-address", "0", "Address of Go's profiles, such as 127.0.0.1:6060. 0 turns it off.")
-	flag.StringVar(&o.selector, "namespace-selector", "", "Labels of the namespaces to watch, instead of their names: managers with selectors of which each picks others share the work.")
-	flag.Float64Var(&o.qps, "kube-api-qps", -1, "Requests per second to the API server, on average. Below 0 the API server alone decides, by its flow control.")
-	flag.IntVar(&o.burst, "kube-api-burst", 400, "Requests to the API server that may come at once, given a limit.")
+	flag.BoolVar(&o.leaderElect, "leader-elect", false, "Elect a leader among the replicas. Only the leader writes.")
+	flag.StringVar(&o.leaderElection, "leader-election-namespace", "", "Namespace of the leader election's Lease. Defaults to the manager's own.")
+	flag.StringVar(&o.namespaces, "namespaces", "", "Namespaces to watch, separated by commas. Empty means all namespaces.")
+	flag.StringVar(&o.pprofAddress, "pprof-bind-address", "0", "Address of Go's pprof endpoint, for example 127.0.0.1:6060. 0 turns it off.")
+	flag.StringVar(&o.selector, "namespace-selector", "", "Label selector of the namespaces to watch, instead of --namespaces. Run several managers with disjoint selectors to share a cluster.")
+	flag.Float64Var(&o.qps, "kube-api-qps", -1, "Average requests per second to the API server. A negative value sets no limit: the API server's flow control decides.")
+	flag.IntVar(&o.burst, "kube-api-burst", 400, "Requests to the API server that may exceed --kube-api-qps for a moment. Unused without that limit.")
 	logs := zap.Options{}
 	logs.BindFlags(flag.CommandLine)
 	flag.Parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logs)))
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50) // most of its memory are caches that live long
+		debug.SetGCPercent(50) // most memory is in long-lived caches
 	}
 
 	if err := run(ctrl.SetupSignalHandler(), o); err != nil {
@@ -73,7 +73,7 @@ func run(ctx context.Context, o options) error {
 		return fmt.Errorf("find the cluster: %w", err)
 	}
 	config.QPS, config.Burst = float32(o.qps), o.burst
-	config.DisableCompression = true // the API server would compress each event of a watch by itself
+	config.DisableCompression = true // the API server would compress each event of a watch separately
 	if o.selector == "" {
 		return manage(ctx, config, o, split(o.namespaces))
 	}
@@ -85,14 +85,14 @@ func run(ctx context.Context, o options) error {
 		return fmt.Errorf("parse --namespace-selector: %w", err)
 	}
 	return controller.InNamespaces(ctx, config, selector, func(ctx context.Context, namespaces []string) error {
-		if len(namespaces) == 0 { // not to be mistaken for all
+		if len(namespaces) == 0 { // to manage none would mean all
 			return idle(ctx, o.probeAddress)
 		}
 		return manage(ctx, config, o, namespaces)
 	})
 }
 
-// idle answers health checks until ctx ends.
+// idle answers health checks until ctx ends, and does nothing else.
 func idle(ctx context.Context, address string) error {
 	server := &http.Server{
 		Addr:              address,
@@ -106,7 +106,8 @@ func idle(ctx context.Context, address string) error {
 	return nil
 }
 
-// leaseName is that of the managers that do the same work.
+// leaseName returns the name of the leader election's Lease, which managers with the same
+// selector share.
 func leaseName(selector string) string {
 	const name = "manager.openworkflow.dev"
 	if selector == "" {
@@ -116,9 +117,9 @@ func leaseName(selector string) string {
 	return hex.EncodeToString(sum[:5]) + "." + name
 }
 
-// manage manages these namespaces, or all when there are none, until ctx ends. It
-// returns after the leader's lease was released: nothing that only the leader may do
-// may follow.
+// manage runs the controllers for these namespaces, or for all if there are none, until ctx
+// ends. It returns after it has released the leader's Lease: the caller must not do
+// anything that only the leader may do.
 func manage(ctx context.Context, config *rest.Config, o options, namespaces []string) error {
 	scheme, err := controller.NewScheme()
 	if err != nil {
@@ -166,6 +167,7 @@ func manage(ctx context.Context, config *rest.Config, o options, namespaces []st
 	return mgr.Start(ctx)
 }
 
+// split returns the names in a list that commas or spaces separate.
 func split(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 }

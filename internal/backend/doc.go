@@ -6,8 +6,8 @@
 //	coalescer.go     calls of the database that concurrent callers share
 //	store.go         Store: what is needed of a database
 //
-// The states of an entry of the Registry. Publish and Remove change it; whoever checks
-// Backends calls them.
+// The states of an entry of the Registry, which the checks of Backends change by Publish
+// and Remove:
 //
 //	             Publish(ready)
 //	unknown ──────────────────────> ready ──────────┐

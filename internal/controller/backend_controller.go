@@ -28,8 +28,8 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// Time limits of one check of a Backend. A migration builds indexes on tables
-// of any size; nobody waits for it but its own Backend.
+// Time limits of the parts of a Backend's check. A migration may build indexes on large
+// tables; only its own Backend waits for it.
 const (
 	connectTimeout = 10 * time.Second
 	migrateTimeout = 30 * time.Minute
@@ -38,23 +38,22 @@ const (
 
 // BackendReconciler keeps a database open for each Backend.
 //
-// Secrets are neither listed nor watched, as a right to do so is a right to read
-// all of them: the one Secret is read at each check, so a corrected URL is
-// noticed within seconds while the Backend is not ready, and a rotated one
-// within the check interval.
+// It does not list or watch Secrets, as the right to do so is the right to read all of
+// them. It reads the one Secret at each check instead, so a corrected URL is used within
+// seconds while the Backend is not ready, and a rotated one within the check interval.
 type BackendReconciler struct {
 	client.Client
-	// Secrets reads without a cache.
+	// Secrets reads Secrets without a cache.
 	Secrets  client.Reader
 	Backends *backend.Registry
 	Open     backend.OpenFunc
-	// Sweep runs before a Backend becomes ready, so that no pool starts a run
-	// whose object was deleted while nobody looked.
+	// Sweep runs before a Backend becomes ready, so that no worker executes a run whose
+	// object was deleted while the manager was down.
 	Sweep  func(ctx context.Context, c *backend.Connection) error
 	Events events.EventRecorder
 	Clock  clock.PassiveClock
-	// CheckInterval is the time between checks of a ready Backend, and the longest
-	// between those of one that is not. Defaults to 30 s.
+	// CheckInterval is the time between two checks of a ready Backend, and the longest time
+	// between two checks of one that is not. Defaults to 30 s.
 	CheckInterval time.Duration
 }
 
@@ -68,7 +67,7 @@ func (r *BackendReconciler) SetupWithManager(mgr ctrl.Manager, options controlle
 	if r.CheckInterval == 0 {
 		r.CheckInterval = 30 * time.Second
 	}
-	// One database that hangs must not keep the others waiting.
+	// A database that hangs must not delay the checks of others.
 	options.MaxConcurrentReconciles = 8
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("backend").
@@ -81,8 +80,8 @@ func (r *BackendReconciler) SetupWithManager(mgr ctrl.Manager, options controlle
 		Complete(r)
 }
 
-// Reconcile checks one Backend, publishes the result and reports it. A database
-// that is down is a state, not an error: it is looked at again after a while and
+// Reconcile checks one Backend, publishes the result in the registry and writes status. A
+// database that is down is a state, not an error: it is checked again with backoff, and
 // logged once.
 func (r *BackendReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	var object v1alpha1.Backend
@@ -120,16 +119,16 @@ func (r *BackendReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	case state.Ready:
 		return ctrl.Result{RequeueAfter: backoff.Jitter(r.CheckInterval)}, nil
 	case state.Reason == v1alpha1.ReasonSecretNotFound:
-		// Somebody is about to create it: one cheap read each few seconds.
+		// The Secret is probably about to be created, and reading it is cheap.
 		return ctrl.Result{RequeueAfter: backoff.Policy{First: time.Second, Max: min(r.CheckInterval, 5*time.Second)}.Delay(failures)}, nil
 	default:
 		return ctrl.Result{RequeueAfter: backoff.Policy{First: time.Second, Max: r.CheckInterval}.Delay(failures)}, nil
 	}
 }
 
-// check looks at the database. The connection it returns is open, but may be
-// used only when the check has no error; it is the one published before unless
-// the URL has changed.
+// check returns the open connection of a Backend, or nil, and the result of its check. The
+// connection may be used only if the check has no error. It is the published one unless
+// what Hash covers has changed.
 func (r *BackendReconciler) check(ctx context.Context, object *v1alpha1.Backend) (*backend.Connection, backendCheck) {
 	key := client.ObjectKeyFromObject(object)
 	conn := r.Backends.Current(key)
@@ -159,14 +158,14 @@ func (r *BackendReconciler) check(ctx context.Context, object *v1alpha1.Backend)
 		}
 		conn = backend.NewConnection(key, opened, options, hash)
 	}
-	// With the URL and the namespace that it is meant for: a spec that changes both at
-	// once must not remove anything from the database of before.
+	// The retention belongs to the connection: a spec that changes the URL and the retention
+	// at once must not remove anything from the previous database.
 	conn.SetRetention(retention(object))
 	return conn, r.prepare(ctx, object, conn)
 }
 
-// prepare makes an open database fit for use: the schema, then what was missed
-// while nobody looked.
+// prepare migrates and checks the schema of an open database, then sweeps it for what has
+// happened while the manager was not connected.
 func (r *BackendReconciler) prepare(ctx context.Context, object *v1alpha1.Backend, conn *backend.Connection) backendCheck {
 	migrate := object.Spec.Migrate == nil || *object.Spec.Migrate
 	if migrate {
@@ -188,6 +187,7 @@ func (r *BackendReconciler) prepare(ctx context.Context, object *v1alpha1.Backen
 	return check
 }
 
+// databaseURL reads the URL from the Backend's Secret.
 func (r *BackendReconciler) databaseURL(ctx context.Context, object *v1alpha1.Backend) (string, error) {
 	ref := object.Spec.Postgres.URLSecretRef
 	var secret corev1.Secret
@@ -219,7 +219,8 @@ func within(ctx context.Context, d time.Duration, f func(context.Context) error)
 	return f(ctx)
 }
 
-// backendState returns what is known of a Backend that an object refers to.
+// backendState returns the state of a Backend that an object refers to. If the Backend was
+// not checked yet, it is NotFound or unknown.
 func backendState(ctx context.Context, reader client.Reader, backends *backend.Registry, key types.NamespacedName) (backend.State, error) {
 	state := backends.State(key)
 	if state.Known {

@@ -12,7 +12,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// backendStage is how far the check of a Backend came.
+// backendStage is a part of the check of a Backend, as a verb for messages.
 type backendStage string
 
 const (
@@ -24,25 +24,25 @@ const (
 	stagePing    backendStage = "ping"
 )
 
-// backendCheck is the result of looking at a Backend's database. The zero err
-// means that it can be used.
+// backendCheck is the result of the check of a Backend. Without an err its database can be
+// used.
 type backendCheck struct {
-	stage   backendStage
+	stage   backendStage // the last one, which failed if there is an err
 	err     error
 	version string
 }
 
-// errSecret is a Secret that does not give a URL. Its text is for the user.
+// errSecret is the error of a Secret that has no URL. Its text is for the user.
 type errSecret struct{ text string }
 
 func (e errSecret) Error() string { return e.text }
 
-// secretMissing says that a Secret does not exist.
+// secretMissing is the error of a Secret that does not exist.
 func secretMissing(ref v1alpha1.SecretKeyRef) error {
 	return errSecret{fmt.Sprintf("Secret %q does not exist: create it with the database URL under the key %q", ref.Name, ref.Key)}
 }
 
-// secretKeyMissing says that a Secret lacks the key, and which it has.
+// secretKeyMissing is the error of a Secret without the key. It names the keys that exist.
 func secretKeyMissing(ref v1alpha1.SecretKeyRef, keys []string) error {
 	has := "it is empty"
 	if len(keys) > 0 {
@@ -53,8 +53,8 @@ func secretKeyMissing(ref v1alpha1.SecretKeyRef, keys []string) error {
 		ref.Name, ref.Key, has)}
 }
 
-// explainBackend turns a failed check into a condition reason and a message that
-// says what to do. The store promises that its errors hold no password.
+// explainBackend returns the reason of a failed check and a message that says what to do.
+// The errors of package store contain no password.
 func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message string) {
 	source := fmt.Sprintf("the URL in Secret %q", spec.Postgres.URLSecretRef.Name)
 	detail := truncateText(c.err.Error(), 512)
@@ -92,7 +92,7 @@ func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message
 	}
 }
 
-// stalls reports whether a Backend with this reason waits for a person.
+// stalls reports whether a Backend with this reason stays unready until a person acts.
 func stalls(reason string) bool {
 	switch reason {
 	case v1alpha1.ReasonInvalidURL, v1alpha1.ReasonAuthenticationFailed, v1alpha1.ReasonDatabaseMissing,
@@ -103,8 +103,7 @@ func stalls(reason string) bool {
 	}
 }
 
-// planBackend returns what a check means for the other controllers and for the
-// Backend's status.
+// planBackend returns the state to publish after a check, and the Backend's status.
 func planBackend(object *v1alpha1.Backend, c backendCheck, now time.Time) (backend.State, v1alpha1.BackendStatus) {
 	state := backend.State{Known: true, Ready: c.err == nil, Reason: v1alpha1.ReasonConnected, Message: "the database answers and its schema is current"}
 	if c.err != nil {
@@ -123,7 +122,8 @@ func planBackend(object *v1alpha1.Backend, c backendCheck, now time.Time) (backe
 	return state, status
 }
 
-// namespaceID returns OpenWorkflow's namespace within the tables.
+// namespaceID returns the OpenWorkflow namespace that the Backend's runs have in the
+// tables.
 func namespaceID(object *v1alpha1.Backend) string {
 	if object.Spec.NamespaceID != "" {
 		return object.Spec.NamespaceID

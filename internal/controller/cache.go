@@ -113,7 +113,8 @@ func share(texts ...*string) {
 	}
 }
 
-// stripPod keeps a pod's identity, its containers' names and its status.
+// stripPod drops all of a pod but its metadata, the names of its node and containers, and
+// its status.
 func stripPod(in any) (any, error) {
 	pod, ok := in.(*corev1.Pod)
 	if !ok {

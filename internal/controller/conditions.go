@@ -13,6 +13,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/backend"
 )
 
+// eventType returns the type of an event about something good, or not.
 func eventType(good bool) string {
 	if good {
 		return corev1.EventTypeNormal
@@ -20,7 +21,7 @@ func eventType(good bool) string {
 	return corev1.EventTypeWarning
 }
 
-// conditionReason returns the reason of the Ready condition, or nothing.
+// conditionReason returns the reason of the Ready condition, empty if there is none.
 func conditionReason(conditions []metav1.Condition) string {
 	if c := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady); c != nil {
 		return c.Reason
@@ -28,10 +29,11 @@ func conditionReason(conditions []metav1.Condition) string {
 	return ""
 }
 
-// setCondition sets one condition of a list; it keeps the time of the last
-// transition unless the condition's status changes.
+// setCondition sets one condition of a list, or removes it if the reason is empty. The
+// time of the last transition changes only with the condition's status.
 type setCondition func(kind string, truth bool, reason, message string)
 
+// conditionSetter returns a setCondition for this list.
 func conditionSetter(list *[]metav1.Condition, generation int64, now time.Time) setCondition {
 	return func(kind string, truth bool, reason, message string) {
 		if reason == "" {
@@ -62,7 +64,7 @@ func (set setCondition) only(kind string, truth bool, reason, message string) {
 	}
 }
 
-// truncateText cuts text to at most limit bytes, at a character's boundary.
+// truncateText cuts text to at most limit bytes, between two characters.
 func truncateText(text string, limit int) string {
 	if len(text) <= limit {
 		return text
@@ -75,7 +77,8 @@ func truncateText(text string, limit int) string {
 	return text[:cut] + mark
 }
 
-// backendReason is the reason of an object whose Backend cannot be used.
+// backendReason returns the reason of an object whose Backend is not ready, and
+// backendMessage its message.
 func backendReason(state backend.State) string {
 	if state.Reason == v1alpha1.ReasonBackendNotFound {
 		return v1alpha1.ReasonBackendNotFound
@@ -90,7 +93,7 @@ func backendMessage(name string, state backend.State) string {
 	return fmt.Sprintf("Backend %q is not ready (%s): %s", name, state.Reason, state.Message)
 }
 
-// notReadyReason returns why an object is not ready, or nothing.
+// notReadyReason returns the reason why an object is not ready, empty if it is.
 func notReadyReason(conditions []metav1.Condition) string {
 	for _, c := range conditions {
 		if c.Type == v1alpha1.ConditionReady && c.Status != metav1.ConditionTrue {

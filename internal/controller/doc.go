@@ -1,7 +1,7 @@
-// Package controller is the manager: it makes the custom resources true.
+// Package controller has the reconcilers and sweeps of the manager.
 //
-// Each reconciler tells the same short story: get the object, observe the world,
-// ask a pure function what should happen, carry that out, write status once.
+// Each reconciler does the same: get the object, observe the world, plan with a pure
+// function what should happen, carry that out, write status once.
 //
 //	setup.go                    adds everything to a controller-runtime manager
 //	cache.go                    which objects the manager caches, and which of their fields
@@ -10,7 +10,7 @@
 //	conditions.go               helpers for conditions, their reasons and messages
 //
 //	backend_controller.go       Backend: connect, migrate, check, write status
-//	backend_status.go           the words of a Backend's conditions
+//	backend_status.go           reasons and messages of a Backend, from its check
 //
 //	workerpool_controller.go    WorkerPool: owned objects and status
 //	workerpool_status.go        a pool's status, from its Deployment, pods and workers
@@ -18,7 +18,7 @@
 //	workflowrun_controller.go   WorkflowRun: mirror, cancel, suspend, resume, ttl
 //	workflowrun_events.go       which events and timeouts reconcile a run
 //	workflowrun_plan.go         what should happen to a run; pure
-//	workflowrun_status.go       the one way in which a run's status is written
+//	workflowrun_status.go       writes the status of a run
 //	workflowrun_noworker.go     why no worker executes a run
 //	workflowrun_reports.go      how long the manager waits for the workers' reports
 //
@@ -31,11 +31,10 @@
 //	sweep_orphans.go            cancels runs of deleted objects, clears leases of dead workers
 //	sweep_retention.go          removes runs that ended long ago
 //
-// Who is authoritative for what: an object's spec for intent, Postgres for
-// execution. Status is a projection, and the only thing ever decided from it is
-// whether a run was started before (status.runID), which keeps a run whose row
-// was removed from starting twice.
+// The spec of an object is authoritative for intent, and Postgres for execution. Status is
+// a projection of the rows. One thing is decided from it: whether a run was started before
+// (status.runID) or has ended, so that a run whose row was removed is not started again.
 //
-// Nothing here needs to be called exactly once, in order, or at all: every write
-// is idempotent and every event has a sweep behind it.
+// Every write is idempotent, and a sweep finds what an event would have told. So events may
+// be lost, repeated or out of order.
 package controller

@@ -25,17 +25,17 @@ import (
 )
 
 const (
-	// silentAfter is how long a worker may be without a report before it counts
-	// as gone, given that no pod of its uid exists.
+	// silentAfter is how long after its last announcement a worker counts as dead if no pod
+	// of its uid exists.
 	silentAfter = 30 * time.Second
-	// silentLookback is how far back silent workers are looked for.
+	// silentLookback is the age of the oldest announcement that is considered.
 	silentLookback = 24 * time.Hour
-	// indexPodUID finds the pod behind a worker id.
+	// indexPodUID finds a pod by its uid, with which worker ids begin.
 	indexPodUID = "metadata.uid"
 )
 
-// leaseRequest is a pod whose worker has ended. It holds all that is needed, as
-// the pod may be gone.
+// leaseRequest is a pod whose worker has ended. It carries all that is needed, as the pod
+// may be gone.
 type leaseRequest struct {
 	Namespace string
 	PodUID    types.UID
@@ -44,15 +44,14 @@ type leaseRequest struct {
 	Cause   string
 }
 
-// LeaseReconciler clears the leases of workers that ended, the moment Kubernetes
-// says so, so that their runs go on elsewhere within milliseconds instead of when
-// the lease runs out. It is a controller of its own with a queue of its own:
-// nothing else may delay it.
+// LeaseReconciler clears the leases of a worker as soon as Kubernetes shows that it has
+// ended, so that its runs continue elsewhere within milliseconds instead of after the
+// lease. It has a queue of its own, so that nothing else delays it.
 //
-// Only a worker that was seen not running loses its leases. One that is running
-// again has released those of its earlier life itself, before its first claim;
-// and to clear a living worker's lease would be safe, as every write of a worker
-// is fenced, but would waste its work.
+// It clears leases only of a worker that was observed not running. A restarted worker has
+// released the leases of its previous process itself, before its first claim. Clearing the
+// lease of a live worker would be safe, as each of its writes is fenced, but would waste
+// its work.
 type LeaseReconciler struct {
 	client.Client
 	Backends *backend.Registry
@@ -120,7 +119,7 @@ func workerEnded(pod *corev1.Pod) string {
 func (r *LeaseReconciler) Reconcile(ctx context.Context, req leaseRequest) (ctrl.Result, error) {
 	conn := r.connection(req)
 	if conn == nil {
-		return ctrl.Result{}, nil // done when the Backend connects
+		return ctrl.Result{}, nil // the sweep before the Backend becomes ready does it
 	}
 	if err := release(ctx, conn, string(req.PodUID), req.Cause); err != nil {
 		r.Backends.Recheck(conn.Key)
@@ -139,7 +138,8 @@ func (r *LeaseReconciler) Reconcile(ctx context.Context, req leaseRequest) (ctrl
 	return ctrl.Result{}, nil
 }
 
-// connection returns that of the pod's Backend, or nil. A label may hold a shortened name.
+// connection returns the connection of the pod's Backend, or nil. The label may be a
+// shortened form of the Backend's name.
 func (r *LeaseReconciler) connection(req leaseRequest) *backend.Connection {
 	for _, conn := range r.Backends.ReadyOrLingeringIn(req.Namespace) {
 		if poolspec.LabelValue(conn.Key.Name) == req.Backend {
@@ -149,7 +149,7 @@ func (r *LeaseReconciler) connection(req leaseRequest) *backend.Connection {
 	return nil
 }
 
-// release clears the leases under a pod's uid and wakes those who can take over.
+// release clears the leases of a pod's workers and wakes other workers to claim the runs.
 func release(ctx context.Context, conn *backend.Connection, podUID, cause string) error {
 	runs, err := conn.Store.ReleaseLeases(ctx, podUID, "")
 	if err != nil {
@@ -163,10 +163,9 @@ func release(ctx context.Context, conn *backend.Connection, podUID, cause string
 	return nil
 }
 
-// releaseDead clears the leases of workers that ended while nobody looked: of
-// pods that are seen ended, and of workers that went silent and have no pod. A
-// silent worker is not enough, nor is a missing pod: another cluster's workers
-// may share the database.
+// releaseDead clears the leases of workers whose end was not observed: of pods whose worker
+// has ended, and of workers that are silent and have no pod. Both conditions are needed, as
+// the workers of another cluster may share the database.
 func releaseDead(ctx context.Context, reader client.Reader, conn *backend.Connection) error {
 	var pods corev1.PodList
 	if err := reader.List(ctx, &pods, client.InNamespace(conn.Key.Namespace),
@@ -200,6 +199,7 @@ func releaseDead(ctx context.Context, reader client.Reader, conn *backend.Connec
 	return nil
 }
 
+// silentWorkers lists the workers that were live in silentLookback and are not any more.
 func silentWorkers(ctx context.Context, s backend.Store) ([]store.Worker, error) {
 	known, err := s.Workers(ctx, silentLookback)
 	if err != nil {
@@ -210,13 +210,13 @@ func silentWorkers(ctx context.Context, s backend.Store) ([]store.Worker, error)
 		return nil, fmt.Errorf("list live workers: %w", err)
 	}
 	type process struct{ pod, nonce string }
-	lives := make(map[process]bool, len(live))
+	isLive := make(map[process]bool, len(live))
 	for _, w := range live {
-		lives[process{w.PodUID, w.Process}] = true
+		isLive[process{w.PodUID, w.Process}] = true
 	}
 	var silent []store.Worker
 	for _, w := range known {
-		if !lives[process{w.PodUID, w.Process}] {
+		if !isLive[process{w.PodUID, w.Process}] {
 			silent = append(silent, w)
 		}
 	}
@@ -226,8 +226,8 @@ func silentWorkers(ctx context.Context, s backend.Store) ([]store.Worker, error)
 // podNames resolves worker ids to the names of pods.
 type podNames struct{ client.Reader }
 
-// holder returns the name of the pod that holds the run or, once it has
-// completed, did; or nothing when that is not known.
+// holder returns the name of the pod that holds the run or has completed it, empty if it is
+// not known.
 func (p *podNames) holder(ctx context.Context, run *openworkflow.Run) string {
 	if run.WorkerID == nil {
 		return ""
@@ -236,6 +236,7 @@ func (p *podNames) holder(ctx context.Context, run *openworkflow.Run) string {
 	return p.byUID(ctx, uid)
 }
 
+// byUID returns the name of the pod with this uid, empty if the cache has none.
 func (p *podNames) byUID(ctx context.Context, uid string) string {
 	var pods corev1.PodList
 	if err := p.List(ctx, &pods, client.MatchingFields{indexPodUID: uid}, client.UnsafeDisableDeepCopy); err != nil || len(pods.Items) == 0 {
@@ -244,6 +245,7 @@ func (p *podNames) byUID(ctx context.Context, uid string) string {
 	return pods.Items[0].Name
 }
 
+// indexPods adds indexPodUID to the cache of pods.
 func indexPods(ctx context.Context, indexer client.FieldIndexer) error {
 	err := indexer.IndexField(ctx, &corev1.Pod{}, indexPodUID, func(object client.Object) []string {
 		return []string{string(object.GetUID())}

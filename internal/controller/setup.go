@@ -35,8 +35,8 @@ func NewScheme() (*runtime.Scheme, error) {
 
 // +kubebuilder:rbac:groups="",resources=namespaces,resourceNames=kube-system,verbs=get
 
-// ClusterID returns what identifies the cluster in the context of runs: the uid
-// of its kube-system namespace.
+// ClusterID returns the uid of the kube-system namespace, which identifies the cluster in
+// the context of runs.
 func ClusterID(ctx context.Context, reader client.Reader) (string, error) {
 	var namespace corev1.Namespace
 	if err := reader.Get(ctx, types.NamespacedName{Name: "kube-system"}, &namespace); err != nil {
@@ -45,20 +45,20 @@ func ClusterID(ctx context.Context, reader client.Reader) (string, error) {
 	return string(namespace.UID), nil
 }
 
-// Options are the settings of the manager's controllers. The zero values of all
-// but Cluster do the usual thing.
+// Options are the settings of the manager's controllers. All but Cluster may be zero.
 type Options struct {
 	// Cluster identifies the cluster; see ClusterID.
 	Cluster string
 	// Open opens databases. Defaults to backend.OpenStore.
 	Open backend.OpenFunc
-	// Clock defaults to the real one.
+	// Clock defaults to the system's.
 	Clock clock.PassiveClock
-	// Intervals between sweeps.
+	// Intervals are the times between sweeps.
 	Intervals Intervals
-	// Backend holds settings of the Backend reconciler.
+	// Backend has the settings of the Backend reconciler.
 	Backend BackendOptions
-	// SkipNameValidation allows several managers in one process, beside or after each other.
+	// SkipNameValidation allows several managers in one process, at the same time or one
+	// after the other.
 	SkipNameValidation bool
 }
 
@@ -70,8 +70,8 @@ type BackendOptions struct {
 	Linger time.Duration
 }
 
-// Setup adds all controllers to a manager. What it adds does something only on the leader;
-// elsewhere it watches.
+// Setup adds all controllers to a manager. They act only on the leader; a manager that
+// stands by only fills its caches and queues.
 func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if o.Open == nil {
 		o.Open = backend.OpenStore
@@ -111,7 +111,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		return fmt.Errorf("add the registry of Backends: %w", err)
 	}
 
-	// Caches and queues of a manager that stands by are filled, so that it takes over at once.
+	// EnableWarmup fills the caches and queues of a manager that stands by, so that it takes
+	// over without listing all objects first.
 	options := controller.Options{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}
 	checker := &BackendReconciler{
 		Client: mgr.GetClient(), Secrets: mgr.GetAPIReader(), Backends: backends, Open: o.Open,

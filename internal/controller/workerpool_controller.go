@@ -35,15 +35,14 @@ import (
 	"github.com/openworkflow-operator/operator/internal/poolspec"
 )
 
-// reapplyAfter is how long a pool's objects are trusted to be as they were
-// applied. Only the Deployment is watched; what somebody does to the others is
-// undone at the next look after this time.
+// reapplyAfter is the time after which a pool's objects are applied again. Only the
+// Deployment is watched, so changes that others make to the other objects are undone then.
 const reapplyAfter = 5 * time.Minute
 
 // cacheLag is how long a Deployment that was just applied may be missing from the cache.
 const cacheLag = 2 * time.Second
 
-// WorkerPoolReconciler keeps the pods of each pool running.
+// WorkerPoolReconciler applies the objects of each pool and writes its status.
 type WorkerPoolReconciler struct {
 	client.Client
 	Backends *backend.Registry
@@ -54,14 +53,14 @@ type WorkerPoolReconciler struct {
 	applied map[types.NamespacedName]appliedPool
 }
 
-// appliedPool remembers what was last applied for a pool, so that a reconcile
-// that changes nothing sends nothing.
+// appliedPool is what was last applied for a pool, so that a reconcile that would change
+// nothing sends nothing.
 type appliedPool struct {
 	uid  types.UID
 	hash string
 	at   time.Time
-	// generation of the Deployment as the API server answered. An older one means
-	// that the cache lags behind, a newer one that somebody else has changed it.
+	// generation is that of the Deployment in the API server's answer. An older one in the
+	// cache means that the cache lags, a newer one that the Deployment was changed since.
 	generation int64
 }
 
@@ -105,7 +104,7 @@ func (r *WorkerPoolReconciler) SetupWithManager(mgr ctrl.Manager, options contro
 		Complete(r)
 }
 
-// Reconcile applies the objects of one pool and reports how it is doing.
+// Reconcile applies the objects of one pool and writes its status.
 func (r *WorkerPoolReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	var pool v1alpha1.WorkerPool
 	if err := r.Get(ctx, req.NamespacedName, &pool); err != nil {
@@ -121,7 +120,7 @@ func (r *WorkerPoolReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 	}
 	seen, err := r.observe(ctx, &pool)
 	if err != nil || !seen.Backend.Known {
-		return ctrl.Result{}, err // an unknown Backend becomes known in a moment, and says so
+		return ctrl.Result{}, err // the registry notifies when the Backend becomes known
 	}
 	rejected, err := r.apply(ctx, &seen)
 	if err != nil {
@@ -135,6 +134,7 @@ func (r *WorkerPoolReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 	return ctrl.Result{RequeueAfter: again}, r.writeStatus(ctx, &pool, planPoolStatus(seen))
 }
 
+// observe gathers what a pool's status is made from.
 func (r *WorkerPoolReconciler) observe(ctx context.Context, pool *v1alpha1.WorkerPool) (poolSeen, error) {
 	key := backend.KeyOf(pool.Namespace, pool.Spec.BackendRef)
 	state, err := backendState(ctx, r.Client, r.Backends, key)
@@ -161,9 +161,9 @@ func (r *WorkerPoolReconciler) observe(ctx context.Context, pool *v1alpha1.Worke
 	return seen, nil
 }
 
-// apply writes the pool's objects unless they are as they should be. It returns
-// why the template is of no use, for the user. Before the Backend was ready once
-// it does nothing: pods would find no schema, or runs that nobody wants any more.
+// apply applies the pool's objects unless they are up to date. It returns why the template
+// was rejected, for the user. It does nothing until the Backend was ready once: before,
+// workers would find no schema, or claim runs of deleted objects.
 func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejected string, err error) {
 	pool := seen.Pool
 	template, err := poolspec.DecodeTemplate(pool.Spec.Template.Raw)
@@ -221,7 +221,8 @@ func deploymentGeneration(objects []runtime.ApplyConfiguration) int64 {
 	return 0
 }
 
-// upToDate reports whether the pool's objects are as this hash says, as far as is known.
+// upToDate reports whether objects with this hash were applied lately, and the Deployment
+// was not changed since.
 func (r *WorkerPoolReconciler) upToDate(hash string, seen *poolSeen) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -231,15 +232,15 @@ func (r *WorkerPoolReconciler) upToDate(hash string, seen *poolSeen) bool {
 		return false
 	}
 	if seen.Deployment == nil {
-		return seen.Now.Sub(done.at) < cacheLag // the cache may not have it yet
+		return seen.Now.Sub(done.at) < cacheLag // the cache may lag
 	}
 	seen.Applied = done.generation
 	return seen.Deployment.Generation == done.generation ||
 		seen.Deployment.Generation < done.generation && seen.Now.Sub(done.at) < cacheLag
 }
 
-// rejection returns what the API server has against an object, in its own words,
-// when no repetition will help: the template must change.
+// rejection returns the API server's message about an object that it will never accept, as
+// the template must change, and nothing for other errors.
 func rejection(err error) string {
 	if !apierrors.IsInvalid(err) && !apierrors.IsBadRequest(err) && !apierrors.IsRequestEntityTooLargeError(err) {
 		var status apierrors.APIStatus
@@ -250,6 +251,7 @@ func rejection(err error) string {
 	return "the API server rejects what spec.template becomes: " + truncateText(err.Error(), 700)
 }
 
+// writeStatus writes the status of a pool if it has changed, and an event for a new reason.
 func (r *WorkerPoolReconciler) writeStatus(ctx context.Context, pool *v1alpha1.WorkerPool, status v1alpha1.WorkerPoolStatus) error {
 	if equality.Semantic.DeepEqual(pool.Status, status) {
 		return nil
@@ -262,7 +264,7 @@ func (r *WorkerPoolReconciler) writeStatus(ctx context.Context, pool *v1alpha1.W
 	}
 	if after := conditionReason(status.Conditions); after != before {
 		switch after {
-		case v1alpha1.ReasonRollingOut, v1alpha1.ReasonBackendNotReady: // says nothing that the Deployment or Backend does not
+		case v1alpha1.ReasonRollingOut, v1alpha1.ReasonBackendNotReady: // the Deployment or the Backend shows it
 		default:
 			for _, c := range status.Conditions {
 				if c.Type == v1alpha1.ConditionReady {
@@ -274,13 +276,13 @@ func (r *WorkerPoolReconciler) writeStatus(ctx context.Context, pool *v1alpha1.W
 	return nil
 }
 
-// poolsOf lists the pools that work for a Backend.
+// poolsOf lists the pools of a Backend, by name.
 func poolsOf(ctx context.Context, reader client.Reader, key types.NamespacedName) ([]v1alpha1.WorkerPool, error) {
 	var pools v1alpha1.WorkerPoolList
 	if err := reader.List(ctx, &pools, client.InNamespace(key.Namespace)); err != nil {
 		return nil, fmt.Errorf("list pools of Backend %s: %w", key, err)
 	}
-	// The cache has no order, and messages are made from this list.
+	// The cache has no order, and messages list the pools.
 	slices.SortFunc(pools.Items, func(a, b v1alpha1.WorkerPool) int { return strings.Compare(a.Name, b.Name) })
 	of := pools.Items[:0]
 	for _, p := range pools.Items {

@@ -18,7 +18,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// maxServed bounds the workflows in a pool's status.
+// maxServed is the number of workflows that a pool's status lists at most.
 const maxServed = 256
 
 // poolSeen is what a pool's status is made from.
@@ -26,12 +26,12 @@ type poolSeen struct {
 	Pool *v1alpha1.WorkerPool
 	// Backend is the state of the pool's Backend.
 	Backend backend.State
-	// Rejected is why the template cannot become a Deployment, for the user.
+	// Rejected is why no Deployment can be made from the template, for the user.
 	Rejected string
 	// Deployment is nil when there is none.
 	Deployment *appsv1.Deployment
-	// Applied is the Deployment's generation as it was last applied. An older one in
-	// Deployment says nothing about the pool's spec.
+	// Applied is the generation of the Deployment that was applied last. A Deployment of an
+	// older generation does not show the pool's spec yet.
 	Applied int64
 	Pods    []corev1.Pod
 	// Workers are the live workers of the Backend, of all pools.
@@ -39,8 +39,8 @@ type poolSeen struct {
 	Now     time.Time
 }
 
-// poolState is how a pool is doing: a condition reason, a sentence, and whether it
-// is as asked (ready) or gets no further by itself (stalled).
+// poolState is the reason and the message of a pool's conditions. Ready means that its pods
+// are as its spec says, stalled that this will not happen without a change by a person.
 type poolState struct {
 	ready, stalled  bool
 	reason, message string
@@ -74,9 +74,9 @@ func planPoolStatus(seen poolSeen) v1alpha1.WorkerPoolStatus {
 	return status
 }
 
-// evaluatePool reports the first of these that applies: what the user has to change
-// in the pool, what has to change in the Backend, what is wrong with the pods,
-// how far the rollout is.
+// evaluatePool returns the first state that applies: the template is rejected, the Backend
+// is not ready, pods cannot be created or do not become ready, the rollout is under way or
+// complete.
 func evaluatePool(seen poolSeen) poolState {
 	if seen.Rejected != "" {
 		return poolState{stalled: true, reason: v1alpha1.ReasonInvalidTemplate, message: seen.Rejected}
@@ -100,7 +100,7 @@ func evaluatePool(seen poolSeen) poolState {
 	timedOut := false
 	for _, c := range d.Status.Conditions {
 		if c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse {
-			timedOut = true // the Deployment's own progress deadline has passed
+			timedOut = true // the Deployment's progressDeadlineSeconds have passed
 		}
 	}
 	if v, ok := evaluateDeployment(d); ok {
@@ -118,7 +118,8 @@ func evaluatePool(seen poolSeen) poolState {
 	}
 }
 
-// evaluateDeployment finds pods that may not be created: by Pod Security, a quota, a webhook.
+// evaluateDeployment finds pods that cannot be created: Pod Security, a quota or a webhook
+// rejects them.
 func evaluateDeployment(d *appsv1.Deployment) (poolState, bool) {
 	for _, c := range d.Status.Conditions {
 		if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
@@ -128,7 +129,8 @@ func evaluateDeployment(d *appsv1.Deployment) (poolState, bool) {
 	return poolState{}, false
 }
 
-// evaluatePods finds what keeps a pod from getting ready, in the newest pod that has trouble.
+// evaluatePods finds why a pod does not become ready, in the newest pod for which that is
+// known.
 func evaluatePods(pods []corev1.Pod) (poolState, bool) {
 	pods = slices.Clone(pods)
 	slices.SortFunc(pods, func(a, b corev1.Pod) int {
@@ -182,7 +184,8 @@ func judgeContainer(pod string, c *corev1.ContainerStatus) (poolState, bool) {
 	return poolState{}, false
 }
 
-// terminationMessage is how a container ended: the end of its output when it left no message.
+// terminationMessage describes how a container ended. The kubelet fills in the end of its
+// log if it left no message.
 func terminationMessage(t *corev1.ContainerStateTerminated) string {
 	if t == nil {
 		return ""
@@ -192,7 +195,7 @@ func terminationMessage(t *corev1.ContainerStateTerminated) string {
 		text += ", " + t.Reason
 	}
 	if message := strings.TrimSpace(t.Message); message != "" {
-		if len(message) > 400 { // what matters stands at the end
+		if len(message) > 400 { // the cause is at the end
 			message = "…" + strings.ToValidUTF8(message[len(message)-400:], "")
 		}
 		text += ": " + message
@@ -200,8 +203,8 @@ func terminationMessage(t *corev1.ContainerStateTerminated) string {
 	return text
 }
 
-// servedWorkflows is what the pool's live workers reported, and what its spec
-// says of workers that report nothing.
+// servedWorkflows returns the workflows that the pool's live workers have announced, and
+// those that its spec lists for workers that announce nothing.
 func servedWorkflows(pool *v1alpha1.WorkerPool, workers []store.Worker) []v1alpha1.ServedWorkflow {
 	served := slices.Clone(pool.Spec.Workflows)
 	for _, w := range workers {

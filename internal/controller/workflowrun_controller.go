@@ -328,7 +328,7 @@ func (r *WorkflowRunReconciler) handleError(ctx context.Context, seen *runSeen, 
 		return ctrl.Result{RequeueAfter: backoff.Jitter(3 * time.Second)}, nil
 	}
 	if seen.RunID == "" && !run.Status.State.Terminal() {
-		// It is not the run's fault, but the run is what its user looks at.
+		// The cause is not in the run, but its status is where a user looks first.
 		state := backend.State{Known: true, Reason: v1alpha1.ReasonBackendNotReady, Message: err.Error()}
 		seen.Backend = state
 		status := waitingStatus(*seen, backendMessage(backend.NameOf(run.Spec.BackendRef), state))

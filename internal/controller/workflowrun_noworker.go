@@ -12,19 +12,20 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// noWorkerAfter is how long a run may be due before its waiting is explained.
+// noWorkerAfter is how long a run may be due before its status says that no worker serves
+// it.
 const noWorkerAfter = 3 * time.Second
 
-// fleet is who could execute the runs of a Backend.
+// fleet is the pools and live workers of a Backend, and what they serve.
 type fleet struct {
 	backend string
 	pools   []v1alpha1.WorkerPool
-	// served has what live workers serve.
+	// served has the definitions that live workers serve.
 	served map[openworkflow.DefinitionKey]bool
-	// byPool has the same by pool, as text, in order.
+	// byPool has the same by pool, as sorted texts.
 	byPool map[string][]string
-	// explanations has what is said of runs that nobody serves: the same of all that want
-	// the same.
+	// explanations has the messages of definitions that no worker serves, so that each is
+	// composed once.
 	explanations map[openworkflow.DefinitionKey]string
 }
 
@@ -43,7 +44,7 @@ func newFleet(backend string, pools []v1alpha1.WorkerPool, workers []store.Worke
 		if ptr.Deref(pool.Status.ReadyReplicas, 0) == 0 {
 			continue
 		}
-		for _, s := range pool.Spec.Workflows { // workers that do not report themselves
+		for _, s := range pool.Spec.Workflows { // for workers that announce nothing
 			d := openworkflow.Definition{Name: s.Name}
 			if s.Version != "" {
 				d.Version = &s.Version
@@ -54,9 +55,9 @@ func newFleet(backend string, pools []v1alpha1.WorkerPool, workers []store.Worke
 	return f
 }
 
-// noWorker says why a run that is due is not executed: nobody serves it. It
-// returns nothing for a run that is not due, or not for long, or that a worker
-// will take as soon as it has a free slot.
+// noWorker returns the message of a run that no worker serves. It returns nothing for a run
+// that is not due or became due less than noWorkerAfter ago, or that a worker will claim as
+// soon as it has a free slot.
 func (f *fleet) noWorker(row *openworkflow.Run, now time.Time) string {
 	if row.Status.Terminal() || row.SuspendedAt != nil || row.AvailableAt == nil || now.Before(row.AvailableAt.Add(noWorkerAfter)) {
 		return ""
@@ -71,7 +72,7 @@ func (f *fleet) noWorker(row *openworkflow.Run, now time.Time) string {
 	return f.explanations[d]
 }
 
-// explain says that nobody serves the run's workflow, and what is served.
+// explain returns the message that no worker serves the run's workflow, and what is served.
 func (f *fleet) explain(row *openworkflow.Run) string {
 	wanted := fmt.Sprintf("workflow %q", truncateText(row.WorkflowName, 128))
 	if row.Version != nil {
@@ -104,6 +105,7 @@ func (f *fleet) describe() string {
 	return "pools: " + strings.Join(firstOf(texts, 6), "; ")
 }
 
+// joinNames lists the first n names.
 func joinNames(names []string, n int) string {
 	if len(names) == 0 {
 		return "nothing"
@@ -111,7 +113,7 @@ func joinNames(names []string, n int) string {
 	return strings.Join(firstOf(names, n), ", ")
 }
 
-// firstOf keeps the first n texts and counts the rest.
+// firstOf returns the first n texts and a count of the rest.
 func firstOf(texts []string, n int) []string {
 	if len(texts) <= n {
 		return texts
@@ -119,6 +121,7 @@ func firstOf(texts []string, n int) []string {
 	return append(texts[:n:n], fmt.Sprintf("and %d more", len(texts)-n))
 }
 
+// definitionText returns a definition as a message shows it.
 func definitionText(name, version string) string {
 	if version == "" {
 		return name

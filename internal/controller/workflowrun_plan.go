@@ -15,51 +15,51 @@ import (
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
-// maxInput bounds spec.input.
+// maxInput is the largest spec.input, in bytes.
 const maxInput = 1 << 20
 
-// runSeen is what is decided about a WorkflowRun from.
+// runSeen is what a WorkflowRun is planned from.
 type runSeen struct {
 	Run     *v1alpha1.WorkflowRun
 	Cluster string
 	Backend backend.State
-	// RunID is the id of the run's row, empty as long as there is none.
+	// RunID is the id of the run's row, empty while there is none.
 	RunID string
-	// Row is nil when there is none, or when nobody looked because nothing
-	// depends on it.
+	// Row is nil when there is none, or when it was not read because the plan does not
+	// depend on it.
 	Row   *openworkflow.Run
 	Steps openworkflow.StepSummary
-	// Worker is the name of the pod that holds the run, when it is known.
+	// Worker is the name of the pod that holds the run, if it is known.
 	Worker string
-	// WorkerReports says that whoever holds the run or, once it has completed, did, is live and
+	// WorkerReports says that the worker that holds the run or has completed it is live and
 	// reports by itself.
 	WorkerReports bool
-	// ReportDelay is how long reports take at the moment: those of whoever holds the run or, as
-	// long as that is not known, of the slowest worker.
+	// ReportDelay is the current delay of reports: of that worker or, if it is not known, of
+	// the slowest one.
 	ReportDelay time.Duration
-	// NoWorker says that nobody serves the run's workflow.
+	// NoWorker is why no worker serves the run's workflow, empty if one does.
 	NoWorker string
 	// Refused is why the database cannot store the run.
 	Refused string
-	// JustInserted says that the row was inserted just now, and that a worker may have
-	// claimed it already. Nobody looked.
+	// JustInserted says that this reconcile has inserted the row. It was not read since; a
+	// worker may have claimed it already.
 	JustInserted bool
-	// FirstReport is how long a worker may take to claim a run and report it.
+	// FirstReport is how long a worker may take to claim a new run and report it.
 	FirstReport time.Duration
 	// Done are the actions that this reconcile has carried out.
 	Done []runAction
 	Now  time.Time
 }
 
-// own reports whether the row was made for this object, and not for an earlier
-// one with the same idempotency key.
+// own reports whether the row was inserted for this object, not for an earlier one with the
+// same idempotency key.
 func (s *runSeen) own() bool { return s.RunID == string(s.Run.UID) }
 
-// runAction is the one thing to do next.
+// runAction is the next thing to do.
 type runAction string
 
 const (
-	// runNothing: what is left is to report.
+	// runNothing means that only the status is left to write.
 	runNothing runAction = ""
 	runMirror  runAction = "Mirror"
 	runCancel  runAction = "Cancel"
@@ -73,19 +73,18 @@ type runPlan struct {
 	Action runAction
 	// NewRun is the row to insert.
 	NewRun store.NewRun
-	// Status is what to report, nil for nothing. A plan with an action has none:
-	// the action's outcome is planned for afresh.
+	// Status is the status to write, or nil. A plan with an action has none: after the
+	// action there is a new plan.
 	Status *v1alpha1.WorkflowRunStatus
-	// Overdue says that the row's worker should have reported.
+	// Overdue says that the row's worker did not report in time.
 	Overdue bool
-	// RequeueAfter, when not zero, is when the next thing is due.
+	// RequeueAfter, if not zero, is when to reconcile the run again.
 	RequeueAfter time.Duration
-	// ExpectReportWithin, when not zero, is how long to wait for the worker, which has yet to report
-	// the row.
+	// ExpectReportWithin, if not zero, is how long to wait for the worker's first report.
 	ExpectReportWithin time.Duration
 }
 
-// planRun decides about a WorkflowRun.
+// planRun returns what should happen to a WorkflowRun.
 func planRun(seen runSeen) runPlan {
 	run := seen.Run
 	switch {
@@ -98,7 +97,7 @@ func planRun(seen runSeen) runPlan {
 	case seen.RunID == "":
 		return planNew(seen)
 	case !seen.Backend.Ready:
-		return runPlan{} // the run goes on when the database does; its status is the last that is known
+		return runPlan{} // the status stays until the database answers again
 	case seen.Row == nil:
 		return statusPlan(missingStatus(seen))
 	case seen.Row.Status.Terminal():
@@ -117,7 +116,7 @@ func planRun(seen runSeen) runPlan {
 	}
 }
 
-// planProjection shows the row, unless its worker is about to show it for the first time.
+// planProjection writes the row's status, unless its worker is about to report first.
 func planProjection(seen runSeen) runPlan {
 	wait, overdue := seen.firstReportWait()
 	if wait > 0 {
@@ -133,7 +132,7 @@ func expectReport(seen runSeen, wait time.Duration) runPlan {
 	return runPlan{ExpectReportWithin: seen.recheckWithin(wait)}
 }
 
-// planNew decides about a run that has no row yet.
+// planNew plans a run that has no row yet.
 func planNew(seen runSeen) runPlan {
 	run := seen.Run
 	if !run.DeletionTimestamp.IsZero() {
@@ -153,8 +152,8 @@ func planNew(seen runSeen) runPlan {
 	}
 }
 
-// planEnded deletes an ended run when its time has come. Nothing else can happen
-// to it any more, except that a change of its spec is taken note of.
+// planEnded deletes an ended run after its ttl. Apart from that, it only writes which spec
+// was observed.
 func planEnded(seen runSeen) runPlan {
 	run := seen.Run
 	plan := runPlan{}
@@ -166,8 +165,9 @@ func planEnded(seen runSeen) runPlan {
 	if ttl == nil || !run.DeletionTimestamp.IsZero() {
 		return plan
 	}
-	// An object that attached to a run of long ago shows it for its whole ttl: to
-	// delete it at once would make whoever applied it create it again, for ever.
+	// The ttl starts no earlier than the object. An object that shows an earlier run of the
+	// same idempotency key would otherwise be deleted at once, and a GitOps tool would
+	// create it again for ever.
 	since := run.CreationTimestamp
 	if finished := run.Status.FinishedAt; finished != nil && since.Before(finished) {
 		since = *finished
@@ -180,14 +180,14 @@ func planEnded(seen runSeen) runPlan {
 	return plan
 }
 
-// newRun returns the row for an object. Its id is the object's uid, so that
-// inserting it again changes nothing.
+// newRun returns the row for an object. Its id is the object's uid, so that a second insert
+// changes nothing.
 func newRun(run *v1alpha1.WorkflowRun, cluster string) store.NewRun {
 	spec := &run.Spec
 	n := store.NewRun{
 		ID:           string(run.UID),
 		WorkflowName: spec.WorkflowName,
-		// A run that was canceled before it began must not begin.
+		// A run that was canceled before it has a row must not start.
 		Suspended: ptr.Deref(spec.Suspend, false) || ptr.Deref(spec.Cancel, false),
 	}
 	if spec.Version != "" {
@@ -223,11 +223,12 @@ func newRun(run *v1alpha1.WorkflowRun, cluster string) store.NewRun {
 	return n
 }
 
+// statusPlan returns the plan that writes a status.
 func statusPlan(status v1alpha1.WorkflowRunStatus) runPlan {
 	return runPlan{Status: &status}
 }
 
-// runStatus is the projection of the row, and what only the manager knows.
+// runStatus returns the projection of the row, with what only the manager knows.
 func runStatus(seen runSeen) v1alpha1.WorkflowRunStatus {
 	status := projection.Status(seen.Row, seen.Steps, seen.Worker)
 	if seen.NoWorker != "" {
@@ -237,8 +238,8 @@ func runStatus(seen runSeen) v1alpha1.WorkflowRunStatus {
 	return carryOver(&seen.Run.Status, status)
 }
 
-// carryOver carries over from the old status what a projection may not know, and the
-// time of each condition's last transition.
+// carryOver copies from the old status what a projection may not know, and the transition
+// times of conditions that are the same.
 func carryOver(old *v1alpha1.WorkflowRunStatus, status v1alpha1.WorkflowRunStatus) v1alpha1.WorkflowRunStatus {
 	if status.Worker == "" {
 		status.Worker = old.Worker
@@ -256,7 +257,7 @@ func carryOver(old *v1alpha1.WorkflowRunStatus, status v1alpha1.WorkflowRunStatu
 	return status
 }
 
-// waitingStatus is that of a run whose Backend cannot be used yet.
+// waitingStatus returns the status of a run whose Backend is not ready yet.
 func waitingStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
 	message = truncateText(message, 1000)
 	return carryOver(&seen.Run.Status, v1alpha1.WorkflowRunStatus{
@@ -266,7 +267,7 @@ func waitingStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
 	})
 }
 
-// rejectedStatus is that of a run that can never be stored, so it never began.
+// rejectedStatus returns the status of a run that cannot be stored, and so never starts.
 func rejectedStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
 	message = truncateText(message, 1000)
 	return carryOver(&seen.Run.Status, v1alpha1.WorkflowRunStatus{
@@ -278,8 +279,8 @@ func rejectedStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
 	})
 }
 
-// missingStatus is that of a run whose row is gone. It is not final, as the
-// database may be the wrong one, and come back.
+// missingStatus returns the status of a run whose row is gone. It is not final: the URL may
+// name the wrong database.
 func missingStatus(seen runSeen) v1alpha1.WorkflowRunStatus {
 	status := *seen.Run.Status.DeepCopy()
 	status.Message = fmt.Sprintf("run %s is no longer in the database of Backend %q; it is not started again, as its steps may have run: delete this object, or bring the row back",

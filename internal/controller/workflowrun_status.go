@@ -16,31 +16,30 @@ import (
 	"github.com/openworkflow-operator/operator/internal/projection"
 )
 
-// writeOutcome is what became of a status.
+// writeOutcome is the outcome of writing a status.
 type writeOutcome string
 
 const (
 	statusUnchanged writeOutcome = "unchanged"
 	statusWritten   writeOutcome = "written"
-	// statusStale: the object already shows something later. Nothing to do.
+	// statusStale means that the object shows a later revision.
 	statusStale writeOutcome = "stale"
-	// statusGone: the object is deleted, or its name belongs to another by now.
+	// statusGone means that the object was deleted, or replaced by one of the same name.
 	statusGone writeOutcome = "gone"
 )
 
-// runStatusWriter is the one way in which the manager writes the status of runs:
-// a single blind patch that tests the object's uid. The API server refuses
-// what is older than what it has, so there is nothing to read before and nothing
-// to retry after.
+// runStatusWriter writes the status of runs, by one blind patch that tests the object's
+// uid. The API server refuses a smaller revision than it has, so nothing is read before and
+// nothing is retried after.
 type runStatusWriter struct {
 	client.Client
-	// live reads without a cache.
+	// live reads objects without a cache.
 	live   client.Reader
 	events events.EventRecorder
 }
 
-// write makes the status of the object what it should be, unless the object as
-// it is known already shows that. An observedGeneration of 0 is left as it is.
+// write writes the status of an object unless the given object has it already. With an
+// observedGeneration of 0 it does not change that field.
 func (w *runStatusWriter) write(ctx context.Context, run *v1alpha1.WorkflowRun, status v1alpha1.WorkflowRunStatus) (writeOutcome, error) {
 	if sameStatus(&run.Status, &status) {
 		if status.ObservedGeneration == 0 || status.ObservedGeneration == run.Status.ObservedGeneration {
@@ -59,8 +58,8 @@ func (w *runStatusWriter) write(ctx context.Context, run *v1alpha1.WorkflowRun, 
 	return outcome, err
 }
 
-// writeGeneration sets only observedGeneration. It follows a stale status, whose writer
-// was not the manager and did not see the spec.
+// writeGeneration writes only observedGeneration. It follows a stale status: a worker has
+// written a later one, and workers do not know the spec.
 func (w *runStatusWriter) writeGeneration(ctx context.Context, run *v1alpha1.WorkflowRun) (writeOutcome, error) {
 	patch, err := json.Marshal([]map[string]any{
 		{"op": "test", "path": "/metadata/uid", "value": run.UID},
@@ -72,8 +71,9 @@ func (w *runStatusWriter) writeGeneration(ctx context.Context, run *v1alpha1.Wor
 	return w.send(ctx, run, patch)
 }
 
+// send sends a patch of the status.
 func (w *runStatusWriter) send(ctx context.Context, run *v1alpha1.WorkflowRun, patch []byte) (writeOutcome, error) {
-	// Only metadata comes back: the object may carry a megabyte of input.
+	// The response has only metadata: the object may have a megabyte of input.
 	target := &metav1.PartialObjectMetadata{}
 	target.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("WorkflowRun"))
 	target.Namespace, target.Name = run.Namespace, run.Name
@@ -95,13 +95,13 @@ func (w *runStatusWriter) send(ctx context.Context, run *v1alpha1.WorkflowRun, p
 	return outcome, nil
 }
 
-// isStale reports whether a transition rule of the resource refused the status.
+// isStale reports whether a transition rule of the CRD refused the status.
 func isStale(err error) bool {
 	return apierrors.IsInvalid(err) && projection.Outdated(err.Error())
 }
 
-// replaced reports whether the object's name belongs to another by now. The API
-// server does not say which operation of a patch has failed.
+// replaced reports whether the object was deleted, or replaced by one of the same name. The
+// API server does not say which operation of a patch has failed.
 func (w *runStatusWriter) replaced(ctx context.Context, run *v1alpha1.WorkflowRun) bool {
 	live := &metav1.PartialObjectMetadata{}
 	live.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("WorkflowRun"))
@@ -117,7 +117,8 @@ func sameStatus(a, b *v1alpha1.WorkflowRunStatus) bool {
 	return equality.Semantic.DeepEqual(a, &c)
 }
 
-// event tells what a user should notice, once, after the status shows it.
+// event records an event for a new reason that a user should notice. It follows the write
+// of the status.
 func (w *runStatusWriter) event(run *v1alpha1.WorkflowRun, status *v1alpha1.WorkflowRunStatus) {
 	reason := conditionReason(status.Conditions)
 	if reason == conditionReason(run.Status.Conditions) {
@@ -130,7 +131,7 @@ func (w *runStatusWriter) event(run *v1alpha1.WorkflowRun, status *v1alpha1.Work
 	case v1alpha1.ReasonNoWorker, v1alpha1.ReasonWorkflowFailed, v1alpha1.ReasonDeadlineExceeded,
 		v1alpha1.ReasonInvalidInput, v1alpha1.ReasonRunMissing,
 		v1alpha1.ReasonBackendNotFound, v1alpha1.ReasonBackendNotReady:
-	default: // how a run goes on is told by its status
+	default: // the status alone shows progress
 		return
 	}
 	w.events.Eventf(run, nil, eventType(good), reason, "Report", "%s", status.Message)
