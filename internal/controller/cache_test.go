@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,9 +74,9 @@ func TestCache_KeepsTheControllerOfARun(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	stopped := make(chan error, 1)
-	go func() { stopped <- runs.Start(ctx) }()
-	t.Cleanup(func() { cancel(); <-stopped })
+	var watch sync.WaitGroup
+	watch.Go(func() { _ = runs.Start(ctx) }) // until ctx ends
+	t.Cleanup(func() { cancel(); watch.Wait() })
 
 	byOwner := func(uid string) map[string]v1alpha1.WorkflowRun {
 		var list v1alpha1.WorkflowRunList

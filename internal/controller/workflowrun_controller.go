@@ -112,17 +112,17 @@ func (r *WorkflowRunReconciler) get(ctx context.Context, key types.NamespacedNam
 	if err := r.Get(ctx, key, run, client.UnsafeDisableDeepCopy); client.IgnoreNotFound(err) != nil {
 		return nil, false, err
 	}
-	tracked := r.reports.Remove(key)
-	if tracked.uid != "" && tracked.uid != run.UID {
+	tracked, backendName := r.reports.Remove(key)
+	if tracked != "" && tracked != run.UID {
 		// The deletion of the previous object may have been handled before its row existed.
-		if err := r.cancelDeleted(ctx, runRequest{NamespacedName: key, Deleted: tracked.uid, Backend: tracked.backend}); err != nil {
+		if err := r.cancelDeleted(ctx, runRequest{NamespacedName: key, Deleted: tracked, Backend: backendName}); err != nil {
 			return nil, false, err
 		}
 	}
 	if run.UID == "" || !needsReconcile(run) { // it is gone, or was reported after it was queued
 		return nil, false, nil
 	}
-	return run, tracked.uid == run.UID, nil
+	return run, tracked == run.UID, nil
 }
 
 // observe gathers what a plan is made from. It reads the row only when the plan depends on

@@ -123,11 +123,12 @@ func (t *ReportTracker) Release(key types.NamespacedName) {
 	}
 }
 
-// Remove removes the object of this name and returns it, or the zero value.
-func (t *ReportTracker) Remove(key types.NamespacedName) trackedObject {
+// Remove removes the object of this name and returns its uid and Backend, or nothing.
+func (t *ReportTracker) Remove(key types.NamespacedName) (uid types.UID, backend string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.removeLocked(key)
+	object := t.removeLocked(key)
+	return object.uid, object.backend
 }
 
 func (t *ReportTracker) removeLocked(key types.NamespacedName) trackedObject {

@@ -55,11 +55,11 @@ func TestReportTracker_TimesOutOnlyWithoutAReport(t *testing.T) {
 		reports.Confirm(named("reported"), "uid")
 		reports.Confirm(named("created anew"), "another")
 		reports.Confirm(named("unknown"), "uid")
-		if got := reports.Remove(named("removed")); got.uid != "uid" || got.backend != "default" {
-			t.Errorf("removed %+v", got)
+		if uid, backend := reports.Remove(named("removed")); uid != "uid" || backend != "default" {
+			t.Errorf("removed %q of %q", uid, backend)
 		}
-		if got := reports.Remove(named("removed")); got.uid != "" {
-			t.Errorf("removed %+v a second time", got)
+		if uid, _ := reports.Remove(named("removed")); uid != "" {
+			t.Errorf("removed %q a second time", uid)
 		}
 		got := []timeout{<-timeouts, <-timeouts, <-timeouts}
 		slices.SortFunc(got[:2], func(a, b timeout) int { return len(b.name) - len(a.name) })
@@ -71,8 +71,8 @@ func TestReportTracker_TimesOutOnlyWithoutAReport(t *testing.T) {
 		if len(timeouts) > 0 {
 			t.Errorf("%v has timed out, too", <-timeouts)
 		}
-		if got := reports.Remove(named("overdue")); got.uid != "uid" {
-			t.Errorf("a timeout removes the object: %+v", got)
+		if uid, _ := reports.Remove(named("overdue")); uid != "uid" {
+			t.Errorf("a timeout removes the object: %q is left", uid)
 		}
 		if n := len(reports.objects); n != 2 { // "created anew" and "later"
 			t.Errorf("%d objects are left: %v", n, reports.objects)
