@@ -166,7 +166,7 @@ func TestPostgres_StopsUnderLoadAndComesBack(t *testing.T) {
 	t.Parallel()
 	server := testpg.Start(t)
 	w := newWorldAt(t, server.URL())
-	var tries atomic.Int64 // to make the database fit for use, which begins with the schema
+	var tries atomic.Int64 // to prepare the database, of which the migration is the first step
 	m := w.start(func(o *managerOptions) {
 		o.Open = func(ctx context.Context, so storeOptions) (backend.Store, error) {
 			inner, err := backend.OpenStore(ctx, so)
@@ -253,14 +253,14 @@ func TestManager_CancelsWhatWasDeletedWhileItWasDown(t *testing.T) {
 
 	// A Backend is ready, and its pools may start, only after the orphans are canceled.
 	s := w.store()
-	looked := false
+	wasOpen := false
 	open := func(ctx context.Context, o storeOptions) (backend.Store, error) {
 		inner, err := backend.OpenStore(ctx, o)
-		return &watchedStore{Store: inner, onVersion: func() { looked = w.row(s, deleted.UID).Status == "pending" }}, err
+		return &watchedStore{Store: inner, onVersion: func() { wasOpen = w.row(s, deleted.UID).Status == "pending" }}, err
 	}
 	w.start(func(o *managerOptions) { o.Open = open; o.Intervals.Orphan = time.Hour })
 	w.awaitBackend(b, v1alpha1.ReasonConnected)
-	if !looked {
+	if !wasOpen {
 		t.Error("the run was not open when the manager connected")
 	}
 	for run, want := range map[*v1alpha1.WorkflowRun]string{kept: "pending", deleted: "canceled", replaced: "canceled"} {

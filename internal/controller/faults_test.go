@@ -21,7 +21,7 @@ import (
 
 type storeOptions = store.Options
 
-// watchedStore calls back at points in the connecting of a Backend.
+// watchedStore calls back at two steps of the check of a Backend.
 type watchedStore struct {
 	backend.Store
 	onMigrate, onVersion func()
@@ -43,9 +43,8 @@ func (s *watchedStore) ServerVersion(ctx context.Context) (string, error) {
 
 var errKilled = errors.New("the manager is dead")
 
-// killer ends a manager at its nth write of a run or of its status: the process
-// is gone between that write and the next. With before, it is gone between
-// deciding on the write and its arrival.
+// killer kills a manager at its nth write of a run or of its status: after that write, or,
+// with before, before the write arrives.
 type killer struct {
 	mu     sync.Mutex
 	left   int
@@ -58,7 +57,7 @@ func newKiller(n int, before bool) *killer {
 	return &killer{left: n, before: before, dead: make(chan struct{})}
 }
 
-// write lets a write through, or not.
+// write executes a write unless the manager is dead.
 func (k *killer) write(name string, do func() error) error {
 	k.mu.Lock()
 	select {
@@ -79,7 +78,7 @@ func (k *killer) write(name string, do func() error) error {
 	}
 	err := do()
 	if dies {
-		return errKilled // nobody is there to see the answer
+		return errKilled // the process does not see the answer
 	}
 	return err
 }
@@ -110,7 +109,7 @@ func (k *killer) newClient(config *rest.Config, o client.Options) (client.Client
 	}), nil
 }
 
-// mortalStore is a database whose writes count.
+// mortalStore is a database whose writes the killer counts.
 type mortalStore struct {
 	backend.Store
 	k *killer
@@ -136,9 +135,9 @@ func (s *mortalStore) ResumeRuns(ctx context.Context, ids []string) (n int, err 
 	return n, err
 }
 
-// TestManager_KilledBetweenAnyTwoWrites kills the manager at its first write,
-// then at its second, and so on until a life is long enough, both before and
-// after the write arrives. A successor must find exactly what one life leaves.
+// TestManager_KilledBetweenAnyTwoWrites kills the manager at its first write, then at its
+// second, and so on until it survives, both before and after the write arrives. A successor
+// must reach the same state as a manager that was not killed.
 func TestManager_KilledBetweenAnyTwoWrites(t *testing.T) {
 	for _, before := range []bool{false, true} {
 		t.Run(fmt.Sprintf("before=%t", before), func(t *testing.T) {
@@ -160,14 +159,14 @@ func TestManager_KilledBetweenAnyTwoWrites(t *testing.T) {
 					o.Intervals = Intervals{Deadline: time.Hour, Rescue: time.Hour, Repair: time.Hour, Orphan: time.Hour, FirstReport: 100 * time.Millisecond}
 				})
 				survived := false
-				settled := func() error { return allShown(w, plain, canceled, suspended) }
+				shown := func() error { return allShown(w, plain, canceled, suspended) }
 				eventually(t, func() error {
 					select {
 					case <-k.dead:
 						return nil
 					default:
 					}
-					if err := settled(); err != nil {
+					if err := shown(); err != nil {
 						return err
 					}
 					survived = true
@@ -176,7 +175,7 @@ func TestManager_KilledBetweenAnyTwoWrites(t *testing.T) {
 				first.halt()
 
 				successor := w.start()
-				eventually(t, settled)
+				eventually(t, shown)
 				successor.halt()
 				if s == nil {
 					s = w.store()

@@ -31,10 +31,10 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// ledger counts what a manager looks at and writes.
+// ledger counts what a manager reads and writes.
 type ledger struct {
 	mu      sync.Mutex
-	reads   map[string]int // at objects, by name
+	reads   map[string]int // of objects, by name
 	queries map[string]int // of the database, by run
 	patches map[string]int // of status, by object's name
 }
@@ -84,7 +84,7 @@ func (l *ledger) open(ctx context.Context, o store.Options) (backend.Store, erro
 	return &countedStore{Store: s, ledger: l}, nil
 }
 
-// countedStore is a database that counts which runs it is asked for.
+// countedStore counts the runs in the queries of a database.
 type countedStore struct {
 	backend.Store
 	*ledger
@@ -132,8 +132,8 @@ func (w *world) finished(name string, changes ...func(*v1alpha1.WorkflowRun)) *v
 	return run
 }
 
-// Finished objects pile up until somebody deletes them: neither the start of a manager,
-// nor a sweep, nor their deletion looks at one.
+// Finished objects remain until they are deleted: neither the start of a manager, nor a
+// sweep, nor their deletion reads one or queries its row.
 func TestFinishedRunsCostNothing(t *testing.T) {
 	w := newWorld(t)
 	var old []*v1alpha1.WorkflowRun
@@ -147,16 +147,16 @@ func TestFinishedRunsCostNothing(t *testing.T) {
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
 	asked := l.of(l.queries, string(run.UID))
-	eventually(t, func() error { // a few sweeps
+	eventually(t, func() error { // after three more sweeps
 		if l.of(l.queries, string(run.UID)) < asked+3 {
-			return fmt.Errorf("the sweeps have not come")
+			return fmt.Errorf("too few sweeps")
 		}
 		return nil
 	})
 	if err := w.Delete(t.Context(), old[0]); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Delete(t.Context(), run); err != nil { // its deletion comes after the other
+	if err := w.Delete(t.Context(), run); err != nil { // it is handled after the other deletion
 		t.Fatal(err)
 	}
 	eventually(t, func() error {
@@ -167,13 +167,13 @@ func TestFinishedRunsCostNothing(t *testing.T) {
 	})
 	m.halt()
 	for _, o := range old {
-		if looks, asked := l.reads[o.Name], l.queries[string(o.UID)]; looks > 0 || asked > 0 {
-			t.Errorf("%s was looked at %d times, and its row %d times", o.Name, looks, asked)
+		if reads, queries := l.reads[o.Name], l.queries[string(o.UID)]; reads > 0 || queries > 0 {
+			t.Errorf("%s was read %d times, and its row %d times", o.Name, reads, queries)
 		}
 	}
 }
 
-// slowStore holds back an insert until the deletion of its object was handled.
+// slowStore delays an insert until the deletion of its object was handled.
 type slowStore struct {
 	backend.Store
 	deleted func()
@@ -200,7 +200,7 @@ func (s *slowStore) CancelRuns(ctx context.Context, ids []string) (map[string]op
 func TestRun_DeletedWhileItIsMirroredIsCanceled(t *testing.T) {
 	w := newWorld(t)
 	w.start(func(o *managerOptions) {
-		o.Intervals.Orphan = time.Hour // by the watch alone
+		o.Intervals.Orphan = time.Hour // only the watch cancels
 		o.Open = func(ctx context.Context, so store.Options) (backend.Store, error) {
 			s, err := backend.OpenStore(ctx, so)
 			if err != nil {
@@ -228,7 +228,7 @@ func TestRun_DeletedWhileItIsMirroredIsCanceled(t *testing.T) {
 	})
 }
 
-// countedTransport counts requests, and of those that replace something the successful.
+// countedTransport counts all requests, and the successful ones that replace an object.
 type countedTransport struct {
 	http.RoundTripper
 	all, replaced *atomic.Int64
@@ -243,8 +243,8 @@ func (c countedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// A run that is executed at once is written twice: by who creates it, and by its worker
-// once it has ended. One more is allowed for a slow machine.
+// A run that is executed at once is written twice: when it is created, and by its worker
+// once it has ended. One more write is allowed for a slow machine.
 func TestRunThatIsExecutedAtOnceIsReportedOnce(t *testing.T) {
 	const n = 20
 	w := newWorld(t)
@@ -310,8 +310,8 @@ func TestRunThatIsExecutedAtOnceIsReportedOnce(t *testing.T) {
 	}
 }
 
-// A worker that lives and whose reports do not arrive is not waited for for ever, nor
-// each time.
+// The manager waits for a live worker whose reports do not arrive only for a limited time,
+// and only once.
 func TestP4EndThatItsWorkerDoesNotReportIsShown(t *testing.T) {
 	w := newWorld(t)
 	w.start()
@@ -337,8 +337,8 @@ func TestRunEvents_NewObjectsComeBeforeThoseOfTheStart(t *testing.T) {
 	object := func(name string, changes ...func(*run)) *v1alpha1.WorkflowRun {
 		return newTestRun(name, append(changes, func(r *run) { r.Generation = 1 })...)
 	}
-	var told []string
-	events := runEvents(func(run *v1alpha1.WorkflowRun) { told = append(told, run.Name) })
+	var progress []string
+	events := runEvents(func(run *v1alpha1.WorkflowRun) { progress = append(progress, run.Name) })
 	create := func(o *v1alpha1.WorkflowRun, initial bool) {
 		events.Create(t.Context(), event.TypedCreateEvent[*v1alpha1.WorkflowRun]{Object: o, IsInInitialList: initial}, queue)
 	}
@@ -364,8 +364,8 @@ func TestRunEvents_NewObjectsComeBeforeThoseOfTheStart(t *testing.T) {
 	if n := queue.Len(); n > 0 {
 		t.Errorf("%d more in the queue", n)
 	}
-	if want := []string{"finished"}; !slices.Equal(told, want) {
-		t.Errorf("heard of %v, want %v", told, want)
+	if want := []string{"finished"}; !slices.Equal(progress, want) {
+		t.Errorf("progress of %v, want %v", progress, want)
 	}
 }
 
@@ -373,21 +373,21 @@ func TestPassMark_ReadsStepsAtGrowingIntervals(t *testing.T) {
 	t.Parallel()
 	pending := &v1alpha1.WorkflowRunStatus{State: v1alpha1.RunPending, Revision: new(int64(1))}
 	var mark passMark
-	var looked []time.Duration
+	var checked []time.Duration
 	for at := time.Duration(0); at < 4*time.Minute; at += time.Second {
-		var look bool
-		if mark, look = mark.check(pending, 1, 3*time.Second, noon.Add(at)); look {
-			looked = append(looked, at)
+		var check bool
+		if mark, check = mark.check(pending, 1, 3*time.Second, noon.Add(at)); check {
+			checked = append(checked, at)
 		}
 	}
 	want := []time.Duration{0, 3 * time.Second, 9 * time.Second, 21 * time.Second, 45 * time.Second, 93 * time.Second, 153 * time.Second, 213 * time.Second}
-	if !slices.Equal(looked, want) {
-		t.Errorf("a run whose worker does not report was looked at after %v, want %v", looked, want)
+	if !slices.Equal(checked, want) {
+		t.Errorf("a run whose worker does not report was read after %v, want %v", checked, want)
 	}
 	reported := &v1alpha1.WorkflowRunStatus{State: v1alpha1.RunRunning, Attempts: new(int32(2)), Revision: new(int64(8))}
-	if mark, look := mark.check(reported, 2, 3*time.Second, noon); look {
-		t.Error("a claim that its worker has reported was looked at")
-	} else if _, look := mark.check(&v1alpha1.WorkflowRunStatus{Revision: new(int64(9))}, 2, 3*time.Second, noon.Add(3*time.Second)); look {
-		t.Error("a run whose worker reports was looked at")
+	if mark, check := mark.check(reported, 2, 3*time.Second, noon); check {
+		t.Error("a claim that its worker has reported was read")
+	} else if _, check := mark.check(&v1alpha1.WorkflowRunStatus{Revision: new(int64(9))}, 2, 3*time.Second, noon.Add(3*time.Second)); check {
+		t.Error("a run whose worker reports was read")
 	}
 }

@@ -18,12 +18,12 @@ func TestInNamespaces_FollowsALabel(t *testing.T) {
 	namespace := func(name string) *corev1.Namespace {
 		return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.Namespace + name, Labels: label}}
 	}
-	turns := make(chan []string, 10)
+	calls := make(chan []string, 10)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
 		done <- InNamespaces(ctx, cluster.manager, labels.SelectorFromSet(label), func(ctx context.Context, namespaces []string) error {
-			turns <- namespaces
+			calls <- namespaces
 			<-ctx.Done()
 			return nil
 		})
@@ -34,12 +34,12 @@ func TestInNamespaces_FollowsALabel(t *testing.T) {
 			want[i] = w.Namespace + want[i]
 		}
 		select {
-		case got := <-turns:
+		case got := <-calls:
 			if !slices.Equal(got, want) {
 				t.Fatalf("namespaces are %v, want %v", got, want)
 			}
 		case <-time.After(20 * time.Second):
-			t.Fatalf("no turn with %v", want)
+			t.Fatalf("no call with %v", want)
 		}
 	}
 	b := namespace("-b")
@@ -52,10 +52,10 @@ func TestInNamespaces_FollowsALabel(t *testing.T) {
 	expect("-a")
 	cancel()
 	if err := <-done; err != nil {
-		t.Errorf("the end has error %v", err)
+		t.Errorf("InNamespaces has error %v", err)
 	}
-	if len(turns) > 0 {
-		t.Errorf("one turn more, with %v", <-turns)
+	if len(calls) > 0 {
+		t.Errorf("one more call, with %v", <-calls)
 	}
 }
 

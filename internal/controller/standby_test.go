@@ -12,7 +12,7 @@ import (
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 )
 
-// watches counts the watches that a manager begins, by resource.
+// watches counts the watches that a manager starts, by resource.
 type watches struct {
 	http.RoundTripper
 	mu      *sync.Mutex
@@ -28,8 +28,8 @@ func (w watches) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.RoundTripper.RoundTrip(r)
 }
 
-// A manager that stands by has seen everything when it takes over: with many objects
-// it would else begin with reading them all.
+// A manager that stands by has filled its caches before it takes over. Otherwise it would
+// first have to list all objects.
 func TestP6StandbyTakesOverWithWhatItHasSeen(t *testing.T) {
 	w := newWorld(t)
 	seen := watches{mu: &sync.Mutex{}, started: map[string]int{}}
@@ -46,7 +46,7 @@ func TestP6StandbyTakesOverWithWhatItHasSeen(t *testing.T) {
 
 	w.start(elected, func(o *managerOptions) { o.config = config })
 	resources := []string{"workflowruns", "backends", "workerpools", "pods", "deployments"}
-	begun := func() map[string]int {
+	started := func() map[string]int {
 		seen.mu.Lock()
 		defer seen.mu.Unlock()
 		counts := map[string]int{}
@@ -56,19 +56,19 @@ func TestP6StandbyTakesOverWithWhatItHasSeen(t *testing.T) {
 		return counts
 	}
 	eventually(t, func() error {
-		for resource, n := range begun() {
+		for resource, n := range started() {
 			if n == 0 {
 				return fmt.Errorf("the standby does not watch %s", resource)
 			}
 		}
 		return nil
 	})
-	watched := begun()
+	watched := started()
 	first.halt()
 	after := newTestRun("after")
 	w.create(after)
 	w.awaitState(after, v1alpha1.RunPending, v1alpha1.ReasonPending)
-	for resource, n := range begun() {
+	for resource, n := range started() {
 		if n != watched[resource] {
 			t.Errorf("the standby watched %s %d times when it took over, and %d times before", resource, n-watched[resource], watched[resource])
 		}

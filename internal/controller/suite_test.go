@@ -48,21 +48,21 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// cluster is the API server that the tests share. Each test has a namespace, a
-// database and a manager of its own.
+// cluster is the API server that the tests share. Each test has its own namespace, database
+// and manager.
 var cluster struct {
 	once sync.Once
 	err  error
 	env  *envtest.Environment
-	// admin may do everything, manager what config/rbac/role.yaml says.
+	// admin has all rights, manager those of config/rbac/role.yaml.
 	admin, manager *rest.Config
 	scheme         *runtime.Scheme
 }
 
 const repository = "../.."
 
-// startCluster starts the API server once. Its binaries are those of the
-// development cluster, unless KUBEBUILDER_ASSETS says otherwise.
+// startCluster starts the API server. Its executables are in KUBEBUILDER_ASSETS, by default
+// those of the development cluster.
 func startCluster() error {
 	assets := os.Getenv("KUBEBUILDER_ASSETS")
 	if assets == "" {
@@ -140,7 +140,7 @@ type world struct {
 	URL       string
 }
 
-// newWorld makes a namespace and a database. There is no manager yet.
+// newWorld creates a namespace and a database. There is no manager yet.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	t.Parallel()
@@ -183,11 +183,11 @@ type managerOptions struct {
 	newClient client.NewClientFunc
 	// config defaults to that of a manager.
 	config *rest.Config
-	// elected managers of a world lead one after the other.
+	// elected managers of a world elect a leader.
 	elected bool
 }
 
-// start starts a manager that looks at this world only. It ends with the test.
+// start starts a manager that watches this world's namespace only. It stops with the test.
 func (w *world) start(changes ...func(*managerOptions)) *manager {
 	w.t.Helper()
 	o := managerOptions{config: cluster.manager, Options: Options{
@@ -236,7 +236,7 @@ func (w *world) start(changes ...func(*managerOptions)) *manager {
 	return m
 }
 
-// halt ends the manager and returns when it has ended.
+// halt stops the manager and waits for its end.
 func (m *manager) halt() {
 	m.t.Helper()
 	m.stop()
@@ -251,7 +251,7 @@ func (m *manager) halt() {
 	}
 }
 
-// logBuffer keeps a manager's log.
+// logBuffer collects a manager's log.
 type logBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -279,7 +279,7 @@ func (l *logBuffer) lines() int {
 	return l.n
 }
 
-// create creates objects, in the world's namespace when they have one.
+// create creates objects, in the world's namespace if they are namespaced.
 func (w *world) create(objects ...client.Object) {
 	w.t.Helper()
 	for _, o := range objects {
@@ -292,7 +292,7 @@ func (w *world) create(objects ...client.Object) {
 	}
 }
 
-// fetch reads an object anew.
+// fetch reads an object again.
 func fetch[T client.Object](w *world, o T) T {
 	w.t.Helper()
 	if err := w.Get(context.Background(), client.ObjectKeyFromObject(o), o); err != nil {
@@ -338,7 +338,7 @@ func (w *world) secret(name, url string) *corev1.Secret {
 	return s
 }
 
-// run returns a WorkflowRun of this name, not created yet.
+// newTestRun returns a WorkflowRun of this name, not created yet.
 func newTestRun(name string, changes ...func(*v1alpha1.WorkflowRun)) *v1alpha1.WorkflowRun {
 	run := &v1alpha1.WorkflowRun{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -350,7 +350,7 @@ func newTestRun(name string, changes ...func(*v1alpha1.WorkflowRun)) *v1alpha1.W
 	return run
 }
 
-// store opens the world's database as a worker would. It must have been migrated.
+// store opens the world's database as a worker does. It must be migrated.
 func (w *world) store() *store.Store {
 	w.t.Helper()
 	s, err := store.Open(context.Background(), store.Options{URL: w.URL, NamespaceID: w.Namespace})
@@ -361,7 +361,7 @@ func (w *world) store() *store.Store {
 	return s
 }
 
-// row reads the row of a run's object, nil when there is none.
+// row reads the row of a run's object, nil if there is none.
 func (w *world) row(s *store.Store, id types.UID) *openworkflow.Run {
 	w.t.Helper()
 	rows, err := s.GetRuns(context.Background(), []string{string(id)})
@@ -371,7 +371,7 @@ func (w *world) row(s *store.Store, id types.UID) *openworkflow.Run {
 	return rows[string(id)]
 }
 
-// eventually calls check until it returns no error.
+// eventually calls check until it returns no error, for up to 20 s.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	eventuallyWithin(t, 20*time.Second, check)
@@ -394,7 +394,7 @@ func eventuallyWithin(t *testing.T, d time.Duration, check func() error) {
 	}
 }
 
-// awaitRun waits until a run's object is as the check wants it.
+// awaitRun waits until check accepts a run's object.
 func (w *world) awaitRun(run *v1alpha1.WorkflowRun, check func(*v1alpha1.WorkflowRun) error) {
 	w.t.Helper()
 	eventually(w.t, func() error {
@@ -405,9 +405,9 @@ func (w *world) awaitRun(run *v1alpha1.WorkflowRun, check func(*v1alpha1.Workflo
 	})
 }
 
-// awaitState waits for a state and the reason of the Ready condition, of the spec that
-// the object has: a sweep or a worker may show a state before the manager has said which
-// spec it acted on.
+// awaitState waits for a state, the reason of the Ready condition, and the object's
+// generation: a sweep or a worker may write a state before the manager has written which
+// spec it observed.
 func (w *world) awaitState(run *v1alpha1.WorkflowRun, state v1alpha1.RunState, reason string) {
 	w.t.Helper()
 	w.awaitRun(run, func(run *v1alpha1.WorkflowRun) error {
@@ -449,7 +449,7 @@ func (w *world) awaitPool(p *v1alpha1.WorkerPool, reason string) string {
 	return w.awaitReady(p, func() []metav1.Condition { return p.Status.Conditions }, reason)
 }
 
-// newPool returns a WorkerPool with a template of the least that is valid.
+// newPool returns a WorkerPool with a minimal template.
 func newPool(name string, changes ...func(*v1alpha1.WorkerPool)) *v1alpha1.WorkerPool {
 	pool := &v1alpha1.WorkerPool{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -463,7 +463,7 @@ func newPool(name string, changes ...func(*v1alpha1.WorkerPool)) *v1alpha1.Worke
 	return pool
 }
 
-// execute runs SQL on a connection of its own.
+// execute runs SQL on a new connection.
 func execute(t *testing.T, url, sql string) {
 	t.Helper()
 	conn, err := pgx.Connect(context.Background(), url)

@@ -30,7 +30,7 @@ func (w *world) retain(b *v1alpha1.Backend, r v1alpha1.RunRetention) {
 	modify(w, b, func(b *v1alpha1.Backend) { b.Spec.Retention = r })
 }
 
-// ended makes runs, without objects, that ended two days ago.
+// ended inserts runs without objects that ended two days ago.
 func (w *world) ended(s *store.Store, runs ...store.NewRun) (ids []string) {
 	w.t.Helper()
 	for i := range runs {
@@ -68,7 +68,7 @@ func (w *world) awaitRemoved(s *store.Store, id string) {
 	})
 }
 
-// completeAll executes the runs of objects to their end, and shows it.
+// completeAll completes the runs of objects and waits until their status shows that.
 func (w *world) completeAll(s *store.Store, objects ...*run) {
 	w.t.Helper()
 	for range objects {
@@ -86,7 +86,7 @@ func (w *world) delete(o *run) {
 	}
 }
 
-// runsRemoved reads the metric as it is served.
+// runsRemoved reads the metric from the registry.
 func runsRemoved(t *testing.T) float64 {
 	t.Helper()
 	families, err := ctrlmetrics.Registry.Gather()
@@ -125,7 +125,7 @@ func TestRetention_RemovesRunsWhoseObjectIsGone(t *testing.T) {
 
 	w.awaitRemoved(s, string(deleted.UID))
 	w.awaitRemoved(s, clients[0])
-	// A run that is looked at after all others is gone, so all were looked at.
+	// A run that is read after all others is gone, so all were read.
 	last := w.ended(s, store.NewRun{})
 	execute(t, w.URL, `UPDATE openworkflow.workflow_runs SET created_at = now() - interval '25 hours' WHERE id = '`+last[0]+`'`)
 	w.awaitRemoved(s, last[0])
@@ -143,7 +143,7 @@ func TestRetention_RemovesRunsWhoseObjectIsGone(t *testing.T) {
 		return nil
 	})
 	if log := m.logs.String(); !strings.Contains(log, "Removed ended runs") {
-		t.Errorf("the log does not tell:\n%s", log)
+		t.Errorf("the log does not say it:\n%s", log)
 	}
 	// The object shows its run as before.
 	fetch(w, kept)
@@ -170,7 +170,7 @@ func TestRetention_P5_TheKeyOfAManifestIsNotForgotten(t *testing.T) {
 	w.completeAll(s, first)
 	w.delete(first)
 	w.age()
-	w.awaitRemoved(s, w.ended(s, store.NewRun{})[0]) // so the older one was looked at
+	w.awaitRemoved(s, w.ended(s, store.NewRun{})[0]) // so the older one was read
 
 	again := newTestRun("order", keyed)
 	w.create(again)
@@ -179,7 +179,7 @@ func TestRetention_P5_TheKeyOfAManifestIsNotForgotten(t *testing.T) {
 		t.Errorf("the object shows run %s, want that of the first, %s", again.Status.RunID, first.UID)
 	}
 
-	// With an end of keys, the run stays for as long as an object shows it.
+	// With a ttl for keys, the run stays while an object shows it.
 	w.retain(b, v1alpha1.RunRetention{TTLSecondsAfterFinished: day, IdempotencyKeyTTLSeconds: day})
 	w.awaitRemoved(s, w.ended(s, store.NewRun{IdempotencyKey: new("k")})[0])
 	if w.row(s, first.UID) == nil {
@@ -189,11 +189,11 @@ func TestRetention_P5_TheKeyOfAManifestIsNotForgotten(t *testing.T) {
 	w.awaitRemoved(s, string(first.UID))
 }
 
-// TestRetention_P5_AnUnmirroredObjectKeepsItsRow: the manager that has inserted the row
-// may have died before the object told of it, days ago.
+// TestRetention_P5_AnUnmirroredObjectKeepsItsRow: a manager may have died days ago between
+// the insert of the row and the write of the status.
 func TestRetention_P5_AnUnmirroredObjectKeepsItsRow(t *testing.T) {
 	w := newWorld(t)
-	killer := newKiller(2, false) // with the insert, after the status of the Backend
+	killer := newKiller(2, false) // at the insert, which follows the status of the Backend
 	m := w.start(func(o *managerOptions) { o.Open, o.newClient = killer.open, killer.newClient })
 	b := w.backend()
 	w.awaitBackend(b, v1alpha1.ReasonConnected)
@@ -208,7 +208,7 @@ func TestRetention_P5_AnUnmirroredObjectKeepsItsRow(t *testing.T) {
 	})
 	m.halt()
 	if fetch(w, order); order.Status.RunID != "" {
-		t.Fatal("the object tells of its run")
+		t.Fatal("the object shows its run")
 	}
 	end(t, s, claim(t, s, "pod"), store.RunWrite{Op: store.RunComplete, Output: json.RawMessage(`1`)})
 	w.age()
@@ -224,8 +224,8 @@ func TestRetention_P5_AnUnmirroredObjectKeepsItsRow(t *testing.T) {
 	}
 }
 
-// TestRetention_WithoutOneNothingIsLookedAt: nobody touches the database.
-func TestRetention_WithoutOneNothingIsLookedAt(t *testing.T) {
+// TestRetention_WithoutOneNothingIsRead: there is no database to read from.
+func TestRetention_WithoutOneNothingIsRead(t *testing.T) {
 	t.Parallel()
 	r := &retentionSweep{conn: &backend.Connection{Store: nil}}
 	if err := r.run(t.Context()); err != nil {
@@ -237,14 +237,14 @@ func TestRetention_WithoutOneNothingIsLookedAt(t *testing.T) {
 	}
 }
 
-// history is a database of runs that have ended, of which some are kept.
+// history is a database of ended runs, of which some must be kept.
 type history struct {
 	backend.Store
 	runs  []string
 	keep  map[string]bool
-	seen  int // runs that were looked at
+	seen  int // runs that were read
 	pages int
-	// removing is called before a transaction.
+	// removing is called before each removal.
 	removing func()
 }
 
@@ -288,8 +288,8 @@ func (h *history) RemoveStrayDeliveries(context.Context, store.Retention, string
 	return "", 0, nil
 }
 
-// TestRetention_ATurnIsBoundedAndComesPastWhatStays: however many runs have to stay, a
-// turn looks at a few of them, and what is behind them is removed some turns later.
+// TestRetention_ASweepIsBoundedAndPassesRunsThatStay: a turn reads a bounded number of runs
+// that have to stay, and later turns remove what follows them.
 func TestRetention_ASweepIsBoundedAndPassesRunsThatStay(t *testing.T) {
 	t.Parallel()
 	h := &history{keep: map[string]bool{}}
@@ -305,7 +305,7 @@ func TestRetention_ASweepIsBoundedAndPassesRunsThatStay(t *testing.T) {
 			t.Fatal(err)
 		}
 		if most := (maxEmptyPages + 1) * retentionPage; h.seen > 2*most {
-			t.Fatalf("a turn looked at %d runs", h.seen)
+			t.Fatalf("a turn read %d runs", h.seen)
 		}
 		if turns > 10 {
 			t.Fatalf("%d runs are left", len(h.runs))
@@ -316,8 +316,8 @@ func TestRetention_ASweepIsBoundedAndPassesRunsThatStay(t *testing.T) {
 	}
 }
 
-// TestRetention_OneRoundFollowsAnother as long as something is removed, as parents go
-// after their children; and then no more in this turn.
+// TestRetention_OneRoundFollowsAnother in the same turn while something is removed, as
+// parents can be removed after their children.
 func TestRetention_OneRoundFollowsAnother(t *testing.T) {
 	t.Parallel()
 	h := &history{runs: []string{"grandparent", "parent", "this"}, keep: map[string]bool{"grandparent": true, "parent": true}}
@@ -330,12 +330,12 @@ func TestRetention_OneRoundFollowsAnother(t *testing.T) {
 		}
 	}
 	if err := newRetentionSweep(t, h).run(t.Context()); err != nil || len(h.runs) > 0 || h.pages != 4 {
-		t.Errorf("%d looks, %v are left, %v; want 4 and none", h.pages, h.runs, err)
+		t.Errorf("%d pages, %v are left, %v; want 4 and none", h.pages, h.runs, err)
 	}
 }
 
-// TestRetention_StopsWhenItIsTakenBack, between one transaction and the next.
-func TestRetention_StopsWhenItIsTakenBack(t *testing.T) {
+// TestRetention_StopsWhenItIsRevoked, between one transaction and the next.
+func TestRetention_StopsWhenItIsRevoked(t *testing.T) {
 	t.Parallel()
 	h := &history{}
 	for i := range 1000 {
@@ -355,7 +355,7 @@ func newRetentionSweep(t *testing.T, s backend.Store) *retentionSweep {
 	return &retentionSweep{conn: conn}
 }
 
-// TestRetention_WhatNobodyCanLookAtIsShown, so that its row stays.
+// TestRetention_KeepsRunsOfObjectsItCannotRead, as they may exist.
 func TestRetention_KeepsRunsOfObjectsItCannotRead(t *testing.T) {
 	t.Parallel()
 	cached := cachedRuns{objects: []*v1alpha1.WorkflowRun{
@@ -394,11 +394,11 @@ func TestRetention_KeepsRunsOfObjectsItCannotRead(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := r.hasObject(ctx, &store.EndedRun{ID: "g", Object: ref("c", "shop", "gone", "g")}); err == nil {
-		t.Error("an end of the manager is taken for an answer")
+		t.Error("a canceled read counts as an answer")
 	}
 }
 
-// cachedRuns is a cache of some objects, in which a namespace is missing.
+// cachedRuns is a cache of some objects that does not watch one namespace.
 type cachedRuns struct {
 	client.Client
 	objects []*v1alpha1.WorkflowRun

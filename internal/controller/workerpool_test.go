@@ -68,7 +68,7 @@ func TestPool_OwnsWhatItNeeds(t *testing.T) {
 		t.Errorf("status is %+v", pool.Status)
 	}
 
-	// What others change is changed back.
+	// Changes by others are reverted.
 	modify(w, deployment, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(7)) })
 	eventually(t, func() error {
 		if n := *fetch(w, deployment).Spec.Replicas; n != 2 {
@@ -131,7 +131,7 @@ func TestPool_InvalidTemplate(t *testing.T) {
 	}
 }
 
-// podOf returns a pod as a Deployment of the pool would make it.
+// podOf returns a pod as the pool's Deployment would create it.
 func podOf(pool, name string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{

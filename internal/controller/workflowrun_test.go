@@ -25,7 +25,7 @@ import (
 
 type run = v1alpha1.WorkflowRun
 
-// claim claims one due run as a worker of this pod would.
+// claim claims one due run as a worker in this pod does.
 func claim(t *testing.T, s *store.Store, podUID string) openworkflow.Run {
 	t.Helper()
 	var got openworkflow.Run
@@ -279,8 +279,8 @@ func TestRun_FailsAtItsDeadline(t *testing.T) {
 	}
 }
 
-// Clients who await results hear of the ends that the manager makes.
-func TestRun_EndsMadeByTheManagerAreTold(t *testing.T) {
+// Clients that wait for results are notified of runs that the manager ends.
+func TestRun_EndsMadeByTheManagerAreNotified(t *testing.T) {
 	w := newWorld(t)
 	w.start()
 	w.backend()
@@ -292,19 +292,19 @@ func TestRun_EndsMadeByTheManagerAreTold(t *testing.T) {
 		_ = s.ListenEnds(ctx, ends.Set)
 	})
 	t.Cleanup(func() { cancel(); listening.Wait() })
-	told := func(what string) {
+	expectNotify := func(what string) {
 		t.Helper()
 		select {
 		case <-ends:
 		case <-time.After(20 * time.Second):
-			t.Fatalf("nobody was told of %s", what)
+			t.Fatalf("no notification of %s", what)
 		}
 	}
-	told("the connection")
+	expectNotify("the connection")
 
 	late := newTestRun("late", func(r *run) { r.Spec.TimeoutSeconds = new(int64(1)) })
 	w.create(late)
-	told("the end at the deadline")
+	expectNotify("the end at the deadline")
 	w.awaitState(late, v1alpha1.RunFailed, v1alpha1.ReasonDeadlineExceeded)
 
 	canceled, deleted := newTestRun("canceled"), newTestRun("deleted")
@@ -313,16 +313,16 @@ func TestRun_EndsMadeByTheManagerAreTold(t *testing.T) {
 		w.awaitState(r, v1alpha1.RunPending, v1alpha1.ReasonPending)
 	}
 	modify(w, canceled, func(r *run) { r.Spec.Cancel = new(true) })
-	told("the cancel")
+	expectNotify("the cancel")
 	w.awaitState(canceled, v1alpha1.RunCanceled, v1alpha1.ReasonCanceled)
 	if err := w.Delete(t.Context(), deleted); err != nil {
 		t.Fatal(err)
 	}
-	told("the cancel of the deleted object's run")
+	expectNotify("the cancel of the deleted object's run")
 }
 
-// OpenWorkflow's worker ends a child and wakes its parent in two statements; one that dies
-// between them leaves the parent asleep (R171).
+// OpenWorkflow's worker ends a child and wakes its parent in two statements. If it dies
+// between them, the parent keeps waiting (R171).
 func TestRun_ParentThatWasNotWokenIsRescued(t *testing.T) {
 	w := newWorld(t)
 	w.start()
@@ -371,7 +371,7 @@ func TestRun_ProgressOfWorkersThatReportNothing(t *testing.T) {
 
 func TestRun_DeletionInEachStateCancelsTheRow(t *testing.T) {
 	w := newWorld(t)
-	w.start(func(o *managerOptions) { o.Intervals.Orphan = time.Hour }) // by the watch alone
+	w.start(func(o *managerOptions) { o.Intervals.Orphan = time.Hour }) // only the watch cancels
 	w.backend()
 	states := map[string]struct {
 		prepare func(*testing.T, *store.Store, openworkflow.Run)
