@@ -316,8 +316,8 @@ func cancelDeletedRun(ctx context.Context, conn *backend.Connection, id string) 
 	return nil
 }
 
-// handleError handles an error of the database. One that does not answer is no error of
-// this run: its Backend is checked, and queues the run again when it is ready.
+// handleError has the Backend checked after an error. A database that does not answer is no
+// error of this run, which is retried every few seconds.
 func (r *WorkflowRunReconciler) handleError(ctx context.Context, seen *runSeen, err error) (ctrl.Result, error) {
 	if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return ctrl.Result{}, nil // the manager is stopping
