@@ -175,15 +175,15 @@ func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejec
 	if conn == nil {
 		return "", nil
 	}
-	var object v1alpha1.Backend
-	if err := r.Get(ctx, key, &object); err != nil {
+	var itsBackend v1alpha1.Backend
+	if err := r.Get(ctx, key, &itsBackend); err != nil {
 		return "", client.IgnoreNotFound(err)
 	}
 	objects := poolspec.Objects(poolspec.Input{
 		Pool:        pool,
 		Template:    template,
 		Backend:     key.Name,
-		Secret:      object.Spec.Postgres.URLSecretRef,
+		Secret:      itsBackend.Spec.Postgres.URLSecretRef,
 		Schema:      conn.Schema,
 		NamespaceID: conn.NamespaceID,
 		BackendHash: conn.Hash,

@@ -65,12 +65,12 @@ func planPoolStatus(seen poolSeen) v1alpha1.WorkerPoolStatus {
 	for _, c := range pool.Status.Conditions {
 		status.Conditions = append(status.Conditions, *c.DeepCopy())
 	}
-	v := evaluatePool(seen)
-	v.message = truncateText(v.message, 1024)
+	state := evaluatePool(seen)
+	state.message = truncateText(state.message, 1024)
 	set := conditionSetter(&status.Conditions, pool.Generation, seen.Now)
-	set(v1alpha1.ConditionReady, v.ready, v.reason, v.message)
-	set.only(v1alpha1.ConditionReconciling, !v.ready && !v.stalled, v.reason, v.message)
-	set.only(v1alpha1.ConditionStalled, !v.ready && v.stalled, v.reason, v.message)
+	set(v1alpha1.ConditionReady, state.ready, state.reason, state.message)
+	set.only(v1alpha1.ConditionReconciling, !state.ready && !state.stalled, state.reason, state.message)
+	set.only(v1alpha1.ConditionStalled, !state.ready && state.stalled, state.reason, state.message)
 	return status
 }
 
@@ -103,13 +103,13 @@ func evaluatePool(seen poolSeen) poolState {
 			timedOut = true // the Deployment's progressDeadlineSeconds have passed
 		}
 	}
-	if v, ok := evaluateDeployment(d); ok {
-		v.stalled = timedOut
-		return v
+	if state, ok := evaluateDeployment(d); ok {
+		state.stalled = timedOut
+		return state
 	}
-	if v, ok := evaluatePods(seen.Pods); ok {
-		v.stalled = timedOut
-		return v
+	if state, ok := evaluatePods(seen.Pods); ok {
+		state.stalled = timedOut
+		return state
 	}
 	return poolState{
 		stalled: timedOut,
@@ -140,14 +140,14 @@ func evaluatePods(pods []corev1.Pod) (poolState, bool) {
 		if pods[i].DeletionTimestamp != nil {
 			continue
 		}
-		if v, ok := judgePod(&pods[i]); ok {
-			return v, true
+		if state, ok := evaluatePod(&pods[i]); ok {
+			return state, true
 		}
 	}
 	return poolState{}, false
 }
 
-func judgePod(pod *corev1.Pod) (poolState, bool) {
+func evaluatePod(pod *corev1.Pod) (poolState, bool) {
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
 			return poolState{reason: v1alpha1.ReasonPodsUnschedulable, message: fmt.Sprintf("pod %s fits on no node: %s", pod.Name, c.Message)}, true
@@ -155,15 +155,15 @@ func judgePod(pod *corev1.Pod) (poolState, bool) {
 	}
 	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
 		for i := range statuses {
-			if v, ok := judgeContainer(pod.Name, &statuses[i]); ok {
-				return v, true
+			if state, ok := evaluateContainer(pod.Name, &statuses[i]); ok {
+				return state, true
 			}
 		}
 	}
 	return poolState{}, false
 }
 
-func judgeContainer(pod string, c *corev1.ContainerStatus) (poolState, bool) {
+func evaluateContainer(pod string, c *corev1.ContainerStatus) (poolState, bool) {
 	if w := c.State.Waiting; w != nil {
 		switch w.Reason {
 		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
