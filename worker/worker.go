@@ -155,7 +155,7 @@ func open(ctx context.Context, config Config) (*store.Store, error) {
 		}
 		config.Logger.Warn("Could not open the database; trying again", "error", err)
 		if openBackoff.Wait(ctx, n) != nil {
-			return nil, nil
+			return nil, nil //nolint:nilerr // as above
 		}
 	}
 }

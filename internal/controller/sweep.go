@@ -92,7 +92,7 @@ func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 	orphans := func(ctx context.Context) error { return s.orphans.run(ctx, conn) }
 	return []sweep{
 		{"deadline", s.Intervals.Deadline, deadlines.run},
-		{"heal", s.Intervals.Rescue, rescue.run},
+		{"rescue", s.Intervals.Rescue, rescue.run},
 		{"repair", s.Intervals.Repair, status.run},
 		{"orphan", s.Intervals.Orphan, orphans},
 		{"retention", s.Intervals.Retention, retention.run},

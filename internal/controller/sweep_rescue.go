@@ -28,7 +28,7 @@ func (s *rescueSweep) run(ctx context.Context) error {
 		return fmt.Errorf("rescue waiting runs: %w", err)
 	}
 	if len(swept.Rescued) > 0 {
-		metrics.RunsHealed.Add(float64(len(swept.Rescued)))
+		metrics.RunsRescued.Add(float64(len(swept.Rescued)))
 		s.conn.Wake()
 		ctrl.LoggerFrom(ctx).Info("Rescued runs that waited for something that had happened", "runs", len(swept.Rescued))
 	}

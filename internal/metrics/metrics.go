@@ -9,13 +9,13 @@
 //	openworkflow_runs_canceled_total     cause               runs canceled: spec, deleted (object), orphaned (object
 //	                                                         gone, its deletion not seen)
 //	openworkflow_runs_expired_total      -                   runs failed by the deadline sweep
-//	openworkflow_runs_healed_total       -                   runs rescued: their wait was over, and nothing woke them
+//	openworkflow_runs_rescued_total      -                   runs rescued: their wait was over, and nothing woke them
 //	openworkflow_runs_removed_total      -                   ended runs deleted by the Backend's retention
 //	openworkflow_status_writes_total     outcome             status patches: written, stale (dropped), gone (object
 //	                                                         deleted), error
 //	openworkflow_leases_released_total   cause               leases cleared: container (ended), pod (deleted), worker
 //	                                                         (not announced in time)
-//	openworkflow_sweep_duration_seconds  sweep               histogram: one sweep of deadline, heal, repair, orphan or
+//	openworkflow_sweep_duration_seconds  sweep               histogram: one sweep of deadline, rescue, repair, orphan or
 //	                                                         retention
 package metrics
 
@@ -46,8 +46,8 @@ var (
 		Help: "Runs failed by the manager after their deadline.",
 	})
 
-	RunsHealed = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "openworkflow_runs_healed_total",
+	RunsRescued = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "openworkflow_runs_rescued_total",
 		Help: "Runs rescued by the manager: their wait was over, and nothing had woken them.",
 	})
 
@@ -68,12 +68,12 @@ var (
 
 	SweepDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "openworkflow_sweep_duration_seconds",
-		Help:    "Duration of one sweep over a Backend, by sweep: deadline, heal, repair, orphan, retention.",
+		Help:    "Duration of one sweep over a Backend, by sweep: deadline, rescue, repair, orphan, retention.",
 		Buckets: []float64{.005, .025, .1, .5, 1, 5, 30},
 	}, []string{"sweep"})
 )
 
 func init() {
 	metrics.Registry.MustRegister(
-		BackendUp, RunsMirrored, RunsCanceled, RunsExpired, RunsHealed, RunsRemoved, StatusWrites, LeasesReleased, SweepDuration)
+		BackendUp, RunsMirrored, RunsCanceled, RunsExpired, RunsRescued, RunsRemoved, StatusWrites, LeasesReleased, SweepDuration)
 }
