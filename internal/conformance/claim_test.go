@@ -202,7 +202,7 @@ func TestReleaseLeases_OfAPodOrItsEarlierLife(t *testing.T) {
 		}
 		released, err := b.ReleaseLeases(t.Context(), "uid", "new")
 		if err != nil || len(released) != 1 || released[0] != of["uid.old.1"] {
-			t.Errorf("released %v, %v, want the earlier life's", released, err)
+			t.Errorf("released %v, %v, want those of the previous process", released, err)
 		}
 		if r := b.run(of["uid.old.1"]); !r.Parked() || !due(r) {
 			t.Errorf("the released run is %+v, want it due", r)

@@ -49,7 +49,7 @@ type execution struct {
 	names *openworkflow.Names // used on the workflow's goroutine only
 	busy  atomic.Bool         // a method of durable.Execution is being called
 
-	// mu guards history, futures, executing, arrivals, suspended and outcome.
+	// mu guards history, futures, executing, waitResults, suspended and outcome.
 	mu      sync.Mutex
 	history *history
 	// futures are the steps that were started and have not resolved, in order.
@@ -57,11 +57,11 @@ type execution struct {
 	// executing counts the functions that are executing on goroutines of their own.
 	executing int
 	branches  sync.WaitGroup
-	// arrivals is what has arrived for waiting attempts, by attempt id.
-	arrivals   map[string]store.WaitResult
-	suspended  bool
-	outcome    *outcome
-	hasOutcome chan struct{} // closed when there is an outcome
+	// waitResults is what has arrived for waiting attempts, by attempt id.
+	waitResults map[string]store.WaitResult
+	suspended   bool
+	outcome     *outcome
+	hasOutcome  chan struct{} // closed when there is an outcome
 	// wakes wakes the workflow's goroutine from waitForChange.
 	wakes wake.Flag
 

@@ -248,15 +248,15 @@ func (e *execution) completeStrayWaitsLocked() {
 		}
 	}
 	for _, a := range e.history.waiting {
-		arrival, arrived := e.arrivals[a.ID]
+		result, arrived := e.waitResults[a.ID]
 		if !arrived || asked[a.ID] {
 			continue
 		}
 		a.Status = openworkflow.StepCompleted
-		if arrival.Child != nil {
-			a.Output = arrival.Child.Output
+		if result.Child != nil {
+			a.Output = result.Child.Output
 		} else {
-			a.Output = signalOutput(arrival.Data)
+			a.Output = signalOutput(result.Data)
 		}
 		e.bufferImpliedLocked(a)
 	}
@@ -276,10 +276,10 @@ func (e *execution) bufferImpliedLocked(a openworkflow.StepAttempt) {
 }
 
 // deliver passes on what has arrived for a waiting attempt.
-func (e *execution) deliver(attemptID string, arrival store.WaitResult) {
+func (e *execution) deliver(attemptID string, result store.WaitResult) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	insert(&e.arrivals, attemptID, arrival)
+	insert(&e.waitResults, attemptID, result)
 	e.wakes.Set()
 }
 
@@ -293,7 +293,7 @@ func (e *execution) externalWaits() []string {
 		if f.resolved || f.wait == nil || f.wait.attempt == nil || f.wait.attempt.Kind == openworkflow.KindSleep {
 			continue
 		}
-		if _, arrived := e.arrivals[f.wait.attempt.ID]; !arrived {
+		if _, arrived := e.waitResults[f.wait.attempt.ID]; !arrived {
 			ids = append(ids, f.wait.attempt.ID)
 		}
 	}

@@ -117,8 +117,8 @@ func (e *execution) restoreHistory(h *history, arrived map[string]store.WaitResu
 	defer e.mu.Unlock()
 	e.history = h
 	for _, id := range h.externalWaits() {
-		if arrival, ok := arrived[id]; ok {
-			insert(&e.arrivals, id, arrival)
+		if result, ok := arrived[id]; ok {
+			insert(&e.waitResults, id, result)
 		}
 	}
 	e.log().Debug("Loaded the history of a run", "attempts", e.run.Attempts, "completedSteps", h.summary.Completed)

@@ -121,19 +121,19 @@ func (f *future) waitFor(attempt openworkflow.StepAttempt) {
 
 // resolveWaitLocked resolves a future if its wait is over.
 func (e *execution) resolveWaitLocked(f *future, a openworkflow.StepAttempt, now time.Time) {
-	arrival, arrived := e.arrivals[a.ID]
+	result, arrived := e.waitResults[a.ID]
 	expired := !f.wait.until.After(now)
 	a.Status = openworkflow.StepCompleted
 	switch {
 	case a.Kind == openworkflow.KindSleep && expired: // R72
 		e.bufferImpliedLocked(a)
 		f.resolveLocked(nil, nil)
-	case a.Kind == openworkflow.KindWorkflow && arrived && childEndedInTime(arrival.Child, f.wait.until, expired):
-		e.resolveChildLocked(f, a, arrival.Child)
+	case a.Kind == openworkflow.KindWorkflow && arrived && childEndedInTime(result.Child, f.wait.until, expired):
+		e.resolveChildLocked(f, a, result.Child)
 	case a.Kind == openworkflow.KindWorkflow && expired:
 		e.failWaitLocked(f, a, openworkflow.Error{Name: "Error", Message: "Timed out waiting for child workflow to complete"})
 	case a.Kind == openworkflow.KindSignalWait && arrived: // also after the timeout (R99c)
-		a.Output = signalOutput(arrival.Data)
+		a.Output = signalOutput(result.Data)
 		e.bufferImpliedLocked(a)
 		f.resolveLocked(a.Output, nil)
 	case a.Kind == openworkflow.KindSignalWait && expired:
