@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// maxBatch is the number of inputs of one coalesced call.
+	// maxBatch is the number of creates, reads or cancels that share one call.
 	maxBatch = 500
 	// FullAt is the number of waiting inserts that are sent without a pause. Callers that
 	// insert concurrently should be twice as many, so that the pauses do not bound their

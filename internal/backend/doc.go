@@ -2,12 +2,13 @@
 // object, shared by everything in the process that reads or writes runs.
 //
 //	registry.go      Registry: which connection a Backend has, and whether it is usable
-//	connection.go    Connection: an open database, its coalesced calls and its hints
-//	coalescer.go     calls of the database that concurrent callers share
-//	store.go         Store: what is needed of a database
+//	connection.go    Connection: an open database, its hints, and how many creates, reads and
+//	                 cancels share a call (maxBatch, FullAt, insertPacing)
+//	coalescer.go     how concurrent calls become one
+//	store.go         Store: the interface to a database
 //
-// The states of an entry of the Registry, which the checks of Backends change by Publish
-// and Remove:
+// The states of an entry of the Registry. The check of a Backend calls Publish, its deletion
+// calls Remove:
 //
 //	             Publish(ready)
 //	unknown ──────────────────────> ready ──────────┐
@@ -20,7 +21,7 @@
 //
 // A failing Backend keeps its connection, as the database may come back. A deleted one
 // lingers, so that runs that were deleted with it can still be canceled. Publish closes
-// a connection that it replaces; the end of Start closes all.
+// a connection that it replaces; when Start returns, all are closed.
 //
 // The package knows no reconcilers and needs no controller-runtime manager: a replica that
 // stands by, an API server or a scheduler can hold a Registry as well. It decides nothing

@@ -27,7 +27,7 @@
 //	sweep.go                    the loop of each sweep over an open database
 //	sweep_deadlines.go          fails runs past their deadline
 //	sweep_rescue.go             makes due what a lost wake-up left waiting
-//	sweep_status.go             writes statuses that differ from their rows
+//	sweep_repair.go             writes statuses that differ from their rows
 //	sweep_orphans.go            cancels runs of deleted objects, clears leases of dead workers
 //	sweep_retention.go          removes runs that ended long ago
 //
@@ -35,6 +35,6 @@
 // a projection of the rows. One thing is decided from it: whether a run was started before
 // (status.runID) or has ended, so that a run whose row was removed is not started again.
 //
-// Every write is idempotent, and a sweep finds what an event would have told. So events may
+// Every write is idempotent, and a sweep finds what a lost event would have announced. So events may
 // be lost, repeated or out of order.
 package controller

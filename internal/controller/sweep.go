@@ -87,7 +87,7 @@ func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 	}
 	deadlines := &deadlineSweep{conn: conn, repairer: repairer}
 	rescue := &rescueSweep{conn: conn, repairer: repairer, every: s.Intervals.Rescue / 2}
-	status := &statusSweep{repairer: repairer, backends: s.Backends}
+	status := &repairSweep{repairer: repairer, backends: s.Backends}
 	retention := &retentionSweep{cache: s.Client, conn: conn, cluster: s.orphans.cluster}
 	orphans := func(ctx context.Context) error { return s.orphans.run(ctx, conn) }
 	return []sweep{

@@ -14,15 +14,16 @@ import (
 )
 
 const (
-	// reportTimeout is how long a live worker has to report a run that it has claimed or
-	// ended, beside the current delay of its reports. The worker gives up earlier.
+	// reportTimeout, plus the current delay of the worker's reports, is the time within which
+	// a live worker must report the start or the end of a run. It must be longer than the
+	// worker's own giveUpAfter (package reporter), so that both never write at once.
 	reportTimeout = 35 * time.Second
 	// maxReportDelay bounds the delay of reports that is added to a wait.
 	maxReportDelay = 10 * time.Minute
-	// ignoreFor is how long a worker that did not report in time is not waited for.
+	// ignoreFor is how long the manager does not wait for a worker that missed a report.
 	ignoreFor = 5 * time.Minute
-	// recheckPause is, beside the delay of reports, how long a wait goes on before the run
-	// is checked again, and maxRecheckPause its bound.
+	// A wait is interrupted after recheckPause plus the delay, after maxRecheckPause at the
+	// latest, to check the run again.
 	recheckPause, maxRecheckPause = 5 * time.Second, 30 * time.Second
 )
 
@@ -43,9 +44,11 @@ const (
 //
 // A row that may exist is read instead of inserted. How long a report may take:
 //
-//	the row was just inserted             FirstReport + delay
-//	a live worker has claimed or ended it (started_at | finished_at) + 35 s + delay - now
-//	until the run is checked again        min(the wait, 5 s + delay, 30 s)
+//	the row was just inserted              FirstReport + delay
+//	a live worker has claimed or ended it  (started_at | finished_at) + 35 s + delay - now
+//	until the run is checked again         min(the wait, 5 s + delay, 30 s)
+//
+// FirstReport is 2 s by default (Intervals, sweep.go).
 //
 // The delay is that of the run's worker or, before a claim, of the slowest live one. When
 // many runs end at once, their reports queue up in the worker, so a wait follows the
@@ -53,9 +56,10 @@ const (
 //
 //	delay = max(age of the report - 1 s, previous delay - time since the previous report)
 //
-// It is between 0 and 10 min, and 0 when no report has arrived for 35 s. A worker that lets
-// a wait pass is unresponsive for 5 min, as it may lack the right or the network to
-// report: the manager writes the status of its runs at once.
+// So a delay falls by one second each second, and one early report does not end it. It is
+// between 0 and 10 min, and 0 when no report has arrived for 35 s. A worker that misses a
+// wait is unresponsive for 5 min, as it may lack the right or the network to report: the
+// manager writes the status of its runs at once.
 type ReportTracker struct {
 	// OnTimeout is called with the name of an object that was not reported in time.
 	OnTimeout func(types.NamespacedName)
@@ -141,8 +145,8 @@ func (t *ReportTracker) removeLocked(key types.NamespacedName) trackedObject {
 }
 
 // ReportDelay returns how long the run's worker takes to report at the moment, and whether
-// it reports at all: it holds the run or has completed it, is one of these live workers,
-// runs in a pod, and is not unresponsive.
+// it reports at all. It does if it holds the run or has completed it, is one of these live
+// workers, runs in a pod, and is not unresponsive.
 func (t *ReportTracker) ReportDelay(run *openworkflow.Run, workers []store.Worker, now time.Time) (delay time.Duration, ok bool) {
 	process, ok := processOf(run)
 	if !ok {

@@ -1,7 +1,8 @@
 // Package poolspec makes the objects of a WorkerPool: a pool and its pod template in,
 // apply configurations out. It is pure; package controller applies what it returns.
 //
-//	specs.go       the service account, role, disruption budget and Deployment of a pool
+//	specs.go       the service account, role, disruption budget and Deployment of a pool; the
+//	               environment and probes that are added to the worker's container
 //	template.go    decoding and checking of spec.template
 //	names.go       names and label values of owned objects
 package poolspec

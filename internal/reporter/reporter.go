@@ -38,7 +38,8 @@ const (
 	// ongoingDelay is how long the report of a run that goes on is held back. If the run ends
 	// or changes before that, only its newest status is sent.
 	ongoingDelay = 400 * time.Millisecond
-	// giveUpAfter is how long a report is retried. The manager repairs what is left.
+	// giveUpAfter is how long a report is retried. The manager repairs what is left, after
+	// its reportTimeout, which must be longer.
 	giveUpAfter = 30 * time.Second
 	// sendTimeout bounds one request.
 	sendTimeout = 10 * time.Second

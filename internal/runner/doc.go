@@ -2,8 +2,8 @@
 // keeps their leases, and ends or hands back every run that it has claimed.
 //
 // The package knows no SQL and no Kubernetes. Package store is the authority on which pass
-// holds a run: it fences every write with the lease of the pass (P2), so no state here needs
-// to be trusted for safety.
+// holds a run: it refuses a write of a pass that no longer holds its run (P2). So wrong state
+// in this package cannot do harm.
 //
 // # Files
 //
@@ -14,9 +14,9 @@
 //	slots.go           how many runs are executed at once
 //	lease.go           heartbeats, and what they find out: lost, canceled, suspended
 //	flush.go           group commit: the one way in which passes write to the database
-//	pass.go            one execution of a run under one claim: its start and its final write
+//	pass.go            the start and the final write of a pass: one execution under one claim
 //	execution.go       the workflow's goroutine, and the outcomes with which it may end
-//	future.go          steps that were started (durable.Future), and when a run parks
+//	future.go          steps that run beside the workflow's goroutine; when a run parks
 //	step_function.go   function steps
 //	step_wait.go       what waiting steps have in common; sleeps and waits for signals
 //	step_child.go      child runs
@@ -27,16 +27,17 @@
 //	history_cache.go   the histories of runs that this worker has parked
 //	wait_poller.go     polls for children and signals while an execution is busy with a function
 //	notify_limiter.go  the rate of notifications
+//	retry.go           retries while the database does not answer
 //	sweep.go           the periodic rescue of runs where there is no manager
 //	report.go          the interface to what reports a run's status
 //	memoize.go         a constant that is true: stored steps are not executed again
-//	memoize_off.go     the same constant, false, for a test of the tests
+//	memoize_off.go     the same constant, false: proves that the tests notice repeated steps
 //
 // # The loops of a Runner
 //
 // Run starts them in three groups, and stops the groups one after the other:
 //
-//	until Drain (started)           announce, sweep, Store.Listen, claimLoop
+//	until Drain (field started)     announce, sweep, Store.Listen, claimLoop
 //	until the run is written        each pass, on goroutines of its own
 //	until Run returns (background)  flusher.group, leaseKeeper, waitPoller, notifyDue, notifyEnds
 //
@@ -56,7 +57,7 @@
 //	              │    checkpoint     ends the goroutine if the execution has to end,
 //	              │    flushRequired  makes durable what must be durable first,
 //	              │    runAttempt     calls the function, and puts its result into the writeBuffer.
-//	              │    The outcome is returned, retry later, parked, hand back, suspended or abandoned.
+//	              │    The outcome is one of: returned, retry later, parked, hand back, suspended, abandoned.
 //	              ├─ finish: writes the run's row and the writeBuffer in one transaction, claims the
 //	              │    next runs with it, and reports the run
 //	              └─ finishPass: frees the slot

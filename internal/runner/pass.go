@@ -15,22 +15,22 @@ import (
 
 // startPasses starts a pass for each of these runs, which were claimed together.
 func (r *Runner) startPasses(runs []openworkflow.Run) {
-	var resumed []*execution
+	var claimedBefore []*execution
 	for i := range runs {
 		e := newExecution(r, &runs[i])
 		r.leases.add(e.lease, e)
 		if e.run.Attempts > 1 {
-			resumed = append(resumed, e)
+			claimedBefore = append(claimedBefore, e)
 			continue
 		}
 		r.passes.Go(func() { r.runPass(e) })
 	}
-	if len(resumed) == 0 {
+	if len(claimedBefore) == 0 {
 		return
 	}
 	r.passes.Go(func() {
-		err := r.loadHistories(resumed)
-		for _, e := range resumed {
+		err := r.loadHistories(claimedBefore)
+		for _, e := range claimedBefore {
 			r.passes.Go(func() {
 				if err != nil {
 					r.finishPass(e)
@@ -67,7 +67,7 @@ func (r *Runner) finishPass(e *execution) {
 	r.leases.remove(e.lease)
 	r.waitPoller.remove(e)
 	e.buffer.stop()
-	e.revoke(durable.ErrLeaseLost) // a goroutine that is left behind must not write
+	e.revoke(durable.ErrLeaseLost) // the workflow's goroutine may still be running; it must not write
 	r.releaseSlots(1)
 }
 
@@ -124,8 +124,8 @@ func (e *execution) restoreHistory(h *history, arrived map[string]store.WaitResu
 	e.log().Debug("Loaded the history of a run", "attempts", e.run.Attempts, "completedSteps", h.summary.Completed)
 }
 
-// detachHistory returns the history for the cache. A goroutine of this execution that is left
-// behind sees another, empty one.
+// detachHistory returns the history for the cache. If the workflow's goroutine is still
+// running, it sees an empty history.
 func (e *execution) detachHistory() *history {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -229,10 +229,10 @@ func (r *Runner) finishReturned(e *execution, o outcome) {
 	}
 }
 
-// retryDecision decides whether a run is retried after an error of its function. A step that
-// has failed for good has used up its own retries, also when the error is wrapped, and the
-// policy of the workflow does not restart them (R77). That policy counts the failures of the
-// workflow itself, not claims (R97).
+// retryDecision decides whether a run is retried after an error of its function. If the error
+// is or wraps the final error of a step, the policy of the workflow does not retry: the step
+// has used up its own retries (R77). That policy counts the failures of the workflow itself,
+// not claims (R97).
 func (e *execution) retryDecision(err error) openworkflow.Decision {
 	policy := e.definition().Retry
 	payload := durable.EncodeError(err).Encode()

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
@@ -323,27 +322,4 @@ func (r *Runner) handBack(ctx context.Context, leases []openworkflow.Lease) int 
 		}
 	}
 	return handed
-}
-
-// databaseBackoff spaces out retries while the database does not answer.
-var databaseBackoff = backoff.Policy{First: 50 * time.Millisecond, Max: 2 * time.Second}
-
-// retry calls f until it succeeds or ctx ends, with backoff. It logs the first of several
-// failures in a row, and the recovery.
-func retry(ctx context.Context, log *slog.Logger, failure string, f func() error) error {
-	for failures := 0; ; {
-		err := f()
-		if err == nil {
-			if failures > 0 {
-				log.Info("Database answers again")
-			}
-			return nil
-		}
-		if failures++; failures == 1 && ctx.Err() == nil {
-			log.Warn(failure, "error", err)
-		}
-		if err := databaseBackoff.Wait(ctx, failures); err != nil {
-			return err
-		}
-	}
 }

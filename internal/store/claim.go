@@ -132,7 +132,9 @@ func dueFrom(start string) string {
 	return `r.namespace_id || '' = $1 AND r.available_at >= ` + start + ` AND r.available_at <= now() AND ` + ofServed
 }
 
-// claimReplacer fills in the parts that claimSQL and claimGivenBackSQL repeat.
+// claimReplacer fills in the parts that claimSQL and claimGivenBackSQL repeat. The order is also
+// that of operator_runs_new_idx and operator_runs_again_idx, of claimCursors, and of package
+// memstore: change all of them together.
 var claimReplacer = strings.NewReplacer(
 	"{due_again}", "r.status IN ('running', 'sleeping') AND "+dueFrom("s.again_from"),
 	"{pending}", "r.status = 'pending' AND "+dueFrom("s.new_from"),

@@ -14,27 +14,27 @@ type StepWrite struct {
 	openworkflow.Lease
 	// Attempt's ID, StepName, Kind, Status, Context, Output and Error are used. Status running
 	// inserts the row. Completed and failed end it, and insert it first if there is no running
-	// row. An attempt's id is never used for another attempt.
+	// row. Each attempt has an id of its own.
 	Attempt openworkflow.StepAttempt
 	// New says that no write of the attempt was ever sent, so the statement need not look for
-	// its row. If that is wrong, the call finds the row, and takes longer.
+	// its row. A wrong New costs time and nothing else: the batch is applied again without it.
 	New bool
 	// Elapsed is how long ago the attempt started. A write that inserts the row sets
 	// started_at to the server's now less Elapsed.
 	Elapsed time.Duration
 	// Child, not nil, is a run to create in the same transaction for an attempt of kind
 	// workflow, and to link with it in both directions (R98c). Its ID is required;
-	// WorkflowName, Version, Input and Context are used. It is due now. An attempt that has a
-	// child keeps it. An attempt without one is linked with the run that was created for it
-	// earlier, if there is one.
+	// WorkflowName, Version, Input and Context are used. It is due now. If the
+	// attempt is linked already, the link stays. If an earlier write created the child
+	// without linking it, this one links it.
 	Child *NewRun
 }
 
 // RunOp is what a RunWrite does with a leased run (R42).
 type RunOp int
 
-// Every RunOp ends the lease. A suspended run that stays open is not due before ResumeRuns,
-// whatever the operation says.
+// Every RunOp ends the lease. If the run is suspended and does not end, it is not due before
+// ResumeRuns, whatever At says.
 const (
 	// RunPark parks the run until At, or until it is woken.
 	RunPark RunOp = iota
@@ -76,8 +76,8 @@ type Batch struct {
 	// Steps are written first. Several writes of one attempt are written as one, with the
 	// outcome if one of them has it. Nil for none.
 	Steps []StepWrite
-	// Runs end leases, after all Steps. Of several for one lease the first is carried out
-	// and the others lose the lease. Nil for none.
+	// Runs end leases, after all Steps. Of several writes for one lease, the first is carried
+	// out; the others report ErrLeaseLost. Nil for none.
 	Runs []RunWrite
 	// Claim, not nil, is carried out after the writes, so that a worker that ends runs claims the
 	// next ones with them, also those that became due by the ends.
@@ -95,11 +95,11 @@ type BatchResult struct {
 	//	ErrInvalidJSON  a value of this write cannot be stored; nothing was written
 	//	ErrTooLarge     likewise
 	//
-	// A run write has the value error of a step write for the same lease, and is not
-	// carried out then.
+	// If a step write has a value that cannot be stored, the run write of the same lease gets
+	// the same error and is not carried out.
 	Steps, Runs []error
-	// Claimed are the runs that were claimed, in no order. They may be fewer than are due,
-	// and are none when a value cannot be stored.
+	// Claimed are the runs that were claimed, in no order. There may be fewer than are due.
+	// There are none if a value cannot be stored.
 	Claimed []openworkflow.Run
 }
 
@@ -117,11 +117,11 @@ type BatchResult struct {
 // claim locks runs last, and skips those that are locked.
 //
 // The error is about the database, not about a write. It is then unknown whether anything
-// was written: repeat the call, without Claim, whose worker ids may be in use. Claimed has
-// what is claimed for certain; the leases of other claims expire. Repeated writes change
-// nothing. Steps and RunComplete succeed again. The other operations leave no trace of the
-// worker id in the row, so they report ErrLeaseLost after a first success; in either case
-// the lease is over.
+// was written: repeat the call without Claim, as its worker ids may already be in rows.
+// Claimed lists the runs that are claimed for certain; other claims, if any, end with their
+// leases. Repeated writes change nothing. Steps and RunComplete succeed again. After the other
+// operations the row has no worker id, so a repetition reports ErrLeaseLost even if the first
+// call succeeded; in either case the lease is over.
 func (s *Store) ApplyAndClaim(ctx context.Context, batch Batch) (BatchResult, error) {
 	c := s.newClaim(batch.Claim)
 	result, err := s.applyOnce(ctx, batch, c)

@@ -31,10 +31,10 @@ const (
 	maxProgressInterval = time.Minute
 )
 
-// statusSweep keeps the status of one Backend's open objects equal to their rows. It
+// repairSweep keeps the status of one Backend's open objects equal to their rows. It
 // writes what workers did not report: OpenWorkflow's own workers never report, dead ones
 // cannot, and a run that waits has no worker.
-type statusSweep struct {
+type repairSweep struct {
 	repairer *statusRepairer
 	backends *backend.Registry
 	// memo is that of the previous sweep, and served what its live workers served.
@@ -89,7 +89,7 @@ func (m passMark) check(shown *v1alpha1.WorkflowRunStatus, claim int, every time
 }
 
 // run compares all open objects of the Backend with their rows.
-func (s *statusSweep) run(ctx context.Context) error {
+func (s *repairSweep) run(ctx context.Context) error {
 	f, err := s.refreshFleet(ctx)
 	if err != nil {
 		return err
@@ -110,7 +110,7 @@ func (s *statusSweep) run(ctx context.Context) error {
 
 // refreshFleet reads which workers are live, and notifies the pools when what they serve
 // has changed.
-func (s *statusSweep) refreshFleet(ctx context.Context) (*fleet, error) {
+func (s *repairSweep) refreshFleet(ctx context.Context) (*fleet, error) {
 	conn := s.repairer.conn
 	workers, err := conn.Store.Workers(ctx, liveWithin)
 	if err != nil {
