@@ -84,13 +84,13 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 	if req.Deleted != "" {
 		return ctrl.Result{}, r.cancelDeleted(ctx, req)
 	}
-	run, hasRow, err := r.get(ctx, req.NamespacedName)
+	run, known, err := r.get(ctx, req.NamespacedName)
 	if err != nil || run == nil {
 		return ctrl.Result{}, err
 	}
 	r.reports.Track(req.NamespacedName, run.UID, backend.NameOf(run.Spec.BackendRef))
 	defer r.reports.Release(req.NamespacedName) // unless its report is expected
-	seen, conn, err := r.observe(ctx, run, hasRow)
+	seen, conn, err := r.observe(ctx, run, known)
 	if err != nil {
 		return r.handleError(ctx, &seen, err)
 	}
@@ -105,34 +105,48 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 	return ctrl.Result{RequeueAfter: plan.RequeueAfter}, nil
 }
 
+// unreported is what the tracker knows of an object whose status does not show its row.
+type unreported struct {
+	// hasRow is true if its row may exist.
+	hasRow bool
+	// wait is how much longer its first report is expected.
+	wait time.Duration
+}
+
 // get returns the object, which must not be changed, or nil when there is nothing to do
-// for it. HasRow says that its row may exist though its status does not show it.
-func (r *WorkflowRunReconciler) get(ctx context.Context, key types.NamespacedName) (run *v1alpha1.WorkflowRun, hasRow bool, err error) {
-	run = &v1alpha1.WorkflowRun{}
+// for it.
+func (r *WorkflowRunReconciler) get(ctx context.Context, key types.NamespacedName) (*v1alpha1.WorkflowRun, unreported, error) {
+	run := &v1alpha1.WorkflowRun{}
 	if err := r.Get(ctx, key, run, client.UnsafeDisableDeepCopy); client.IgnoreNotFound(err) != nil {
-		return nil, false, err
+		return nil, unreported{}, err
 	}
-	tracked, backendName := r.reports.Remove(key)
+	tracked, backendName, wait := r.reports.Remove(key)
 	if tracked != "" && tracked != run.UID {
 		// The deletion of the previous object may have been handled before its row existed.
 		if err := r.cancelDeleted(ctx, runRequest{NamespacedName: key, Deleted: tracked, Backend: backendName}); err != nil {
-			return nil, false, err
+			return nil, unreported{}, err
 		}
 	}
 	if run.UID == "" || !needsReconcile(run) { // it is gone, or was reported after it was queued
-		return nil, false, nil
+		return nil, unreported{}, nil
 	}
-	return run, tracked == run.UID, nil
+	if tracked != run.UID {
+		return run, unreported{}, nil
+	}
+	return run, unreported{hasRow: true, wait: wait}, nil
 }
 
 // observe gathers what a plan is made from. It reads the row only when the plan depends on
-// it. HasRow says that there may be one, whatever the object's status says.
-func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.WorkflowRun, hasRow bool) (runSeen, *backend.Connection, error) {
-	seen := runSeen{Run: run, Cluster: r.Cluster, RunID: run.Status.RunID, FirstReport: r.FirstReport, Now: r.Clock.Now()}
+// it.
+func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.WorkflowRun, known unreported) (runSeen, *backend.Connection, error) {
+	seen := runSeen{
+		Run: run, Cluster: r.Cluster, RunID: run.Status.RunID,
+		FirstReport: r.FirstReport, FirstReportLeft: known.wait, Now: r.Clock.Now(),
+	}
 	if run.Status.State.Terminal() {
 		return seen, nil, nil
 	}
-	if hasRow && seen.RunID == "" {
+	if known.hasRow && seen.RunID == "" {
 		seen.RunID = string(run.UID)
 	}
 	key := backend.KeyOf(run.Namespace, run.Spec.BackendRef)

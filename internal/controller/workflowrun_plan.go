@@ -44,8 +44,9 @@ type runSeen struct {
 	// JustInserted says that this reconcile has inserted the row. It was not read since; a
 	// worker may have claimed it already.
 	JustInserted bool
-	// FirstReport is how long a worker may take to claim a new run and report it.
-	FirstReport time.Duration
+	// FirstReport is how long a worker may take to claim a new run and report it, and
+	// FirstReportLeft what is left of that, if an earlier reconcile inserted the row.
+	FirstReport, FirstReportLeft time.Duration
 	// Done are the actions that this reconcile has carried out.
 	Done []runAction
 	Now  time.Time
@@ -119,8 +120,11 @@ func planRun(seen runSeen) runPlan {
 // planProjection writes the row's status, unless its worker is about to report first.
 func planProjection(seen runSeen) runPlan {
 	wait, overdue := seen.firstReportWait()
-	if wait > 0 {
+	switch {
+	case wait > 0:
 		return expectReport(seen, wait)
+	case seen.Row.Attempts == 0 && seen.FirstReportLeft > 0:
+		return expectReport(seen, seen.FirstReportLeft)
 	}
 	plan := statusPlan(runStatus(seen))
 	plan.Overdue = overdue

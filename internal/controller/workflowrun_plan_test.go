@@ -232,6 +232,16 @@ func TestPlanRun_WaitsForTheWorkersFirstReport(t *testing.T) {
 			row:    openworkflow.Run{ID: "uid", Status: openworkflow.RunPending, Context: ref},
 			change: func(s *runSeen) { s.WorkerReports = false }, want: want{state: v1alpha1.RunPending},
 		},
+		"claimed by none of them, and queued before the first report is late": {
+			row:    openworkflow.Run{ID: "uid", Status: openworkflow.RunPending, Context: ref},
+			change: func(s *runSeen) { s.WorkerReports, s.FirstReportLeft = false, 1500*time.Millisecond },
+			want:   want{expect: 1500 * time.Millisecond},
+		},
+		"claimed by a worker that does not report, and queued before the first report is late": {
+			row:    claimed,
+			change: func(s *runSeen) { s.WorkerReports, s.FirstReportLeft = false, 1500*time.Millisecond },
+			want:   want{state: v1alpha1.RunRunning},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

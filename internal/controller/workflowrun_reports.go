@@ -74,6 +74,7 @@ type trackedObject struct {
 	uid     types.UID
 	backend string
 	timer   *time.Timer // nil until a report is expected
+	until   time.Time   // when the timer fires
 }
 
 // workerReports is what is known of one worker process.
@@ -105,6 +106,7 @@ func (t *ReportTracker) ExpectWithin(key types.NamespacedName, wait time.Duratio
 	defer t.mu.Unlock()
 	if object, ok := t.objects[key]; ok && wait > 0 {
 		object.timer = time.AfterFunc(wait, func() { t.OnTimeout(key) })
+		object.until = time.Now().Add(wait)
 		t.objects[key] = object
 	}
 }
@@ -127,12 +129,13 @@ func (t *ReportTracker) Release(key types.NamespacedName) {
 	}
 }
 
-// Remove removes the object of this name and returns its uid and Backend, or nothing.
-func (t *ReportTracker) Remove(key types.NamespacedName) (uid types.UID, backend string) {
+// Remove removes the object of this name. It returns its uid and Backend, or nothing, and how
+// much longer its report is expected.
+func (t *ReportTracker) Remove(key types.NamespacedName) (uid types.UID, backend string, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	object := t.removeLocked(key)
-	return object.uid, object.backend
+	return object.uid, object.backend, max(0, time.Until(object.until))
 }
 
 func (t *ReportTracker) removeLocked(key types.NamespacedName) trackedObject {

@@ -55,11 +55,11 @@ func TestReportTracker_TimesOutOnlyWithoutAReport(t *testing.T) {
 		reports.Confirm(named("reported"), "uid")
 		reports.Confirm(named("created anew"), "another")
 		reports.Confirm(named("unknown"), "uid")
-		if uid, backend := reports.Remove(named("removed")); uid != "uid" || backend != "default" {
-			t.Errorf("removed %q of %q", uid, backend)
+		if uid, backend, wait := reports.Remove(named("removed")); uid != "uid" || backend != "default" || wait != 2*time.Second {
+			t.Errorf("removed %q of %q, expected for another %v", uid, backend, wait)
 		}
-		if uid, _ := reports.Remove(named("removed")); uid != "" {
-			t.Errorf("removed %q a second time", uid)
+		if uid, _, wait := reports.Remove(named("removed")); uid != "" || wait != 0 {
+			t.Errorf("removed %q a second time, expected for another %v", uid, wait)
 		}
 		got := []timeout{<-timeouts, <-timeouts, <-timeouts}
 		slices.SortFunc(got[:2], func(a, b timeout) int { return len(b.name) - len(a.name) })
@@ -71,8 +71,8 @@ func TestReportTracker_TimesOutOnlyWithoutAReport(t *testing.T) {
 		if len(timeouts) > 0 {
 			t.Errorf("%v has timed out, too", <-timeouts)
 		}
-		if uid, _ := reports.Remove(named("overdue")); uid != "uid" {
-			t.Errorf("a timeout removes the object: %q is left", uid)
+		if uid, _, wait := reports.Remove(named("overdue")); uid != "uid" || wait != 0 {
+			t.Errorf("after its timeout, the object %q is left, expected for another %v", uid, wait)
 		}
 		if n := len(reports.objects); n != 2 { // "created anew" and "later"
 			t.Errorf("%d objects are left: %v", n, reports.objects)
