@@ -84,12 +84,15 @@ func durableFutures(futures []Pending) ([]durable.Future, error) {
 
 // Map calls fn for each item and returns the results in the order of the items. Each call is
 // a step of this name ("name", "name:1", …). At most limit of them run at a time; zero or
-// less means no limit. When one has failed after its last attempt, Map starts no further
-// ones, waits for those that are running, and returns the first error in the order of the
-// items.
+// less means no limit.
+//
+// When one has failed after its last attempt, Map starts no further ones, waits for those
+// that are running, and returns the first error in the order of the items. An item that was
+// not started is never started by a later execution. All items have their durable names from
+// the beginning, so that steps after Map keep theirs.
 //
 // The items must be the same at every execution: take them from the workflow's input or from
-// the result of a step. Each item counts towards the step limit of the run
+// the result of a step. Each started item counts towards the step limit of the run
 // ([workflow.StepLimit]). For many thousands of items, start child runs with a part each.
 func Map[In, Out any](
 	ctx context.Context, name string, items []In, limit int, fn func(ctx context.Context, item In) (Out, error), options ...Option,
@@ -98,38 +101,65 @@ func Map[In, Out any](
 	if err != nil {
 		return nil, err
 	}
+	names, err := execution.Reserve(name, len(items))
+	if err != nil {
+		return nil, err
+	}
 	if limit <= 0 {
 		limit = len(items)
 	}
-	var futures []*Future[Out]
+	futures := make([]*Future[Out], 0, len(items))
 	var running []durable.Future // of the futures, those not known to have a result
-	failed := false
-	for _, item := range items {
-		for len(running) >= limit && !failed {
-			i := execution.AwaitAny(running)
-			_, err := running[i].Await()
-			failed = err != nil
-			running = append(running[:i], running[i+1:]...)
-		}
+	for i, item := range items {
+		// All results are read before the next item starts, not only those that make room
+		// for it: a replay finds them at once, and must stop where the first execution did.
+		var failed bool
+		running, failed = drain(execution, running, max(0, len(running)-limit+1))
 		if failed {
 			break
 		}
-		f := Go(ctx, name, func(ctx context.Context) (Out, error) { return fn(ctx, item) }, options...)
+		call := functionStep(name, func(ctx context.Context) (Out, error) { return fn(ctx, item) }, options)
+		call.Reserved = names[i]
+		f := startStep(ctx, name, call, decode[Out])
 		if f.err != nil {
 			return nil, f.err
 		}
 		futures, running = append(futures, f), append(running, f.future)
 	}
-	results := make([]Out, len(futures))
+	return results(futures)
+}
+
+// drain waits until at least n of the futures have resolved. It returns those that have
+// not, and whether any has failed.
+func drain(execution durable.Execution, futures []durable.Future, n int) (unresolved []durable.Future, failed bool) {
+	resolved := execution.AwaitSome(futures, n)
+	for _, i := range resolved {
+		if _, err := futures[i].Await(); err != nil {
+			failed = true
+		}
+	}
+	for i, f := range futures {
+		if len(resolved) > 0 && resolved[0] == i {
+			resolved = resolved[1:]
+			continue
+		}
+		unresolved = append(unresolved, f)
+	}
+	return unresolved, failed
+}
+
+// results awaits all futures, and returns their results or the first error in their order.
+func results[T any](futures []*Future[T]) ([]T, error) {
+	values := make([]T, len(futures))
 	var first error
 	for i, f := range futures {
 		var err error
-		if results[i], err = f.Await(); err != nil && first == nil {
+		if values[i], err = f.Await(); err != nil && first == nil {
 			first = err
 		}
 	}
 	if first != nil {
 		return nil, first
 	}
-	return results, nil
+	return values, nil
 }

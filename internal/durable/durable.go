@@ -45,8 +45,11 @@ type Step interface{ step() }
 
 // FunctionStep calls a function and stores its output.
 type FunctionStep struct {
-	Name  string
-	Retry openworkflow.RetryPolicy
+	Name string
+	// Reserved is a durable name that Execution.Reserve returned for Name. Empty means that
+	// the step gets its durable name when it starts.
+	Reserved string
+	Retry    openworkflow.RetryPolicy
 	// MaxDuration bounds one call of the function; zero means no bound.
 	MaxDuration time.Duration
 	// Call runs the author's function and encodes its result; nil stands for null.
@@ -110,9 +113,13 @@ type Execution interface {
 	// Select waits until one of the futures has resolved, and returns its index. The index is
 	// stored under the name: later executions return the same one.
 	Select(name string, futures []Future) (int, error)
-	// AwaitAny waits until one of the futures has resolved, and returns the index of one that
-	// has. Later executions may return another one.
-	AwaitAny(futures []Future) int
+	// Reserve gives n steps of this name their durable names, in order, before they
+	// start. The names do not depend on which of them start, or when.
+	Reserve(name string, n int) ([]string, error)
+	// AwaitSome waits until at least n of the futures have resolved, and returns the
+	// indexes of all that have, in order. With n = 0 it does not wait. A later execution
+	// may find more of them resolved, never fewer of those whose results are stored.
+	AwaitSome(futures []Future, n int) []int
 }
 
 // Future is a step that was started.

@@ -74,26 +74,39 @@ func (f *future) Await() (json.RawMessage, error) {
 	return f.output, f.err
 }
 
-// AwaitAny (might not return) implements durable.Execution.
-func (e *execution) AwaitAny(futures []durable.Future) int {
+// Reserve (might not return) implements durable.Execution.
+func (e *execution) Reserve(base string, n int) ([]string, error) {
 	e.enterVerb()
 	defer e.exitVerb()
-	return e.awaitAny(futures)
+	names := make([]string, n)
+	for i := range names {
+		var err error
+		if names[i], err = e.durableName(base); err != nil {
+			return nil, err
+		}
+	}
+	return names, nil
 }
 
-// awaitAny (might not return) is AwaitAny without enterVerb.
-func (e *execution) awaitAny(futures []durable.Future) int {
-	first := -1
+// AwaitSome (might not return) implements durable.Execution.
+func (e *execution) AwaitSome(futures []durable.Future, n int) []int {
+	e.enterVerb()
+	defer e.exitVerb()
+	return e.awaitSome(futures, n)
+}
+
+// awaitSome (might not return) is AwaitSome without enterVerb.
+func (e *execution) awaitSome(futures []durable.Future, n int) (resolved []int) {
 	e.await(func() bool {
+		resolved = resolved[:0]
 		for i, f := range futures {
 			if f.(*future).resolved {
-				first = i
-				return true
+				resolved = append(resolved, i)
 			}
 		}
-		return false
+		return len(resolved) >= n
 	})
-	return first
+	return resolved
 }
 
 // Select (might not return) implements durable.Execution. The choice is stored as the output of a
@@ -118,7 +131,7 @@ func (e *execution) Select(base string, futures []durable.Future) (int, error) {
 		}
 		return index, err
 	}
-	index := e.awaitAny(futures)
+	index := e.awaitSome(futures, 1)[0]
 	attempt := e.newAttempt(name, openworkflow.KindFunction, nil)
 	attempt.Status = openworkflow.StepCompleted
 	attempt.Output = json.RawMessage(fmt.Sprint(index))

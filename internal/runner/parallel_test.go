@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -378,6 +379,55 @@ func TestMapBoundsItsParallelismAndKeepsTheOrder(t *testing.T) {
 	}
 	if got := b.completed(b.start(w, `[]`)); got != "[]" {
 		t.Errorf("output for no items is %s", got)
+	}
+}
+
+// P1: which items start depends on what is stored, not on what came first; and the names
+// of later steps do not depend on how many started.
+func TestP1MapStartsNoItemOnReplayThatItRefusedBefore(t *testing.T) {
+	b := newBench(t)
+	failed := make(chan struct{}) // closed once the failure of B is stored
+	var mu sync.Mutex
+	called := map[string]int{}
+	var before map[string]int // called when Map returned for the first time
+	w := workflow.Define("map", func(ctx context.Context, items []string) (string, error) {
+		_, err := step.Map(ctx, "x", items, 2, func(_ context.Context, item string) (string, error) {
+			mu.Lock()
+			called[item]++
+			mu.Unlock()
+			if item == "B" {
+				return "", step.NonRetryable(errors.New("B cannot be done"))
+			}
+			<-failed // A is still running while B fails
+			return item, nil
+		})
+		if err == nil {
+			return "", errors.New("the map did not fail")
+		}
+		mu.Lock()
+		if before == nil {
+			before = maps.Clone(called)
+		}
+		mu.Unlock()
+		if err := step.Sleep(ctx, "pause", time.Millisecond); err != nil {
+			return "", err
+		}
+		return step.Run(ctx, "x", func(context.Context) (string, error) { return "after", nil })
+	})
+	b.work(runner.Options{}, w)
+	id := b.start(w, `["A", "B", "C", "D"]`)
+	b.await(id, "past the failure of B", func(*openworkflow.Run) bool { return b.outcomes(id)["x:1"] == "failed" })
+	close(failed)
+	if got := b.completed(id); got != `"after"` {
+		t.Errorf("output is %s", got)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if diff := cmp.Diff(before, called); diff != "" {
+		t.Errorf("calls when the map had failed, and at the end (-want +got):\n%s", diff)
+	}
+	if got := b.outcomes(id)["x:4"]; got != "completed" {
+		t.Errorf("the step after the map is not stored as x:4: %v", b.outcomes(id))
 	}
 }
 

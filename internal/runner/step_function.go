@@ -58,9 +58,12 @@ func (e *execution) waitForRetry(name string, at time.Time, failure json.RawMess
 
 // startFunction (might not return) starts a function step on a goroutine of its own.
 func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep) (*future, error) {
-	name, err := e.durableName(step.Name)
-	if err != nil {
-		return nil, err
+	name := step.Reserved
+	if name == "" {
+		var err error
+		if name, err = e.durableName(step.Name); err != nil {
+			return nil, err
+		}
 	}
 	if output, known, err := e.replay(name, step.Retry); known {
 		return &future{e: e, name: name, resolved: true, output: output, err: err}, nil

@@ -79,7 +79,9 @@ func (x *interpreter) node(ctx context.Context, n Node) (trace []string, err err
 			items[i] = i
 		}
 		values, err := step.Map(ctx, n.Name, items, n.Limit, func(ctx context.Context, item int) (int, error) {
-			_, err := n.call(ctx)
+			each := n
+			each.Fatal = n.Fatal && item >= n.Item
+			_, err := each.call(ctx)
 			return 2 * item, err
 		}, step.Retry(x.policy(n.Attempts)))
 		return []string{fmt.Sprint("mapped ", values)}, err

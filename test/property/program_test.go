@@ -32,8 +32,10 @@ type Node struct {
 	Units int `json:"units,omitempty"`
 	// Signal is what is waited for. There is one wait for each signal.
 	Signal string `json:"signal,omitempty"`
-	// Limit bounds how many items of a map are under way.
+	// Limit bounds how many items of a map are under way. If the map is fatal, Item is the
+	// first item that fails for good.
 	Limit int `json:"limit,omitempty"`
+	Item  int `json:"item,omitempty"`
 	// Branches are what a parallel or a select node begins.
 	Branches []Node `json:"branches,omitempty"`
 	// Child is what a child run does.
@@ -93,7 +95,11 @@ func (g *generator) node(depth int) Node {
 	case n < 12:
 		return Node{Op: opSend, Name: g.name()}
 	case n < 13:
-		return Node{Op: opMap, Name: g.name(), Value: g.IntN(5), Limit: g.IntN(4), Fails: g.IntN(2), Attempts: 3}
+		node := Node{Op: opMap, Name: g.name(), Value: g.IntN(6), Limit: g.IntN(4), Fails: g.IntN(3), Attempts: 1 + g.IntN(3), Catch: g.IntN(2) == 0}
+		if node.Value > 0 && g.IntN(2) == 0 {
+			node.Item, node.Fatal = g.IntN(node.Value), true
+		}
+		return node
 	case n < 17:
 		node := Node{Op: opParallel, Catch: g.IntN(2) == 0}
 		for range 2 + g.IntN(3) {
