@@ -115,6 +115,11 @@ property: ## Run random workflows with a crash at each write; "make test" runs f
 	hack/require.sh postgres
 	go test ./test/property -count=1 -timeout 2h $(or $(TESTFLAGS),-programs=10000 -postgres-programs=500)
 
+.PHONY: test-postgres
+test-postgres: ## Run the tests that need a database on VERSIONS of Postgres ("15 16 17 18").
+	hack/postgres-versions.sh "$(or $(VERSIONS),15 16 17 18)" \
+		go test -count=1 -timeout 15m $(TESTFLAGS) ./internal/store ./internal/conformance ./internal/runner ./client
+
 .PHONY: bench
 bench: envtest ## Run all benchmarks beside a pgbench baseline; writes dist/bench/report.txt.
 	hack/require.sh postgres

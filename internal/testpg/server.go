@@ -210,8 +210,12 @@ func (s *Server) initialize() error {
 	return nil
 }
 
-// binaries returns the directory of the newest Postgres of the machine.
+// binaries returns the directory of Postgres' programs: TEST_POSTGRES_BIN, or else
+// that of the newest Postgres of the machine.
 func binaries() (string, error) {
+	if dir := os.Getenv("TEST_POSTGRES_BIN"); dir != "" {
+		return dir, nil
+	}
 	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(dirs) > 0 {
 		version := func(i int) int {

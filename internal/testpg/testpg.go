@@ -2,8 +2,9 @@
 // process shares, or a server of their own that they may stop.
 //
 // The server is the machine's Postgres (Debian's, or the one on the PATH). It ends with the
-// test process, however that ends. TEST_POSTGRES_URL names a server to use instead; its role
-// must be allowed to create databases and roles.
+// test process, however that ends. TEST_POSTGRES_BIN names a directory with the programs of
+// another version. TEST_POSTGRES_URL names a server to use instead; its role must be allowed to
+// create databases and roles.
 package testpg
 
 import (
