@@ -443,10 +443,10 @@ func TestGet_ShowsTheRow(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.exec(`INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, version, status, idempotency_key, config, input, output, error,
-	attempts, worker_id, available_at, deadline_at, started_at, finished_at, created_at, updated_at, suspended_at)
-VALUES ('default', 'x', 'wf', '2', 'sleeping', 'k', '{}', '1', '2', '{"message":"no"}',
-	3, 'w', '2026-01-01', '2026-01-02', '2026-01-03', '2026-01-04', '2026-01-05', '2026-01-06', '2026-01-07'),
-	('default', 'y', 'wf', NULL, 'pending', NULL, '{}', NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL, '2026-01-05', '2026-01-06', NULL);
+	attempts, worker_id, available_at, deadline_at, started_at, finished_at, created_at, updated_at)
+VALUES ('default', 'x', 'wf', '2', 'sleeping', 'k', jsonb_build_object('openworkflow.dev/suspendedAt', extract(epoch FROM timestamptz '2026-01-07')), '1', '2', '{"message":"no"}',
+	3, 'w', '2026-01-01', '2026-01-02', '2026-01-03', '2026-01-04', '2026-01-05', '2026-01-06'),
+	('default', 'y', 'wf', NULL, 'pending', NULL, '{}', NULL, NULL, NULL, 0, NULL, NULL, NULL, NULL, NULL, '2026-01-05', '2026-01-06');
 INSERT INTO openworkflow.step_attempts (namespace_id, id, workflow_run_id, step_name, kind, status, config, context, output, error, started_at, finished_at, created_at, updated_at)
 VALUES ('default', 's', 'x', 'nap', 'sleep', 'succeeded', '{}', '{"kind":"sleep","resumeAt":"2026-02-01T00:00:00.000Z"}', NULL, NULL, '2026-01-03', '2026-01-04', '2026-01-05', '2026-01-06'),
 	('default', 't', 'x', 'wait', 'signal-wait', 'failed', '{}', '{"kind":"signal-wait","signal":"go","timeoutAt":"never"}', '{"data":1}', '{"name":"E","message":"no"}', '2026-01-03', NULL, '2026-01-06', '2026-01-06')`)

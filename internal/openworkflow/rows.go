@@ -74,9 +74,9 @@ type Run struct {
 	FinishedAt          *time.Time
 	CreatedAt           time.Time
 	UpdatedAt           time.Time
-	// SuspendedAt is a column of ours: not nil while the run may not be claimed.
+	// SuspendedAt is ours, in the run's config: not nil while the run may not be claimed.
 	SuspendedAt *time.Time
-	// Failures is a column of ours: how often the workflow itself has failed. Other ends of a
+	// Failures is ours, in the run's config: how often the workflow itself has failed. Other ends of a
 	// pass, such as a sleep or the retry of a step, are not counted.
 	Failures int
 }

@@ -119,9 +119,9 @@ RETURNING {run}, c.again, c.available_at`
 // ofServed says that the run r is of the workflow s, not suspended, and before its deadline.
 // The coalesced version is for the indexes. The comparison is exact (R61): no version is not
 // the empty version.
-const ofServed = `r.workflow_name = s.workflow_name
+var ofServed = `r.workflow_name = s.workflow_name
 		AND coalesce(r.version, '') = coalesce(s.version, '') AND (r.version IS NULL) = (s.version IS NULL)
-		AND r.suspended_at IS NULL
+		AND NOT ` + isSuspended("r") + `
 		AND (r.deadline_at IS NULL OR r.deadline_at > now())`
 
 // dueFrom says that a run of the namespace is due, and not before the position start. The

@@ -127,17 +127,20 @@ type newRow struct {
 }
 
 // insertRunsSQL inserts one run for each element of the arrays (R50). A suspended run keeps
-// its due time in resume_at. Runs that are due at once get due times in their order, a
+// its due time in its config. Runs that are due at once get due times in their order, a
 // microsecond apart, because a cursor of claims must be able to stop between any two of them.
-const insertRunsSQL = `
+var insertRunsSQL = `
 INSERT INTO {schema}.workflow_runs (
 	namespace_id, id, workflow_name, version, status, idempotency_key, config, context, input, attempts,
-	available_at, resume_at, suspended_at, deadline_at, created_at, updated_at
+	available_at, deadline_at, created_at, updated_at
 )
-SELECT $1, n.id, n.workflow_name, n.version, 'pending', n.idempotency_key, '{}', n.context::jsonb, n.input::jsonb, 0,
+SELECT $1, n.id, n.workflow_name, n.version, 'pending', n.idempotency_key,
+	CASE WHEN n.suspended
+		THEN ` + timeEntry(configSuspendedAt, "now()") + ` || ` + timeEntry(configResumeAt, "coalesce(n.available_at, now())") + `
+		ELSE '{}'
+	END,
+	n.context::jsonb, n.input::jsonb, 0,
 	CASE WHEN NOT n.suspended THEN coalesce(n.available_at, now() - (cardinality($2::text[]) - n.ordinal) * interval '1 us') END,
-	CASE WHEN n.suspended THEN coalesce(n.available_at, now()) END,
-	CASE WHEN n.suspended THEN now() END,
 	n.deadline_at, date_trunc('milliseconds', now()), now()
 FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
 	$8::timestamptz[], $9::timestamptz[], $10::bool[], $11::interval[]) WITH ORDINALITY
@@ -146,14 +149,14 @@ FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text
 
 // insertPlainSQL inserts runs without a key. A conflict means that the run exists. Primary
 // key.
-const insertPlainSQL = insertRunsSQL + `
+var insertPlainSQL = insertRunsSQL + `
 ORDER BY n.ordinal
 ON CONFLICT (namespace_id, id) DO NOTHING
 RETURNING id`
 
 // insertKeyedSQL inserts the first run of each key that no run holds. It reads
 // workflow_runs_workflow_name_idempotency_key_created_at_idx and follows lockKeysSQL.
-const insertKeyedSQL = insertRunsSQL + `
+var insertKeyedSQL = insertRunsSQL + `
 WHERE NOT EXISTS (
 	SELECT
 	FROM {schema}.workflow_runs r

@@ -27,7 +27,7 @@ func TestCreateRuns_R50(t *testing.T) {
 	for expression, want := range map[string]string{
 		"status": "pending", "attempts": "0", "config": "{}", "version": "NULL", "input": "NULL", "context": "NULL",
 		"idempotency_key": "NULL", "available_at = updated_at": "true", "deadline_at": "NULL", "worker_id": "NULL",
-		"created_at = date_trunc('milliseconds', updated_at)": "true", "started_at": "NULL", "suspended_at": "NULL",
+		"created_at = date_trunc('milliseconds', updated_at)": "true", "started_at": "NULL",
 	} {
 		f.expect(plain, expression, want)
 	}

@@ -47,6 +47,7 @@
 //	migrations.go      the migrations: OpenWorkflow's, then ours
 //	rows.go            the columns of runs and step attempts, and how they are scanned
 //	fragments.go       SQL that several statements have in common
+//	fragments_config.go  what we keep in a run's config
 //
 //	create.go          CreateRuns, idempotency keys
 //	claim.go           Claim, ClaimRequest, the cursors of claims

@@ -1,7 +1,5 @@
 package store
 
-import "strings"
-
 // This file has the SQL that several statements have in common.
 
 // idTable is the table of the ids $2, each once. Statements join it, including the namespace,
@@ -16,6 +14,13 @@ const (
 	endedStatuses = `'completed', 'succeeded', 'failed', 'canceled'`
 )
 
+// isOpen says that the run has not ended. The CASE makes the planner find the run by its id.
+// Without it, Postgres 18 walks all open runs by an index on the status until the tables are
+// first analyzed.
+func isOpen(run string) string {
+	return `CASE WHEN ` + run + `.status IN (` + openStatuses + `) THEN true ELSE false END`
+}
+
 // heldBy is the fence of every write of a pass (R45, R46): the run r is executed under
 // this worker id, an SQL expression. The CASE makes the planner find the run by its id.
 // Without it, the planner may walk a partial index of all executed runs.
@@ -23,18 +28,18 @@ func heldBy(workerID string) string {
 	return `CASE r.status WHEN 'running' THEN r.worker_id = ` + workerID + ` ELSE false END`
 }
 
-// makeDue is the part of a SET clause that makes a run due now (R42). A suspended run has no
-// available_at, and keeps its due time in resume_at.
+// makeDue is the part of a SET clause that makes a run due now (R42), or once it is
+// resumed if it is suspended.
 func makeDue(run string) string {
-	return strings.ReplaceAll(`available_at = CASE WHEN p.suspended_at IS NULL THEN now() END,
-	resume_at    = CASE WHEN p.suspended_at IS NULL THEN p.resume_at ELSE now() END,
-	updated_at   = now()`, "p.", run+".")
+	return `available_at = CASE WHEN NOT ` + isSuspended(run) + ` THEN now() END,
+	config       = CASE WHEN ` + isSuspended(run) + ` THEN ` + configOf(run) + ` || ` + timeEntry(configResumeAt, "now()") + ` ELSE ` + run + `.config END,
+	updated_at   = now()`
 }
 
 // notDue says that a wake would make the run p due earlier (R42).
-const notDue = `CASE
-		WHEN p.suspended_at IS NULL THEN p.available_at IS NULL OR p.available_at > now()
-		ELSE p.resume_at IS NULL OR p.resume_at > now()
+var notDue = `CASE
+		WHEN NOT ` + isSuspended("p") + ` THEN p.available_at IS NULL OR p.available_at > now()
+		ELSE coalesce(` + configTime("p", configResumeAt) + ` > now(), true)
 	END`
 
 // parked says that the run p has started and no worker executes it (R40). The CASE keeps the

@@ -40,7 +40,7 @@ UPDATE {schema}.workflow_runs r
 SET available_at = now() + $4::interval, updated_at = now()
 FROM held h
 WHERE r.namespace_id = h.namespace_id AND r.id = h.id
-RETURNING r.id, r.worker_id, r.suspended_at IS NOT NULL, r.deadline_at`
+RETURNING r.id, r.worker_id, ` + isSuspended("r") + `, r.deadline_at`
 
 // Heartbeat extends the leases that are still held to d from now. It returns the state of each
 // lease, in the same order.
@@ -123,18 +123,21 @@ func (s *Store) ReleaseLeases(ctx context.Context, podUID, exceptProcess string)
 
 // suspendSQL leaves the lease of a run that a worker executes. The worker learns of the
 // suspension by Heartbeat. Primary key, locks in the order of ids.
-const suspendSQL = `
+var suspendSQL = `
 WITH open AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
 	FROM {schema}.workflow_runs r
 	JOIN ` + idTable + ` ids USING (namespace_id, id)
-	WHERE r.suspended_at IS NULL AND r.status IN (` + openStatuses + `)
+	WHERE ` + isOpen("r") + ` AND NOT ` + isSuspended("r") + `
 	ORDER BY r.id
 	FOR NO KEY UPDATE OF r
 )
 UPDATE {schema}.workflow_runs r
-SET suspended_at = now(),
-	resume_at    = CASE WHEN r.worker_id IS NULL THEN r.available_at END,
+SET config       = (` + configOf("r") + ` - ` + configResumeAt + `) || ` + timeEntry(configSuspendedAt, "now()") + ` ||
+		CASE WHEN r.worker_id IS NULL AND r.available_at IS NOT NULL
+			THEN ` + timeEntry(configResumeAt, "r.available_at") + `
+			ELSE '{}'
+		END,
 	available_at = CASE WHEN r.worker_id IS NULL THEN NULL ELSE r.available_at END,
 	updated_at   = now()
 FROM open o
@@ -151,20 +154,19 @@ func (s *Store) SuspendRuns(ctx context.Context, ids []string) (int, error) {
 
 // resumeSQL takes the earlier of the two instants: an OpenWorkflow client that woke the run
 // meanwhile has set available_at.
-const resumeSQL = `
+var resumeSQL = `
 WITH suspended AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
 	FROM {schema}.workflow_runs r
 	JOIN ` + idTable + ` ids USING (namespace_id, id)
-	WHERE r.suspended_at IS NOT NULL AND r.status IN (` + openStatuses + `)
+	WHERE ` + isOpen("r") + ` AND ` + isSuspended("r") + `
 	ORDER BY r.id
 	FOR NO KEY UPDATE OF r
 )
 UPDATE {schema}.workflow_runs r
-SET suspended_at = NULL,
-	resume_at    = NULL,
+SET config       = ` + configOf("r") + ` - ` + configSuspendedAt + ` - ` + configResumeAt + `,
 	available_at = CASE
-		WHEN r.worker_id IS NULL THEN coalesce(least(r.available_at, r.resume_at), now())
+		WHEN r.worker_id IS NULL THEN coalesce(least(r.available_at, ` + configTime("r", configResumeAt) + `), now())
 		ELSE r.available_at
 	END,
 	updated_at   = now()

@@ -55,7 +55,7 @@ var ErrTwoCursors = errors.New("Cannot specify both 'after' and 'before' cursors
 // listRunsSQL reads workflow_runs_created_at_desc_idx in its order, starting at the cursor.
 // Statements are planned without their arguments, so the text has only the conditions that
 // apply.
-const listRunsSQL = `
+var listRunsSQL = `
 SELECT ` + runColumns + `
 FROM {schema}.workflow_runs r
 WHERE r.namespace_id = $1 {after}
@@ -64,7 +64,7 @@ LIMIT $2`
 
 // listStatusesSQL is listRunsSQL for runs of the statuses $3. It reads one range of
 // workflow_runs_status_created_at_desc_idx for each.
-const listStatusesSQL = `
+var listStatusesSQL = `
 SELECT ` + runColumns + `
 FROM unnest($3::text[]) s (status)
 CROSS JOIN LATERAL (

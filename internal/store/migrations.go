@@ -120,15 +120,11 @@ CREATE INDEX IF NOT EXISTS step_attempts_signal_wait_idx
 	WHERE kind = 'signal-wait' AND status = 'running'`,
 }
 
-// operatorMigrations are ours. Each must be additive: OpenWorkflow's code and our previous
-// release keep working on the result (R6).
+// operatorMigrations are ours. None changes the columns of OpenWorkflow's tables. Each must be
+// additive: OpenWorkflow's code and our previous release keep working on the result (R6).
 var operatorMigrations = []string{
-	// 0: suspended runs. A suspended run that no worker executes has no available_at, so
-	// no claim of either language takes it (R43). resume_at keeps its due time.
-	`
-ALTER TABLE {schema}.workflow_runs
-	ADD COLUMN IF NOT EXISTS suspended_at timestamptz,
-	ADD COLUMN IF NOT EXISTS resume_at    timestamptz`,
+	// 0: nothing. It added columns to workflow_runs, see number 12.
+	``,
 
 	// 1: the ordered ranges that Claim reads, one in each index for a workflow and version.
 	// Their size grows with the open runs only.
@@ -171,11 +167,8 @@ CREATE TABLE IF NOT EXISTS {schema}.operator_workers (
 	PRIMARY KEY (namespace_id, pod_uid, process)
 )`,
 
-	// 6: how often a run's workflow itself has failed, NULL for never. OpenWorkflow counts
-	// only attempts, which include sleeps and takeovers (R97).
-	`
-ALTER TABLE {schema}.workflow_runs
-	ADD COLUMN IF NOT EXISTS failures integer`,
+	// 6: nothing, as number 0.
+	``,
 
 	// 7: the attempts that wait for a child or a signal, for Sweep. Its size grows with the
 	// waiting attempts only.
@@ -213,6 +206,27 @@ CREATE INDEX IF NOT EXISTS operator_runs_again_idx
 	WHERE status IN ('running', 'sleeping');
 DROP INDEX IF EXISTS {schema}.operator_runs_pending_idx;
 DROP INDEX IF EXISTS {schema}.operator_runs_due_again_idx;` + statistics,
+
+	// 12: what numbers 0 and 6 of earlier releases had columns for is now in the run's
+	// config. The columns stay: to drop one would break the statements that OpenWorkflow's
+	// processes have prepared, as adding them did.
+	`
+DO $$
+BEGIN
+	IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = '{schema}.workflow_runs'::regclass AND attname = 'suspended_at') THEN
+		UPDATE {schema}.workflow_runs r
+		SET config = r.config || jsonb_strip_nulls(jsonb_build_object(
+			` + configSuspendedAt + `, extract(epoch FROM least(r.suspended_at, '9999-12-31')),
+			` + configResumeAt + `, extract(epoch FROM least(r.resume_at, '9999-12-31'))))
+		WHERE r.suspended_at IS NOT NULL OR r.resume_at IS NOT NULL;
+	END IF;
+	IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = '{schema}.workflow_runs'::regclass AND attname = 'failures') THEN
+		UPDATE {schema}.workflow_runs r
+		SET config = r.config || jsonb_build_object(` + configFailures + `, r.failures)
+		WHERE r.failures IS NOT NULL;
+	END IF;
+END
+$$`,
 }
 
 // statistics makes the planner choose the primary key for look-ups by id in new tables.

@@ -277,7 +277,7 @@ func TestRemoveRuns_P1_AnOpenParentKeepsItsChildren(t *testing.T) {
 		"executing":                  `UPDATE openworkflow.workflow_runs SET worker_id = 'w' WHERE workflow_name = 'wf'`,
 		"sleeping":                   `UPDATE openworkflow.workflow_runs SET status = 'sleeping' WHERE workflow_name = 'wf'`,
 		"unknown":                    `UPDATE openworkflow.workflow_runs SET status = 'paused' WHERE workflow_name = 'wf'`,
-		"suspended":                  `UPDATE openworkflow.workflow_runs SET available_at = NULL, suspended_at = now() WHERE workflow_name = 'wf'`,
+		"suspended":                  `UPDATE openworkflow.workflow_runs SET available_at = NULL, config = '{"openworkflow.dev/suspendedAt": 1}' WHERE workflow_name = 'wf'`,
 		"linked by the child only":   `UPDATE openworkflow.step_attempts SET child_workflow_run_id = NULL, child_workflow_run_namespace_id = NULL`,
 		"linked by the attempt only": `UPDATE openworkflow.workflow_runs SET parent_step_attempt_id = NULL, parent_step_attempt_namespace_id = NULL`,
 		"and has the outcome":        `UPDATE openworkflow.step_attempts SET status = 'completed', output = '1'`,

@@ -10,9 +10,10 @@ import (
 
 // runColumns are the columns that scanRun reads, of a workflow_runs called r. They are named,
 // not starred, so that other releases may add columns.
-const runColumns = `r.namespace_id, r.id, r.workflow_name, r.version, r.status, r.idempotency_key,
+var runColumns = `r.namespace_id, r.id, r.workflow_name, r.version, r.status, r.idempotency_key,
 	r.context, r.input, r.output, r.error, r.attempts, r.parent_step_attempt_id, r.worker_id,
-	r.available_at, r.deadline_at, r.started_at, r.finished_at, r.created_at, r.updated_at, r.suspended_at, coalesce(r.failures, 0)`
+	r.available_at, r.deadline_at, r.started_at, r.finished_at, r.created_at, r.updated_at,
+	` + configTime("r", configSuspendedAt) + `, ` + configCount("r", configFailures)
 
 func scanRun(row pgx.CollectableRow) (openworkflow.Run, error) { return scanRunAnd(row) }
 

@@ -11,7 +11,7 @@ import (
 )
 
 // getRunsSQL reads the primary key.
-const getRunsSQL = `
+var getRunsSQL = `
 SELECT ` + runColumns + `
 FROM {schema}.workflow_runs r
 JOIN ` + idTable + ` ids USING (namespace_id, id)`
@@ -47,11 +47,12 @@ func (s *Store) runsByID(ctx context.Context, sql string, ids []string) (map[str
 }
 
 // cancelSQL reads the primary key; lockRunsSQL has locked the runs (R42, R125).
-const cancelSQL = `
+var cancelSQL = `
 UPDATE {schema}.workflow_runs r
-SET status = 'canceled', worker_id = NULL, available_at = NULL, resume_at = NULL, finished_at = now(), updated_at = now()
+SET status = 'canceled', worker_id = NULL, available_at = NULL, config = ` + configOf("r") + ` - ` + configResumeAt + `,
+	finished_at = now(), updated_at = now()
 FROM ` + idTable + ` ids
-WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id AND r.status IN (` + openStatuses + `)`
+WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id AND ` + isOpen("r")
 
 const statusSQL = `
 SELECT r.id, r.status FROM {schema}.workflow_runs r JOIN ` + idTable + ` ids USING (namespace_id, id)`
@@ -91,10 +92,10 @@ LIMIT $2`
 
 // failExpiredSQL reads the primary key, because of the CASE, see heldBy. lockRunsSQL has
 // locked the runs, which may have ended before that (R42, R44).
-const failExpiredSQL = `
+var failExpiredSQL = `
 UPDATE {schema}.workflow_runs r
-SET status = 'failed', worker_id = NULL, available_at = NULL, resume_at = NULL, finished_at = now(), updated_at = now(),
-	error = jsonb_build_object('message', $3::text)
+SET status = 'failed', worker_id = NULL, available_at = NULL, config = ` + configOf("r") + ` - ` + configResumeAt + `,
+	finished_at = now(), updated_at = now(), error = jsonb_build_object('message', $3::text)
 FROM ` + idTable + ` ids
 WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id
 	AND CASE WHEN r.status IN (` + openStatuses + `) THEN r.deadline_at <= now() ELSE false END

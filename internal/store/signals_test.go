@@ -145,11 +145,11 @@ func TestSignals_R42_WhomTheyWake(t *testing.T) {
 		"never due":        {`available_at = NULL`, "now", "NULL"},
 		"due already":      {`available_at = '2020-01-01 00:00:00+00'`, "2020-01-01 00:00:00+00", "NULL"},
 		"active":           {`worker_id = 'w', available_at = '` + later + `'`, later, "NULL"},
-		"suspended":        {`suspended_at = now(), available_at = NULL, resume_at = '` + later + `'`, "NULL", "now"},
+		"suspended":        {`config = '{"openworkflow.dev/suspendedAt": 1, "openworkflow.dev/resumeAt": 4102444800}', available_at = NULL`, "NULL", "now"},
 		"R106 canceled":    {`status = 'canceled', available_at = NULL`, "NULL", "NULL"},
 		"R106 failed":      {`status = 'failed', available_at = NULL`, "NULL", "NULL"},
 		"R106 completed":   {`status = 'completed', worker_id = 'w', available_at = NULL`, "NULL", "NULL"},
-		"suspended active": {`suspended_at = now(), worker_id = 'w', available_at = '` + later + `'`, later, "NULL"},
+		"suspended active": {`config = '{"openworkflow.dev/suspendedAt": 1}', worker_id = 'w', available_at = '` + later + `'`, later, "NULL"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -162,7 +162,8 @@ func TestSignals_R42_WhomTheyWake(t *testing.T) {
 
 			expectRecipients(t, got, []string{run})
 			f.expect(run, `CASE WHEN available_at = updated_at THEN 'now' ELSE available_at::text END`, c.available)
-			f.expect(run, `CASE WHEN resume_at = updated_at THEN 'now' ELSE resume_at::text END`, c.resume)
+			f.expect(run, `CASE WHEN config ->> 'openworkflow.dev/resumeAt' = extract(epoch FROM updated_at)::text
+				THEN 'now' ELSE config ->> 'openworkflow.dev/resumeAt' END`, c.resume)
 		})
 	}
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // runsSQL ends leases by the write matrix (R42). Runs are found by primary key; lockRunsSQL
-// has locked them. A run that stays open and is suspended keeps its due time in resume_at. It
+// has locked them. A run that stays open and is suspended keeps its due time in its config. It
 // returns the positions of the writes that it made.
 var runsSQL = `
 WITH write AS MATERIALIZED (
@@ -27,8 +27,16 @@ SET status = CASE w.op
 		ELSE 'running'
 	END,
 	worker_id = CASE WHEN w.op = 'complete' THEN r.worker_id END,
-	available_at = CASE WHEN w.op NOT IN ('complete', 'fail') AND r.suspended_at IS NULL THEN coalesce(w.at, now()) END,
-	resume_at = CASE WHEN w.op NOT IN ('complete', 'fail') AND r.suspended_at IS NOT NULL THEN coalesce(w.at, now()) END,
+	available_at = CASE WHEN w.op NOT IN ('complete', 'fail') AND NOT ` + isSuspended("r") + ` THEN coalesce(w.at, now()) END,
+	config = CASE
+		WHEN w.op NOT IN ('complete', 'fail') AND ` + isSuspended("r") + `
+			THEN ` + configOf("r") + ` || ` + timeEntry(configResumeAt, "coalesce(w.at, now())") + `
+		ELSE ` + configOf("r") + ` - ` + configResumeAt + `
+	END || CASE
+		WHEN w.failure AND w.op IN ('fail', 'retry')
+			THEN jsonb_build_object(` + configFailures + `, ` + configCount("r", configFailures) + ` + 1)
+		ELSE '{}'
+	END,
 	started_at = CASE WHEN w.op IN ('fail', 'retry') THEN NULL ELSE r.started_at END,
 	finished_at = CASE w.op
 		WHEN 'complete' THEN now()
@@ -42,7 +50,6 @@ SET status = CASE w.op
 		WHEN w.op IN ('fail', 'retry') THEN w.error::jsonb
 		ELSE r.error
 	END,
-	failures = CASE WHEN w.failure AND w.op IN ('fail', 'retry') THEN coalesce(r.failures, 0) + 1 ELSE r.failures END,
 	updated_at = now()
 FROM write w
 WHERE r.namespace_id = w.namespace_id AND r.id = w.run_id AND ` + heldBy("w.worker_id") + `

@@ -1,0 +1,50 @@
+package store
+
+// What we add to a run's row is kept in its config, a jsonb object that OpenWorkflow
+// writes as {} and never reads (R24). We add no columns: OpenWorkflow's processes prepare
+// statements that return all columns, and a new one makes Postgres reject those plans.
+// Their client then encodes what it sends next twice.
+//
+// Whoever may write rows may write anything there. So each value is read only when it has
+// the right type, and within bounds: a bad one counts as absent and fails no statement.
+const (
+	// configSuspendedAt is since when the run is suspended, in seconds since 1970. A
+	// suspended run that nobody executes has no available_at, which no claim of either
+	// language takes (R43).
+	configSuspendedAt = `'openworkflow.dev/suspendedAt'`
+	// configResumeAt is when a suspended run would be due, in seconds since 1970.
+	configResumeAt = `'openworkflow.dev/resumeAt'`
+	// configFailures is how often the run's workflow itself has failed. OpenWorkflow has
+	// only its attempts, which count sleeps and takeovers too (R97).
+	configFailures = `'openworkflow.dev/failures'`
+)
+
+// configOf is the run's config, or an empty one when it is no object.
+func configOf(run string) string {
+	return `CASE WHEN jsonb_typeof(` + run + `.config) = 'object' THEN ` + run + `.config ELSE '{}' END`
+}
+
+// isSuspended says that the run is suspended.
+func isSuspended(run string) string {
+	return `coalesce(jsonb_typeof(` + run + `.config -> ` + configSuspendedAt + `) = 'number', false)`
+}
+
+// configTime is an instant in the run's config, NULL when there is none. The year 9999
+// stands for all later ones.
+func configTime(run, key string) string {
+	value := run + `.config -> ` + key
+	return `CASE WHEN jsonb_typeof(` + value + `) = 'number'
+		THEN to_timestamp(least(greatest((` + value + `)::numeric, 0), 253402300799)::float8) END`
+}
+
+// configCount is a count in the run's config, 0 when there is none.
+func configCount(run, key string) string {
+	value := run + `.config -> ` + key
+	return `CASE WHEN jsonb_typeof(` + value + `) = 'number'
+		THEN least(greatest((` + value + `)::numeric, 0), 1000000000)::int ELSE 0 END`
+}
+
+// timeEntry is a config with one instant, an SQL expression that is not NULL.
+func timeEntry(key, at string) string {
+	return `jsonb_build_object(` + key + `, extract(epoch FROM least(` + at + `, '9999-12-31')))`
+}
