@@ -12,6 +12,10 @@ const (
 	// AnnotationPoolName is on every worker pod. Its value is the full name of the pool.
 	AnnotationPoolName = "openworkflow.dev/worker-pool-name"
 
+	// AnnotationWorkerContainer is on every worker pod. Its value is the name of the container that
+	// is the worker. Webhooks may put other containers before it.
+	AnnotationWorkerContainer = "openworkflow.dev/worker-container"
+
 	// AnnotationBackendHash is on the pod template of a pool. It is a hash of the settings of the
 	// Backend that pods read only when they start, so that a new database URL rolls the pods.
 	AnnotationBackendHash = "openworkflow.dev/backend-hash"

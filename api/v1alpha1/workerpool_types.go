@@ -12,10 +12,10 @@ type WorkerPoolSpec struct {
 	// +default={"name": "default"}
 	BackendRef BackendReference `json:"backendRef,omitzero"`
 
-	// template is the template of the pods, as in a Deployment. The first container is the worker.
-	// The manager adds what a worker needs: the database URL, the identity of the pod, a service
-	// account, health probes, and the settings of the restricted Pod Security Standard. It does
-	// not change what the template sets itself.
+	// template is the template of the pods, as in a Deployment. The container that is named worker,
+	// or else the first one, is the worker. The manager adds what a worker needs: the database URL,
+	// the identity of the pod, a service account, health probes, and the settings of the restricted
+	// Pod Security Standard. It does not change what the template sets itself.
 	// +required
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object

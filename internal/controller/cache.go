@@ -121,11 +121,16 @@ func stripPod(in any) (any, error) {
 		return in, nil
 	}
 	pod.ManagedFields = nil
-	if name, ok := pod.Annotations[v1alpha1.AnnotationPoolName]; ok {
-		pod.Annotations = map[string]string{v1alpha1.AnnotationPoolName: name}
-	} else {
-		pod.Annotations = nil
+	var kept map[string]string
+	for _, key := range []string{v1alpha1.AnnotationPoolName, v1alpha1.AnnotationWorkerContainer} {
+		if value, ok := pod.Annotations[key]; ok {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[key] = value
+		}
 	}
+	pod.Annotations = kept
 	containers := make([]corev1.Container, len(pod.Spec.Containers))
 	for i := range pod.Spec.Containers {
 		containers[i].Name = pod.Spec.Containers[i].Name

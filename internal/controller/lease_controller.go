@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,24 +38,64 @@ const (
 // leaseRequest is a pod whose worker has ended. It carries all that is needed, as the pod
 // may be gone.
 type leaseRequest struct {
-	Namespace string
-	PodUID    types.UID
+	Namespace, Pod string
+	PodUID         types.UID
 	// Backend is the pod's LabelBackend.
 	Backend string
-	Cause   string
+	// Death identifies the end of the worker's process. It is empty if the pod is gone.
+	Death string
+}
+
+// cause says in logs and metrics why leases are released.
+func (r leaseRequest) cause() string {
+	if r.Death == "" {
+		return "pod"
+	}
+	return "container"
+}
+
+// deaths remembers the deaths of workers whose leases were released. The leases of each
+// death are released once: a pod shows a death until after the worker was restarted, and a
+// second release would take the leases of the new process. A pod that is gone is forgotten.
+type deaths struct {
+	mu       sync.Mutex
+	released map[types.UID]string // the last death, by the uid of the pod
+}
+
+func newDeaths() *deaths { return &deaths{released: map[types.UID]string{}} }
+
+func (d *deaths) isReleased(pod types.UID, death string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.released[pod] == death
+}
+
+func (d *deaths) add(pod types.UID, death string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.released[pod] = death
+}
+
+func (d *deaths) forget(pod types.UID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.released, pod)
 }
 
 // LeaseReconciler clears the leases of a worker as soon as Kubernetes shows that it has
 // ended, so that its runs continue elsewhere within milliseconds instead of after the
 // lease. It has a queue of its own, so that nothing else delays it.
 //
-// It clears leases only of a worker that was observed not running. A restarted worker has
+// It clears leases only of a worker that was observed not running, once per death. The end
+// of another container of its pod is not the worker's. A restarted worker has
 // released the leases of its previous process itself, before its first claim. Clearing the
 // lease of a live worker would be safe, as each of its writes is fenced, but would waste
 // its work.
 type LeaseReconciler struct {
 	client.Client
 	Backends *backend.Registry
+
+	deaths *deaths
 }
 
 // SetupWithManager registers the reconciler.
@@ -74,59 +115,75 @@ func (r *LeaseReconciler) SetupWithManager(mgr ctrl.Manager, options controller.
 // leaseEvents requests the release of a pod's leases when its worker has ended, or the pod
 // is gone.
 func leaseEvents() handler.TypedEventHandler[*corev1.Pod, leaseRequest] {
-	request := func(pod *corev1.Pod, cause string) leaseRequest {
-		return leaseRequest{Namespace: pod.Namespace, PodUID: pod.UID, Backend: pod.Labels[v1alpha1.LabelBackend], Cause: cause}
+	request := func(pod *corev1.Pod, death string) leaseRequest {
+		return leaseRequest{Namespace: pod.Namespace, Pod: pod.Name, PodUID: pod.UID, Backend: pod.Labels[v1alpha1.LabelBackend], Death: death}
 	}
 	return typedEvents(func(before, after *corev1.Pod) (requests []leaseRequest) {
 		if before != nil && (after == nil || before.UID != after.UID) {
-			requests = append(requests, request(before, "pod"))
+			requests = append(requests, request(before, ""))
 		}
 		if after == nil {
 			return requests
 		}
-		if end := workerEnded(after); end != "" && (before == nil || end != workerEnded(before)) {
-			requests = append(requests, request(after, "container"))
+		if death := workerEnded(after); death != "" && (before == nil || death != workerEnded(before)) {
+			requests = append(requests, request(after, death))
 		}
 		return requests
 	})
 }
 
-// workerEnded returns what identifies the end of the pod's worker process, or
-// nothing while the worker runs, may be running, or has not started yet.
+// workerEnded returns what identifies the last death of the pod's worker process, or
+// nothing while the worker runs, may be running, or has not started yet. The other
+// containers of the pod may end and start as they like.
 func workerEnded(pod *corev1.Pod) string {
-	if pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
-		return string(pod.Status.Phase)
-	}
-	if len(pod.Spec.Containers) == 0 {
-		return ""
-	}
+	worker := poolspec.WorkerContainer(pod)
 	for i := range pod.Status.ContainerStatuses {
 		c := &pod.Status.ContainerStatuses[i]
-		if c.Name != pod.Spec.Containers[0].Name {
+		if c.Name != worker {
 			continue
 		}
 		switch {
 		case c.State.Terminated != nil:
-			return fmt.Sprintf("%d %s", c.RestartCount, c.State.Terminated.ContainerID)
+			return deathOf(c, c.State.Terminated)
 		case c.State.Waiting != nil && c.LastTerminationState.Terminated != nil:
-			return fmt.Sprintf("%d %s", c.RestartCount, c.LastTerminationState.Terminated.ContainerID)
+			return deathOf(c, c.LastTerminationState.Terminated)
 		}
+	}
+	if pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
+		return string(pod.Status.Phase)
 	}
 	return ""
 }
 
+// deathOf identifies a death. Each start of a container has an id of its own, but the
+// kubelet may have lost it.
+func deathOf(c *corev1.ContainerStatus, t *corev1.ContainerStateTerminated) string {
+	if t.ContainerID != "" {
+		return t.ContainerID
+	}
+	return fmt.Sprintf("restart %d, %s", c.RestartCount, t.FinishedAt.UTC().Format(time.RFC3339))
+}
+
 // Reconcile clears the leases of one pod.
 func (r *LeaseReconciler) Reconcile(ctx context.Context, req leaseRequest) (ctrl.Result, error) {
+	if req.Death == "" {
+		r.deaths.forget(req.PodUID)
+	} else if r.deaths.isReleased(req.PodUID, req.Death) || r.restarted(ctx, req) {
+		return ctrl.Result{}, nil
+	}
 	conn := r.connection(req)
 	if conn == nil {
 		return ctrl.Result{}, nil // the sweep before the Backend becomes ready does it
 	}
-	if err := release(ctx, conn, string(req.PodUID), req.Cause); err != nil {
+	if err := release(ctx, conn, string(req.PodUID), req.cause()); err != nil {
 		r.Backends.Recheck(conn.Key)
 		if isTransient(err) {
 			return ctrl.Result{RequeueAfter: backoff.Jitter(time.Second)}, nil
 		}
 		return ctrl.Result{}, err
+	}
+	if req.Death != "" {
+		r.deaths.add(req.PodUID, req.Death)
 	}
 	for _, w := range conn.Workers() {
 		if w.PodUID == string(req.PodUID) {
@@ -136,6 +193,14 @@ func (r *LeaseReconciler) Reconcile(ctx context.Context, req leaseRequest) (ctrl
 		}
 	}
 	return ctrl.Result{}, nil
+}
+
+// restarted reports whether the worker has been started again since its death, so that the
+// release of its leases comes too late: it has done that itself.
+func (r *LeaseReconciler) restarted(ctx context.Context, req leaseRequest) bool {
+	var pod corev1.Pod
+	err := r.Get(ctx, types.NamespacedName{Namespace: req.Namespace, Name: req.Pod}, &pod, client.UnsafeDisableDeepCopy)
+	return err == nil && pod.UID == req.PodUID && workerEnded(&pod) != req.Death
 }
 
 // connection returns the connection of the pod's Backend, or nil. The label may be a
@@ -166,19 +231,21 @@ func release(ctx context.Context, conn *backend.Connection, podUID, cause string
 // releaseDead clears the leases of workers whose end was not observed: of pods whose worker
 // has ended, and of workers that are silent and have no pod. Both conditions are needed, as
 // the workers of another cluster may share the database.
-func releaseDead(ctx context.Context, reader client.Reader, conn *backend.Connection) error {
+func (d *deaths) releaseDead(ctx context.Context, reader client.Reader, conn *backend.Connection) error {
 	var pods corev1.PodList
 	if err := reader.List(ctx, &pods, client.InNamespace(conn.Key.Namespace),
 		client.MatchingLabels{v1alpha1.LabelBackend: poolspec.LabelValue(conn.Key.Name)}, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list worker pods: %w", err)
 	}
 	for i := range pods.Items {
-		if workerEnded(&pods.Items[i]) == "" {
+		uid, death := pods.Items[i].UID, workerEnded(&pods.Items[i])
+		if death == "" || d.isReleased(uid, death) {
 			continue
 		}
-		if err := release(ctx, conn, string(pods.Items[i].UID), "container"); err != nil {
+		if err := release(ctx, conn, string(uid), "container"); err != nil {
 			return err
 		}
+		d.add(uid, death)
 	}
 	silent, err := silentWorkers(ctx, conn.Store)
 	if err != nil {

@@ -90,7 +90,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	writer := &runStatusWriter{Client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder}
 	pods := &podNames{mgr.GetClient()}
 	reports := NewReportTracker()
-	orphans := &orphanSweep{cache: mgr.GetClient(), live: mgr.GetAPIReader(), cluster: o.Cluster}
+	dead := newDeaths()
+	orphans := &orphanSweep{cache: mgr.GetClient(), live: mgr.GetAPIReader(), cluster: o.Cluster, deaths: dead}
 	sweeper := &Sweeper{
 		Client:    mgr.GetClient(),
 		Backends:  backends,
@@ -132,7 +133,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err := run.SetupWithManager(mgr, controller.TypedOptions[runRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
 		return fmt.Errorf("set up the WorkflowRun controller: %w", err)
 	}
-	lease := &LeaseReconciler{Client: mgr.GetClient(), Backends: backends}
+	lease := &LeaseReconciler{Client: mgr.GetClient(), Backends: backends, deaths: dead}
 	if err := lease.SetupWithManager(mgr, controller.TypedOptions[leaseRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
 		return fmt.Errorf("set up the lease controller: %w", err)
 	}

@@ -23,6 +23,7 @@ import (
 type orphanSweep struct {
 	cache, live client.Reader
 	cluster     string
+	deaths      *deaths
 }
 
 func (s *orphanSweep) run(ctx context.Context, conn *backend.Connection) error {
@@ -32,7 +33,7 @@ func (s *orphanSweep) run(ctx context.Context, conn *backend.Connection) error {
 			return fmt.Errorf("list open runs: %w", err)
 		}
 		if len(runs) == 0 {
-			return releaseDead(ctx, s.cache, conn)
+			return s.deaths.releaseDead(ctx, s.cache, conn)
 		}
 		after = runs[len(runs)-1].RunID
 		if err := s.cancelOrphans(ctx, conn, runs); err != nil {

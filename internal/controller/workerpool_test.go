@@ -109,7 +109,7 @@ func TestPool_InvalidTemplate(t *testing.T) {
 		"restartpolicy": {`{"spec":{"restartPolicy":"Never","containers":[{"name":"a","image":"b"}]}}`,
 			`spec.template.spec.restartPolicy is "Never", but workers run until they are stopped: remove it, or set it to Always`},
 		"unknown":     {`{"spec":{"containers":[{"name":"a","imgae":"b"}]}}`, `unknown field "spec.template.spec.containers[0].imgae": correct or remove it`},
-		"nocontainer": {`{"spec":{}}`, `spec.template.spec.containers is empty: give at least one container with a name and an image; the first is the worker`},
+		"nocontainer": {`{"spec":{}}`, `spec.template.spec.containers is empty: give at least one container with a name and an image; the one named worker, or else the first, is the worker`},
 		"noimage":     {`{"spec":{"containers":[{"name":"a"}]}}`, `spec.template.spec.containers[0].image is required: name the image of container "a"`},
 		"type":        {`{"spec":{"containers":"a"}}`, `spec.template is not a pod template: json: cannot unmarshal string`},
 		"rejected":    {`{"spec":{"containers":[{"name":"A_B","image":"b"}]}}`, `the API server rejects what spec.template becomes: `},
@@ -137,7 +137,7 @@ func podOf(pool, name string) *corev1.Pod {
 		ObjectMeta: metav1.ObjectMeta{
 			Name:        name,
 			Labels:      map[string]string{v1alpha1.LabelWorkerPool: pool, v1alpha1.LabelBackend: "default"},
-			Annotations: map[string]string{v1alpha1.AnnotationPoolName: pool},
+			Annotations: map[string]string{v1alpha1.AnnotationPoolName: pool, v1alpha1.AnnotationWorkerContainer: "worker"},
 		},
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "worker", Image: "example.test/checkout:1"}}},
 	}

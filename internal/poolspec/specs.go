@@ -34,6 +34,9 @@ const (
 	// shutdownSeconds is the part of a pod's grace period in which the worker releases
 	// the runs whose steps did not end in time, and sends its last reports.
 	shutdownSeconds = 8
+
+	// defaultContainer is the annotation by which kubectl chooses a container of a pod.
+	defaultContainer = "kubectl.kubernetes.io/default-container"
 )
 
 // Input is all that a pool's objects are made from.
@@ -178,6 +181,11 @@ func workerTemplate(in Input) *corev1ac.PodTemplateSpecApplyConfiguration {
 		WithAnnotations(map[string]string{v1alpha1.AnnotationBackendHash: in.BackendHash})
 
 	spec := copyOf(in.Template.Spec)
+	worker := workerContainer(spec)
+	template.WithAnnotations(map[string]string{v1alpha1.AnnotationWorkerContainer: *worker.Name})
+	if _, ok := template.Annotations[defaultContainer]; !ok {
+		template.WithAnnotations(map[string]string{defaultContainer: *worker.Name})
+	}
 	spec.WithServiceAccountName(serviceAccountName(in))
 	setDefault(&spec.AutomountServiceAccountToken, true)
 	setDefault(&spec.TerminationGracePeriodSeconds, defaultGraceSeconds)
@@ -188,7 +196,6 @@ func workerTemplate(in Input) *corev1ac.PodTemplateSpecApplyConfiguration {
 	for i := range spec.InitContainers {
 		restrictContainer(&spec.InitContainers[i])
 	}
-	worker := &spec.Containers[0]
 	addEnv(worker, in, *spec.TerminationGracePeriodSeconds)
 	addHealth(worker, ptr.Deref(in.Pool.Spec.HealthPort, defaultHealthPort))
 	// The kubelet keeps the end of a crash's log, which the pool's status shows.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -66,6 +67,22 @@ func TestObjects(t *testing.T) {
 						{"name": "sidecar", "image": "s", "securityContext": {"privileged": true}}
 					]}}`,
 			change: func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = new(int32(0)) },
+		},
+		"worker-not-first": { // what a worker needs goes into the container of that name alone
+			backend: "default",
+			template: `{
+				"metadata": {"annotations": {"kubectl.kubernetes.io/default-container": "proxy", "openworkflow.dev/worker-container": "proxy"}},
+				"spec": {
+					"initContainers": [{"name": "migrate", "image": "m"}, {"name": "database-proxy", "image": "d", "restartPolicy": "Always"}],
+					"containers": [
+						{"name": "proxy", "image": "p", "ports": [{"containerPort": 9}]},
+						{"name": "worker", "image": "w"},
+						{"name": "logger", "image": "l"}
+					]}}`,
+		},
+		"first-is-the-worker": {
+			backend:  "default",
+			template: `{"spec":{"containers":[{"name":"checkout","image":"w"},{"name":"checkout-2","image":"w"}]}}`,
 		},
 		"no-health-port": {
 			backend:  strings.Repeat("long.", 20) + "end",
@@ -134,5 +151,38 @@ func TestNames(t *testing.T) {
 			}
 			seen[short] = name
 		}
+	}
+}
+
+// A pod's worker is found although a webhook has added containers and changed their order.
+func TestWorkerContainer(t *testing.T) {
+	t.Parallel()
+	pod := func(annotation string, names ...string) *corev1.Pod {
+		p := &corev1.Pod{}
+		if annotation != "" {
+			p.Annotations = map[string]string{v1alpha1.AnnotationWorkerContainer: annotation}
+		}
+		for _, name := range names {
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: name})
+		}
+		return p
+	}
+	for name, test := range map[string]struct {
+		pod  *corev1.Pod
+		want string
+	}{
+		"first":                    {pod("checkout", "checkout", "proxy"), "checkout"},
+		"behind a proxy":           {pod("checkout", "proxy", "checkout"), "checkout"},
+		"beside one named worker":  {pod("checkout", "worker", "checkout"), "checkout"},
+		"named worker":             {pod("", "proxy", "worker"), "worker"},
+		"of an older release":      {pod("", "checkout", "logger"), "checkout"},
+		"in a pod of no container": {pod(""), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := WorkerContainer(test.pod); got != test.want {
+				t.Errorf("the worker is %q, want %q", got, test.want)
+			}
+		})
 	}
 }

@@ -9,7 +9,42 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
 	sigsjson "sigs.k8s.io/json"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
 )
+
+// workerName is the name by which a container is the worker wherever it stands.
+const workerName = "worker"
+
+// workerContainer returns the worker among the containers of a template: the one that is
+// named so, or else the first. A pod has one worker. Init containers, sidecars among them,
+// never are.
+func workerContainer(spec *corev1ac.PodSpecApplyConfiguration) *corev1ac.ContainerApplyConfiguration {
+	for i := range spec.Containers {
+		if *spec.Containers[i].Name == workerName {
+			return &spec.Containers[i]
+		}
+	}
+	return &spec.Containers[0]
+}
+
+// WorkerContainer returns the name of the container that is the worker of a pod. A pod says
+// so in an annotation, since webhooks may have added containers to it. Without the
+// annotation the rule for templates holds.
+func WorkerContainer(pod *corev1.Pod) string {
+	if name := pod.Annotations[v1alpha1.AnnotationWorkerContainer]; name != "" {
+		return name
+	}
+	for i := range pod.Spec.Containers {
+		if pod.Spec.Containers[i].Name == workerName {
+			return workerName
+		}
+	}
+	if len(pod.Spec.Containers) == 0 {
+		return ""
+	}
+	return pod.Spec.Containers[0].Name
+}
 
 // DecodeTemplate decodes a pool's pod template twice: strictly into the API type, so
 // that a misspelt field is an error, and into the apply configuration, which tells an
@@ -48,7 +83,7 @@ func checkPodSpec(spec *corev1.PodSpec) error {
 		return fmt.Errorf("spec.template.spec.restartPolicy is %q, but workers run until they are stopped: remove it, or set it to Always", spec.RestartPolicy)
 	}
 	if len(spec.Containers) == 0 {
-		return errors.New("spec.template.spec.containers is empty: give at least one container with a name and an image; the first is the worker")
+		return errors.New("spec.template.spec.containers is empty: give at least one container with a name and an image; the one named worker, or else the first, is the worker")
 	}
 	names := map[string]bool{}
 	for i, c := range spec.Containers {
