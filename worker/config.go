@@ -38,8 +38,9 @@ type Config struct {
 	HealthAddress string
 	// Pool is the name of the worker's WorkerPool. Empty outside Kubernetes.
 	Pool string
-	// PodName, PodNamespace and PodUID identify the worker's pod. With a PodNamespace, the
-	// worker writes the status of its runs to their WorkflowRun objects.
+	// PodName, PodNamespace and PodUID identify the worker's pod. With a PodNamespace and the
+	// pod's service account token, the worker writes the status of its runs to their
+	// WorkflowRun objects. Without the token, the manager does.
 	PodName, PodNamespace, PodUID string
 	// Logger receives the worker's log. Default: slog.Default().
 	Logger *slog.Logger

@@ -73,6 +73,11 @@ func Main(workflows ...workflow.Definition) {
 // releases the runs that have not ended, so that other workers continue them at once, and
 // returns nil.
 func Run(ctx context.Context, config Config, workflows ...workflow.Definition) error {
+	return run(ctx, config, rest.InClusterConfig, workflows)
+}
+
+// run is Run with a way to find the API server.
+func run(ctx context.Context, config Config, connect func() (*rest.Config, error), workflows []workflow.Definition) error {
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
@@ -104,11 +109,12 @@ func Run(ctx context.Context, config Config, workflows ...workflow.Definition) e
 	}
 	defer database.Close()
 
-	report, stopReports, err := startReporter(ctx, config)
-	if err != nil {
-		return err
-	}
+	report, stopReports := startReporter(ctx, config, connect)
 	defer stopReports()
+	podName := config.PodName
+	if report == nil {
+		podName = "" // so announced, the manager does not wait for reports
+	}
 
 	definitions := make([]durable.Definition, len(workflows))
 	for i, w := range workflows {
@@ -118,7 +124,7 @@ func Run(ctx context.Context, config Config, workflows ...workflow.Definition) e
 		Concurrency: config.Concurrency,
 		Lease:       config.Lease,
 		PodUID:      config.PodUID,
-		PodName:     config.PodName,
+		PodName:     podName,
 		Pool:        config.Pool,
 		Reporter:    report,
 		Logger:      config.Logger,
@@ -161,18 +167,20 @@ func open(ctx context.Context, config Config) (*store.Store, error) {
 }
 
 // startReporter starts the reports of a worker in a pod: it writes the status of its runs to
-// the API server. Outside a pod there is none.
-func startReporter(ctx context.Context, config Config) (report runner.Reporter, stop func(), err error) {
+// the API server, which need not answer yet. Outside a pod there are no reports, nor in a pod
+// without a service account's token; the manager writes the status then.
+func startReporter(ctx context.Context, config Config, connect func() (*rest.Config, error)) (report runner.Reporter, stop func()) {
 	if config.PodNamespace == "" {
-		return nil, func() {}, nil
+		return nil, func() {}
 	}
-	kubernetes, err := rest.InClusterConfig()
-	if err != nil {
-		return nil, nil, fmt.Errorf("find the API server to report to: %w", err)
+	kubernetes, err := connect()
+	var r *reporter.Reporter
+	if err == nil {
+		r, err = reporter.New(kubernetes, config.PodNamespace, config.PodName, config.Logger)
 	}
-	r, err := reporter.New(kubernetes, config.PodNamespace, config.PodName, config.Logger)
 	if err != nil {
-		return nil, nil, err
+		config.Logger.Warn("The pod has no access to the API server; the manager reports the runs", "error", err)
+		return nil, func() {}
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var task sync.WaitGroup
@@ -180,7 +188,7 @@ func startReporter(ctx context.Context, config Config) (report runner.Reporter, 
 	return r, func() {
 		cancel()
 		task.Wait()
-	}, nil
+	}
 }
 
 // health answers the probes and the preStop hook of the kubelet.

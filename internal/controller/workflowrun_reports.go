@@ -149,7 +149,8 @@ func (t *ReportTracker) removeLocked(key types.NamespacedName) trackedObject {
 
 // ReportDelay returns how long the run's worker takes to report at the moment, and whether
 // it reports at all. It does if it holds the run or has completed it, is one of these live
-// workers, runs in a pod, and is not unresponsive.
+// workers, has announced the name of its pod (as those do that report), and is not
+// unresponsive.
 func (t *ReportTracker) ReportDelay(run *openworkflow.Run, workers []store.Worker, now time.Time) (delay time.Duration, ok bool) {
 	process, ok := processOf(run)
 	if !ok {

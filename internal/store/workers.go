@@ -15,6 +15,9 @@ type Worker struct {
 	PodUID string
 	// Process is the nonce of the process, the second part of its worker ids.
 	Process string
+	// PodName is the name of the pod of a worker that reports the status of its runs. It is
+	// empty if the worker does not: outside a pod, or in one that has no access to the API
+	// server.
 	PodName string
 	Pool    string
 	// Workflows are what it serves.
