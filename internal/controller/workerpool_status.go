@@ -109,6 +109,9 @@ func evaluatePool(seen poolSeen) poolState {
 	}
 	if state, ok := evaluatePods(seen.Pods); ok {
 		state.stalled = timedOut
+		if state.reason == v1alpha1.ReasonImagePullFailed {
+			state.message += pullAdvice(seen.Pool)
+		}
 		return state
 	}
 	return poolState{
@@ -168,10 +171,10 @@ func evaluateContainer(pod string, c *corev1.ContainerStatus) (poolState, bool) 
 		switch w.Reason {
 		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
 			return poolState{reason: v1alpha1.ReasonImagePullFailed, message: fmt.Sprintf(
-				"pod %s cannot get image %q of container %s: %s: %s", pod, c.Image, c.Name, w.Reason, w.Message)}, true
+				"pod %s cannot get image %q of container %s: %s: %s", pod, c.Image, c.Name, w.Reason, truncateText(w.Message, 600))}, true
 		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreStartHookError", "PostStartHookError":
 			return poolState{reason: v1alpha1.ReasonContainerNotStarting, message: fmt.Sprintf(
-				"pod %s cannot start container %s: %s: %s", pod, c.Name, w.Reason, w.Message)}, true
+				"pod %s cannot start container %s: %s: %s%s", pod, c.Name, w.Reason, truncateText(w.Message, 600), userAdvice(w.Message))}, true
 		case "CrashLoopBackOff":
 			return poolState{reason: v1alpha1.ReasonCrashLooping, message: fmt.Sprintf(
 				"container %s of pod %s keeps ending (%d restarts)%s", c.Name, pod, c.RestartCount, terminationMessage(c.LastTerminationState.Terminated))}, true
@@ -182,6 +185,26 @@ func evaluateContainer(pod string, c *corev1.ContainerStatus) (poolState, bool) 
 			"container %s of pod %s has ended (%d restarts)%s", c.Name, pod, c.RestartCount, terminationMessage(t))}, true
 	}
 	return poolState{}, false
+}
+
+// userAdvice says what to do when the kubelet refuses to start a container because it would
+// run as root, or may do so.
+func userAdvice(message string) string {
+	if !strings.Contains(message, "runAsNonRoot") && !strings.Contains(message, "non-root policy") {
+		return ""
+	}
+	return "; give the image a USER that is a number other than 0, or set securityContext.runAsUser in the template"
+}
+
+// pullAdvice says that the pods of a pool have no pull secrets, if neither its template nor
+// a service account that this names has them.
+func pullAdvice(pool *v1alpha1.WorkerPool) string {
+	template, err := poolspec.DecodeTemplate(pool.Spec.Template.Raw)
+	if err != nil || template.Spec.ServiceAccountName != nil || len(template.Spec.ImagePullSecrets) > 0 {
+		return ""
+	}
+	return "; the pods have no pull secrets, as they do not run under the service account \"default\":" +
+		" if the registry needs one, name it in spec.template.spec.imagePullSecrets"
 }
 
 // terminationMessage describes how a container ended. The kubelet fills in the end of its

@@ -37,8 +37,9 @@ func TestEvaluatePool(t *testing.T) {
 		return poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{pod}}
 	}
 	for name, test := range map[string]struct {
-		seen poolSeen
-		want poolState
+		template string // of the pool, if it matters
+		seen     poolSeen
+		want     poolState
 	}{
 		"the template comes first": {
 			seen: poolSeen{Rejected: "no"},
@@ -79,6 +80,32 @@ func TestEvaluatePool(t *testing.T) {
 				message: "pod p cannot start container worker: CreateContainerConfigError: no key",
 			},
 		},
+		"runs as root": {
+			seen: broken(waiting("CreateContainerConfigError", "container has runAsNonRoot and image has non-numeric user (node), cannot verify user is non-root")),
+			want: poolState{
+				reason: v1alpha1.ReasonContainerNotStarting,
+				message: "pod p cannot start container worker: CreateContainerConfigError: container has runAsNonRoot and image has non-numeric user (node), " +
+					"cannot verify user is non-root; give the image a USER that is a number other than 0, or set securityContext.runAsUser in the template",
+			},
+		},
+		"no pull secret": {
+			seen: broken(waiting("ImagePullBackOff", "Back-off pulling image")),
+			want: poolState{
+				reason: v1alpha1.ReasonImagePullFailed,
+				message: `pod p cannot get image "" of container worker: ImagePullBackOff: Back-off pulling image; the pods have no pull secrets, as they do ` +
+					`not run under the service account "default": if the registry needs one, name it in spec.template.spec.imagePullSecrets`,
+			},
+		},
+		"a pull secret": {
+			template: `{"spec":{"imagePullSecrets":[{"name":"registry"}],"containers":[{"name":"a","image":"b"}]}}`,
+			seen:     broken(waiting("ErrImagePull", "denied")),
+			want:     poolState{reason: v1alpha1.ReasonImagePullFailed, message: `pod p cannot get image "" of container worker: ErrImagePull: denied`},
+		},
+		"an account of its own": {
+			template: `{"spec":{"serviceAccountName":"payments","containers":[{"name":"a","image":"b"}]}}`,
+			seen:     broken(waiting("ErrImagePull", "denied")),
+			want:     poolState{reason: v1alpha1.ReasonImagePullFailed, message: `pod p cannot get image "" of container worker: ErrImagePull: denied`},
+		},
 		"being created": {
 			seen: broken(waiting("ContainerCreating", "")),
 			want: poolState{reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 2 are up to date"},
@@ -87,6 +114,9 @@ func TestEvaluatePool(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test.seen.Pool = newPool("shop", func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = new(int32(2)) })
+			if test.template != "" {
+				test.seen.Pool.Spec.Template.Raw = []byte(test.template)
+			}
 			if diff := cmp.Diff(test.want, evaluatePool(test.seen), cmp.AllowUnexported(poolState{})); diff != "" {
 				t.Errorf("state (-want +got):\n%s", diff)
 			}

@@ -165,7 +165,7 @@ func TestPool_ShowsWhatIsWrongWithItsPods(t *testing.T) {
 	w.create(pod)
 
 	w.podStatus(pod, corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "not found"}}})
-	if message := w.awaitPool(pool, v1alpha1.ReasonImagePullFailed); message != `pod shop-1 cannot get image "example.test/checkout:1" of container worker: ErrImagePull: not found` {
+	if message := w.awaitPool(pool, v1alpha1.ReasonImagePullFailed); !strings.HasPrefix(message, `pod shop-1 cannot get image "example.test/checkout:1" of container worker: ErrImagePull: not found; the pods have no pull secrets`) {
 		t.Errorf("message is %q", message)
 	}
 	w.podStatus(pod, corev1.ContainerStatus{

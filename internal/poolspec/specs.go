@@ -189,12 +189,12 @@ func workerTemplate(in Input) *corev1ac.PodTemplateSpecApplyConfiguration {
 	spec.WithServiceAccountName(serviceAccountName(in))
 	setDefault(&spec.AutomountServiceAccountToken, true)
 	setDefault(&spec.TerminationGracePeriodSeconds, defaultGraceSeconds)
-	restrictPod(spec)
+	nonRootAdded := restrictPod(spec)
 	for i := range spec.Containers {
-		restrictContainer(&spec.Containers[i])
+		restrictContainer(&spec.Containers[i], nonRootAdded)
 	}
 	for i := range spec.InitContainers {
-		restrictContainer(&spec.InitContainers[i])
+		restrictContainer(&spec.InitContainers[i], nonRootAdded)
 	}
 	addEnv(worker, in, *spec.TerminationGracePeriodSeconds)
 	addHealth(worker, ptr.Deref(in.Pool.Spec.HealthPort, defaultHealthPort))
@@ -269,29 +269,38 @@ func addHealth(worker *corev1ac.ContainerApplyConfiguration, port int32) {
 }
 
 // restrictPod sets the fields that the restricted Pod Security Standard requires of a
-// pod, unless the template sets them.
-func restrictPod(spec *corev1ac.PodSpecApplyConfiguration) {
+// pod, unless the template sets them. It sets no user: the image has one, and OpenShift
+// assigns one and refuses any other. It reports whether it has set runAsNonRoot.
+func restrictPod(spec *corev1ac.PodSpecApplyConfiguration) (nonRootAdded bool) {
 	context := corev1ac.PodSecurityContext()
 	if spec.SecurityContext != nil {
 		*context = *spec.SecurityContext
 	}
-	if context.RunAsUser == nil || *context.RunAsUser != 0 {
-		setDefault(&context.RunAsNonRoot, true)
+	if context.RunAsNonRoot == nil && (context.RunAsUser == nil || *context.RunAsUser != 0) {
+		context.WithRunAsNonRoot(true)
+		nonRootAdded = true
 	}
 	if context.SeccompProfile == nil {
 		context.WithSeccompProfile(corev1ac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))
 	}
 	spec.WithSecurityContext(context)
+	return nonRootAdded
 }
 
 // restrictContainer does the same for a container. It leaves a privileged container
-// alone: that contradicts each of these fields.
-func restrictContainer(c *corev1ac.ContainerApplyConfiguration) {
+// alone: that contradicts each of these fields. A runAsNonRoot that was added to the pod
+// does not hold for a container that the template runs as root.
+func restrictContainer(c *corev1ac.ContainerApplyConfiguration, nonRootAdded bool) {
 	context := corev1ac.SecurityContext()
 	if c.SecurityContext != nil {
 		*context = *c.SecurityContext
 	}
-	if ptr.Deref(context.Privileged, false) {
+	privileged := ptr.Deref(context.Privileged, false)
+	if nonRootAdded && (privileged || ptr.Deref(context.RunAsUser, -1) == 0) {
+		setDefault(&context.RunAsNonRoot, false)
+		c.WithSecurityContext(context)
+	}
+	if privileged {
 		return
 	}
 	setDefault(&context.AllowPrivilegeEscalation, false)

@@ -80,6 +80,16 @@ func TestObjects(t *testing.T) {
 						{"name": "logger", "image": "l"}
 					]}}`,
 		},
+		"root-beside-the-worker": { // no user is set, and what is added refuses no container that the template runs as root
+			backend: "default",
+			template: `{"spec":{
+				"hostUsers": false,
+				"initContainers": [{"name": "chown", "image": "c", "securityContext": {"runAsUser": 0}}],
+				"containers": [
+					{"name": "worker", "image": "w", "securityContext": {"readOnlyRootFilesystem": true, "appArmorProfile": {"type": "RuntimeDefault"}}},
+					{"name": "agent", "image": "a", "securityContext": {"privileged": true}}
+				]}}`,
+		},
 		"first-is-the-worker": {
 			backend:  "default",
 			template: `{"spec":{"containers":[{"name":"checkout","image":"w"},{"name":"checkout-2","image":"w"}]}}`,
