@@ -21,6 +21,10 @@ import (
 // maxServed is the number of workflows that a pool's status lists at most.
 const maxServed = 256
 
+// shortLife is how long a container lives at most whose end is part of a crash loop. After as
+// long without a crash the kubelet forgets the earlier ones.
+const shortLife = 10 * time.Minute
+
 // poolSeen is what a pool's status is made from.
 type poolSeen struct {
 	Pool *v1alpha1.WorkerPool
@@ -97,44 +101,101 @@ func evaluatePool(seen poolSeen) poolState {
 		}
 		return poolState{ready: true, reason: v1alpha1.ReasonPodsReady, message: fmt.Sprintf("%d of %d pods are ready", d.Status.ReadyReplicas, desired)}
 	}
-	timedOut := false
-	for _, c := range d.Status.Conditions {
-		if c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse {
-			timedOut = true // the Deployment's progressDeadlineSeconds have passed
-		}
+	state, ok := evaluateDeployment(d)
+	if !ok {
+		state, ok = evaluatePods(seen.Pods, seen.Now)
 	}
-	if state, ok := evaluateDeployment(d); ok {
-		state.stalled = timedOut
-		return state
+	if !ok {
+		state = poolState{reason: v1alpha1.ReasonRollingOut, message: fmt.Sprintf("%d of %d pods are ready, %d are up to date%s%s",
+			d.Status.ReadyReplicas, desired, d.Status.UpdatedReplicas, haltMessage(d), deathMessage(seen.Pods, seen.Now))}
 	}
-	if state, ok := evaluatePods(seen.Pods); ok {
-		state.stalled = timedOut
-		if state.reason == v1alpha1.ReasonImagePullFailed {
-			state.message += pullAdvice(seen.Pool)
-		}
-		return state
+	if state.reason == v1alpha1.ReasonImagePullFailed {
+		state.message += pullAdvice(seen.Pool)
 	}
-	return poolState{
-		stalled: timedOut,
-		reason:  v1alpha1.ReasonRollingOut,
-		message: fmt.Sprintf("%d of %d pods are ready, %d are up to date", d.Status.ReadyReplicas, desired, d.Status.UpdatedReplicas),
-	}
+	progressing := deploymentCondition(d, appsv1.DeploymentProgressing)
+	state.stalled = progressing != nil && progressing.Status == corev1.ConditionFalse
+	return state
 }
 
-// evaluateDeployment finds pods that cannot be created: Pod Security, a quota or a webhook
-// rejects them.
-func evaluateDeployment(d *appsv1.Deployment) (poolState, bool) {
-	for _, c := range d.Status.Conditions {
-		if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
-			return poolState{reason: v1alpha1.ReasonPodsUnschedulable, message: "pods cannot be created: " + c.Message}, true
+// deploymentCondition returns a condition of a Deployment, nil if it has none of the type.
+func deploymentCondition(d *appsv1.Deployment, of appsv1.DeploymentConditionType) *appsv1.DeploymentCondition {
+	for i := range d.Status.Conditions {
+		if d.Status.Conditions[i].Type == of {
+			return &d.Status.Conditions[i]
 		}
+	}
+	return nil
+}
+
+// evaluateDeployment finds pods that cannot be created: Pod Security, a quota, a LimitRange or
+// a webhook rejects them, or their ReplicaSet.
+func evaluateDeployment(d *appsv1.Deployment) (poolState, bool) {
+	if c := deploymentCondition(d, appsv1.DeploymentReplicaFailure); c != nil && c.Status == corev1.ConditionTrue {
+		return poolState{reason: v1alpha1.ReasonPodsUnschedulable, message: "pods cannot be created: " + c.Message}, true
+	}
+	if c := deploymentCondition(d, appsv1.DeploymentProgressing); c != nil && c.Reason == "ReplicaSetCreateError" {
+		return poolState{reason: v1alpha1.ReasonPodsUnschedulable, message: "pods cannot be created: " + c.Message}, true
 	}
 	return poolState{}, false
 }
 
+// haltMessage says why a Deployment makes no progress: its progressDeadlineSeconds have
+// passed, or somebody has paused it.
+func haltMessage(d *appsv1.Deployment) string {
+	c := deploymentCondition(d, appsv1.DeploymentProgressing)
+	if c == nil || c.Status == corev1.ConditionTrue {
+		return ""
+	}
+	return fmt.Sprintf("; the Deployment does not progress: %s: %s", c.Reason, c.Message)
+}
+
+// deathMessage describes the newest end of a container that is not up again, or was not for
+// long. One end is no crash loop: a node may have been short of memory.
+func deathMessage(pods []corev1.Pod, now time.Time) string {
+	var text string
+	var newest time.Time
+	for i := range pods {
+		if pods[i].DeletionTimestamp != nil {
+			continue
+		}
+		for _, statuses := range [][]corev1.ContainerStatus{pods[i].Status.InitContainerStatuses, pods[i].Status.ContainerStatuses} {
+			for j := range statuses {
+				c := &statuses[j]
+				t := lastDeath(c)
+				if t == nil || c.Ready || now.Sub(t.FinishedAt.Time) > shortLife || text != "" && !t.FinishedAt.After(newest) {
+					continue
+				}
+				newest = t.FinishedAt.Time
+				text = fmt.Sprintf("; container %s of pod %s has ended (%d restarts)%s", c.Name, pods[i].Name, c.RestartCount, terminationMessage(t))
+			}
+		}
+	}
+	return text
+}
+
+// lastDeath returns the last end of a container's process, nil if there was none.
+func lastDeath(c *corev1.ContainerStatus) *corev1.ContainerStateTerminated {
+	if c.State.Terminated != nil {
+		return c.State.Terminated
+	}
+	return c.LastTerminationState.Terminated
+}
+
+// crashLoops reports whether a container ends again and again: the kubelet says so, or the
+// container is not ready, was restarted twice at least, and its last process lived briefly
+// and ended lately.
+func crashLoops(c *corev1.ContainerStatus, now time.Time) bool {
+	if c.State.Waiting != nil && c.State.Waiting.Reason == "CrashLoopBackOff" {
+		return true
+	}
+	t := lastDeath(c)
+	return t != nil && !c.Ready && c.RestartCount >= 2 &&
+		t.FinishedAt.Sub(t.StartedAt.Time) < shortLife && now.Sub(t.FinishedAt.Time) < shortLife
+}
+
 // evaluatePods finds why a pod does not become ready, in the newest pod for which that is
 // known.
-func evaluatePods(pods []corev1.Pod) (poolState, bool) {
+func evaluatePods(pods []corev1.Pod, now time.Time) (poolState, bool) {
 	pods = slices.Clone(pods)
 	slices.SortFunc(pods, func(a, b corev1.Pod) int {
 		return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
@@ -143,14 +204,14 @@ func evaluatePods(pods []corev1.Pod) (poolState, bool) {
 		if pods[i].DeletionTimestamp != nil {
 			continue
 		}
-		if state, ok := evaluatePod(&pods[i]); ok {
+		if state, ok := evaluatePod(&pods[i], now); ok {
 			return state, true
 		}
 	}
 	return poolState{}, false
 }
 
-func evaluatePod(pod *corev1.Pod) (poolState, bool) {
+func evaluatePod(pod *corev1.Pod, now time.Time) (poolState, bool) {
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
 			return poolState{reason: v1alpha1.ReasonPodsUnschedulable, message: fmt.Sprintf("pod %s fits on no node: %s", pod.Name, c.Message)}, true
@@ -158,7 +219,7 @@ func evaluatePod(pod *corev1.Pod) (poolState, bool) {
 	}
 	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
 		for i := range statuses {
-			if state, ok := evaluateContainer(pod.Name, &statuses[i]); ok {
+			if state, ok := evaluateContainer(pod.Name, &statuses[i], now); ok {
 				return state, true
 			}
 		}
@@ -166,7 +227,7 @@ func evaluatePod(pod *corev1.Pod) (poolState, bool) {
 	return poolState{}, false
 }
 
-func evaluateContainer(pod string, c *corev1.ContainerStatus) (poolState, bool) {
+func evaluateContainer(pod string, c *corev1.ContainerStatus, now time.Time) (poolState, bool) {
 	if w := c.State.Waiting; w != nil {
 		switch w.Reason {
 		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
@@ -175,14 +236,11 @@ func evaluateContainer(pod string, c *corev1.ContainerStatus) (poolState, bool) 
 		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreStartHookError", "PostStartHookError":
 			return poolState{reason: v1alpha1.ReasonContainerNotStarting, message: fmt.Sprintf(
 				"pod %s cannot start container %s: %s: %s%s", pod, c.Name, w.Reason, truncateText(w.Message, 600), userAdvice(w.Message))}, true
-		case "CrashLoopBackOff":
-			return poolState{reason: v1alpha1.ReasonCrashLooping, message: fmt.Sprintf(
-				"container %s of pod %s keeps ending (%d restarts)%s", c.Name, pod, c.RestartCount, terminationMessage(c.LastTerminationState.Terminated))}, true
 		}
 	}
-	if t := c.State.Terminated; t != nil && t.ExitCode != 0 {
+	if crashLoops(c, now) {
 		return poolState{reason: v1alpha1.ReasonCrashLooping, message: fmt.Sprintf(
-			"container %s of pod %s has ended (%d restarts)%s", c.Name, pod, c.RestartCount, terminationMessage(t))}, true
+			"container %s of pod %s keeps ending (%d restarts)%s", c.Name, pod, c.RestartCount, terminationMessage(lastDeath(c)))}, true
 	}
 	return poolState{}, false
 }

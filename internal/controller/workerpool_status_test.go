@@ -2,6 +2,7 @@ package controller
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -32,7 +33,32 @@ func TestEvaluatePool(t *testing.T) {
 		}}}
 	}
 	stuck := deployment(1, 2, 1)
-	stuck.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionFalse}}
+	stuck.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionFalse,
+		Reason: "ProgressDeadlineExceeded", Message: "timed out progressing"}}
+	paused := deployment(1, 2, 1)
+	paused.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionUnknown,
+		Reason: "DeploymentPaused", Message: "Deployment is paused"}}
+	refused := deployment(0, 2, 2)
+	refused.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionFalse,
+		Reason: "ReplicaSetCreateError", Message: `replicasets.apps "shop" is forbidden: exceeded quota: few`}}
+	noRoom := deployment(2, 2, 1)
+	noRoom.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentReplicaFailure, Status: corev1.ConditionTrue,
+		Reason: "FailedCreate", Message: `pods "shop-2" is forbidden: maximum memory usage per Container is 1Gi`}}
+	died := func(ago, life time.Duration) corev1.ContainerState {
+		end := noon.Add(-ago)
+		return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "OOMKilled",
+			StartedAt: metav1.NewTime(end.Add(-life)), FinishedAt: metav1.NewTime(end)}}
+	}
+	up := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+	dead := func(restarts int32, state, last corev1.ContainerState, isReady ...bool) poolSeen {
+		return poolSeen{Backend: ready, Now: noon, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{{
+			ObjectMeta: metav1.ObjectMeta{Name: "p"},
+			Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{
+				{Name: "worker", RestartCount: restarts, Ready: len(isReady) > 0, State: state, LastTerminationState: last},
+			}},
+		}}}
+	}
+	const partly = "1 of 2 pods are ready, 2 are up to date"
 	broken := func(pod corev1.Pod) poolSeen {
 		return poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Pods: []corev1.Pod{pod}}
 	}
@@ -67,7 +93,47 @@ func TestEvaluatePool(t *testing.T) {
 		},
 		"timed out": {
 			seen: poolSeen{Backend: ready, Deployment: stuck},
-			want: poolState{stalled: true, reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 1 are up to date"},
+			want: poolState{stalled: true, reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 1 are up to date; the Deployment does not progress: ProgressDeadlineExceeded: timed out progressing"},
+		},
+		"paused": {
+			seen: poolSeen{Backend: ready, Deployment: paused},
+			want: poolState{reason: v1alpha1.ReasonRollingOut, message: "1 of 2 pods are ready, 1 are up to date; the Deployment does not progress: DeploymentPaused: Deployment is paused"},
+		},
+		"the ReplicaSet is refused": {
+			seen: poolSeen{Backend: ready, Deployment: refused},
+			want: poolState{stalled: true, reason: v1alpha1.ReasonPodsUnschedulable, message: `pods cannot be created: replicasets.apps "shop" is forbidden: exceeded quota: few`},
+		},
+		"a pod is refused": {
+			seen: poolSeen{Backend: ready, Deployment: noRoom},
+			want: poolState{reason: v1alpha1.ReasonPodsUnschedulable, message: `pods cannot be created: pods "shop-2" is forbidden: maximum memory usage per Container is 1Gi`},
+		},
+		"ended once": {
+			seen: dead(0, died(time.Second, time.Hour), corev1.ContainerState{}),
+			want: poolState{reason: v1alpha1.ReasonRollingOut, message: partly + "; container worker of pod p has ended (0 restarts): exit code 137, OOMKilled"},
+		},
+		"ended once, just restarted": {
+			seen: dead(1, up, died(time.Second, time.Hour)),
+			want: poolState{reason: v1alpha1.ReasonRollingOut, message: partly + "; container worker of pod p has ended (1 restarts): exit code 137, OOMKilled"},
+		},
+		"ended once, ready again": {
+			seen: dead(1, up, died(time.Second, time.Hour), true),
+			want: poolState{reason: v1alpha1.ReasonRollingOut, message: partly},
+		},
+		"the third end in a month": {
+			seen: dead(2, died(time.Second, 240*time.Hour), died(240*time.Hour, 240*time.Hour)),
+			want: poolState{reason: v1alpha1.ReasonRollingOut, message: partly + "; container worker of pod p has ended (2 restarts): exit code 137, OOMKilled"},
+		},
+		"the third end in a minute": {
+			seen: dead(2, died(time.Second, 10*time.Second), died(30*time.Second, 10*time.Second)),
+			want: poolState{reason: v1alpha1.ReasonCrashLooping, message: "container worker of pod p keeps ending (2 restarts): exit code 137, OOMKilled"},
+		},
+		"between two ends": {
+			seen: dead(2, up, died(time.Second, 10*time.Second)),
+			want: poolState{reason: v1alpha1.ReasonCrashLooping, message: "container worker of pod p keeps ending (2 restarts): exit code 137, OOMKilled"},
+		},
+		"the kubelet says so": {
+			seen: dead(1, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}, died(time.Second, time.Second)),
+			want: poolState{reason: v1alpha1.ReasonCrashLooping, message: "container worker of pod p keeps ending (1 restarts): exit code 137, OOMKilled"},
 		},
 		"unschedulable": {
 			seen: broken(unschedulable),
