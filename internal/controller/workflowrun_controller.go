@@ -258,6 +258,8 @@ func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *backend.Connec
 	}
 	seen.RunID = c.RunID
 	switch {
+	case errors.Is(c.Err, store.ErrLocked): // by an open transaction
+		return fmt.Errorf("create run: %w", c.Err)
 	case c.Err != nil:
 		seen.Refused = "the run cannot be stored: " + strings.TrimPrefix(c.Err.Error(), store.ErrInvalidJSON.Error()+": ") + ": correct the input (no U+0000 in texts, no numbers beyond what Postgres holds) and create the run anew"
 		metrics.RunsMirrored.WithLabelValues("rejected").Inc()

@@ -2,10 +2,12 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"time"
 
+	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/groupcommit"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
@@ -26,7 +28,7 @@ type flusher struct {
 	group  *groupcommit.Group[write]
 }
 
-// flushTimeout bounds one try: a connection that hangs must not block all passes.
+// flushTimeout bounds one try of a write: a connection that hangs must not block all passes.
 const flushTimeout = 10 * time.Second
 
 func newFlusher(r *Runner) *flusher {
@@ -35,8 +37,8 @@ func newFlusher(r *Runner) *flusher {
 	return f
 }
 
-// submit writes, and returns once that is durable. It retries while the database fails. It
-// returns store.ErrLeaseLost if the pass no longer holds its run, or the error of a value
+// submit writes, and returns once that is durable. It retries while the database fails, and
+// while another session has locked the run. It returns store.ErrLeaseLost if the pass no longer holds its run, or the error of a value
 // that cannot be stored. If ctx ends first, it returns the cause, and the write may or may
 // not happen.
 func (f *flusher) submit(ctx context.Context, steps []store.StepWrite, run *store.RunWrite) error {
@@ -44,24 +46,53 @@ func (f *flusher) submit(ctx context.Context, steps []store.StepWrite, run *stor
 	if f.group.TryAcquire() {
 		outcome, err := f.writeAlone(ctx, w)
 		if err == nil {
-			return outcome
+			return f.whenUnlocked(ctx, w, outcome)
 		}
 		// The group retries it, in a batch with the writes of others.
 		w.steps = slices.Clone(steps)
 		markMaybeWritten(w.steps)
 	}
-	return f.group.Join(ctx, w)
+	return f.whenUnlocked(ctx, w, f.group.Join(ctx, w))
+}
+
+// lockedBackoff spaces out the tries of a write whose run another session has locked.
+var lockedBackoff = backoff.Policy{First: 20 * time.Millisecond, Max: time.Second}
+
+// whenUnlocked returns the outcome of a write. If that is store.ErrLocked, it repeats the write
+// until another session no longer locks the run, apart from the batches of others, which it
+// would delay. A try waits for no lock, so it holds a connection only for a moment.
+func (f *flusher) whenUnlocked(ctx context.Context, w write, outcome error) error {
+	if !errors.Is(outcome, store.ErrLocked) {
+		return outcome
+	}
+	w.steps = slices.Clone(w.steps)
+	markMaybeWritten(w.steps)
+	for n := 1; errors.Is(outcome, store.ErrLocked); n++ {
+		if lockedBackoff.Wait(ctx, n) != nil {
+			return context.Cause(ctx)
+		}
+		stepErrs, runErrs, err := f.tryOnce(ctx, store.Batch{Steps: w.steps, Runs: w.runs(), NoWait: true})
+		if err == nil { // else the database has failed; outcome stays
+			outcome = firstError(stepErrs, runErrs)
+		}
+	}
+	return outcome
+}
+
+// runs returns the write of the run as a batch takes it.
+func (w write) runs() []store.RunWrite {
+	if w.run == nil {
+		return nil
+	}
+	return []store.RunWrite{*w.run}
 }
 
 // writeAlone tries once to send a single write, without waking a goroutine of the group. err
 // is a failure of the database, or the end of ctx; outcome is the result of the write.
 func (f *flusher) writeAlone(ctx context.Context, w write) (outcome, err error) {
 	defer f.group.Release()
-	var runs []store.RunWrite
-	if w.run != nil {
-		runs = []store.RunWrite{*w.run}
-	}
-	stepErrs, runErrs, err := f.tryOnce(ctx, w.steps, runs, f.runner.claimForEnding(len(runs)))
+	runs := w.runs()
+	stepErrs, runErrs, err := f.tryOnce(ctx, store.Batch{Steps: w.steps, Runs: runs, Claim: f.runner.claimForEnding(len(runs))})
 	if err != nil {
 		return nil, err
 	}
@@ -80,29 +111,26 @@ func firstError(stepErrs, runErrs []error) error {
 	return nil
 }
 
-// tryOnce sends writes once, together with a claim if request is not nil. It starts passes
-// for the claimed runs, and notifies of runs that the writes have ended or made due: in the
+// tryOnce sends a batch once. It starts passes for the claimed runs, and notifies of runs that the writes have ended or made due: in the
 // same transaction if the rate limit allows, else later.
-func (f *flusher) tryOnce(
-	ctx context.Context, steps []store.StepWrite, runs []store.RunWrite, request *store.ClaimRequest,
-) (stepErrs, runErrs []error, err error) {
+func (f *flusher) tryOnce(ctx context.Context, batch store.Batch) (stepErrs, runErrs []error, err error) {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
 	r := f.runner
-	children := slices.ContainsFunc(steps, func(w store.StepWrite) bool { return w.Child != nil })
-	released := slices.ContainsFunc(runs, func(w store.RunWrite) bool { return w.Op == store.RunRelease })
-	parents := slices.ContainsFunc(runs, func(w store.RunWrite) bool { return w.HasParent && endsRun(w) })
-	due, ended := children || released || parents, slices.ContainsFunc(runs, endsRun)
-	hints := store.Hints{Due: due && r.notifyDue.tryAcquire(), Ends: ended && r.notifyEnds.tryAcquire()}
-	result, err := r.store.ApplyAndClaim(ctx, store.Batch{Steps: steps, Runs: runs, Claim: request, Hints: hints})
-	r.finishClaim(request, result.Claimed)
+	children := slices.ContainsFunc(batch.Steps, func(w store.StepWrite) bool { return w.Child != nil })
+	released := slices.ContainsFunc(batch.Runs, func(w store.RunWrite) bool { return w.Op == store.RunRelease })
+	parents := slices.ContainsFunc(batch.Runs, func(w store.RunWrite) bool { return w.HasParent && endsRun(w) })
+	due, ended := children || released || parents, slices.ContainsFunc(batch.Runs, endsRun)
+	batch.Hints = store.Hints{Due: due && r.notifyDue.tryAcquire(), Ends: ended && r.notifyEnds.tryAcquire()}
+	result, err := r.store.ApplyAndClaim(ctx, batch)
+	r.finishClaim(batch.Claim, result.Claimed)
 	if err != nil {
 		return nil, nil, err
 	}
-	if due && !hints.Due {
+	if due && !batch.Hints.Due {
 		r.notifyDue.request()
 	}
-	if ended && !hints.Ends {
+	if ended && !batch.Hints.Ends {
 		r.notifyEnds.request()
 	}
 	if children { // this worker may serve them itself
@@ -138,7 +166,7 @@ func (f *flusher) flush(ctx context.Context, batch []*groupcommit.Write[write]) 
 	var stepErrs, runErrs []error
 	request := f.runner.claimForEnding(len(runs))
 	err := retry(ctx, f.log, "Could not write to the database", func() (err error) {
-		stepErrs, runErrs, err = f.tryOnce(ctx, steps, runs, request)
+		stepErrs, runErrs, err = f.tryOnce(ctx, store.Batch{Steps: steps, Runs: runs, Claim: request})
 		if request = nil; err != nil {
 			markMaybeWritten(steps)
 		}

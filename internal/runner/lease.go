@@ -9,6 +9,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
 // leaseKeeper extends the leases of all passes with one statement per heartbeat, and tells a
@@ -73,50 +74,89 @@ func (k *leaseKeeper) holder(lease openworkflow.Lease) leaseHolder {
 }
 
 // run sends a heartbeat every third of a lease (R173) until ctx ends, and sooner after one
-// that failed.
+// that failed, or that found runs locked by other sessions.
 func (k *leaseKeeper) run(ctx context.Context) {
 	interval := k.duration / 3
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
+	var waiter sync.WaitGroup
+	defer waiter.Wait()
+	free, unlocked := wake.New(), wake.New()
+	free.Set()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		case <-unlocked:
 		}
-		if err := k.beat(ctx, interval); err != nil && ctx.Err() == nil {
-			k.log.Warn("Could not extend leases", "error", err)
-			ticker.Reset(max(interval/3, 100*time.Millisecond))
-		} else {
+		locked, err := k.beat(ctx, interval)
+		if len(locked) == 0 && err == nil {
 			ticker.Reset(interval)
+			continue
+		}
+		ticker.Reset(max(interval/3, 100*time.Millisecond))
+		if err != nil && ctx.Err() == nil {
+			k.log.Warn("Could not extend leases", "error", err)
+		}
+		if len(locked) == 0 {
+			continue
+		}
+		select {
+		case <-free:
+			waiter.Go(func() {
+				defer free.Set()
+				k.extendLocked(ctx, locked[0])
+				unlocked.Set()
+			})
+		default: // one waits already
 		}
 	}
 }
 
+// extendLocked waits for the lock of a run, in the queue of its row. When the lock ends, the
+// lease is extended before a worker can claim the run, even if it has expired meanwhile.
+func (k *leaseKeeper) extendLocked(ctx context.Context, lease openworkflow.Lease) {
+	k.log.Warn("Another session has locked a run that is executed here", "run", lease.RunID)
+	ctx, cancel := context.WithTimeout(ctx, k.duration)
+	defer cancel()
+	if states, err := k.store.Heartbeat(ctx, []openworkflow.Lease{lease}, k.duration); err == nil {
+		k.tell(states)
+	}
+}
+
 // beat extends all leases but those younger than a sixth of a lease: the next heartbeat is
-// early enough for them. Most runs end before that, and need none.
-func (k *leaseKeeper) beat(ctx context.Context, timeout time.Duration) error {
+// early enough for them. Most runs end before that, and need none. It returns the leases of
+// runs that other sessions have locked, which are neither extended nor lost.
+func (k *leaseKeeper) beat(ctx context.Context, timeout time.Duration) (locked []openworkflow.Lease, err error) {
 	leases := k.held(k.duration / 6)
 	if len(leases) == 0 {
-		return nil
+		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	states, err := k.store.Heartbeat(ctx, leases, k.duration)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	return k.tell(states), nil
+}
+
+// tell tells the passes what a heartbeat has found, and returns the leases of locked runs.
+func (k *leaseKeeper) tell(states []store.LeaseState) (locked []openworkflow.Lease) {
 	for _, state := range states {
 		holder := k.holder(state.Lease)
 		switch {
 		case holder == nil: // the pass has ended in the meantime
+		case state.Locked:
+			locked = append(locked, state.Lease)
 		case !state.Held:
 			holder.revoke(causeOfLoss(state))
 		case state.Suspended:
 			holder.suspend()
 		}
 	}
-	return nil
+	return locked
 }
 
 // lossCause reads from the row of a run why a write of it was refused.

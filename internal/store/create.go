@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -41,14 +42,18 @@ type Created struct {
 	RunID string
 	// Inserted is false when the run existed already.
 	Inserted bool
-	// Err says that a value of this run cannot be stored (ErrInvalidJSON, ErrTooLarge). The
-	// other runs of the call are not affected.
+	// Err says that a value of this run cannot be stored (ErrInvalidJSON, ErrTooLarge), or that
+	// an open transaction holds the run's key or id (ErrLocked). The other runs of the call are
+	// not affected.
 	Err error
 }
 
 // CreateRuns creates runs and returns a result for each, in the same order. An existing run of
 // the same id is left as it is, so the call may be repeated. Listeners are notified if a run
 // is due now.
+//
+// A run whose key or id an open transaction holds is not created, and delays the others little.
+// The only run of a call waits for that transaction instead, until ctx is about to end.
 func (s *Store) CreateRuns(ctx context.Context, runs []NewRun) ([]Created, error) {
 	created := make([]Created, len(runs))
 	plain, keyed := newRows(runs, created)
@@ -56,8 +61,15 @@ func (s *Store) CreateRuns(ctx context.Context, runs []NewRun) ([]Created, error
 		rows   []newRow
 		create func([]newRow, func(*sqlBatch) error) error
 	}{{plain, s.createPlain}, {keyed, s.createKeyed}} {
-		errs, err := bisect(part.rows, func(rows []newRow) ([]error, error) {
+		wait := keyPatience
+		if len(runs) == 1 {
+			wait = untilEnd(ctx)
+		}
+		errs, err := bisect(part.rows, isOfOneRun, func(rows []newRow) ([]error, error) {
 			return make([]error, len(rows)), part.create(rows, func(b *sqlBatch) error {
+				if rows[0].IdempotencyKey != nil {
+					b.waitForLocks(wait)
+				}
 				return s.sendAndNotify(ctx, b, Hints{Due: anyDue(rows)})
 			})
 		})
@@ -65,11 +77,21 @@ func (s *Store) CreateRuns(ctx context.Context, runs []NewRun) ([]Created, error
 			return nil, Classify(err)
 		}
 		for i, err := range errs {
+			if isConflict(err) {
+				err = fmt.Errorf("%w: %w", ErrLocked, err)
+			}
 			part.rows[i].result.Err = err
 		}
 	}
 	return created, nil
 }
+
+// keyPatience is how long the runs of one call wait for the lock of a key. A call whose batch
+// holds a locked key finds it in as many tries as the logarithm of the batch.
+const keyPatience = 50 * time.Millisecond
+
+// isOfOneRun reports whether the error is about one of the runs: a value, or a lock.
+func isOfOneRun(err error) bool { return isValueError(err) || isConflict(err) }
 
 // errIsolation refuses a transaction that reads from one snapshot: it does not see a run that
 // took a key after the snapshot.

@@ -32,6 +32,50 @@
 // they did, in the same transaction. OpenWorkflow's processes write and wake in separate
 // transactions. Sweep rescues the runs whose wake was lost in between.
 //
+// # Locks
+//
+// OpenWorkflow's statements have no such order, and a deadlock whose victim is one of them
+// fails a run. Two rules keep ours from being the other half of a cycle:
+//
+//   - A transaction that holds a lock does not wait for a row that OpenWorkflow's may hold. It
+//     skips the row (SKIP LOCKED), or is rolled back at once (NOWAIT) and repeated. A
+//     transaction that takes one lock may wait for it: it holds nothing.
+//   - Where a wait cannot be excluded, lock_timeout (200 ms) ends it, long before Postgres
+//     looks for a deadlock (deadlock_timeout, 1 s). Whoever waits for us is then never the
+//     victim. ApplyAndClaim is rolled back, and applies those of its writes that need no
+//     locked row.
+//
+// R is a run, A a step attempt, S a delivery.
+//
+//	OpenWorkflow's statement      its locks, in order                    why ours make no cycle with it
+//	sendSignal                    A of all waiters, unordered; S;        ours end waits for signals with NOWAIT, send with NOWAIT on R
+//	                              then R without a worker, unordered     and SKIP LOCKED on A, wake with SKIP LOCKED
+//	createStepAttempt             R, new A                               the R is held by its worker; ours write only R that they hold
+//	completeStepAttempt, fail…    R, then A of R                         as above
+//	setStepAttemptChild…          R, then A of R, key share of child R   as above; ours take FOR UPDATE only in retention, by SKIP LOCKED
+//	claimWorkflowRun              one R by SKIP LOCKED, then expired R,  ours claim by SKIP LOCKED, fail expired runs with NOWAIT;
+//	                              unordered                              parents of ended children are bounded by lock_timeout
+//	cancel, complete, fail, park  one R                                  it waits while it holds nothing
+//	wakeParent, reconcile         one R, in a transaction of its own     it waits while it holds nothing
+//	extendLease                   one R                                  it waits while it holds nothing
+//	createWorkflowRun             advisory lock of the key               ours take it before they lock anything (CreateRuns), or bounded
+//	                                                                     by lock_timeout (children)
+//
+// Ours take:
+//
+//	ApplyAndClaim                     R written and parents, by id; keys of children; A that wait for signals, NOWAIT; other A;
+//	                                  claimed R, SKIP LOCKED; after the commit, parked R, SKIP LOCKED
+//	Claim, Heartbeat, ReleaseLeases   R, SKIP LOCKED; a heartbeat for a single lease waits
+//	SendSignal, SendSignals           R of waiters and the sender, NOWAIT; A of waiters, SKIP LOCKED; S
+//	CancelRuns, FailExpired           R and parents, NOWAIT
+//	SuspendRuns, ResumeRuns           R, NOWAIT
+//	CreateRuns                        keys, in the order of their numbers
+//	RemoveRuns                        R that have ended, SKIP LOCKED; S and A of those, bounded by lock_timeout
+//
+// A transaction that fails with 55P03 (lock not available), 40P01 (deadlock) or 40001
+// (serialization) has written nothing. The methods repeat it; ErrLocked says that the lock
+// did not end.
+//
 // # Schema
 //
 // Migrate leaves OpenWorkflow's schema as OpenWorkflow itself would, under its
@@ -43,6 +87,7 @@
 //
 //	store.go           Options, Store, connections, batches
 //	errors.go          SQLSTATE codes to sentinels
+//	locks.go           what is done when another session holds a lock
 //	schema.go          Migrate, CheckSchema
 //	migrations.go      the migrations: OpenWorkflow's, then ours
 //	rows.go            the columns of runs and step attempts, and how they are scanned

@@ -1,11 +1,21 @@
 package store
 
-import "context"
+import (
+	"context"
+	"errors"
+	"slices"
+)
 
-// Apply is ApplyAndClaim without the claim.
+// Apply is ApplyAndClaim without the claim. It repeats a batch of which nothing could be
+// written because rows were locked.
 func (s *Store) Apply(ctx context.Context, steps []StepWrite, runs []RunWrite) (stepErrs, runErrs []error, err error) {
-	result, err := s.ApplyAndClaim(ctx, Batch{Steps: steps, Runs: runs})
-	return result.Steps, result.Runs, err
+	for {
+		result, err := s.ApplyAndClaim(ctx, Batch{Steps: steps, Runs: runs})
+		all := slices.Concat(result.Steps, result.Runs)
+		if err != nil || len(all) == 0 || slices.ContainsFunc(all, func(err error) bool { return !errors.Is(err, ErrLocked) }) {
+			return result.Steps, result.Runs, err
+		}
+	}
 }
 
 // PlanOnceSQL is the statement that each connection runs first.

@@ -85,3 +85,7 @@ JOIN (
 ) l ON r.namespace_id = l.namespace_id AND r.id = l.id
 ORDER BY r.id
 FOR NO KEY UPDATE OF r`
+
+// lockRunsNoWaitSQL is lockRunsSQL for transactions whose callers repeat them: it waits for no
+// lock.
+const lockRunsNoWaitSQL = lockRunsSQL + ` NOWAIT`

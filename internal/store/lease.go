@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,6 +16,9 @@ type LeaseState struct {
 	// Held is false when the run no longer carries the worker id. The lease was not extended
 	// then.
 	Held bool
+	// Locked says that another session has locked the run, which carries the worker id. The
+	// lease was not extended. Nobody can claim the run before the lock ends.
+	Locked bool
 	// Status is the run's, whoever holds the run. It is empty when the run does not exist.
 	Status openworkflow.RunStatus
 	// Suspended asks the holder to park the run.
@@ -22,9 +26,9 @@ type LeaseState struct {
 	DeadlineAt *time.Time
 }
 
-// heartbeatSQL finds runs by primary key and locks those that are held, in the order of their
-// ids. It returns those.
-var heartbeatSQL = `
+// heartbeatTemplate finds runs by primary key and locks those that are held, in the order of
+// their ids. It returns those.
+var heartbeatTemplate = `
 WITH lease AS MATERIALIZED (
 	SELECT $1::text AS namespace_id, w.run_id, w.worker_id
 	FROM unnest($2::text[], $3::text[]) w (run_id, worker_id)
@@ -34,7 +38,7 @@ WITH lease AS MATERIALIZED (
 	JOIN {schema}.workflow_runs r ON r.namespace_id = w.namespace_id AND r.id = w.run_id
 	WHERE ` + heldBy("w.worker_id") + `
 	ORDER BY r.id
-	FOR NO KEY UPDATE OF r
+	FOR NO KEY UPDATE OF r {wait}
 )
 UPDATE {schema}.workflow_runs r
 SET available_at = now() + $4::interval, updated_at = now()
@@ -42,8 +46,16 @@ FROM held h
 WHERE r.namespace_id = h.namespace_id AND r.id = h.id
 RETURNING r.id, r.worker_id, ` + isSuspended("r") + `, r.deadline_at`
 
+// heartbeatSQL skips locked runs. heartbeatAloneSQL, for one lease, waits.
+var (
+	heartbeatSQL      = strings.ReplaceAll(heartbeatTemplate, "{wait}", "SKIP LOCKED")
+	heartbeatAloneSQL = strings.ReplaceAll(heartbeatTemplate, "{wait}", "")
+)
+
 // Heartbeat extends the leases that are still held to d from now. It returns the state of each
-// lease, in the same order.
+// lease, in the same order. A locked run delays none of the others. For a single lease, the
+// call waits for the lock until ctx is about to end, so that the lease is extended before
+// anybody can claim the run.
 func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d time.Duration) ([]LeaseState, error) {
 	if len(leases) == 0 {
 		return nil, nil
@@ -53,13 +65,20 @@ func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d ti
 		runIDs[i], workerIDs[i] = l.RunID, l.WorkerID
 	}
 	held := make(map[openworkflow.Lease]LeaseState, len(leases))
-	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
+	add := func(row pgx.CollectableRow) error {
 		state := LeaseState{Held: true, Status: openworkflow.RunRunning}
 		err := row.Scan(&state.RunID, &state.WorkerID, &state.Suspended, &state.DeadlineAt)
 		held[state.Lease] = state
 		return err
-	}, s.sql(heartbeatSQL), s.namespace, runIDs, workerIDs, d)
-	if err != nil {
+	}
+	var b sqlBatch
+	sql := heartbeatSQL
+	if len(leases) == 1 {
+		b.waitForLocks(untilEnd(ctx))
+		sql = heartbeatAloneSQL
+	}
+	b.collect(add, s.sql(sql), s.namespace, runIDs, workerIDs, d)
+	if err := s.send(ctx, &b); err != nil && !isConflict(err) {
 		return nil, Classify(err)
 	}
 	states := make([]LeaseState, len(leases))
@@ -70,7 +89,7 @@ func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d ti
 	return states, s.describeLost(ctx, states)
 }
 
-// describeLost fills in the states of lost leases from the rows.
+// describeLost fills in the states of leases that were not extended from the rows.
 func (s *Store) describeLost(ctx context.Context, states []LeaseState) error {
 	var lost []string
 	for _, state := range states {
@@ -88,6 +107,7 @@ func (s *Store) describeLost(ctx context.Context, states []LeaseState) error {
 	for i := range states {
 		if run := runs[states[i].RunID]; run != nil && !states[i].Held {
 			states[i].Status, states[i].Suspended, states[i].DeadlineAt = run.Status, run.SuspendedAt != nil, run.DeadlineAt
+			states[i].Locked = run.Status == openworkflow.RunRunning && run.WorkerID != nil && *run.WorkerID == states[i].WorkerID
 		}
 	}
 	return nil
@@ -95,42 +115,78 @@ func (s *Store) describeLost(ctx context.Context, states []LeaseState) error {
 
 // releaseSQL reads a range of operator_runs_lease_idx: the worker ids from prefix "uid." up to
 // "uid/", which follows it. Both are bounds, not patterns, so no character of a uid is
-// special. Runs are locked in the order of their ids.
+// special. It skips locked runs. It returns the ids that it found, and whether it released
+// them.
 var releaseSQL = `
 WITH held AS MATERIALIZED (
-	SELECT r.namespace_id, r.id
+	SELECT r.namespace_id, r.id, r.worker_id
 	FROM {schema}.workflow_runs r
 	WHERE r.namespace_id = $1 AND r.status = 'running' AND r.worker_id IS NOT NULL
 		AND r.worker_id ~>=~ ($2 || '.') AND r.worker_id ~<~ ($2 || '/')
 		AND ($3 = '' OR NOT starts_with(r.worker_id, $2 || '.' || $3 || '.'))
-	ORDER BY r.id
-	FOR NO KEY UPDATE
+), free AS MATERIALIZED (
+	SELECT r.namespace_id, r.id
+	FROM held h
+	JOIN {schema}.workflow_runs r USING (namespace_id, id)
+	WHERE ` + heldBy("h.worker_id") + `
+	FOR NO KEY UPDATE OF r SKIP LOCKED
+), released AS (
+	UPDATE {schema}.workflow_runs r
+	SET worker_id    = NULL,
+		` + makeDue("r") + `
+	FROM free
+	WHERE r.namespace_id = free.namespace_id AND r.id = free.id
 )
-UPDATE {schema}.workflow_runs r
-SET worker_id    = NULL,
-	` + makeDue("r") + `
-FROM held h
-WHERE r.namespace_id = h.namespace_id AND r.id = h.id
-RETURNING r.id`
+SELECT h.id, h.id IN (SELECT id FROM free)
+FROM held h`
 
 // ReleaseLeases ends the leases of a pod's uid, and makes the runs due now. It spares those of
 // the process exceptProcess, if that is not empty. It returns the runs' ids; the caller
-// notifies.
+// notifies. A run that stays locked for longer than a transaction of a worker keeps its lease,
+// which ends by itself.
 func (s *Store) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
-	ids, err := s.queryIDs(ctx, s.sql(releaseSQL), s.namespace, podUID, exceptProcess)
+	ids, err := s.skipLocked(ctx, s.sql(releaseSQL), s.namespace, podUID, exceptProcess)
 	return ids, Classify(err)
 }
 
+// skipTries bounds the repetitions of skipLocked, which together take less than 200 ms.
+const skipTries = 6
+
+// skipLocked runs a statement that returns the ids of the rows it found, and whether it has
+// changed them. It repeats it while rows are skipped because they are locked, a few times. It
+// returns the ids of those that were changed.
+func (s *Store) skipLocked(ctx context.Context, sql string, args ...any) (changed []string, err error) {
+	for n := 1; ; n++ {
+		skipped := false
+		err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
+			var id string
+			var done bool
+			err := row.Scan(&id, &done)
+			if done {
+				changed = append(changed, id)
+			} else {
+				skipped = true
+			}
+			return err
+		}, sql, args...)
+		if err != nil || !skipped || n == skipTries {
+			return changed, err
+		}
+		if err := lockBackoff.Wait(ctx, n); err != nil {
+			return changed, err
+		}
+	}
+}
+
 // suspendSQL leaves the lease of a run that a worker executes. The worker learns of the
-// suspension by Heartbeat. Primary key, locks in the order of ids.
+// suspension by Heartbeat. Primary key. It waits for no lock.
 var suspendSQL = `
 WITH open AS MATERIALIZED (
 	SELECT r.namespace_id, r.id
 	FROM {schema}.workflow_runs r
 	JOIN ` + idTable + ` ids USING (namespace_id, id)
 	WHERE ` + isOpen("r") + ` AND NOT ` + isSuspended("r") + `
-	ORDER BY r.id
-	FOR NO KEY UPDATE OF r
+	FOR NO KEY UPDATE OF r NOWAIT
 )
 UPDATE {schema}.workflow_runs r
 SET config       = (` + configOf("r") + ` - ` + configResumeAt + `) || ` + timeEntry(configSuspendedAt, "now()") + ` ||
@@ -148,8 +204,7 @@ RETURNING r.id`
 // ResumeRuns. It returns how many it suspended. It leaves alone runs that are suspended
 // already, have ended, or do not exist.
 func (s *Store) SuspendRuns(ctx context.Context, ids []string) (int, error) {
-	suspended, err := s.queryIDs(ctx, s.sql(suspendSQL), s.namespace, ids)
-	return len(suspended), Classify(err)
+	return s.countApart(ctx, s.sql(suspendSQL), ids)
 }
 
 // resumeSQL takes the earlier of the two instants: an OpenWorkflow client that woke the run
@@ -160,8 +215,7 @@ WITH suspended AS MATERIALIZED (
 	FROM {schema}.workflow_runs r
 	JOIN ` + idTable + ` ids USING (namespace_id, id)
 	WHERE ` + isOpen("r") + ` AND ` + isSuspended("r") + `
-	ORDER BY r.id
-	FOR NO KEY UPDATE OF r
+	FOR NO KEY UPDATE OF r NOWAIT
 )
 UPDATE {schema}.workflow_runs r
 SET config       = ` + configOf("r") + ` - ` + configSuspendedAt + ` - ` + configResumeAt + `,
@@ -177,11 +231,21 @@ RETURNING r.id`
 // ResumeRuns undoes SuspendRuns: each run is due when it would have been. It returns how many
 // it resumed; the caller notifies.
 func (s *Store) ResumeRuns(ctx context.Context, ids []string) (int, error) {
-	resumed, err := s.queryIDs(ctx, s.sql(resumeSQL), s.namespace, ids)
-	return len(resumed), Classify(err)
+	return s.countApart(ctx, s.sql(resumeSQL), ids)
 }
 
 // queryIDs runs a query that returns one text for each row.
+// countApart runs a statement that changes the runs $2, so that a locked one delays no other.
+// It returns how many were changed.
+func (s *Store) countApart(ctx context.Context, sql string, ids []string) (n int, err error) {
+	err = apart(ctx, ids, func(ids []string) error {
+		changed, err := s.queryIDs(ctx, sql, s.namespace, ids)
+		n += len(changed)
+		return err
+	})
+	return n, Classify(err)
+}
+
 func (s *Store) queryIDs(ctx context.Context, sql string, args ...any) ([]string, error) {
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err != nil {

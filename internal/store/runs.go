@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -59,24 +60,29 @@ SELECT r.id, r.status FROM {schema}.workflow_runs r JOIN ` + idTable + ` ids USI
 
 // CancelRuns cancels the runs that are open. It returns the status of each afterwards:
 // canceled, or the one with which it had ended before. Runs that do not exist are absent.
-// Parents that wait for them are woken in the same transaction; the caller notifies.
+// Parents that wait for them are woken in the same transaction; the caller notifies. A run that
+// stays locked, or whose parent does, is not canceled, and fails the call with ErrLocked once
+// the others are canceled.
 func (s *Store) CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error) {
 	statuses := make(map[string]openworkflow.RunStatus, len(ids))
 	if len(ids) == 0 {
 		return statuses, nil
 	}
-	var b sqlBatch
-	b.Queue(s.sql(lockRunsSQL), s.namespace, ids, ids)
-	b.Queue(s.sql(cancelSQL), s.namespace, ids)
-	b.Queue(s.sql(wakeParentsSQL), s.namespace, ids)
-	b.collect(func(row pgx.CollectableRow) error {
-		var id string
-		var status openworkflow.RunStatus
-		err := row.Scan(&id, &status)
-		statuses[id] = status
-		return err
-	}, s.sql(statusSQL), s.namespace, ids)
-	if err := s.send(ctx, &b); err != nil {
+	err := apart(ctx, ids, func(ids []string) error {
+		var b sqlBatch
+		b.Queue(s.sql(lockRunsNoWaitSQL), s.namespace, ids, ids)
+		b.Queue(s.sql(cancelSQL), s.namespace, ids)
+		b.Queue(s.sql(wakeParentsSQL), s.namespace, ids)
+		b.collect(func(row pgx.CollectableRow) error {
+			var id string
+			var status openworkflow.RunStatus
+			err := row.Scan(&id, &status)
+			statuses[id] = status
+			return err
+		}, s.sql(statusSQL), s.namespace, ids)
+		return s.send(ctx, &b)
+	})
+	if err != nil {
 		return nil, Classify(err)
 	}
 	return statuses, nil
@@ -104,24 +110,46 @@ RETURNING r.id`
 // FailExpired fails up to limit open runs whose deadline has passed, oldest deadline first,
 // and returns their ids. It includes runs that a worker executes. Parents that wait for them
 // are woken in the same transaction. The caller notifies, and calls again if limit runs were
-// returned.
+// returned. A run that is locked, or whose parent is, is left to the next call.
 func (s *Store) FailExpired(ctx context.Context, limit int) ([]string, error) {
 	expired, err := s.queryIDs(ctx, s.sql(expiredSQL), s.namespace, limit)
 	if err != nil || len(expired) == 0 {
 		return nil, Classify(err)
 	}
 	var failed []string
+	for n := 1; n <= skipTries; n++ {
+		failed, err = s.failUnlocked(ctx, expired)
+		if err == nil || !isConflict(err) || lockBackoff.Wait(ctx, n) != nil {
+			break
+		}
+	}
+	return failed, Classify(err)
+}
+
+// failUnlocked fails those of the runs that it can lock without waiting, with their parents.
+func (s *Store) failUnlocked(ctx context.Context, expired []string) (failed []string, err error) {
+	locked := map[string]bool{}
+	err = s.eachRow(ctx, func(row pgx.CollectableRow) error {
+		var id string
+		err := row.Scan(&id)
+		locked[id] = true
+		return err
+	}, s.sql(lockedSQL), s.namespace, expired, expired)
+	free := slices.DeleteFunc(slices.Clone(expired), func(id string) bool { return locked[id] })
+	if err != nil || len(free) == 0 {
+		return nil, err
+	}
 	var b sqlBatch
-	b.Queue(s.sql(lockRunsSQL), s.namespace, expired, expired)
+	b.Queue(s.sql(lockRunsNoWaitSQL), s.namespace, free, free)
 	b.collect(func(row pgx.CollectableRow) error {
 		var id string
 		err := row.Scan(&id)
 		failed = append(failed, id)
 		return err
-	}, s.sql(failExpiredSQL), s.namespace, expired, openworkflow.DeadlineMessage)
-	b.Queue(s.sql(wakeParentsSQL), s.namespace, expired)
+	}, s.sql(failExpiredSQL), s.namespace, free, openworkflow.DeadlineMessage)
+	b.Queue(s.sql(wakeParentsSQL), s.namespace, free)
 	if err := s.send(ctx, &b); err != nil {
-		return nil, Classify(err)
+		return nil, err
 	}
 	return failed, nil
 }

@@ -180,27 +180,13 @@ func (s *Store) SendSignals(ctx context.Context, signals []Signal) (runIDs [][]s
 		sent = append(sent, signal)
 	}
 
-	names, keys, data := signalColumns(sent)
-	waiting, err := s.queryIDs(ctx, s.sql(receiversSQL), s.namespace, names)
-	if err != nil {
-		return nil, Classify(err)
-	}
-	recipients, delivered := make([][]string, len(sent)), map[string][]string{}
-	var b sqlBatch
-	b.Queue(s.sql(lockRunsSQL), s.namespace, waiting, nil)
-	b.collect(func(row pgx.CollectableRow) error {
-		var n int
-		var name, id string
-		err := row.Scan(&n, &name, &id)
-		if n > 0 {
-			recipients[n-1] = append(recipients[n-1], id)
-		} else {
-			delivered[name] = append(delivered[name], id)
-		}
+	var recipients [][]string
+	var delivered map[string][]string
+	err = repeat(ctx, func() (err error) {
+		recipients, delivered, err = s.deliver(ctx, sent)
 		return err
-	}, s.sql(deliverAnySQL), s.namespace, names, keys, data)
-	b.Queue(s.sql(wakeReceiversSQL), s.namespace, names)
-	if err := s.send(ctx, &b); err != nil {
+	})
+	if err != nil {
 		return nil, Classify(err)
 	}
 	for i, signal := range sent {
@@ -213,6 +199,37 @@ func (s *Store) SendSignals(ctx context.Context, signals []Signal) (runIDs [][]s
 		runIDs[i] = recipients[of[i]]
 	}
 	return runIDs, nil
+}
+
+// deliver delivers signals in one transaction. It waits for no lock, except for that of the
+// only waiting run, before it holds any. It returns the recipients of earlier sends by signal,
+// and the new ones by name.
+func (s *Store) deliver(ctx context.Context, sent []Signal) (recipients [][]string, delivered map[string][]string, err error) {
+	names, keys, data := signalColumns(sent)
+	waiting, err := s.queryIDs(ctx, s.sql(receiversSQL), s.namespace, names)
+	if err != nil {
+		return nil, nil, err
+	}
+	recipients, delivered = make([][]string, len(sent)), map[string][]string{}
+	lock := lockRunsNoWaitSQL
+	if len(waiting) == 1 {
+		lock = lockRunsSQL
+	}
+	var b sqlBatch
+	b.Queue(s.sql(lock), s.namespace, waiting, nil)
+	b.collect(func(row pgx.CollectableRow) error {
+		var n int
+		var name, id string
+		err := row.Scan(&n, &name, &id)
+		if n > 0 {
+			recipients[n-1] = append(recipients[n-1], id)
+		} else {
+			delivered[name] = append(delivered[name], id)
+		}
+		return err
+	}, s.sql(deliverAnySQL), s.namespace, names, keys, data)
+	b.Queue(s.sql(wakeReceiversSQL), s.namespace, names)
+	return recipients, delivered, s.send(ctx, &b)
 }
 
 // signalColumns returns the arguments $2 to $4 of the statements.
@@ -267,17 +284,33 @@ func (s *Store) SendSignal(ctx context.Context, step StepWrite, signal Signal) (
 	if signal.IdempotencyKey == nil {
 		signal.IdempotencyKey = new(openworkflow.SignalKey(step.RunID, step.Attempt.StepName))
 	}
+	held := false
+	err = repeat(ctx, func() (err error) {
+		runIDs, held, err = s.deliverStep(ctx, step, signal)
+		return err
+	})
+	if err != nil {
+		return nil, Classify(err)
+	}
+	if !held {
+		return nil, ErrLeaseLost
+	}
+	return runIDs, nil
+}
+
+// deliverStep delivers the signal of a step in one transaction, which waits for no lock. Held
+// is false when the lease is lost.
+func (s *Store) deliverStep(ctx context.Context, step StepWrite, signal Signal) (runIDs []string, held bool, err error) {
 	names, keys, data := signalColumns([]Signal{signal})
 	waiting, err := s.queryIDs(ctx, s.sql(receiversSQL), s.namespace, names)
 	if err != nil {
-		return nil, Classify(err)
+		return nil, false, err
 	}
 	var output struct {
 		WorkflowRunIDs []string `json:"workflowRunIds"`
 	}
-	held := false
 	var b sqlBatch
-	b.Queue(s.sql(lockRunsSQL), s.namespace, append(waiting, step.RunID), nil)
+	b.Queue(s.sql(lockRunsNoWaitSQL), s.namespace, append(waiting, step.RunID), nil)
 	b.Queue(s.sql(deliverStepSQL), s.namespace, names, keys, data, step.RunID, step.WorkerID, step.Attempt.ID)
 	b.Queue(s.sql(wakeReceiversSQL), s.namespace, names)
 	b.collect(func(row pgx.CollectableRow) error {
@@ -285,11 +318,6 @@ func (s *Store) SendSignal(ctx context.Context, step StepWrite, signal Signal) (
 		return row.Scan(&output)
 	}, s.sql(writeSendSQL), s.namespace, step.RunID, step.WorkerID, step.Attempt.ID, step.Attempt.StepName, max(0, step.Elapsed),
 		signal.Name, signal.IdempotencyKey)
-	if err := s.send(ctx, &b); err != nil {
-		return nil, Classify(err)
-	}
-	if !held {
-		return nil, ErrLeaseLost
-	}
-	return output.WorkflowRunIDs, nil
+	err = s.send(ctx, &b)
+	return output.WorkflowRunIDs, held, err
 }

@@ -123,7 +123,11 @@ func parse(o Options) (*pgxpool.Config, error) {
 // each batch anew, foreign keys included, which takes longer than executing it. Or it would
 // keep the plan of the first minute, when the tables were nearly empty, and read all of a
 // namespace for each row ever after. JIT compilation takes longer than it saves.
+//
+// No statement waits longer than lock_timeout for a lock, unless it says so: what waits holds
+// locks itself, and Postgres looks for deadlocks after deadlock_timeout, a second.
 const planOnceSQL = `
+SET lock_timeout = '200ms';
 SET plan_cache_mode = force_generic_plan;
 SET enable_seqscan = off;
 SET enable_bitmapscan = off;

@@ -80,7 +80,7 @@ func (s *Store) Sweep(ctx context.Context, every time.Duration, limit int) (Swep
 		return swept, Classify(err)
 	}
 	if len(resolved) > 0 {
-		if swept.Rescued, err = s.queryIDs(ctx, s.sql(wakeParkedSQL), s.namespace, resolved); err != nil {
+		if swept.Rescued, err = s.skipLocked(ctx, s.sql(wakeParkedSQL), s.namespace, resolved); err != nil {
 			return swept, Classify(err)
 		}
 	}

@@ -20,10 +20,11 @@ WHERE CASE WHEN c.status IN ('completed', 'failed', 'canceled') THEN a.kind = 'w
 
 // wakeParkedSQL makes due those of the parked runs $2 for which a child ended or a signal was
 // delivered while they were executed (R83). It runs after the park's commit, because
-// OpenWorkflow's workers do not wait for the lock of a parent that they see executed. Reads
+// OpenWorkflow's workers do not wait for the lock of a parent that they see executed. It skips
+// locked runs. It returns the ids that it found, and whether it made them due. Reads
 // step_attempts_workflow_run_created_at_idx.
 var wakeParkedSQL = `
-WITH parked AS MATERIALIZED (
+WITH candidate AS MATERIALIZED (
 	SELECT p.namespace_id, p.id
 	FROM {schema}.workflow_runs p
 	JOIN ` + idTable + ` ids USING (namespace_id, id)
@@ -35,19 +36,26 @@ WITH parked AS MATERIALIZED (
 			WHERE a.namespace_id = p.namespace_id AND a.workflow_run_id = p.id AND ` + hasWaitResult + `
 			OFFSET 0
 		)
-	ORDER BY p.id
-	FOR NO KEY UPDATE OF p
+), free AS MATERIALIZED (
+	SELECT p.namespace_id, p.id
+	FROM candidate c
+	JOIN {schema}.workflow_runs p USING (namespace_id, id)
+	WHERE ` + parked + `
+		AND ` + notDue + `
+	FOR NO KEY UPDATE OF p SKIP LOCKED
+), woken AS (
+	UPDATE {schema}.workflow_runs p
+	SET ` + makeDue("p") + `
+	FROM free
+	WHERE p.namespace_id = free.namespace_id AND p.id = free.id
 )
-UPDATE {schema}.workflow_runs p
-SET ` + makeDue("p") + `
-FROM parked
-WHERE p.namespace_id = parked.namespace_id AND p.id = parked.id
-RETURNING p.id`
+SELECT c.id, c.id IN (SELECT id FROM free)
+FROM candidate c`
 
 // wakeParked makes the parked runs of a batch due if their wait has a result. It includes
 // parks that report a lost lease, which may have succeeded in a call whose acknowledgement was
 // lost. It notifies of those that it makes due: whatever resolved the wait sent its hint when
-// the run could not be claimed.
+// the run could not be claimed. A run that stays locked is left to Sweep.
 func (s *Store) wakeParked(ctx context.Context, runs []RunWrite) error {
 	var parked []string
 	for _, w := range runs {
@@ -58,8 +66,8 @@ func (s *Store) wakeParked(ctx context.Context, runs []RunWrite) error {
 	if len(parked) == 0 {
 		return nil
 	}
-	due, err := s.pool.Exec(ctx, s.sql(wakeParkedSQL), s.namespace, parked)
-	if err == nil && due.RowsAffected() > 0 {
+	due, err := s.skipLocked(ctx, s.sql(wakeParkedSQL), s.namespace, parked)
+	if err == nil && len(due) > 0 {
 		_ = s.Notify(ctx) // without the hint, a poll finds them
 	}
 	return err

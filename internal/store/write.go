@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
 
@@ -84,6 +85,9 @@ type Batch struct {
 	Claim *ClaimRequest
 	// Hints notify listeners after the commit.
 	Hints Hints
+	// NoWait says that a write whose run is locked gets ErrLocked at once. Such a batch claims
+	// nothing. It is for a write that got ErrLocked before.
+	NoWait bool
 }
 
 // BatchResult is what became of a Batch.
@@ -94,6 +98,7 @@ type BatchResult struct {
 	//	ErrLeaseLost    the run does not carry the worker id; nothing was written
 	//	ErrInvalidJSON  a value of this write cannot be stored; nothing was written
 	//	ErrTooLarge     likewise
+	//	ErrLocked       another session holds a lock that the write needs; nothing was written
 	//
 	// If a step write has a value that cannot be stored, the run write of the same lease gets
 	// the same error and is not carried out.
@@ -114,7 +119,9 @@ type BatchResult struct {
 //
 // Locks are taken in this order: the runs that are written, with the parents of children
 // that end, by id; the advisory locks of children's keys, by number; step attempts. The
-// claim locks runs last, and skips those that are locked.
+// claim locks runs last, and skips those that are locked. A batch that waits for a lock
+// longer than the connection's lock_timeout is rolled back. Those of its writes that need no
+// locked row are then applied, without the claim; the others get ErrLocked.
 //
 // The error is about the database, not about a write. It is then unknown whether anything
 // was written: repeat the call without Claim, as its worker ids may already be in rows.
@@ -124,13 +131,13 @@ type BatchResult struct {
 // call succeeded; in either case the lease is over.
 func (s *Store) ApplyAndClaim(ctx context.Context, batch Batch) (BatchResult, error) {
 	c := s.newClaim(batch.Claim)
-	result, err := s.applyOnce(ctx, batch, c)
-	if err == nil && c != nil {
-		c.advanceCursors(s)
-		result.Claimed = c.runs
+	var result BatchResult
+	err := errNoWait
+	if !batch.NoWait {
+		result, err = s.applyValid(ctx, batch, c)
 	}
-	if err != nil && (isValueError(err) || isUniqueViolation(err)) {
-		if result, err = s.applyBisecting(ctx, batch); err == nil {
+	if errors.Is(err, errNoWait) || isConflict(err) {
+		if result, err = s.applyUnlocked(ctx, batch); err == nil {
 			_ = s.notify(ctx, batch.Hints) // a lost hint is made up for by polling
 		}
 	}
@@ -143,6 +150,24 @@ func (s *Store) ApplyAndClaim(ctx context.Context, batch Batch) (BatchResult, er
 	return result, nil
 }
 
+// errNoWait stands for the conflict of a batch that is not to wait for one.
+var errNoWait = errors.New("the batch may wait for no lock")
+
+// applyValid applies a batch as a whole or, if Postgres refuses a value in it, in parts.
+func (s *Store) applyValid(ctx context.Context, batch Batch, c *claim) (BatchResult, error) {
+	result, err := s.applyOnce(ctx, batch, c)
+	if err == nil && c != nil {
+		c.advanceCursors(s)
+		result.Claimed = c.runs
+	}
+	if err != nil && (isValueError(err) || isUniqueViolation(err)) {
+		if result, err = s.applyBisecting(ctx, batch); err == nil {
+			_ = s.notify(ctx, batch.Hints) // a lost hint is made up for by polling
+		}
+	}
+	return result, err
+}
+
 // applyOnce sends all writes, and the claim c if it is not nil, as one SQL batch.
 func (s *Store) applyOnce(ctx context.Context, batch Batch, c *claim) (result BatchResult, err error) {
 	if len(batch.Steps) == 0 && len(batch.Runs) == 0 && c == nil {
@@ -151,11 +176,15 @@ func (s *Store) applyOnce(ctx context.Context, batch Batch, c *claim) (result Ba
 	var b sqlBatch
 	children := s.childrenOf(batch.Steps)
 	steps, runs := newStepWrites(batch.Steps), newRunWrites(batch.Runs)
-	if len(children) > 0 || len(endedChildren(batch.Runs)) > 0 || !steps.locksAllRuns(batch.Runs) {
-		s.queueLocks(&b, batch)
+	waits := endedSignalWaits(batch.Steps)
+	if len(children) > 0 || len(waits) > 0 || len(endedChildren(batch.Runs)) > 0 || !steps.locksAllRuns(batch.Runs) {
+		b.Queue(s.sql(lockRunsSQL), s.namespace, batch.runIDs(), endedChildren(batch.Runs))
 	}
 	if len(children) > 0 {
 		s.queueChildKeys(&b, children)
+	}
+	if len(waits) > 0 {
+		b.Queue(s.sql(lockWaitsSQL), s.namespace, waits)
 	}
 	if len(batch.Steps) > 0 {
 		steps.queue(s, &b)
@@ -185,7 +214,7 @@ func (s *Store) applyBisecting(ctx context.Context, batch Batch) (result BatchRe
 	for i := range steps {
 		steps[i].New = false
 	}
-	result.Steps, err = bisect(steps, func(part []StepWrite) ([]error, error) {
+	result.Steps, err = bisect(steps, isValueError, func(part []StepWrite) ([]error, error) {
 		applied, err := s.applyOnce(ctx, Batch{Steps: part}, nil)
 		return applied.Steps, err
 	})
@@ -207,7 +236,7 @@ func (s *Store) applyBisecting(ctx context.Context, batch Batch) (result BatchRe
 		}
 		valid, at = append(valid, w), append(at, i)
 	}
-	validErrs, err := bisect(valid, func(part []RunWrite) ([]error, error) {
+	validErrs, err := bisect(valid, isValueError, func(part []RunWrite) ([]error, error) {
 		applied, err := s.applyOnce(ctx, Batch{Runs: part}, nil)
 		return applied.Runs, err
 	})
@@ -220,9 +249,9 @@ func (s *Store) applyBisecting(ctx context.Context, batch Batch) (result BatchRe
 	return result, nil
 }
 
-// bisect applies items in ever smaller parts, until each part succeeds or is one item with a
-// value error. It returns one result for each item.
-func bisect[T any](items []T, apply func([]T) ([]error, error)) ([]error, error) {
+// bisect applies items in ever smaller parts, until each part succeeds or is one item whose
+// error is its own. It returns one result for each item.
+func bisect[T any](items []T, isOfOne func(error) bool, apply func([]T) ([]error, error)) ([]error, error) {
 	if len(items) == 0 {
 		return nil, nil
 	}
@@ -230,31 +259,20 @@ func bisect[T any](items []T, apply func([]T) ([]error, error)) ([]error, error)
 	switch {
 	case err == nil:
 		return errs, nil
-	case !isValueError(err):
+	case !isOfOne(err):
 		return nil, err
 	case len(items) == 1:
 		return []error{Classify(err)}, nil
 	}
-	left, err := bisect(items[:len(items)/2], apply)
+	left, err := bisect(items[:len(items)/2], isOfOne, apply)
 	if err != nil {
 		return nil, err
 	}
-	right, err := bisect(items[len(items)/2:], apply)
+	right, err := bisect(items[len(items)/2:], isOfOne, apply)
 	if err != nil {
 		return nil, err
 	}
 	return append(left, right...), nil
-}
-
-func (s *Store) queueLocks(b *sqlBatch, batch Batch) {
-	ids := make([]string, 0, len(batch.Steps)+len(batch.Runs))
-	for _, w := range batch.Steps {
-		ids = append(ids, w.RunID)
-	}
-	for _, w := range batch.Runs {
-		ids = append(ids, w.RunID)
-	}
-	b.Queue(s.sql(lockRunsSQL), s.namespace, ids, endedChildren(batch.Runs))
 }
 
 // endedChildren returns the children that the writes end for good.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/openworkflow-operator/operator/step"
@@ -69,6 +70,24 @@ type senderOutput struct {
 	Last       string `json:"last"`
 }
 
+type listenerInput struct {
+	Signal              string
+	Waits, Milliseconds int
+}
+
+type listenerOutput struct {
+	Received int `json:"received"`
+}
+
+type callerInput struct {
+	Signals      []string
+	First, Sends int
+}
+
+type callerOutput struct {
+	Sent int `json:"sent"`
+}
+
 // composed are the workflows that have to do with other runs.
 func (l *ledger) composed() []workflow.Definition {
 	return []workflow.Definition{
@@ -126,5 +145,41 @@ func (l *ledger) composed() []workflow.Definition {
 			out.Last, err = l.work(ctx, "last")
 			return out, err
 		}),
+
+		// listener waits for a signal again and again. Most waits end by their timeouts.
+		workflow.Define("listener", func(ctx context.Context, in listenerInput) (out listenerOutput, err error) {
+			for i := range in.Waits {
+				if _, err := l.work(ctx, fmt.Sprint("work ", i)); err != nil {
+					return out, err
+				}
+				_, received, err := step.WaitForSignal[json.RawMessage](ctx, in.Signal,
+					step.Name(fmt.Sprint("wait ", i)), step.Timeout(milliseconds(in.Milliseconds)))
+				if err != nil {
+					return out, err
+				}
+				if received {
+					out.Received++
+				}
+			}
+			return out, nil
+		}),
+
+		// caller sends many signals to listeners, and has a child now and then. It has a version
+		// of its own, so that runs of both languages send at once.
+		workflow.Define("caller", func(ctx context.Context, in callerInput) (out callerOutput, err error) {
+			echo := workflow.Declare[int, int]("echo")
+			for ; out.Sent < in.Sends; out.Sent++ {
+				name := in.Signals[(in.First+out.Sent)%len(in.Signals)]
+				if _, err := step.SendSignal(ctx, name, out.Sent, step.Name(fmt.Sprint("send ", out.Sent))); err != nil {
+					return out, err
+				}
+				if out.Sent%5 == 4 {
+					if _, err := step.RunWorkflow(ctx, echo, out.Sent, step.Name(fmt.Sprint("child ", out.Sent))); err != nil {
+						return out, err
+					}
+				}
+			}
+			return out, nil
+		}, workflow.Version("go")),
 	}
 }

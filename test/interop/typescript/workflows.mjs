@@ -99,6 +99,27 @@ export function workflows(ow, ledger) {
     },
   };
 
+  // listener waits for a signal again and again. Most waits end by their timeouts.
+  definitions.listener = async ({ input, run, step }) => {
+    let received = 0;
+    for (let i = 0; i < input.waits; i++) {
+      await work(run, step, `work ${i}`);
+      const signal = await step.waitForSignal({ name: `wait ${i}`, signal: input.signal, timeout: input.milliseconds });
+      if (signal !== null) received++;
+    }
+    return { received };
+  };
+
+  // caller sends many signals to listeners, and has a child now and then.
+  definitions.caller = async ({ input, step }) => {
+    for (let i = 0; i < input.sends; i++) {
+      const name = input.signals[(input.first + i) % input.signals.length];
+      await step.sendSignal({ name: `send ${i}`, signal: name, data: i });
+      if (i % 5 === 4) await step.runWorkflow({ name: "echo" }, i, { name: `child ${i}` });
+    }
+    return { sent: input.sends };
+  };
+
   // versioned tells which version of itself was executed.
   for (const version of [undefined, "1", "2"]) {
     definitions[version ? `versioned@${version}` : "versioned"] = async ({ run, step }) => ({
