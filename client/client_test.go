@@ -311,6 +311,37 @@ func TestResult_P6_ADatabaseThatRestartsIsWaitedFor(t *testing.T) {
 	}
 }
 
+// TestResult_P7_ABadIDFailsOnlyItsOwnCaller: the runs of all callers are asked for together.
+func TestResult_P7_ABadIDFailsOnlyItsOwnCaller(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	finish := make(chan struct{})
+	w := workflow.Define("held", func(ctx context.Context, _ any) (string, error) {
+		return step.Run(ctx, "held", func(context.Context) (string, error) { <-finish; return "done", nil })
+	})
+	f.work(w)
+	run := must[*client.Handle[string]](t)(client.Start(t.Context(), f.Client, w, nil))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	result := make(chan error, 1)
+	go func() { result <- second(run.Result(ctx)) }()
+	for _, id := range []string{"a\x00b", "\xff", strings.Repeat("long", 1<<18), ""} {
+		if _, err := client.Attach[string](f.Client, id).Result(ctx); !errors.Is(err, client.ErrNotFound) {
+			t.Errorf("result of a bad id: %.200v, want %v", err, client.ErrNotFound)
+		}
+		if _, err := f.Client.Get(ctx, id); !errors.Is(err, client.ErrNotFound) {
+			t.Errorf("get of a bad id: %.200v, want %v", err, client.ErrNotFound)
+		}
+		if err := f.Client.Cancel(ctx, id); !errors.Is(err, client.ErrNotFound) {
+			t.Errorf("cancel of a bad id: %.200v, want %v", err, client.ErrNotFound)
+		}
+	}
+	close(finish)
+	if err := <-result; err != nil {
+		t.Errorf("the result of the other caller: %v", err)
+	}
+}
+
 func TestResult_OfAClosedClient(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -50,10 +51,12 @@ type outcomePoller struct {
 	lastErr error
 }
 
-// awaitedRun is a run that waiters callers wait for. Its outcome is set before done is closed.
+// awaitedRun is a run that waiters callers wait for. Its outcome, or err, is set before done is
+// closed.
 type awaitedRun struct {
 	done    chan struct{}
 	outcome store.Outcome
+	err     error
 	waiters int
 }
 
@@ -77,7 +80,7 @@ func (p *outcomePoller) wait(ctx context.Context, id string) (store.Outcome, err
 	p.runAdded.Set()
 	select {
 	case <-run.done:
-		return run.outcome, nil
+		return run.outcome, run.err
 	case <-p.clientCtx.Done():
 		return store.Outcome{}, ErrClosed
 	case <-ctx.Done():
@@ -159,18 +162,40 @@ func (p *outcomePoller) runsToPoll(all bool) []string {
 	return ids
 }
 
+// poll asks for the outcomes of runs with one statement. If the database refuses it for a
+// value, it asks in ever smaller parts, so that only the owner of the value gets the error.
 func (p *outcomePoller) poll(ids []string) {
+	outcomes, err := p.outcomesOf(ids)
+	if errors.Is(err, store.ErrInvalidJSON) || errors.Is(err, store.ErrTooLarge) {
+		if len(ids) > 1 {
+			p.poll(ids[:len(ids)/2])
+			p.poll(ids[len(ids)/2:])
+			return
+		}
+		p.finish(ids[0], store.Outcome{}, err)
+		return
+	}
+	p.mu.Lock()
+	p.lastErr = err
+	p.mu.Unlock()
+	for id, outcome := range outcomes {
+		p.finish(id, outcome, nil)
+	}
+}
+
+func (p *outcomePoller) outcomesOf(ids []string) (map[string]store.Outcome, error) {
 	ctx, cancel := context.WithTimeout(p.clientCtx, pollTimeout)
 	defer cancel()
-	outcomes, err := p.store.Outcomes(ctx, ids)
+	return p.store.Outcomes(ctx, ids)
+}
+
+// finish releases those that wait for a run.
+func (p *outcomePoller) finish(id string, outcome store.Outcome, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.lastErr = err
-	for id, outcome := range outcomes {
-		if run := p.runs[id]; run != nil {
-			run.outcome = outcome
-			close(run.done)
-			delete(p.runs, id)
-		}
+	if run := p.runs[id]; run != nil {
+		run.outcome, run.err = outcome, err
+		close(run.done)
+		delete(p.runs, id)
 	}
 }

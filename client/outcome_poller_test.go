@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,6 +19,7 @@ type fakeOutcomes struct {
 	mu       sync.Mutex
 	outcomes map[string]store.Outcome
 	err      error
+	bad      string // an id that a statement fails for
 	wake     func()
 	polls    []int // how many runs each statement asked for
 }
@@ -33,6 +35,9 @@ func (f *fakeOutcomes) Outcomes(ctx context.Context, ids []string) (map[string]s
 	f.polls = append(f.polls, len(ids))
 	if f.err != nil {
 		return nil, f.err
+	}
+	if f.bad != "" && slices.Contains(ids, f.bad) {
+		return nil, store.ErrInvalidJSON
 	}
 	got := map[string]store.Outcome{}
 	for _, id := range ids {
@@ -152,6 +157,32 @@ func TestWait_PollsANewRunAtOnce_AndOnlyThatOne(t *testing.T) {
 		}
 		f.mu.Unlock()
 		cancel()
+		wg.Wait()
+	})
+}
+
+// TestWait_P7_ABadIDFailsOnlyItsOwnCaller: a statement asks for the runs of all callers.
+func TestWait_P7_ABadIDFailsOnlyItsOwnCaller(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, p *outcomePoller, f *fakeOutcomes) {
+		f.bad = "bad"
+		var wg sync.WaitGroup
+		for i := range 20 {
+			wg.Go(func() {
+				if _, err := p.wait(t.Context(), fmt.Sprint(i)); err != nil {
+					t.Errorf("wait for %d: %v", i, err)
+				}
+			})
+		}
+		wg.Go(func() {
+			if _, err := p.wait(t.Context(), "bad"); !errors.Is(err, store.ErrInvalidJSON) {
+				t.Errorf("wait for the bad id: %v, want %v", err, store.ErrInvalidJSON)
+			}
+		})
+		synctest.Wait()
+		for i := range 20 {
+			f.end(fmt.Sprint(i), false)
+		}
 		wg.Wait()
 	})
 }

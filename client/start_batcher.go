@@ -26,11 +26,15 @@ func newStartBatcher(s *store.Store) *startBatcher {
 	return b
 }
 
+// maxSharedInput bounds the inputs that share a batch. A message to Postgres may have at most
+// a gigabyte, and a longer one breaks the connection for all of the batch.
+const maxSharedInput = 256 << 10
+
 // create creates a run. A run with a key, or with an id that the caller chose, has a
 // transaction of its own: it may have to wait for the end of another transaction (StartTx),
-// which must not delay runs that share its batch.
+// which must not delay runs that share its batch. So has a run with a large input.
 func (b *startBatcher) create(ctx context.Context, run newRun) (store.Created, error) {
-	if !run.unique {
+	if !run.unique || len(run.Input) > maxSharedInput {
 		return b.createOne(ctx, run.NewRun)
 	}
 	if b.group.TryAcquire() {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
@@ -60,7 +61,7 @@ func newCoalescer[in, out any](limit int, pacing pacing, call func(context.Conte
 }
 
 // do returns the output for an input. An error of the call is returned for each of its
-// inputs. When ctx ends first, the input may or may not have been handled.
+// inputs, except for that of one value. When ctx ends first, the input may or may not have been handled.
 func (c *coalescer[in, out]) do(ctx context.Context, input in) (output out, err error) {
 	entry := &coalesced[in, out]{ctx: ctx, input: input, done: make(chan struct{})}
 	c.mu.Lock()
@@ -130,6 +131,8 @@ func (c *coalescer[in, out]) nextBatch() []*coalesced[in, out] {
 	return batch
 }
 
+// handle calls for a batch. If the database refuses the call for a value, it calls for ever
+// smaller parts, so that only the owner of the value gets the error.
 func (c *coalescer[in, out]) handle(ctx context.Context, batch []*coalesced[in, out]) {
 	if len(batch) == 0 {
 		return
@@ -143,6 +146,11 @@ func (c *coalescer[in, out]) handle(ctx context.Context, batch []*coalesced[in, 
 		outputs, err = c.call(ctx, inputs)
 		return err
 	})
+	if len(batch) > 1 && (errors.Is(err, store.ErrInvalidJSON) || errors.Is(err, store.ErrTooLarge)) {
+		c.handle(ctx, batch[:len(batch)/2])
+		c.handle(ctx, batch[len(batch)/2:])
+		return
+	}
 	for i, entry := range batch {
 		if entry.err = err; err == nil {
 			entry.output = outputs[i]

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/openworkflow-operator/operator/internal/store"
 )
 
 // newDoublingCoalescer returns a running coalescer that doubles numbers. Sizes gets the
@@ -185,5 +187,33 @@ func TestCoalescer_SpacesCallsByTheirInputs(t *testing.T) {
 		if !slices.Equal(calls, want) {
 			t.Errorf("calls are %v, want %v", calls, want)
 		}
+	})
+}
+
+func TestCoalescer_P7_ABadValueFailsOnlyItsOwnCaller(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const bad = 13
+		c := newCoalescer(100, pacing{}, func(_ context.Context, inputs []int) ([]int, error) {
+			if slices.Contains(inputs, bad) {
+				return nil, store.ErrInvalidJSON
+			}
+			return inputs, nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var callers, task sync.WaitGroup
+		for n := range 40 {
+			callers.Go(func() {
+				got, err := c.do(t.Context(), n)
+				if isBad := n == bad; errors.Is(err, store.ErrInvalidJSON) != isBad || !isBad && got != n {
+					t.Errorf("do(%d) = %d, %v", n, got, err)
+				}
+			})
+		}
+		synctest.Wait()
+		task.Go(func() { c.run(ctx) })
+		callers.Wait()
+		cancel()
+		task.Wait()
 	})
 }

@@ -1,11 +1,35 @@
 package store
 
+import (
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
 // This file has the SQL that several statements have in common.
 
 // idTable is the table of the ids $2, each once. Statements join it, including the namespace,
 // instead of comparing with $1. Until the tables are first analyzed, the planner assumes that
 // a constant namespace has one row in 200, and would read all of it instead of looking up ids.
 const idTable = `(SELECT DISTINCT $1::text AS namespace_id, unnest($2::text[]) AS id)`
+
+// maxIDBytes bounds the ids that are looked up. No longer one fits into an index.
+const maxIDBytes = 64 << 10
+
+// storableID reports whether a row can have the id. Postgres refuses a whole statement for
+// one text that is no UTF-8 or contains U+0000.
+func storableID(id string) bool {
+	return len(id) <= maxIDBytes && utf8.ValidString(id) && strings.IndexByte(id, 0) < 0
+}
+
+// storableIDs leaves out the ids that no row can have. A statement for the ids of many callers
+// then fails for none of them.
+func storableIDs(ids []string) []string {
+	if !slices.ContainsFunc(ids, func(id string) bool { return !storableID(id) }) {
+		return ids
+	}
+	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return !storableID(id) })
+}
 
 // The statuses of runs that have not ended and of those that have, as the elements of a
 // list. OpenWorkflow's deprecated ones are included (R40, R170).

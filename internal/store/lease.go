@@ -238,6 +238,9 @@ func (s *Store) ResumeRuns(ctx context.Context, ids []string) (int, error) {
 // countApart runs a statement that changes the runs $2, so that a locked one delays no other.
 // It returns how many were changed.
 func (s *Store) countApart(ctx context.Context, sql string, ids []string) (n int, err error) {
+	if ids = storableIDs(ids); len(ids) == 0 {
+		return 0, nil
+	}
 	err = apart(ctx, ids, func(ids []string) error {
 		changed, err := s.queryIDs(ctx, sql, s.namespace, ids)
 		n += len(changed)

@@ -28,7 +28,12 @@ WHERE r.id IS NULL OR r.status IN (` + endedStatuses + `)`
 // empty status.
 func (s *Store) Outcomes(ctx context.Context, ids []string) (map[string]Outcome, error) {
 	outcomes := make(map[string]Outcome)
-	if len(ids) == 0 {
+	for _, id := range ids {
+		if !storableID(id) {
+			outcomes[id] = Outcome{}
+		}
+	}
+	if ids = storableIDs(ids); len(ids) == 0 {
 		return outcomes, nil
 	}
 	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {

@@ -33,7 +33,7 @@ func (s *Store) RunStates(ctx context.Context, ids []string) (map[string]*openwo
 
 func (s *Store) runsByID(ctx context.Context, sql string, ids []string) (map[string]*openworkflow.Run, error) {
 	runs := make(map[string]*openworkflow.Run, len(ids))
-	if len(ids) == 0 {
+	if ids = storableIDs(ids); len(ids) == 0 {
 		return runs, nil
 	}
 	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
@@ -65,7 +65,7 @@ SELECT r.id, r.status FROM {schema}.workflow_runs r JOIN ` + idTable + ` ids USI
 // the others are canceled.
 func (s *Store) CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error) {
 	statuses := make(map[string]openworkflow.RunStatus, len(ids))
-	if len(ids) == 0 {
+	if ids = storableIDs(ids); len(ids) == 0 {
 		return statuses, nil
 	}
 	err := apart(ctx, ids, func(ids []string) error {

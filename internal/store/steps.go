@@ -63,7 +63,7 @@ ORDER BY a.workflow_run_id, a.created_at, a.id`
 // of each. A run without any is absent from the map.
 func (s *Store) StepSummaries(ctx context.Context, runIDs []string, newest int) (map[string]openworkflow.StepSummary, error) {
 	summaries := make(map[string]openworkflow.StepSummary, len(runIDs))
-	if len(runIDs) == 0 {
+	if runIDs = storableIDs(runIDs); len(runIDs) == 0 {
 		return summaries, nil
 	}
 	var b sqlBatch

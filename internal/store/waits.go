@@ -35,7 +35,7 @@ WHERE a.status = 'running'
 // not wait, are absent.
 func (s *Store) WaitResults(ctx context.Context, attemptIDs []string) (map[string]WaitResult, error) {
 	results := make(map[string]WaitResult, len(attemptIDs))
-	if len(attemptIDs) == 0 {
+	if attemptIDs = storableIDs(attemptIDs); len(attemptIDs) == 0 {
 		return results, nil
 	}
 	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
