@@ -3,8 +3,10 @@ package runner
 import (
 	"context"
 	"math/rand/v2"
+	"sync"
 	"time"
 
+	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
@@ -12,8 +14,43 @@ import (
 // claimTimeout bounds one claim, and one poll for children and signals.
 const claimTimeout = 5 * time.Second
 
-// givenBackPolls is how many polls pass between two claims of runs that were given back.
+// givenBackPolls is how many poll intervals pass between two claims of runs that were given
+// back.
 const givenBackPolls = 4
+
+// givenBackTurns says which claims are for runs that OpenWorkflow's workers have given back,
+// of which no notification tells (R62). They have a timer of their own, and the slots of every
+// other claim while there are more of them, so that no load of other runs starves them.
+type givenBackTurns struct {
+	mu sync.Mutex
+	// due says that there may be such runs, and mine that the next claim is for them.
+	due, mine bool
+}
+
+// look is called when the timer fires.
+func (g *givenBackTurns) look() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.due {
+		g.due, g.mine = true, true
+	}
+}
+
+// take reports whether the next claim is for runs that were given back.
+func (g *givenBackTurns) take() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	mine := g.due && g.mine
+	g.mine = !mine
+	return mine
+}
+
+// found is called after such a claim. More says that it has used all its slots, or failed.
+func (g *givenBackTurns) found(more bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.due = more
+}
 
 // wakeAt wakes the claim loop when a run that this worker has parked is due, if that is
 // within a minute. Runs that are due later are found by the poll, so no timer is held for as
@@ -29,19 +66,22 @@ func (r *Runner) wakeAt(at time.Time) {
 // (by a notification, a freed slot, or a local write that made a run due), and at every poll.
 //
 // While all slots are taken, the next runs are claimed by the write that ends one
-// (claimForEnding). Every few polls it also claims runs that OpenWorkflow's workers have
-// given back, of which no notification tells (R62).
+// (claimForEnding). Either claim may take runs that were given back instead (givenBackTurns).
 func (r *Runner) claimLoop(ctx context.Context) {
 	poll := time.NewTimer(0)
 	defer poll.Stop()
-	failures, polls := 0, 0
+	givenBack := time.NewTimer(r.givenBackInterval())
+	defer givenBack.Stop()
+	failures := 0
 	for {
 		if n := r.slots.acquireAll(); n > 0 {
-			claimed, err := r.claim(ctx, n, false)
-			if err == nil && polls >= givenBackPolls && claimed < n {
-				polls = 0
+			claimed, err := 0, error(nil)
+			if r.givenBack.take() {
+				claimed, err = r.claim(ctx, n, true)
+			}
+			if err == nil && claimed < n {
 				var more int
-				more, err = r.claim(ctx, n-claimed, true)
+				more, err = r.claim(ctx, n-claimed, false)
 				claimed += more
 			}
 			r.slots.returnUnused(n-claimed, claimed == n || err != nil)
@@ -76,9 +116,23 @@ func (r *Runner) claimLoop(ctx context.Context) {
 				}
 			}
 		case <-poll.C:
-			polls++
+		case <-givenBack.C:
+			r.givenBack.look()
+			givenBack.Reset(r.givenBackInterval())
+			if failures > 0 { // nor does this
+				select {
+				case <-ctx.Done():
+					return
+				case <-poll.C:
+				}
+			}
 		}
 	}
+}
+
+// givenBackInterval is the time until the next look for runs that were given back.
+func (r *Runner) givenBackInterval() time.Duration {
+	return backoff.Jitter(givenBackPolls * r.pollInterval())
 }
 
 // releaseSlots gives back n slots. It wakes the claim loop if more runs may be due.
@@ -98,7 +152,9 @@ func (r *Runner) claimForEnding(ending int) *store.ClaimRequest {
 	if n == 0 {
 		return nil
 	}
-	return r.claimRequest(n)
+	request := r.claimRequest(n)
+	request.GivenBack = r.givenBack.take()
+	return request
 }
 
 // finishClaim starts passes for what claimForEnding has claimed, and gives back the slots for
@@ -108,7 +164,11 @@ func (r *Runner) finishClaim(request *store.ClaimRequest, runs []openworkflow.Ru
 		return
 	}
 	r.startPasses(runs)
-	if unused := request.Max - len(runs); unused > 0 {
+	unused := request.Max - len(runs)
+	if request.GivenBack {
+		r.givenBack.found(unused == 0)
+	}
+	if unused > 0 {
 		r.releaseSlots(unused) // the claim loop finds out whether more are due
 	}
 }
@@ -132,6 +192,9 @@ func (r *Runner) claim(ctx context.Context, n int, givenBack bool) (int, error) 
 	request := r.claimRequest(n)
 	request.GivenBack = givenBack
 	runs, err := r.store.Claim(ctx, *request)
+	if givenBack {
+		r.givenBack.found(len(runs) == n || err != nil)
+	}
 	r.startPasses(runs)
 	return len(runs), err
 }

@@ -90,6 +90,7 @@ type Runner struct {
 
 	passes    sync.WaitGroup
 	slots     slots
+	givenBack givenBackTurns
 	claimWake wake.Flag     // runs may be due, and a slot may be free
 	drain     chan struct{} // closed by Drain
 	drainOnce sync.Once
