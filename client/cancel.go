@@ -39,7 +39,9 @@ func (c *Client) Cancel(ctx context.Context, runID string, options ...CancelOpti
 	if o.cascade {
 		cancel = c.store.CancelTree
 	}
-	statuses, err := cancel(ctx, []string{runID})
+	statuses, err := bounded(ctx, func(ctx context.Context) (map[string]openworkflow.RunStatus, error) {
+		return cancel(ctx, []string{runID})
+	})
 	if err != nil {
 		return fmt.Errorf("cancel run %s: %w", runID, err)
 	}

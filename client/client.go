@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/internal/tracing"
@@ -103,6 +104,22 @@ func Open(ctx context.Context, config Config) (*Client, error) {
 	c.batcher = newStartBatcher(database)
 	c.spawn(func() { c.batcher.group.Run(context.WithoutCancel(ctx)) })
 	return c, nil
+}
+
+// callTimeout bounds each call of the database, also one whose context has no deadline: a
+// connection that hangs is given up.
+const callTimeout = 30 * time.Second
+
+// bounded calls the database. The error is ErrUnreachable when it has not answered within
+// callTimeout.
+func bounded[T any](ctx context.Context, call func(ctx context.Context) (T, error)) (T, error) {
+	limited, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	result, err := call(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: no answer within %s: %w", ErrUnreachable, callTimeout, err)
+	}
+	return result, err
 }
 
 // spawn runs task on a goroutine that Close waits for, unless the client is closed.

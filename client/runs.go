@@ -140,7 +140,9 @@ type StepPage struct {
 
 // Get returns a run. The error is [ErrNotFound] if it does not exist.
 func (c *Client) Get(ctx context.Context, runID string) (Run, error) {
-	runs, err := c.store.GetRuns(ctx, []string{runID})
+	runs, err := bounded(ctx, func(ctx context.Context) (map[string]*openworkflow.Run, error) {
+		return c.store.GetRuns(ctx, []string{runID})
+	})
 	if err != nil {
 		return Run{}, fmt.Errorf("get run %s: %w", runID, err)
 	}
@@ -154,11 +156,13 @@ func (c *Client) Get(ctx context.Context, runID string) (Run, error) {
 // List returns a page of runs, newest first. Pages do not shift when runs are created between
 // two calls. The error is [ErrInvalidCursor] for a cursor that is none.
 func (c *Client) List(ctx context.Context, filter Filter, page Page) (RunPage, error) {
-	got, err := c.store.ListRuns(ctx, store.RunFilter{
-		Status:       openworkflow.RunStatus(filter.Status),
-		WorkflowName: filter.WorkflowName,
-		Brief:        filter.Brief,
-	}, store.Page(page))
+	got, err := bounded(ctx, func(ctx context.Context) (store.RunPage, error) {
+		return c.store.ListRuns(ctx, store.RunFilter{
+			Status:       openworkflow.RunStatus(filter.Status),
+			WorkflowName: filter.WorkflowName,
+			Brief:        filter.Brief,
+		}, store.Page(page))
+	})
 	if err != nil {
 		return RunPage{}, fmt.Errorf("list runs: %w", err)
 	}
@@ -172,7 +176,9 @@ func (c *Client) List(ctx context.Context, filter Filter, page Page) (RunPage, e
 // Steps returns a page of the step attempts of a run, oldest first. A step that was retried has
 // one entry for each attempt. A run that does not exist has none.
 func (c *Client) Steps(ctx context.Context, runID string, page Page) (StepPage, error) {
-	got, err := c.store.ListSteps(ctx, runID, store.Page(page))
+	got, err := bounded(ctx, func(ctx context.Context) (store.StepPage, error) {
+		return c.store.ListSteps(ctx, runID, store.Page(page))
+	})
 	if err != nil {
 		return StepPage{}, fmt.Errorf("list the steps of run %s: %w", runID, err)
 	}
@@ -186,7 +192,7 @@ func (c *Client) Steps(ctx context.Context, runID string, page Page) (StepPage, 
 // Counts returns the number of runs for each of the five statuses. It reads an index entry for
 // each run of the namespace, so do not call it every second.
 func (c *Client) Counts(ctx context.Context) (map[Status]int64, error) {
-	got, err := c.store.CountRuns(ctx)
+	got, err := bounded(ctx, c.store.CountRuns)
 	if err != nil {
 		return nil, fmt.Errorf("count runs: %w", err)
 	}

@@ -68,7 +68,9 @@ func (c *Client) send(ctx context.Context, signals []store.Signal) (recipients [
 	for i, signal := range signals {
 		_, spans[i] = c.tracer.StartSignalSend(ctx, c.namespace, signal.Name)
 	}
-	recipients, err = c.store.SendSignals(ctx, signals)
+	recipients, err = bounded(ctx, func(ctx context.Context) ([][]string, error) {
+		return c.store.SendSignals(ctx, signals)
+	})
 	reached := false
 	for i, span := range spans {
 		if err == nil {

@@ -129,7 +129,7 @@ func Start[In, Out any](ctx context.Context, c *Client, w *workflow.Workflow[In,
 //
 // A failed StartTx aborts the transaction, like any failed statement. With an IdempotencyKey,
 // the isolation level must be read committed (Postgres's default), and other starts with the key
-// wait until the transaction ends.
+// wait until the transaction ends, for up to half a minute.
 func StartTx[In, Out any](
 	ctx context.Context, c *Client, tx pgx.Tx, w *workflow.Workflow[In, Out], in In, options ...StartOption,
 ) (*Handle[Out], error) {
@@ -178,7 +178,9 @@ func StartBatch[In, Out any](
 		}
 		runs, rows, at = append(runs, run), append(rows, run.NewRun), append(at, i)
 	}
-	created, err := c.store.CreateRuns(ctx, rows)
+	created, err := bounded(ctx, func(ctx context.Context) ([]store.Created, error) {
+		return c.store.CreateRuns(ctx, rows)
+	})
 	if err != nil {
 		for _, run := range runs {
 			_ = run.failed(err)

@@ -52,7 +52,9 @@ func (b *startBatcher) create(ctx context.Context, run newRun) (store.Created, e
 
 // createOne creates a run in a transaction of its own.
 func (b *startBatcher) createOne(ctx context.Context, run store.NewRun) (store.Created, error) {
-	created, err := b.store.CreateRuns(ctx, []store.NewRun{run})
+	created, err := bounded(ctx, func(ctx context.Context) ([]store.Created, error) {
+		return b.store.CreateRuns(ctx, []store.NewRun{run})
+	})
 	if err != nil {
 		return store.Created{}, err
 	}
@@ -65,7 +67,9 @@ func (b *startBatcher) flush(ctx context.Context, batch []*groupcommit.Write[*pe
 	for i, w := range batch {
 		runs[i] = w.Item.run
 	}
-	created, err := b.store.CreateRuns(ctx, runs)
+	created, err := bounded(ctx, func(ctx context.Context) ([]store.Created, error) {
+		return b.store.CreateRuns(ctx, runs)
+	})
 	for i, w := range batch {
 		if err != nil {
 			w.Finish(err)

@@ -25,7 +25,7 @@ const (
 	// insert concurrently should be twice as many, so that the pauses do not bound their
 	// rate.
 	FullAt = 32
-	// callTimeout bounds one coalesced call, and notifyTimeout one NOTIFY.
+	// callTimeout bounds one call, and notifyTimeout one NOTIFY.
 	callTimeout   = time.Minute
 	notifyTimeout = 10 * time.Second
 )
@@ -64,7 +64,7 @@ type Connection struct {
 // CancelRun block until it is published as ready for the first time.
 func NewConnection(key types.NamespacedName, opened Store, o store.Options, hash string) *Connection {
 	return &Connection{
-		Store:       opened,
+		Store:       boundedStore{opened},
 		Key:         key,
 		NamespaceID: o.NamespaceID,
 		Schema:      o.Schema,

@@ -165,7 +165,7 @@ func (f *flusher) flush(ctx context.Context, batch []*groupcommit.Write[write]) 
 	}
 	var stepErrs, runErrs []error
 	request := f.runner.claimForEnding(len(runs))
-	err := retry(ctx, f.log, "Could not write to the database", func() (err error) {
+	err := retry(ctx, f.log, "Could not write to the database", func(ctx context.Context) (err error) {
 		stepErrs, runErrs, err = f.tryOnce(ctx, store.Batch{Steps: steps, Runs: runs, Claim: request})
 		if request = nil; err != nil {
 			markMaybeWritten(steps)

@@ -85,8 +85,8 @@ func (r *Runner) loadHistories(executions []*execution) error {
 		}
 	}
 	var arrived map[string]store.WaitResult
-	err := retry(r.writeCtx, r.log, "Could not load the histories of runs", func() error {
-		loaded, err := r.store.LoadSteps(r.writeCtx, uncached)
+	err := retry(r.writeCtx, r.log, "Could not load the histories of runs", func(ctx context.Context) error {
+		loaded, err := r.store.LoadSteps(ctx, uncached)
 		if err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func (r *Runner) loadHistories(executions []*execution) error {
 			waiting = append(waiting, h.externalWaits()...)
 		}
 		if len(waiting) > 0 {
-			arrived, err = r.store.WaitResults(r.writeCtx, waiting)
+			arrived, err = r.store.WaitResults(ctx, waiting)
 		}
 		return err
 	})

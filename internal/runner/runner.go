@@ -224,7 +224,7 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 // and reports whether it succeeded.
 func (r *Runner) releasePreviousProcess(ctx context.Context) bool {
 	var released []string
-	err := retry(ctx, r.log, "Could not reach the database", func() (err error) {
+	err := retry(ctx, r.log, "Could not reach the database", func(ctx context.Context) (err error) {
 		released, err = r.store.ReleaseLeases(ctx, r.options.PodUID, r.process)
 		return err
 	})
@@ -251,7 +251,7 @@ func (r *Runner) announce(ctx context.Context) {
 	}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	save := func() error {
+	save := func(ctx context.Context) error {
 		peers, err := r.store.SaveWorker(ctx, worker, 3*interval)
 		if err == nil {
 			r.peers.Store(int64(peers))

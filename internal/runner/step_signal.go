@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,8 +70,8 @@ func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 // database fails. The error it returns is that of a payload that cannot be stored.
 func (e *execution) writeSignal(attempt openworkflow.StepAttempt, signal store.Signal) (sent []string, fault error) {
 	lost := false
-	err := retry(e.writeCtx, e.log(), "Could not send a signal", func() (err error) {
-		sent, err = e.runner.store.SendSignal(e.writeCtx, e.stepWrite(attempt), signal)
+	err := retry(e.writeCtx, e.log(), "Could not send a signal", func(ctx context.Context) (err error) {
+		sent, err = e.runner.store.SendSignal(ctx, e.stepWrite(attempt), signal)
 		switch {
 		case errors.Is(err, store.ErrLeaseLost):
 			lost = true

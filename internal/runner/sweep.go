@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"github.com/openworkflow-operator/operator/internal/store"
 )
 
 // A worker sweeps a namespace if there was no sweep for sweepInterval. The manager sweeps
@@ -24,7 +26,11 @@ func (r *Runner) sweep(ctx context.Context) {
 			return
 		case <-time.After(sweepInterval + rand.N(sweepInterval)):
 		}
-		swept, err := r.store.Sweep(ctx, sweepInterval, sweepLimit)
+		var swept store.Swept
+		err := within(ctx, maxCallTimeout, func(ctx context.Context) (err error) {
+			swept, err = r.store.Sweep(ctx, sweepInterval, sweepLimit)
+			return err
+		})
 		if err != nil {
 			r.log.Debug("Could not sweep", "error", err)
 			continue

@@ -26,6 +26,10 @@ const (
 // connectTimeout bounds one attempt to connect if the URL sets no connect_timeout.
 const connectTimeout = 10 * time.Second
 
+// pingTimeout bounds the ping of a connection that was idle for a second, before its next use.
+// One that does not answer is replaced.
+const pingTimeout = 2 * time.Second
+
 // Options say which database a Store uses.
 type Options struct {
 	// URL is a Postgres connection URL, or keywords and values. Required.
@@ -111,6 +115,7 @@ func parse(o Options) (*pgxpool.Config, error) {
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = connectTimeout
 	}
+	config.PingTimeout = pingTimeout
 	config.AfterConnect = planOnce
 	if o.ApplicationName != "" {
 		config.ConnConfig.RuntimeParams["application_name"] = o.ApplicationName

@@ -1,0 +1,109 @@
+package backend
+
+import (
+	"context"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+// boundedStore gives each call of a database a deadline of callTimeout: a reconcile has none,
+// and one that waits for a connection that hangs would wait for ever. The callers of
+// Ping, Migrate and CheckSchema set other deadlines.
+type boundedStore struct{ Store }
+
+// answer calls the database with a deadline.
+func answer[T any](ctx context.Context, call func(ctx context.Context) (T, error)) (result T, err error) {
+	err = within(ctx, callTimeout, func(ctx context.Context) (err error) {
+		result, err = call(ctx)
+		return err
+	})
+	return result, err
+}
+
+func (s boundedStore) ServerVersion(ctx context.Context) (string, error) {
+	return answer(ctx, s.Store.ServerVersion)
+}
+
+func (s boundedStore) CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Created, error) {
+	return answer(ctx, func(ctx context.Context) ([]store.Created, error) { return s.Store.CreateRuns(ctx, runs) })
+}
+
+func (s boundedStore) RunStates(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error) {
+	return answer(ctx, func(ctx context.Context) (map[string]*openworkflow.Run, error) { return s.Store.RunStates(ctx, ids) })
+}
+
+func (s boundedStore) StepSummaries(ctx context.Context, runIDs []string, newest int) (map[string]openworkflow.StepSummary, error) {
+	return answer(ctx, func(ctx context.Context) (map[string]openworkflow.StepSummary, error) {
+		return s.Store.StepSummaries(ctx, runIDs, newest)
+	})
+}
+
+func (s boundedStore) CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error) {
+	return answer(ctx, func(ctx context.Context) (map[string]openworkflow.RunStatus, error) {
+		return s.Store.CancelRuns(ctx, ids)
+	})
+}
+
+func (s boundedStore) SuspendRuns(ctx context.Context, ids []string) (int, error) {
+	return answer(ctx, func(ctx context.Context) (int, error) { return s.Store.SuspendRuns(ctx, ids) })
+}
+
+func (s boundedStore) ResumeRuns(ctx context.Context, ids []string) (int, error) {
+	return answer(ctx, func(ctx context.Context) (int, error) { return s.Store.ResumeRuns(ctx, ids) })
+}
+
+func (s boundedStore) FailExpired(ctx context.Context, limit int) ([]string, error) {
+	return answer(ctx, func(ctx context.Context) ([]string, error) { return s.Store.FailExpired(ctx, limit) })
+}
+
+func (s boundedStore) Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error) {
+	return answer(ctx, func(ctx context.Context) (store.Swept, error) { return s.Store.Sweep(ctx, every, limit) })
+}
+
+func (s boundedStore) OpenObjectRuns(ctx context.Context, cluster, afterRunID string, limit int) ([]store.ObjectRun, error) {
+	return answer(ctx, func(ctx context.Context) ([]store.ObjectRun, error) {
+		return s.Store.OpenObjectRuns(ctx, cluster, afterRunID, limit)
+	})
+}
+
+func (s boundedStore) EndedRuns(
+	ctx context.Context, r store.Retention, after openworkflow.Cursor, limit int,
+) (runs []store.EndedRun, next openworkflow.Cursor, err error) {
+	err = within(ctx, callTimeout, func(ctx context.Context) (err error) {
+		runs, next, err = s.Store.EndedRuns(ctx, r, after, limit)
+		return err
+	})
+	return runs, next, err
+}
+
+func (s boundedStore) RemoveRuns(ctx context.Context, r store.Retention, ids []string) (removed store.Removed, rest []string, err error) {
+	err = within(ctx, callTimeout, func(ctx context.Context) (err error) {
+		removed, rest, err = s.Store.RemoveRuns(ctx, r, ids)
+		return err
+	})
+	return removed, rest, err
+}
+
+func (s boundedStore) RemoveStrayDeliveries(
+	ctx context.Context, r store.Retention, after string, limit int,
+) (next string, removed int, err error) {
+	err = within(ctx, callTimeout, func(ctx context.Context) (err error) {
+		next, removed, err = s.Store.RemoveStrayDeliveries(ctx, r, after, limit)
+		return err
+	})
+	return next, removed, err
+}
+
+func (s boundedStore) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
+	return answer(ctx, func(ctx context.Context) ([]string, error) { return s.Store.ReleaseLeases(ctx, podUID, exceptProcess) })
+}
+
+func (s boundedStore) Workers(ctx context.Context, within time.Duration) ([]store.Worker, error) {
+	return answer(ctx, func(ctx context.Context) ([]store.Worker, error) { return s.Store.Workers(ctx, within) })
+}
+
+func (s boundedStore) RemoveWorker(ctx context.Context, podUID, process string) error {
+	return within(ctx, callTimeout, func(ctx context.Context) error { return s.Store.RemoveWorker(ctx, podUID, process) })
+}
