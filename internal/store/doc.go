@@ -66,8 +66,9 @@
 //	ApplyAndClaim                     R written and parents, by id; keys of children; A that wait for signals, NOWAIT; other A;
 //	                                  claimed R, SKIP LOCKED; after the commit, parked R, SKIP LOCKED
 //	Claim, Heartbeat, ReleaseLeases   R, SKIP LOCKED; a heartbeat for a single lease waits
-//	SendSignal, SendSignals           R of waiters and the sender, NOWAIT; A of waiters, SKIP LOCKED; S
-//	CancelRuns, FailExpired           R and parents, NOWAIT
+//	SendSignal, SendSignals           R of waiters and the sender, NOWAIT, after three tries up to 50 ms for each, by id;
+//	                                  A of waiters, SKIP LOCKED; S
+//	CancelRuns, FailExpired           R and parents, likewise; FailExpired always NOWAIT
 //	SuspendRuns, ResumeRuns           R, NOWAIT
 //	CreateRuns                        keys, in the order of their numbers
 //	RemoveRuns                        R that have ended, SKIP LOCKED; S and A of those, bounded by lock_timeout

@@ -110,6 +110,5 @@ JOIN (
 ORDER BY r.id
 FOR NO KEY UPDATE OF r`
 
-// lockRunsNoWaitSQL is lockRunsSQL for transactions whose callers repeat them: it waits for no
-// lock.
+// lockRunsNoWaitSQL is lockRunsSQL for transactions that are repeated: it waits for no lock.
 const lockRunsNoWaitSQL = lockRunsSQL + ` NOWAIT`

@@ -241,7 +241,7 @@ func (s *Store) countApart(ctx context.Context, sql string, ids []string) (n int
 	if ids = storableIDs(ids); len(ids) == 0 {
 		return 0, nil
 	}
-	err = apart(ctx, ids, func(ids []string) error {
+	err = apart(ctx, ids, func(ids []string, _ int) error {
 		changed, err := s.queryIDs(ctx, sql, s.namespace, ids)
 		n += len(changed)
 		return err

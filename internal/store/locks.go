@@ -34,10 +34,11 @@ func isConflict(err error) bool {
 	return ok && (pg.Code == "55P03" || pg.Code == "40P01" || pg.Code == "40001")
 }
 
-// repeat calls try until it meets no conflict. It returns ErrLocked after lockPatience.
-func repeat(ctx context.Context, try func() error) error {
+// repeat calls try, with its number from 1, until it meets no conflict. It returns ErrLocked
+// after lockPatience.
+func repeat(ctx context.Context, try func(n int) error) error {
 	for end, n := time.Now().Add(lockPatience), 1; ; n++ {
-		err := try()
+		err := try(n)
 		if err == nil || !isConflict(err) {
 			return err
 		}
@@ -49,11 +50,11 @@ func repeat(ctx context.Context, try func() error) error {
 
 // apart calls do with all ids, and with ever smaller parts where that meets a conflict. An id
 // whose row is locked is tried again after all others, so it delays none of them.
-func apart(ctx context.Context, ids []string, do func(ids []string) error) error {
+func apart(ctx context.Context, ids []string, do func(ids []string, n int) error) error {
 	var locked []string
 	var divide func(ids []string) error
 	divide = func(ids []string) error {
-		err := do(ids)
+		err := do(ids, 1)
 		switch {
 		case err == nil || !isConflict(err):
 			return err
@@ -71,7 +72,7 @@ func apart(ctx context.Context, ids []string, do func(ids []string) error) error
 	}
 	var errs []error
 	for _, id := range locked {
-		errs = append(errs, repeat(ctx, func() error { return do([]string{id}) }))
+		errs = append(errs, repeat(ctx, func(n int) error { return do([]string{id}, n) }))
 	}
 	return errors.Join(errs...)
 }
@@ -89,12 +90,30 @@ func untilEnd(ctx context.Context) time.Duration {
 }
 
 // waitForLocks makes the transaction wait for up to d for each lock. It comes first in the
-// batch. It is for a transaction that takes one lock only, or none that others wait for.
+// batch. Long waits are for a transaction that takes one lock only.
 func (b *sqlBatch) waitForLocks(d time.Duration) {
 	queued := b.QueuedQueries
 	b.QueuedQueries = nil
 	b.Queue(setLockTimeoutSQL, strconv.FormatInt(max(1, d.Milliseconds()), 10))
 	b.QueuedQueries = append(b.QueuedQueries, queued...)
+}
+
+// noWaitTries is how often a transaction tries to lock its runs without waiting. If it takes
+// many, one of them may always be locked by somebody, so it then waits busyPatience for each,
+// which is long enough for the commit of a worker.
+const (
+	noWaitTries  = 3
+	busyPatience = 50 * time.Millisecond
+)
+
+// queueLocks queues the locks of runs and of the parents of children, for the nth try.
+func (s *Store) queueLocks(b *sqlBatch, n int, ids, children []string) {
+	if n <= noWaitTries {
+		b.Queue(s.sql(lockRunsNoWaitSQL), s.namespace, ids, children)
+		return
+	}
+	b.waitForLocks(busyPatience)
+	b.Queue(s.sql(lockRunsSQL), s.namespace, ids, children)
 }
 
 // lockedSQL returns those of the runs $2 and of the children $3 that cannot be written

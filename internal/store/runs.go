@@ -68,9 +68,9 @@ func (s *Store) CancelRuns(ctx context.Context, ids []string) (map[string]openwo
 	if ids = storableIDs(ids); len(ids) == 0 {
 		return statuses, nil
 	}
-	err := apart(ctx, ids, func(ids []string) error {
+	err := apart(ctx, ids, func(ids []string, n int) error {
 		var b sqlBatch
-		b.Queue(s.sql(lockRunsNoWaitSQL), s.namespace, ids, ids)
+		s.queueLocks(&b, n, ids, ids)
 		b.Queue(s.sql(cancelSQL), s.namespace, ids)
 		b.Queue(s.sql(wakeParentsSQL), s.namespace, ids)
 		b.collect(func(row pgx.CollectableRow) error {

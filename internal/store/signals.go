@@ -182,8 +182,8 @@ func (s *Store) SendSignals(ctx context.Context, signals []Signal) (runIDs [][]s
 
 	var recipients [][]string
 	var delivered map[string][]string
-	err = repeat(ctx, func() (err error) {
-		recipients, delivered, err = s.deliver(ctx, sent)
+	err = repeat(ctx, func(n int) (err error) {
+		recipients, delivered, err = s.deliver(ctx, n, sent)
 		return err
 	})
 	if err != nil {
@@ -201,22 +201,22 @@ func (s *Store) SendSignals(ctx context.Context, signals []Signal) (runIDs [][]s
 	return runIDs, nil
 }
 
-// deliver delivers signals in one transaction. It waits for no lock, except for that of the
+// deliver delivers signals in one transaction, the nth try. It may wait for the lock of the
 // only waiting run, before it holds any. It returns the recipients of earlier sends by signal,
 // and the new ones by name.
-func (s *Store) deliver(ctx context.Context, sent []Signal) (recipients [][]string, delivered map[string][]string, err error) {
+func (s *Store) deliver(ctx context.Context, n int, sent []Signal) (recipients [][]string, delivered map[string][]string, err error) {
 	names, keys, data := signalColumns(sent)
 	waiting, err := s.queryIDs(ctx, s.sql(receiversSQL), s.namespace, names)
 	if err != nil {
 		return nil, nil, err
 	}
 	recipients, delivered = make([][]string, len(sent)), map[string][]string{}
-	lock := lockRunsNoWaitSQL
-	if len(waiting) == 1 {
-		lock = lockRunsSQL
-	}
 	var b sqlBatch
-	b.Queue(s.sql(lock), s.namespace, waiting, nil)
+	if len(waiting) == 1 {
+		b.Queue(s.sql(lockRunsSQL), s.namespace, waiting, nil)
+	} else {
+		s.queueLocks(&b, n, waiting, nil)
+	}
 	b.collect(func(row pgx.CollectableRow) error {
 		var n int
 		var name, id string
@@ -285,8 +285,8 @@ func (s *Store) SendSignal(ctx context.Context, step StepWrite, signal Signal) (
 		signal.IdempotencyKey = new(openworkflow.SignalKey(step.RunID, step.Attempt.StepName))
 	}
 	held := false
-	err = repeat(ctx, func() (err error) {
-		runIDs, held, err = s.deliverStep(ctx, step, signal)
+	err = repeat(ctx, func(n int) (err error) {
+		runIDs, held, err = s.deliverStep(ctx, n, step, signal)
 		return err
 	})
 	if err != nil {
@@ -298,9 +298,9 @@ func (s *Store) SendSignal(ctx context.Context, step StepWrite, signal Signal) (
 	return runIDs, nil
 }
 
-// deliverStep delivers the signal of a step in one transaction, which waits for no lock. Held
-// is false when the lease is lost.
-func (s *Store) deliverStep(ctx context.Context, step StepWrite, signal Signal) (runIDs []string, held bool, err error) {
+// deliverStep delivers the signal of a step in one transaction, the nth try. Held is false
+// when the lease is lost.
+func (s *Store) deliverStep(ctx context.Context, n int, step StepWrite, signal Signal) (runIDs []string, held bool, err error) {
 	names, keys, data := signalColumns([]Signal{signal})
 	waiting, err := s.queryIDs(ctx, s.sql(receiversSQL), s.namespace, names)
 	if err != nil {
@@ -310,7 +310,7 @@ func (s *Store) deliverStep(ctx context.Context, step StepWrite, signal Signal) 
 		WorkflowRunIDs []string `json:"workflowRunIds"`
 	}
 	var b sqlBatch
-	b.Queue(s.sql(lockRunsNoWaitSQL), s.namespace, append(waiting, step.RunID), nil)
+	s.queueLocks(&b, n, append(waiting, step.RunID), nil)
 	b.Queue(s.sql(deliverStepSQL), s.namespace, names, keys, data, step.RunID, step.WorkerID, step.Attempt.ID)
 	b.Queue(s.sql(wakeReceiversSQL), s.namespace, names)
 	b.collect(func(row pgx.CollectableRow) error {
