@@ -33,8 +33,8 @@ type Config struct {
 	// Grace is how long running step functions may take to return after the worker was told
 	// to stop. Default: 20 s; zero and negative values mean the default.
 	Grace time.Duration
-	// HealthAddress is the TCP address that serves /healthz, /readyz and /drain over HTTP, for
-	// example 127.0.0.1:8081. Empty: none.
+	// HealthAddress is the TCP address that serves /healthz and /readyz over HTTP, for example
+	// 127.0.0.1:8081. Empty: none.
 	HealthAddress string
 	// Pool is the name of the worker's WorkerPool. Empty outside Kubernetes.
 	Pool string

@@ -191,18 +191,21 @@ func startReporter(ctx context.Context, config Config, connect func() (*rest.Con
 	}
 }
 
-// health answers the probes and the preStop hook of the kubelet.
+// health answers the probes of the kubelet. Anybody in the cluster may call it, so no answer says
+// more than that the worker is well, and none changes anything.
 type health struct {
 	server *http.Server
 	log    *slog.Logger
 
-	mu      sync.Mutex
-	runner  *runner.Runner
-	stopped chan struct{} // closed when the runner has returned
+	mu     sync.Mutex
+	runner *runner.Runner
 }
 
+// healthTimeout bounds each request of a health check, and how long an idle connection stays open.
+const healthTimeout = 15 * time.Second
+
 func serveHealth(ctx context.Context, config Config) (*health, error) {
-	h := &health{log: config.Logger, stopped: make(chan struct{})}
+	h := &health{log: config.Logger}
 	if config.HealthAddress == "" {
 		return h, nil
 	}
@@ -213,8 +216,7 @@ func serveHealth(ctx context.Context, config Config) (*health, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	mux.HandleFunc("GET /readyz", h.ready)
-	mux.HandleFunc("GET /drain", h.drain)
-	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	h.server = &http.Server{Handler: mux, ReadTimeout: healthTimeout, WriteTimeout: healthTimeout, MaxHeaderBytes: 8 << 10}
 	go func() {
 		if err := h.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			h.log.Error("Stopped answering health checks", "error", err)
@@ -244,22 +246,8 @@ func (h *health) ready(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte("ok\n"))
 }
 
-// drain is the pod's preStop hook. It starts the drain and answers once every run has ended
-// or was released.
-func (h *health) drain(w http.ResponseWriter, request *http.Request) {
-	if r := h.attached(); r != nil {
-		r.Drain()
-		select {
-		case <-h.stopped:
-		case <-request.Context().Done():
-		}
-	}
-	_, _ = w.Write([]byte("drained\n"))
-}
-
-// close ends the server, after the answers in progress, such as that to the preStop hook.
+// close ends the server, after the answers in progress.
 func (h *health) close() {
-	close(h.stopped)
 	if h.server == nil {
 		return
 	}

@@ -44,8 +44,8 @@ type WorkerPoolSpec struct {
 	// +kubebuilder:validation:Maximum=3600
 	LeaseDurationSeconds *int32 `json:"leaseDurationSeconds,omitempty"`
 
-	// healthPort is the port of the worker's endpoints /healthz, /readyz and /drain. Defaults to
-	// 8081. Set it to 0 for workers without these endpoints, such as OpenWorkflow's TypeScript
+	// healthPort is the port of the worker's endpoints /healthz and /readyz. Defaults to 8081.
+	// Set it to 0 for workers without these endpoints, such as OpenWorkflow's TypeScript
 	// worker; only the template's own probes are used then.
 	// +optional
 	// +default=8081

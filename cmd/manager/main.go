@@ -8,7 +8,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -48,7 +50,7 @@ func main() {
 	flag.BoolVar(&o.leaderElect, "leader-elect", false, "Elect a leader among the replicas. Only the leader writes.")
 	flag.StringVar(&o.leaderElection, "leader-election-namespace", "", "Namespace of the leader election's Lease. Defaults to the manager's own.")
 	flag.StringVar(&o.namespaces, "namespaces", "", "Namespaces to watch, separated by commas. Empty means all namespaces.")
-	flag.StringVar(&o.pprofAddress, "pprof-bind-address", "0", "Address of Go's pprof endpoint, for example 127.0.0.1:6060. 0 turns it off.")
+	flag.StringVar(&o.pprofAddress, "pprof-bind-address", "0", "Loopback address of Go's pprof endpoint, for example 127.0.0.1:6060. 0 turns it off.")
 	flag.StringVar(&o.selector, "namespace-selector", "", "Label selector of the namespaces to watch, instead of --namespaces. Run several managers with disjoint selectors to share a cluster.")
 	flag.Float64Var(&o.qps, "kube-api-qps", -1, "Average requests per second to the API server. A negative value sets no limit: the API server's flow control decides.")
 	flag.IntVar(&o.burst, "kube-api-burst", 400, "Requests to the API server that may exceed --kube-api-qps for a moment. Unused without that limit.")
@@ -68,6 +70,9 @@ func main() {
 
 // run runs the manager until ctx ends.
 func run(ctx context.Context, o options) error {
+	if err := checkPprofAddress(o.pprofAddress); err != nil {
+		return err
+	}
 	config, err := ctrl.GetConfig()
 	if err != nil {
 		return fmt.Errorf("find the cluster: %w", err)
@@ -165,6 +170,22 @@ func manage(ctx context.Context, config *rest.Config, o options, namespaces []st
 		return err
 	}
 	return mgr.Start(ctx)
+}
+
+// checkPprofAddress refuses an address that other machines reach. The endpoint asks nobody who
+// they are; kubectl port-forward reaches a loopback address.
+func checkPprofAddress(address string) error {
+	if address == "" || address == "0" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("parse --pprof-bind-address: %w", err)
+	}
+	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		return fmt.Errorf("--pprof-bind-address is %q: it must be a loopback address, such as 127.0.0.1:6060, as everybody who reaches it may read profiles", address)
+	}
+	return nil
 }
 
 // split returns the names in a list that commas or spaces separate.

@@ -236,9 +236,9 @@ func addEnv(worker *corev1ac.ContainerApplyConfiguration, in Input, grace int64)
 	field(workerenv.PodUID, "metadata.uid")
 }
 
-// addHealth adds the probes and the preStop hook that the template does not set. A
-// database that is down makes a worker unready but never fails its liveness probe: a
-// restart would only lose the steps in flight.
+// addHealth adds the probes that the template does not set. A database that is down makes a
+// worker unready but never fails its liveness probe: a restart would only lose the steps in
+// flight. There is no preStop hook: SIGTERM makes a worker drain.
 func addHealth(worker *corev1ac.ContainerApplyConfiguration, port int32) {
 	if port == 0 {
 		return
@@ -258,13 +258,6 @@ func addHealth(worker *corev1ac.ContainerApplyConfiguration, port int32) {
 	}
 	if worker.LivenessProbe == nil {
 		worker.WithLivenessProbe(probe("/healthz", 10, 5, 3))
-	}
-	if worker.Lifecycle == nil || worker.Lifecycle.PreStop == nil {
-		lifecycle := corev1ac.Lifecycle()
-		if worker.Lifecycle != nil {
-			*lifecycle = *worker.Lifecycle
-		}
-		worker.WithLifecycle(lifecycle.WithPreStop(corev1ac.LifecycleHandler().WithHTTPGet(get("/drain"))))
 	}
 }
 
