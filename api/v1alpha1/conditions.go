@@ -54,6 +54,9 @@ const (
 	// ReasonInvalidInput: the run's input or another field cannot be stored, so
 	// the run was never started.
 	ReasonInvalidInput = "InvalidInput"
+	// ReasonKeyConflict: another run holds the run's idempotencyKey, with another input or version
+	// or in another namespace. The run was never started.
+	ReasonKeyConflict = "KeyConflict"
 	// ReasonRunMissing: the run was started, but its row is no longer in the database. It is not
 	// started again, because its steps may have run.
 	ReasonRunMissing = "RunMissing"

@@ -38,6 +38,7 @@ type options struct {
 	namespaces     string
 	selector       string
 	pprofAddress   string
+	attachAcross   bool
 	qps            float64
 	burst          int
 }
@@ -51,6 +52,7 @@ func main() {
 	flag.StringVar(&o.leaderElection, "leader-election-namespace", "", "Namespace of the leader election's Lease. Defaults to the manager's own.")
 	flag.StringVar(&o.namespaces, "namespaces", "", "Namespaces to watch, separated by commas. Empty means all namespaces.")
 	flag.StringVar(&o.pprofAddress, "pprof-bind-address", "0", "Loopback address of Go's pprof endpoint, for example 127.0.0.1:6060. 0 turns it off.")
+	flag.BoolVar(&o.attachAcross, "attach-across-namespaces", false, "Let an idempotencyKey find the run of an object in another namespace, where Backends of several namespaces share one schema and namespaceID.")
 	flag.StringVar(&o.selector, "namespace-selector", "", "Label selector of the namespaces to watch, instead of --namespaces. Run several managers with disjoint selectors to share a cluster.")
 	flag.Float64Var(&o.qps, "kube-api-qps", -1, "Average requests per second to the API server. A negative value sets no limit: the API server's flow control decides.")
 	flag.IntVar(&o.burst, "kube-api-burst", 400, "Requests to the API server that may exceed --kube-api-qps for a moment. Unused without that limit.")
@@ -166,7 +168,9 @@ func manage(ctx context.Context, config *rest.Config, o options, namespaces []st
 	if err != nil {
 		return err
 	}
-	if err := controller.Setup(ctx, mgr, controller.Options{Cluster: cluster, SkipNameValidation: o.selector != ""}); err != nil {
+	if err := controller.Setup(ctx, mgr, controller.Options{
+		Cluster: cluster, SkipNameValidation: o.selector != "", AttachAcrossNamespaces: o.attachAcross,
+	}); err != nil {
 		return err
 	}
 	return mgr.Start(ctx)

@@ -17,6 +17,7 @@ type Store interface {
 	CheckSchema(ctx context.Context) error
 
 	CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Created, error)
+	KeyHolder(ctx context.Context, id string, run store.NewRun) (store.KeyHolder, error)
 	RunStates(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error)
 	StepSummaries(ctx context.Context, runIDs []string, newest int) (map[string]openworkflow.StepSummary, error)
 	CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error)

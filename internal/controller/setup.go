@@ -53,6 +53,9 @@ type Options struct {
 	Open backend.OpenFunc
 	// Clock defaults to the system's.
 	Clock clock.PassiveClock
+	// AttachAcrossNamespaces allows an idempotency key to find the run of an object in another
+	// namespace, where namespaces share the tables.
+	AttachAcrossNamespaces bool
 	// Intervals are the times between sweeps.
 	Intervals Intervals
 	// Backend has the settings of the Backend reconciler.
@@ -93,15 +96,16 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	dead := newDeaths()
 	orphans := &orphanSweep{cache: mgr.GetClient(), live: mgr.GetAPIReader(), cluster: o.Cluster, deaths: dead}
 	sweeper := &Sweeper{
-		Client:    mgr.GetClient(),
-		Backends:  backends,
-		Clock:     o.Clock,
-		Log:       mgr.GetLogger().WithName("sweep"),
-		Intervals: o.Intervals.withDefaults(),
-		orphans:   orphans,
-		status:    writer,
-		pods:      pods,
-		reports:   reports,
+		Client:                 mgr.GetClient(),
+		Backends:               backends,
+		Clock:                  o.Clock,
+		Log:                    mgr.GetLogger().WithName("sweep"),
+		Intervals:              o.Intervals.withDefaults(),
+		orphans:                orphans,
+		status:                 writer,
+		pods:                   pods,
+		reports:                reports,
+		attachAcrossNamespaces: o.AttachAcrossNamespaces,
 	}
 	backends.Loops = sweeper.Run
 	backends.Log = mgr.GetLogger().WithName("backend")
@@ -128,7 +132,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	}
 	run := &WorkflowRunReconciler{
 		Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, Cluster: o.Cluster,
-		FirstReport: sweeper.Intervals.FirstReport, status: writer, pods: pods, reports: reports,
+		AttachAcrossNamespaces: o.AttachAcrossNamespaces,
+		FirstReport:            sweeper.Intervals.FirstReport, status: writer, pods: pods, reports: reports,
 	}
 	if err := run.SetupWithManager(mgr, controller.TypedOptions[runRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
 		return fmt.Errorf("set up the WorkflowRun controller: %w", err)

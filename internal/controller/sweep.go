@@ -70,6 +70,8 @@ type Sweeper struct {
 	status  *runStatusWriter
 	pods    *podNames
 	reports *ReportTracker
+
+	attachAcrossNamespaces bool
 }
 
 // sweep is one periodic duty.
@@ -83,7 +85,7 @@ type sweep struct {
 func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 	repairer := &statusRepairer{
 		cache: s.Client, conn: conn, clock: s.Clock, interval: s.Intervals.Repair,
-		status: s.status, pods: s.pods, reports: s.reports,
+		status: s.status, pods: s.pods, reports: s.reports, attachAcrossNamespaces: s.attachAcrossNamespaces,
 	}
 	deadlines := &deadlineSweep{conn: conn, repairer: repairer}
 	rescue := &rescueSweep{conn: conn, repairer: repairer, every: s.Intervals.Rescue / 2}

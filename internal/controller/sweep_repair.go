@@ -155,6 +155,8 @@ type statusRepairer struct {
 	status   *runStatusWriter
 	pods     *podNames
 	reports  *ReportTracker
+
+	attachAcrossNamespaces bool
 }
 
 // repairRound is one sweep: what is known before it, and what the next one needs.
@@ -196,9 +198,9 @@ func (r *statusRepairer) repair(ctx context.Context, round repairRound, objects 
 // findDiffering returns those of the objects whose status may differ from their row. It
 // writes the status of objects whose row is missing.
 func (r *statusRepairer) findDiffering(ctx context.Context, round repairRound, objects []*v1alpha1.WorkflowRun) ([]runSeen, error) {
-	ids := make([]string, len(objects))
-	for i, o := range objects {
-		ids[i] = o.Status.RunID
+	ids := make([]string, 0, len(objects))
+	for _, o := range objects {
+		ids = append(ids, rowCandidates(o, o.Status.RunID)...)
 	}
 	rows, err := r.conn.Store.RunStates(ctx, ids)
 	if err != nil {
@@ -207,7 +209,7 @@ func (r *statusRepairer) findDiffering(ctx context.Context, round repairRound, o
 	var differing []runSeen
 	for _, o := range objects {
 		seen := runSeen{
-			Run: o, RunID: o.Status.RunID, Row: rows[o.Status.RunID],
+			Run: o, RunID: startedRunID(o), Row: rowOf(o, rowCandidates(o, o.Status.RunID), rows, r.attachAcrossNamespaces),
 			Backend: backend.State{Known: true, Ready: true}, Now: r.clock.Now(),
 		}
 		if seen.Row == nil {
@@ -219,6 +221,7 @@ func (r *statusRepairer) findDiffering(ctx context.Context, round repairRound, o
 			}
 			continue
 		}
+		seen.RunID = seen.Row.ID
 		if round.fleet != nil {
 			seen.NoWorker = round.fleet.noWorker(seen.Row, seen.Now)
 		}
@@ -329,8 +332,8 @@ func (r *statusRepairer) openObjects(ctx context.Context, match client.MatchingF
 	}
 	objects := make([]*v1alpha1.WorkflowRun, 0, len(list.Items))
 	for i := range list.Items {
-		if list.Items[i].Status.RunID != "" {
-			objects = append(objects, &list.Items[i])
+		if o := &list.Items[i]; o.Status.RunID != "" && backend.NameOf(o.Spec.BackendRef) == r.conn.Key.Name {
+			objects = append(objects, o)
 		}
 	}
 	return objects, nil

@@ -48,6 +48,10 @@ type WorkflowRunReconciler struct {
 	// Cluster identifies the cluster in the context of runs.
 	Cluster string
 
+	// AttachAcrossNamespaces allows an idempotency key to find the run of an object in another
+	// namespace, where namespaces share the tables.
+	AttachAcrossNamespaces bool
+
 	// FirstReport is how long a worker may take to report a new run before the manager
 	// does. It saves one write for each run that is executed at once.
 	FirstReport time.Duration
@@ -140,7 +144,7 @@ func (r *WorkflowRunReconciler) get(ctx context.Context, key types.NamespacedNam
 // it.
 func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.WorkflowRun, known unreported) (runSeen, *backend.Connection, error) {
 	seen := runSeen{
-		Run: run, Cluster: r.Cluster, RunID: run.Status.RunID,
+		Run: run, Cluster: r.Cluster, RunID: startedRunID(run),
 		FirstReport: r.FirstReport, FirstReportLeft: known.wait, Now: r.Clock.Now(),
 	}
 	if run.Status.State.Terminal() {
@@ -170,8 +174,8 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 
 // load reads the run's row and, unless its worker is about to report them, its steps.
 func (r *WorkflowRunReconciler) load(ctx context.Context, conn *backend.Connection, seen *runSeen) (err error) {
-	if seen.Row, err = conn.RunState(ctx, seen.RunID); err != nil {
-		return fmt.Errorf("read run %s: %w", seen.RunID, err)
+	if err := r.loadRow(ctx, conn, seen); err != nil {
+		return err
 	}
 	seen.Steps, seen.Worker, seen.WorkerReports, seen.ReportDelay = openworkflow.StepSummary{}, "", false, 0
 	if seen.Row == nil || seen.Row.Attempts == 0 {
@@ -187,6 +191,24 @@ func (r *WorkflowRunReconciler) load(ctx context.Context, conn *backend.Connecti
 	}
 	seen.Steps = steps[seen.RunID]
 	seen.Worker = r.pods.holder(ctx, seen.Row)
+	return nil
+}
+
+// loadRow reads the row that the object may show.
+func (r *WorkflowRunReconciler) loadRow(ctx context.Context, conn *backend.Connection, seen *runSeen) error {
+	ids := rowCandidates(seen.Run, seen.RunID)
+	rows := make(map[string]*openworkflow.Run, len(ids))
+	for _, id := range ids {
+		row, err := conn.RunState(ctx, id)
+		if err != nil {
+			return fmt.Errorf("read run %s: %w", id, err)
+		}
+		rows[id] = row
+	}
+	seen.Row = rowOf(seen.Run, ids, rows, r.AttachAcrossNamespaces)
+	if seen.Row != nil {
+		seen.RunID = seen.Row.ID
+	}
 	return nil
 }
 
@@ -256,19 +278,39 @@ func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *backend.Connec
 	if err != nil {
 		return fmt.Errorf("create run: %w", err)
 	}
+	if c.Err == nil && c.RunID != row.ID {
+		return r.attach(ctx, conn, seen, row, c.RunID)
+	}
 	seen.RunID = c.RunID
 	switch {
 	case errors.Is(c.Err, store.ErrLocked): // by an open transaction
 		return fmt.Errorf("create run: %w", c.Err)
 	case c.Err != nil:
+		seen.RefusedReason = v1alpha1.ReasonInvalidInput
 		seen.Refused = "the run cannot be stored: " + strings.TrimPrefix(c.Err.Error(), store.ErrInvalidJSON.Error()+": ") + ": correct the input (no U+0000 in texts, no numbers beyond what Postgres holds) and create the run anew"
 		metrics.RunsMirrored.WithLabelValues("rejected").Inc()
 	case c.Inserted:
 		seen.JustInserted = !row.Suspended
 		metrics.RunsMirrored.WithLabelValues("inserted").Inc()
-	case !seen.own():
-		metrics.RunsMirrored.WithLabelValues("attached").Inc()
 	}
+	return nil
+}
+
+// attach makes the object show the run that holds its idempotency key, unless that is another
+// run than the object asks for, or one of another namespace. A key is no secret, so it must not
+// be enough to learn or change anything of somebody else's run.
+func (r *WorkflowRunReconciler) attach(ctx context.Context, conn *backend.Connection, seen *runSeen, row store.NewRun, holderID string) error {
+	holder, err := conn.Store.KeyHolder(ctx, holderID, row)
+	if err != nil {
+		return fmt.Errorf("compare with run %s, which has the same idempotency key: %w", holderID, err)
+	}
+	if seen.Refused = keyConflict(seen.Run, holderID, holder, r.AttachAcrossNamespaces); seen.Refused != "" {
+		seen.RefusedReason = v1alpha1.ReasonKeyConflict
+		metrics.RunsMirrored.WithLabelValues("rejected").Inc()
+		return nil
+	}
+	seen.RunID = holderID
+	metrics.RunsMirrored.WithLabelValues("attached").Inc()
 	return nil
 }
 
@@ -366,7 +408,8 @@ func isTransient(err error) bool {
 func (r *WorkflowRunReconciler) event(seen *runSeen, action runAction) {
 	switch {
 	case action == runMirror && seen.Refused == "" && !seen.own():
-		r.Events.Eventf(seen.Run, nil, eventType(true), "Attached", "Mirror", "Shows run %s, which was started earlier with idempotencyKey %q", seen.RunID, seen.Run.Spec.IdempotencyKey)
+		r.Events.Eventf(seen.Run, nil, eventType(true), "Attached", "Mirror", "Shows run %s, which was started earlier with idempotencyKey %q%s",
+			seen.RunID, seen.Run.Spec.IdempotencyKey, attachedHint(seen.Run))
 	case action == runResume:
 		r.Events.Eventf(seen.Run, nil, eventType(true), "Resumed", "Resume", "Run goes on")
 	}

@@ -39,8 +39,9 @@ type runSeen struct {
 	ReportDelay time.Duration
 	// NoWorker is why no worker serves the run's workflow, empty if one does.
 	NoWorker string
-	// Refused is why the database cannot store the run.
-	Refused string
+	// Refused is why the run cannot be started, and RefusedReason the reason of its
+	// conditions.
+	Refused, RefusedReason string
 	// JustInserted says that this reconcile has inserted the row. It was not read since; a
 	// worker may have claimed it already.
 	JustInserted bool
@@ -92,7 +93,7 @@ func planRun(seen runSeen) runPlan {
 	case run.Status.State.Terminal():
 		return planEnded(seen)
 	case seen.Refused != "":
-		return statusPlan(rejectedStatus(seen, seen.Refused))
+		return statusPlan(rejectedStatus(seen, seen.RefusedReason, seen.Refused))
 	case seen.JustInserted:
 		return expectReport(seen, seen.FirstReport+seen.ReportDelay)
 	case seen.RunID == "":
@@ -106,7 +107,7 @@ func planRun(seen runSeen) runPlan {
 	}
 	wanted := ptr.Deref(run.Spec.Suspend, false)
 	switch {
-	case ptr.Deref(run.Spec.Cancel, false), seen.own() && !run.DeletionTimestamp.IsZero():
+	case seen.own() && (ptr.Deref(run.Spec.Cancel, false) || !run.DeletionTimestamp.IsZero()):
 		return runPlan{Action: runCancel}
 	case seen.own() && wanted && seen.Row.SuspendedAt == nil:
 		return runPlan{Action: runSuspend}
@@ -143,7 +144,7 @@ func planNew(seen runSeen) runPlan {
 		return runPlan{}
 	}
 	if input := run.Spec.Input; input != nil && len(input.Raw) > maxInput {
-		return statusPlan(rejectedStatus(seen, fmt.Sprintf(
+		return statusPlan(rejectedStatus(seen, v1alpha1.ReasonInvalidInput, fmt.Sprintf(
 			"spec.input has %d bytes, the limit is %d: keep the data elsewhere and pass a reference to it", len(input.Raw), maxInput)))
 	}
 	switch {
@@ -271,15 +272,15 @@ func waitingStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
 	})
 }
 
-// rejectedStatus returns the status of a run that cannot be stored, and so never starts.
-func rejectedStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
+// rejectedStatus returns the status of a run that cannot be started, and so never starts.
+func rejectedStatus(seen runSeen, reason, message string) v1alpha1.WorkflowRunStatus {
 	message = truncateText(message, 1000)
 	return carryOver(&seen.Run.Status, v1alpha1.WorkflowRunStatus{
 		State:      v1alpha1.RunFailed,
 		FinishedAt: new(metav1.NewTime(seen.Now.UTC().Truncate(time.Second))),
-		Error:      &v1alpha1.RunError{Name: v1alpha1.ReasonInvalidInput, Message: message},
+		Error:      &v1alpha1.RunError{Name: reason, Message: message},
 		Message:    message,
-		Conditions: projection.Conditions(v1alpha1.RunFailed, v1alpha1.ReasonInvalidInput, message, seen.Now),
+		Conditions: projection.Conditions(v1alpha1.RunFailed, reason, message, seen.Now),
 	})
 }
 

@@ -34,6 +34,7 @@ func TestPlanRun(t *testing.T) {
 	cancel := func(r *run) { r.Spec.Cancel = new(true) }
 	suspend := func(r *run) { r.Spec.Suspend = new(true) }
 	attached := func(r *run) { r.UID = "other" }
+	keyed := func(r *run) { r.Spec.IdempotencyKey = "k" }
 	ttl := func(seconds int32) change {
 		return func(r *run) { r.Spec.TTLSecondsAfterFinished = &seconds }
 	}
@@ -101,7 +102,10 @@ func TestPlanRun(t *testing.T) {
 				{Type: "Stalled", Status: "True", Reason: "RunMissing", Message: missing, LastTransitionTime: metav1.Time{Time: noon}},
 			}},
 		}},
-		"cancel":                {run: []change{mirrored, cancel}, backend: ready, row: row(), want: runPlan{Action: runCancel}},
+		"cancel": {run: []change{mirrored, cancel}, backend: ready, row: row(), want: runPlan{Action: runCancel}},
+		"an attached run does not cancel another's": {
+			run: []change{mirrored, attached, keyed, cancel}, backend: ready, row: row(), want: shows(row()),
+		},
 		"cancel is done once":   {run: []change{mirrored, cancel}, backend: ready, row: row(canceled), want: shows(row(canceled))},
 		"cancel before suspend": {run: []change{mirrored, cancel, suspend}, backend: ready, row: row(suspended), want: runPlan{Action: runCancel}},
 		"an object that waits for a finalizer cancels": {
@@ -137,7 +141,7 @@ func TestPlanRun(t *testing.T) {
 				change(object)
 			}
 			got := planRun(runSeen{
-				Run: object, Cluster: "c", Backend: test.backend, RunID: object.Status.RunID, Row: test.row, Refused: test.refused, Now: noon,
+				Run: object, Cluster: "c", Backend: test.backend, RunID: object.Status.RunID, Row: test.row, Refused: test.refused, RefusedReason: v1alpha1.ReasonInvalidInput, Now: noon,
 			})
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("plan (-want +got):\n%s", diff)
