@@ -38,6 +38,9 @@ type Config struct {
 	HealthAddress string
 	// Pool is the name of the worker's WorkerPool. Empty outside Kubernetes.
 	Pool string
+	// Backend is the name of the pool's Backend. With it, the worker writes the status of no
+	// WorkflowRun of another Backend.
+	Backend string
 	// PodName, PodNamespace and PodUID identify the worker's pod. With a PodNamespace and the
 	// pod's service account token, the worker writes the status of its runs to their
 	// WorkflowRun objects. Without the token, the manager does.
@@ -56,6 +59,7 @@ type Config struct {
 //	OPENWORKFLOW_GRACE_SECONDS  Grace, in seconds
 //	OPENWORKFLOW_HEALTH_PORT    HealthAddress: this port on all addresses in a pod, on 127.0.0.1 elsewhere; 0: none
 //	OPENWORKFLOW_POOL           Pool
+//	OPENWORKFLOW_BACKEND        Backend
 //	POD_NAME, POD_NAMESPACE, POD_UID
 //
 // The numbers are positive and whole. The error names every variable that is missing or
@@ -80,6 +84,7 @@ func ConfigFromEnv() (Config, error) {
 		Lease:        seconds(workerenv.LeaseSeconds),
 		Grace:        seconds(workerenv.GraceSeconds),
 		Pool:         os.Getenv(workerenv.Pool),
+		Backend:      os.Getenv(workerenv.Backend),
 		PodName:      os.Getenv(workerenv.PodName),
 		PodNamespace: os.Getenv(workerenv.PodNamespace),
 		PodUID:       os.Getenv(workerenv.PodUID),

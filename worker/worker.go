@@ -182,6 +182,7 @@ func startReporter(ctx context.Context, config Config, connect func() (*rest.Con
 		config.Logger.Warn("The pod has no access to the API server; the manager reports the runs", "error", err)
 		return nil, func() {}
 	}
+	r.Backend = config.Backend
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var task sync.WaitGroup
 	task.Go(func() { r.Run(ctx, 3*time.Second) })

@@ -62,6 +62,10 @@ const (
 	ReasonRunMissing = "RunMissing"
 )
 
+// ReasonStatusCorrected is the reason of the event about a status that did not come from the run's
+// row, and that the manager has replaced.
+const ReasonStatusCorrected = "StatusCorrected"
+
 // Reasons of a Backend's conditions; BackendNotFound and BackendNotReady also
 // appear on the objects that refer to one.
 const (

@@ -113,7 +113,7 @@ const (
 // write it: the API server refuses a write with an older revision.
 // +mapType=atomic
 // +kubebuilder:validation:MinProperties=1
-// +kubebuilder:validation:XValidation:rule="(!has(oldSelf.revision) || (has(self.revision) && self.revision >= oldSelf.revision)) && (!has(oldSelf.state) || !(oldSelf.state in ['Completed', 'Failed', 'Canceled']) || (has(self.state) && self.state == oldSelf.state))",messageExpression="has(oldSelf.revision) && !(has(self.revision) && self.revision >= oldSelf.revision) ? 'status of an older revision: the run has moved on' : 'the run has ended: its state cannot change'"
+// +kubebuilder:validation:XValidation:rule="(has(self.corrections) ? has(oldSelf.corrections) && self.corrections == oldSelf.corrections : !has(oldSelf.corrections)) ? (!has(oldSelf.revision) || (has(self.revision) && self.revision >= oldSelf.revision)) && (!has(oldSelf.state) || !(oldSelf.state in ['Completed', 'Failed', 'Canceled']) || (has(self.state) && self.state == oldSelf.state)) : has(self.corrections) && self.corrections == (has(oldSelf.corrections) ? oldSelf.corrections + 1 : 1)",messageExpression="(has(self.corrections) ? self.corrections : 0) != (has(oldSelf.corrections) ? oldSelf.corrections : 0) ? 'corrections are counted up, by one' : has(oldSelf.revision) && !(has(self.revision) && self.revision >= oldSelf.revision) ? 'status of an older revision: the run has moved on' : 'the run has ended: its state cannot change'"
 type WorkflowRunStatus struct {
 	// observedGeneration is the generation of the spec that the manager last acted on.
 	// +optional
@@ -123,7 +123,14 @@ type WorkflowRunStatus struct {
 	// revision increases with every change of the run's row. It orders the writes of this status.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=2251799813685247
 	Revision *int64 `json:"revision,omitempty"`
+
+	// corrections is how often the manager has replaced a status that did not come from the run's
+	// row. Only such a replacement may go back to an older revision, or change a terminal state.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Corrections *int64 `json:"corrections,omitempty"`
 
 	// state is the state of the run.
 	// +optional

@@ -533,6 +533,11 @@ func (in *WorkflowRunStatus) DeepCopyInto(out *WorkflowRunStatus) {
 		*out = new(int64)
 		**out = **in
 	}
+	if in.Corrections != nil {
+		in, out := &in.Corrections, &out.Corrections
+		*out = new(int64)
+		**out = **in
+	}
 	if in.Attempts != nil {
 		in, out := &in.Attempts, &out.Attempts
 		*out = new(int32)

@@ -57,7 +57,7 @@ type BackendReconciler struct {
 	CheckInterval time.Duration
 }
 
-// +kubebuilder:rbac:groups=openworkflow.dev,resources=backends,verbs=get;list;watch
+// +kubebuilder:rbac:groups=openworkflow.dev,resources=backends,verbs=get;list;watch;report;correct
 // +kubebuilder:rbac:groups=openworkflow.dev,resources=backends/status,verbs=patch
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch

@@ -48,7 +48,7 @@ const indexByOwner = "owner.uid"
 
 // stripRun drops what the manager does not read: managed fields, annotations, which hold a
 // copy of the object, labels, and the input of a run that has its row. Of an ended run it
-// keeps only what its deletion depends on. Strings that many runs share are stored once.
+// keeps only what its deletion depends on, and a digest of the rest. Strings that many runs share are stored once.
 //
 // Of the owners it keeps the controller, without blockOwnerDeletion, so that Owns and
 // indexByOwner find the runs that an object has created. No label is kept: a list of
@@ -65,10 +65,15 @@ func stripRun(in any) (any, error) {
 		spec.Input = nil
 	}
 	if status.State.Terminal() {
-		*spec = v1alpha1.WorkflowRunSpec{BackendRef: spec.BackendRef, TTLSecondsAfterFinished: spec.TTLSecondsAfterFinished}
+		ended := v1alpha1.WorkflowRunSpec{BackendRef: spec.BackendRef, TTLSecondsAfterFinished: spec.TTLSecondsAfterFinished}
+		if spec.IdempotencyKey != "" { // it decides which row the object may show
+			ended.WorkflowName, ended.IdempotencyKey = spec.WorkflowName, spec.IdempotencyKey
+		}
+		*spec = ended
 		*status = v1alpha1.WorkflowRunStatus{
-			ObservedGeneration: status.ObservedGeneration, Revision: status.Revision, State: status.State,
-			RunID: status.RunID, Worker: status.Worker, FinishedAt: status.FinishedAt,
+			ObservedGeneration: status.ObservedGeneration, Revision: status.Revision, Corrections: status.Corrections,
+			State: status.State, RunID: status.RunID, Worker: status.Worker, FinishedAt: status.FinishedAt,
+			Output: endDigest(status),
 		}
 	}
 	share(&run.Namespace, &spec.BackendRef.Name, &spec.WorkflowName, &spec.Version, &status.Worker, &status.Message)

@@ -18,6 +18,7 @@
 //	workflowrun_controller.go   WorkflowRun: mirror, cancel, suspend, resume, ttl
 //	workflowrun_events.go       which events and timeouts reconcile a run
 //	workflowrun_plan.go         what should happen to a run; pure
+//	workflowrun_row.go          which row an object shows, and whether its status came from it; pure
 //	workflowrun_status.go       writes the status of a run
 //	workflowrun_noworker.go     why no worker executes a run
 //	workflowrun_reports.go      how long the manager waits for the workers' reports
@@ -28,6 +29,7 @@
 //	sweep_deadlines.go          fails runs past their deadline
 //	sweep_rescue.go             makes due what a lost wake-up left waiting
 //	sweep_repair.go             writes statuses that differ from their rows
+//	sweep_ends.go               compares ended objects with their rows once
 //	sweep_orphans.go            cancels runs of deleted objects, clears leases of dead workers
 //	sweep_retention.go          removes runs that ended long ago
 //

@@ -94,6 +94,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	pods := &podNames{mgr.GetClient()}
 	reports := NewReportTracker()
 	dead := newDeaths()
+	ends := newEndQueue()
 	orphans := &orphanSweep{cache: mgr.GetClient(), live: mgr.GetAPIReader(), cluster: o.Cluster, deaths: dead}
 	sweeper := &Sweeper{
 		Client:                 mgr.GetClient(),
@@ -105,6 +106,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		status:                 writer,
 		pods:                   pods,
 		reports:                reports,
+		ends:                   ends,
 		attachAcrossNamespaces: o.AttachAcrossNamespaces,
 	}
 	backends.Loops = sweeper.Run
@@ -133,7 +135,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	run := &WorkflowRunReconciler{
 		Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, Cluster: o.Cluster,
 		AttachAcrossNamespaces: o.AttachAcrossNamespaces,
-		FirstReport:            sweeper.Intervals.FirstReport, status: writer, pods: pods, reports: reports,
+		FirstReport:            sweeper.Intervals.FirstReport, status: writer, pods: pods, reports: reports, ends: ends,
 	}
 	if err := run.SetupWithManager(mgr, controller.TypedOptions[runRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
 		return fmt.Errorf("set up the WorkflowRun controller: %w", err)

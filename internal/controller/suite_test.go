@@ -61,6 +61,9 @@ var cluster struct {
 
 const repository = "../.."
 
+// managerUser is the user name of the manager's service account, which config/policy confines.
+const managerUser = "system:serviceaccount:openworkflow-system:openworkflow-manager"
+
 // startCluster starts the API server. Its executables are in KUBEBUILDER_ASSETS, by default
 // those of the development cluster.
 func startCluster() error {
@@ -94,12 +97,19 @@ func startCluster() error {
 		return err
 	}
 	ctx := context.Background()
-	for _, file := range []string{"config/rbac/role.yaml", "config/policy/workflowrun_input.yaml"} {
-		if err := createAll(ctx, admin, filepath.Join(repository, file)); err != nil {
+	files, err := filepath.Glob(filepath.Join(repository, "config/policy/*.yaml"))
+	if err != nil {
+		return err
+	}
+	for _, file := range append(files, filepath.Join(repository, "config/rbac/role.yaml")) {
+		if filepath.Base(file) == "kustomization.yaml" {
+			continue
+		}
+		if err := createAll(ctx, admin, file); err != nil {
 			return err
 		}
 	}
-	user, err := cluster.env.AddUser(envtest.User{Name: "manager"}, &rest.Config{})
+	user, err := cluster.env.AddUser(envtest.User{Name: managerUser}, &rest.Config{})
 	if err != nil {
 		return err
 	}
@@ -108,7 +118,7 @@ func startCluster() error {
 	return admin.Create(ctx, &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "manager"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "openworkflow-manager"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: "manager"}},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: managerUser}},
 	})
 }
 

@@ -70,6 +70,7 @@ type Sweeper struct {
 	status  *runStatusWriter
 	pods    *podNames
 	reports *ReportTracker
+	ends    *endQueue
 
 	attachAcrossNamespaces bool
 }
@@ -90,12 +91,14 @@ func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 	deadlines := &deadlineSweep{conn: conn, repairer: repairer}
 	rescue := &rescueSweep{conn: conn, repairer: repairer, every: s.Intervals.Rescue / 2}
 	status := &repairSweep{repairer: repairer, backends: s.Backends}
+	ends := &endSweep{repairer: repairer, queue: s.ends}
 	retention := &retentionSweep{cache: s.Client, conn: conn, cluster: s.orphans.cluster}
 	orphans := func(ctx context.Context) error { return s.orphans.run(ctx, conn) }
 	return []sweep{
 		{"deadline", s.Intervals.Deadline, deadlines.run},
 		{"rescue", s.Intervals.Rescue, rescue.run},
 		{"repair", s.Intervals.Repair, status.run},
+		{"end", s.Intervals.Repair, ends.run},
 		{"orphan", s.Intervals.Orphan, orphans},
 		{"retention", s.Intervals.Retention, retention.run},
 	}

@@ -55,10 +55,12 @@ func newMemo(objects int) memo {
 	return memo{matched: make(map[types.UID]rowMark, objects), executing: map[types.UID]passMark{}}
 }
 
-// rowMark tells whether a row has changed.
+// rowMark tells whether a row or its object has changed.
 type rowMark struct {
 	updatedAt time.Time
 	noWorker  string
+	// shown is the resource version of the object: its status may have changed too.
+	shown string
 }
 
 // passMark is what is remembered of a run that a worker executes. Its steps are read at
@@ -185,7 +187,7 @@ func (r *statusRepairer) repair(ctx context.Context, round repairRound, objects 
 		// Only the cache confirms that a status matches: one that was just written is
 		// compared once more.
 		if outcome == statusUnchanged {
-			round.after.matched[seen.Run.UID] = rowMark{seen.Row.UpdatedAt, seen.NoWorker}
+			round.after.matched[seen.Run.UID] = rowMark{seen.Row.UpdatedAt, seen.NoWorker, seen.Run.ResourceVersion}
 		}
 		if mark, ok := round.after.executing[seen.Run.UID]; ok && outcome == statusWritten {
 			mark.revision = projection.Revision(seen.Row, seen.Steps)
@@ -198,20 +200,13 @@ func (r *statusRepairer) repair(ctx context.Context, round repairRound, objects 
 // findDiffering returns those of the objects whose status may differ from their row. It
 // writes the status of objects whose row is missing.
 func (r *statusRepairer) findDiffering(ctx context.Context, round repairRound, objects []*v1alpha1.WorkflowRun) ([]runSeen, error) {
-	ids := make([]string, 0, len(objects))
-	for _, o := range objects {
-		ids = append(ids, rowCandidates(o, o.Status.RunID)...)
-	}
-	rows, err := r.conn.Store.RunStates(ctx, ids)
+	rows, err := r.rowsOf(ctx, objects)
 	if err != nil {
-		return nil, fmt.Errorf("read runs: %w", err)
+		return nil, err
 	}
 	var differing []runSeen
 	for _, o := range objects {
-		seen := runSeen{
-			Run: o, RunID: startedRunID(o), Row: rowOf(o, rowCandidates(o, o.Status.RunID), rows, r.attachAcrossNamespaces),
-			Backend: backend.State{Known: true, Ready: true}, Now: r.clock.Now(),
-		}
+		seen := r.seenWith(o, rows)
 		if seen.Row == nil {
 			if notReadyReason(o.Status.Conditions) == v1alpha1.ReasonRunMissing {
 				continue
@@ -221,16 +216,40 @@ func (r *statusRepairer) findDiffering(ctx context.Context, round repairRound, o
 			}
 			continue
 		}
-		seen.RunID = seen.Row.ID
 		if round.fleet != nil {
 			seen.NoWorker = round.fleet.noWorker(seen.Row, seen.Now)
 		}
 		seen.ReportDelay, seen.WorkerReports = r.reports.ReportDelay(seen.Row, r.conn.Workers(), seen.Now)
-		if r.changed(&seen, round) && !r.endReportExpected(&seen) {
+		if changed := r.changed(&seen, round); forged(&seen) || changed && !r.endReportExpected(&seen) {
 			differing = append(differing, seen)
 		}
 	}
 	return differing, nil
+}
+
+// rowsOf reads the rows that the objects may show.
+func (r *statusRepairer) rowsOf(ctx context.Context, objects []*v1alpha1.WorkflowRun) (map[string]*openworkflow.Run, error) {
+	ids := make([]string, 0, len(objects))
+	for _, o := range objects {
+		ids = append(ids, rowCandidates(o, o.Status.RunID)...)
+	}
+	rows, err := r.conn.Store.RunStates(ctx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("read runs: %w", err)
+	}
+	return rows, nil
+}
+
+// seenWith returns what is seen of an object with its row, which is one of these or missing.
+func (r *statusRepairer) seenWith(o *v1alpha1.WorkflowRun, rows map[string]*openworkflow.Run) runSeen {
+	seen := runSeen{
+		Run: o, RunID: startedRunID(o), Row: rowOf(o, rowCandidates(o, o.Status.RunID), rows, r.attachAcrossNamespaces),
+		Backend: backend.State{Known: true, Ready: true}, Now: r.clock.Now(),
+	}
+	if seen.Row != nil {
+		seen.RunID = seen.Row.ID
+	}
+	return seen
 }
 
 // changed reports whether the status of an object may differ from its row, by what the
@@ -242,7 +261,7 @@ func (r *statusRepairer) changed(seen *runSeen, round repairRound) bool {
 		round.after.executing[uid] = mark
 		return check
 	}
-	mark := rowMark{seen.Row.UpdatedAt, seen.NoWorker}
+	mark := rowMark{seen.Row.UpdatedAt, seen.NoWorker, seen.Run.ResourceVersion}
 	if round.before.matched[uid] != mark {
 		return true
 	}
@@ -295,7 +314,7 @@ func (r *statusRepairer) writeAll(ctx context.Context, runs []runSeen) ([]writeO
 	for range min(statusWriters, len(runs)) {
 		tasks.Go(func() {
 			for i := int(next.Add(1) - 1); i < len(runs) && !failed.Load(); i = int(next.Add(1) - 1) {
-				if outcomes[i], errs[i] = r.status.write(ctx, runs[i].Run, runStatus(runs[i])); errs[i] != nil {
+				if outcomes[i], errs[i] = r.status.writeRow(ctx, runs[i]); errs[i] != nil {
 					failed.Store(true)
 				}
 			}

@@ -59,6 +59,7 @@ type WorkflowRunReconciler struct {
 	status  *runStatusWriter
 	pods    *podNames
 	reports *ReportTracker
+	ends    *endQueue
 }
 
 // +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowruns,verbs=get;list;watch;delete
@@ -70,7 +71,7 @@ func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options contr
 	options.ReconciliationTimeout = 30 * time.Second
 	return builder.TypedControllerManagedBy[runRequest](mgr).
 		Named("workflowrun").
-		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, runEvents(r.observeReport))).
+		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, runEvents(r.observeReport, r.ends.add))).
 		WatchesRawSource(source.TypedFunc[runRequest](func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[runRequest]) error {
 			r.Backends.Listen(func(key types.NamespacedName) { r.backendChanged(ctx, key, queue) })
 			r.reports.OnTimeout = func(key types.NamespacedName) { addLowPriority(queue, runRequest{NamespacedName: key}) }
@@ -148,7 +149,7 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 		FirstReport: r.FirstReport, FirstReportLeft: known.wait, Now: r.Clock.Now(),
 	}
 	if run.Status.State.Terminal() {
-		return seen, nil, nil
+		return seen, nil, r.confirmEnd(ctx, &seen)
 	}
 	if known.hasRow && seen.RunID == "" {
 		seen.RunID = string(run.UID)
@@ -170,6 +171,25 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 		return seen, conn, nil
 	}
 	return seen, conn, r.load(ctx, conn, &seen)
+}
+
+// confirmEnd looks for the end of a run that will be deleted after its ttl. The status alone is
+// not believed: deleting an open run's object cancels the run. Without a Backend there is nobody
+// to ask, and nothing to cancel.
+func (r *WorkflowRunReconciler) confirmEnd(ctx context.Context, seen *runSeen) error {
+	run := seen.Run
+	if run.Spec.TTLSecondsAfterFinished == nil || !run.DeletionTimestamp.IsZero() {
+		return nil
+	}
+	key := backend.KeyOf(run.Namespace, run.Spec.BackendRef)
+	if conn := r.Backends.Ready(key); conn != nil {
+		err := r.loadRow(ctx, conn, seen)
+		seen.Unconfirmed = seen.Row != nil && !seen.Row.Status.Terminal()
+		return err
+	}
+	state, err := backendState(ctx, r.Client, r.Backends, key)
+	seen.Unconfirmed = state.Reason != v1alpha1.ReasonBackendNotFound
+	return err
 }
 
 // load reads the run's row and, unless its worker is about to report them, its steps.

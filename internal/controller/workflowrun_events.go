@@ -37,11 +37,15 @@ func needsReconcile(run *v1alpha1.WorkflowRun) bool {
 
 // runEvents requests a reconcile for a new object, a changed spec, an end (for the ttl) and
 // a deletion, but not for the progress that workers report. It calls onProgress with each
-// status that shows a start or an end for the first time.
-func runEvents(onProgress func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
+// status that shows a start or an end for the first time, and onEnded with each version of an
+// object that shows an end.
+func runEvents(onProgress, onEnded func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
 	return typedEvents(func(before, after *v1alpha1.WorkflowRun) (requests []runRequest) {
 		if before != nil && after != nil && progressed(before, after) {
 			onProgress(after)
+		}
+		if after != nil && after.Status.State.Terminal() && (before == nil || before.ResourceVersion != after.ResourceVersion) {
+			onEnded(after)
 		}
 		// With the watch down, a deletion and a creation under the same name are one update.
 		replaced := before != nil && after != nil && before.UID != after.UID

@@ -37,6 +37,8 @@ type runSeen struct {
 	// ReportDelay is the current delay of reports: of that worker or, if it is not known, of
 	// the slowest one.
 	ReportDelay time.Duration
+	// Unconfirmed says that the object shows an end, but its row was not seen to have ended.
+	Unconfirmed bool
 	// NoWorker is why no worker serves the run's workflow, empty if one does.
 	NoWorker string
 	// Refused is why the run cannot be started, and RefusedReason the reason of its
@@ -157,6 +159,10 @@ func planNew(seen runSeen) runPlan {
 	}
 }
 
+// unconfirmedWait is the time until an ended run is looked at again whose row does not show
+// the end. The sweep corrects its status meanwhile.
+const unconfirmedWait = 10 * time.Second
+
 // planEnded deletes an ended run after its ttl. Apart from that, it only writes which spec
 // was observed.
 func planEnded(seen runSeen) runPlan {
@@ -179,6 +185,10 @@ func planEnded(seen runSeen) runPlan {
 	}
 	due := since.Add(time.Duration(*ttl) * time.Second)
 	if !seen.Now.Before(due) {
+		if seen.Unconfirmed {
+			plan.RequeueAfter = unconfirmedWait
+			return plan
+		}
 		return runPlan{Action: runDelete}
 	}
 	plan.RequeueAfter = due.Sub(seen.Now)
@@ -233,19 +243,25 @@ func statusPlan(status v1alpha1.WorkflowRunStatus) runPlan {
 	return runPlan{Status: &status}
 }
 
-// runStatus returns the projection of the row, with what only the manager knows.
+// runStatus returns the status of a run that has a row.
 func runStatus(seen runSeen) v1alpha1.WorkflowRunStatus {
+	return carryOver(&seen.Run.Status, rowStatus(&seen))
+}
+
+// rowStatus returns the projection of the row, with what only the manager knows.
+func rowStatus(seen *runSeen) v1alpha1.WorkflowRunStatus {
 	status := projection.Status(seen.Row, seen.Steps, seen.Worker)
 	if seen.NoWorker != "" {
 		status.Message = seen.NoWorker
 		status.Conditions = projection.Conditions(status.State, v1alpha1.ReasonNoWorker, seen.NoWorker, seen.Row.AvailableAt.Add(noWorkerAfter))
 	}
-	return carryOver(&seen.Run.Status, status)
+	return status
 }
 
 // carryOver copies from the old status what a projection may not know, and the transition
 // times of conditions that are the same.
 func carryOver(old *v1alpha1.WorkflowRunStatus, status v1alpha1.WorkflowRunStatus) v1alpha1.WorkflowRunStatus {
+	status.Corrections = old.Corrections
 	if status.Worker == "" {
 		status.Worker = old.Worker
 	}

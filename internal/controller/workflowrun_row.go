@@ -1,12 +1,21 @@
 package controller
 
 import (
+	"encoding/binary"
+	"encoding/json"
 	"fmt"
+	"hash/maphash"
+	"strconv"
+	"time"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/utils/ptr"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/projection"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -76,6 +85,70 @@ func keyConflict(run *v1alpha1.WorkflowRun, holderID string, holder store.KeyHol
 	default:
 		return ""
 	}
+}
+
+// forged reports whether the object's status cannot have come from its row. The row must have
+// been read after the object: what a row has once shown, it has still passed later.
+//
+// Within one claim a worker may report steps that are not stored yet, so only claims and their
+// ends are compared.
+func forged(seen *runSeen) bool {
+	if seen.Row == nil {
+		return false
+	}
+	shown := &seen.Run.Status
+	if projection.Passes(ptr.Deref(shown.Revision, 0)) > projection.Passes(projection.Revision(seen.Row, openworkflow.StepSummary{})) {
+		return true
+	}
+	if !shown.State.Terminal() {
+		return false
+	}
+	status := projection.Status(seen.Row, openworkflow.StepSummary{}, "")
+	return status.State != shown.State || !equality.Semantic.DeepEqual(shown.Output, endDigest(&status))
+}
+
+// digestSeed makes the digests of this process unlike those that anybody could compute.
+var digestSeed = maphash.MakeSeed()
+
+// endDigest returns a digest of what an ended run's status says about the end, for the cache, which
+// keeps nothing else of it. Outputs are compared as JSON values: the API server writes them anew.
+func endDigest(status *v1alpha1.WorkflowRunStatus) *apiextensionsv1.JSON {
+	var hash maphash.Hash
+	hash.SetSeed(digestSeed)
+	part := func(text string) {
+		_, _ = hash.WriteString(text) // never fails
+		_ = hash.WriteByte(0)
+	}
+	part(string(status.State))
+	part(status.RunID)
+	if status.FinishedAt != nil {
+		part(status.FinishedAt.UTC().Format(time.RFC3339))
+	}
+	if status.Output != nil {
+		part(normalJSON(status.Output.Raw))
+	}
+	part(strconv.FormatBool(ptr.Deref(status.OutputTruncated, false)))
+	if status.Error != nil {
+		part(status.Error.Name)
+		part(status.Error.Message)
+	}
+	for _, condition := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionComplete, v1alpha1.ConditionFailed} {
+		part(strconv.FormatBool(meta.IsStatusConditionTrue(status.Conditions, condition)))
+	}
+	return &apiextensionsv1.JSON{Raw: binary.BigEndian.AppendUint64(nil, hash.Sum64())}
+}
+
+// normalJSON returns the text of a JSON value that all texts of that value share.
+func normalJSON(raw []byte) string {
+	var value any
+	if json.Unmarshal(raw, &value) != nil {
+		return string(raw)
+	}
+	normal, err := json.Marshal(value)
+	if err != nil { // what was decoded can be encoded
+		return string(raw)
+	}
+	return string(normal)
 }
 
 // attachedHint says in the event of an attached object that its spec does not reach the run.

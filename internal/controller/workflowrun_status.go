@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -54,6 +55,31 @@ func (w *runStatusWriter) write(ctx context.Context, run *v1alpha1.WorkflowRun, 
 	outcome, err := w.send(ctx, run, patch)
 	if outcome == statusWritten {
 		w.event(run, &status)
+	}
+	return outcome, err
+}
+
+// writeRow writes the status of an object's row. It corrects the object if its status cannot have
+// come from that row.
+func (w *runStatusWriter) writeRow(ctx context.Context, seen runSeen) (writeOutcome, error) {
+	if !forged(&seen) {
+		return w.write(ctx, seen.Run, runStatus(seen))
+	}
+	run, status := seen.Run, rowStatus(&seen)
+	status.ObservedGeneration = run.Status.ObservedGeneration
+	status.Corrections = new(ptr.Deref(run.Status.Corrections, 0) + 1)
+	patch, err := projection.Correction(string(run.UID), run.ResourceVersion, status)
+	if err != nil {
+		return "", fmt.Errorf("status of WorkflowRun %s/%s: %w", run.Namespace, run.Name, err)
+	}
+	outcome, err := w.send(ctx, run, patch)
+	if err != nil && apierrors.IsInvalid(err) { // the object has changed since; it is compared again
+		return statusStale, nil
+	}
+	if outcome == statusWritten {
+		metrics.StatusWrites.WithLabelValues("corrected").Inc()
+		w.events.Eventf(run, nil, eventType(false), v1alpha1.ReasonStatusCorrected, "Correct",
+			"The status was not that of run %s in the database and was replaced: somebody else has written it, or the database was restored", seen.RunID)
 	}
 	return outcome, err
 }

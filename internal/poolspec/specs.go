@@ -62,7 +62,7 @@ func Objects(in Input) []runtime.ApplyConfiguration {
 		objects = append(objects, serviceAccount(in.Pool))
 	}
 	return append(objects,
-		role(in.Pool),
+		role(in),
 		roleBinding(in.Pool, account),
 		disruptionBudget(in.Pool),
 		deployment(in),
@@ -113,8 +113,10 @@ func serviceAccount(pool *v1alpha1.WorkerPool) *corev1ac.ServiceAccountApplyConf
 		WithOwnerReferences(owner(pool))
 }
 
-// role allows a worker to write the status of runs, and nothing else.
-func role(pool *v1alpha1.WorkerPool) *rbacv1ac.RoleApplyConfiguration {
+// role allows a worker to write the status of runs, and nothing else. With the policies of
+// config/policy, the right to report to a Backend limits that to the runs of this Backend.
+func role(in Input) *rbacv1ac.RoleApplyConfiguration {
+	pool := in.Pool
 	return rbacv1ac.Role(ObjectName(pool.Name), pool.Namespace).
 		WithLabels(Selector(pool)).
 		WithAnnotations(annotations(pool)).
@@ -122,7 +124,12 @@ func role(pool *v1alpha1.WorkerPool) *rbacv1ac.RoleApplyConfiguration {
 		WithRules(rbacv1ac.PolicyRule().
 			WithAPIGroups(v1alpha1.GroupVersion.Group).
 			WithResources("workflowruns/status").
-			WithVerbs("patch", "update"))
+			WithVerbs("patch", "update")).
+		WithRules(rbacv1ac.PolicyRule().
+			WithAPIGroups(v1alpha1.GroupVersion.Group).
+			WithResources("backends").
+			WithResourceNames(in.Backend).
+			WithVerbs("report"))
 }
 
 func roleBinding(pool *v1alpha1.WorkerPool, account string) *rbacv1ac.RoleBindingApplyConfiguration {
@@ -231,6 +238,7 @@ func addEnv(worker *corev1ac.ContainerApplyConfiguration, in Input, grace int64)
 	value(workerenv.GraceSeconds, strconv.FormatInt(max(grace-shutdownSeconds, 1), 10))
 	value(workerenv.HealthPort, strconv.Itoa(int(ptr.Deref(spec.HealthPort, defaultHealthPort))))
 	value(workerenv.Pool, in.Pool.Name)
+	value(workerenv.Backend, in.Backend)
 	field(workerenv.PodName, "metadata.name")
 	field(workerenv.PodNamespace, "metadata.namespace")
 	field(workerenv.PodUID, "metadata.uid")

@@ -33,6 +33,7 @@ func members(s *v1alpha1.WorkflowRunStatus) []member {
 	return []member{
 		{"observedGeneration", s.ObservedGeneration, s.ObservedGeneration != 0, false},
 		{"revision", s.Revision, s.Revision != nil, false},
+		{"corrections", s.Corrections, s.Corrections != nil, false},
 		{"state", s.State, s.State != "", false},
 		{"runID", s.RunID, s.RunID != "", false},
 		{"worker", s.Worker, s.Worker != "", false},
@@ -59,15 +60,36 @@ func members(s *v1alpha1.WorkflowRunStatus) []member {
 // is written to a status, and a merge patch drops the nulls in an output. Every object has a
 // status to patch because the CRD gives it a default.
 func Patch(uid string, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
-	return patch(status, test{"uid", uid})
+	return patch(status, test{"/metadata/uid", uid})
 }
 
-// PatchAt is Patch for a writer that knows the spec of one generation only. The API server
+// Correction is Patch for a status that replaces all of one which did not come from the run's row.
+// The API server refuses it once the object has another resource version than that status.
+func Correction(uid, resourceVersion string, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
+	tests := []test{{"/metadata/uid", uid}, {"/metadata/resourceVersion", resourceVersion}}
+	return encode(append(operationsOf(tests), operation{"add", "/status", status}))
+}
+
+// PatchFrom is Patch for a writer that knows the rows of one Backend only. The API server refuses
+// the patch for an object of another Backend, which such a row may name but cannot belong to.
+func PatchFrom(backend, uid string, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
+	return patch(status, testsOf(backend, uid)...)
+}
+
+func testsOf(backend, uid string) []test {
+	tests := []test{{"/metadata/uid", uid}}
+	if backend != "" {
+		tests = append(tests, test{"/spec/backendRef/name", backend})
+	}
+	return tests
+}
+
+// PatchAt is PatchFrom for a writer that knows the spec of one generation only. The API server
 // refuses the patch once the object has another generation, so it does not overwrite what the
 // manager has observed since.
-func PatchAt(uid string, generation int64, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
+func PatchAt(backend, uid string, generation int64, status v1alpha1.WorkflowRunStatus) ([]byte, error) {
 	status.ObservedGeneration = generation
-	tests := []test{{"uid", uid}, {"generation", generation}}
+	tests := append(testsOf(backend, uid), test{"/metadata/generation", generation})
 	if !hasAllMembers(&status) {
 		return patch(status, tests...)
 	}
@@ -112,16 +134,16 @@ type metadata struct {
 	ResourceVersion string `json:"resourceVersion"`
 }
 
-// test is the value that a member of the object's metadata must have.
+// test is the value that a member of the object must have.
 type test struct {
-	name  string
+	path  string
 	value any
 }
 
 func operationsOf(tests []test) []operation {
 	var operations []operation
 	for _, t := range tests {
-		operations = append(operations, operation{"test", "/metadata/" + t.name, t.value})
+		operations = append(operations, operation{"test", t.path, t.value})
 	}
 	return operations
 }

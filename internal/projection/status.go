@@ -28,11 +28,17 @@ const (
 // every step event and with the claim's end. So two writers that read the same rows agree on
 // it, and older rows always have the smaller one.
 func Revision(run *openworkflow.Run, steps openworkflow.StepSummary) int64 {
-	const eventBits, phaseBits = 18, 2
 	events := int64(steps.Running) + 2*int64(steps.Completed+steps.Failed)
 	events = min(events, 1<<eventBits-1)
 	return int64(run.Attempts)<<(eventBits+phaseBits) | phase(run)<<eventBits | events
 }
+
+// The parts of a revision, from its least significant bit: step events, the phase of the claim,
+// and the number of claims.
+const eventBits, phaseBits = 18, 2
+
+// Passes returns the part of a revision that claims and their ends change, but no step.
+func Passes(revision int64) int64 { return revision >> eventBits }
 
 // phase orders what can happen to a run between two claims: a worker executes it, gives it
 // back, or ends it.

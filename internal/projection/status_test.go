@@ -335,7 +335,7 @@ func TestPatchHasEveryMemberOfAStatus(t *testing.T) {
 
 func TestPatchOfOneGenerationTestsIt(t *testing.T) {
 	t.Parallel()
-	patch, err := PatchAt("uid-1", 3, Status(row(func(*openworkflow.Run) {}), openworkflow.StepSummary{}, ""))
+	patch, err := PatchAt("", "uid-1", 3, Status(row(func(*openworkflow.Run) {}), openworkflow.StepSummary{}, ""))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -361,7 +361,7 @@ func TestPatchOfAllThatThereCanBeReplacesTheStatus(t *testing.T) {
 		r.Output = json.RawMessage(`{"total":null}`)
 	})
 	status := Status(run, openworkflow.StepSummary{}, "pod-1")
-	patch, err := PatchAt("uid-1", 3, status)
+	patch, err := PatchAt("default", "uid-1", 3, status)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,11 +372,14 @@ func TestPatchOfAllThatThereCanBeReplacesTheStatus(t *testing.T) {
 	if err := json.Unmarshal(patch, &got); err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 3 || got[2].Op != "add" || got[2].Path != "/status" {
-		t.Fatalf("patch is %s, want two tests and the status", patch)
+	if len(got) != 4 || got[3].Op != "add" || got[3].Path != "/status" {
+		t.Fatalf("patch is %s, want three tests and the status", patch)
+	}
+	if test := got[1]; test.Op != "test" || test.Path != "/spec/backendRef/name" || string(test.Value) != `"default"` {
+		t.Errorf("patch has %v, want a test of the object's Backend", test)
 	}
 	var shown v1alpha1.WorkflowRunStatus
-	if err := json.Unmarshal(got[2].Value, &shown); err != nil {
+	if err := json.Unmarshal(got[3].Value, &shown); err != nil {
 		t.Fatal(err)
 	}
 	status.ObservedGeneration = 3

@@ -51,6 +51,10 @@ var sendBackoff = backoff.Policy{First: 100 * time.Millisecond, Max: 5 * time.Se
 // Reporter sends status reports to an API server. Make one with New, call Run once, and
 // Report from any goroutine.
 type Reporter struct {
+	// Backend is the name of the Backend whose rows are reported. Objects of another Backend are
+	// left alone, whatever a row says. Empty means not to look. Set it before Run.
+	Backend string
+
 	client    *http.Client
 	base      *url.URL
 	namespace string
@@ -136,10 +140,11 @@ func New(config *rest.Config, namespace, podName string, log *slog.Logger) (*Rep
 }
 
 // Report queues the status of the run's object. Of several unsent reports for one object only
-// the newest is sent. Runs without an object in this namespace are ignored.
+// the newest is sent. Runs without an object in this namespace are ignored, and so are rows that
+// name an object which is not theirs: a run has its object's uid as its id.
 func (r *Reporter) Report(run *openworkflow.Run, steps openworkflow.StepSummary) {
 	object := run.Object()
-	if object == nil || object.Namespace != r.namespace {
+	if object == nil || object.Namespace != r.namespace || object.UID != run.ID {
 		return
 	}
 	status := projection.Status(run, steps, r.podName)
@@ -317,14 +322,14 @@ func (r *Reporter) write(ctx context.Context, entry *pendingReport, status v1alp
 func (r *Reporter) patch(ctx context.Context, entry *pendingReport, status v1alpha1.WorkflowRunStatus) error {
 	object := entry.object
 	if object.Generation == 0 || entry.generationChanged {
-		body, err := projection.Patch(object.UID, status)
+		body, err := projection.PatchFrom(r.Backend, object.UID, status)
 		if err != nil {
 			return err
 		}
 		_, err = r.request(ctx, object, http.MethodPatch, body)
 		return err
 	}
-	body, err := projection.PatchAt(object.UID, object.Generation, status)
+	body, err := projection.PatchAt(r.Backend, object.UID, object.Generation, status)
 	if err != nil {
 		return err
 	}

@@ -96,6 +96,7 @@
 //	fragments_config.go  what we keep in a run's config
 //
 //	create.go          CreateRuns, idempotency keys
+//	key_holder.go      compares a run with the one that holds its key
 //	claim.go           Claim, ClaimRequest, the cursors of claims
 //	lease.go           heartbeats, the release of leases, suspension
 //	write.go           ApplyAndClaim: its types, one round trip, bisecting

@@ -22,6 +22,8 @@ const (
 	HealthPort = "OPENWORKFLOW_HEALTH_PORT"
 	// Pool is the name of the WorkerPool.
 	Pool = "OPENWORKFLOW_POOL"
+	// Backend is the name of the pool's Backend.
+	Backend = "OPENWORKFLOW_BACKEND"
 )
 
 // Identity of the pod, from the downward API.
