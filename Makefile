@@ -189,7 +189,7 @@ build: ## Build the commands into bin/.
 
 .PHONY: run
 run: ## Run the manager on this machine, against the current cluster.
-	go run ./cmd/manager
+	go run ./cmd/manager --allow-local-databases
 
 .PHONY: docker-build
 docker-build: ## Build the manager's image with Docker; IMAGE_MAIN=./examples/checkout builds the example's.

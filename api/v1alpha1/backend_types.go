@@ -5,6 +5,7 @@ import (
 )
 
 // BackendSpec says which Postgres database holds a namespace's runs.
+// +kubebuilder:validation:XValidation:rule="has(self.namespaceID) ? has(oldSelf.namespaceID) && self.namespaceID == oldSelf.namespaceID : !has(oldSelf.namespaceID)",message="namespaceID is immutable: runs live in the namespace they started in"
 type BackendSpec struct {
 	// postgres says how to reach the database.
 	// +required
@@ -20,7 +21,7 @@ type BackendSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="is immutable: runs live in the schema they started in"
 	Schema string `json:"schema,omitempty"`
 
-	// namespaceID is OpenWorkflow's namespace within the tables. Empty means the Kubernetes
+	// namespaceID is OpenWorkflow's namespace within the tables. It is immutable. Empty means the Kubernetes
 	// namespace of this object. Use "default" to share runs with an OpenWorkflow application that
 	// sets none.
 	// +optional
@@ -68,6 +69,32 @@ type PostgresBackend struct {
 	// Backend. The "uri" key of a CloudNativePG secret has the right form.
 	// +required
 	URLSecretRef SecretKeyRef `json:"urlSecretRef,omitzero"`
+
+	// workerURLSecretRef names the Secret with the URL that the pods of WorkerPools get. Its login
+	// needs fewer rights than the manager's. Empty means that of urlSecretRef.
+	// +optional
+	WorkerURLSecretRef SecretKeyRef `json:"workerURLSecretRef,omitzero"`
+
+	// migrationURLSecretRef names the Secret with the URL by which the manager creates and upgrades
+	// the schema. Its login owns the tables. Empty means that of urlSecretRef.
+	// +optional
+	MigrationURLSecretRef SecretKeyRef `json:"migrationURLSecretRef,omitzero"`
+}
+
+// WorkerSecret returns the Secret with the URL for the pods of WorkerPools.
+func (b *PostgresBackend) WorkerSecret() SecretKeyRef {
+	if b.WorkerURLSecretRef.Name != "" {
+		return b.WorkerURLSecretRef
+	}
+	return b.URLSecretRef
+}
+
+// MigrationSecret returns the Secret with the URL for migrations.
+func (b *PostgresBackend) MigrationSecret() SecretKeyRef {
+	if b.MigrationURLSecretRef.Name != "" {
+		return b.MigrationURLSecretRef
+	}
+	return b.URLSecretRef
 }
 
 // SecretKeyRef names one key of a Secret in the same namespace.

@@ -85,6 +85,10 @@ const (
 	ReasonDatabaseMissing = "DatabaseMissing"
 	// ReasonUnreachable: the database did not answer.
 	ReasonUnreachable = "Unreachable"
+	// ReasonTLSFailed: the database and the manager did not agree on an encrypted connection.
+	ReasonTLSFailed = "TLSFailed"
+	// ReasonAddressDenied: the manager does not connect to addresses of this kind.
+	ReasonAddressDenied = "AddressDenied"
 	// ReasonInsufficientPrivilege: the database user lacks a privilege.
 	ReasonInsufficientPrivilege = "InsufficientPrivilege"
 	// ReasonSchemaMissing: migrations are pending and spec.migrate is false.

@@ -16,8 +16,9 @@ const (
 	// is the worker. Webhooks may put other containers before it.
 	AnnotationWorkerContainer = "openworkflow.dev/worker-container"
 
-	// AnnotationBackendHash is on the pod template of a pool. It is a hash of the settings of the
-	// Backend that pods read only when they start, so that a new database URL rolls the pods.
+	// AnnotationBackendHash is on the pod template of a pool. It changes with the settings of the
+	// Backend that pods read only when they start, so that a new database URL rolls the pods. It is
+	// made from the version of the Secret, not from its content.
 	AnnotationBackendHash = "openworkflow.dev/backend-hash"
 
 	// FieldManager is the field manager of the manager's server-side apply.

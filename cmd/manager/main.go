@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/controller"
 )
 
@@ -39,6 +40,8 @@ type options struct {
 	selector       string
 	pprofAddress   string
 	attachAcross   bool
+	allowLocal     bool
+	denied         string
 	qps            float64
 	burst          int
 }
@@ -53,6 +56,8 @@ func main() {
 	flag.StringVar(&o.namespaces, "namespaces", "", "Namespaces to watch, separated by commas. Empty means all namespaces.")
 	flag.StringVar(&o.pprofAddress, "pprof-bind-address", "0", "Loopback address of Go's pprof endpoint, for example 127.0.0.1:6060. 0 turns it off.")
 	flag.BoolVar(&o.attachAcross, "attach-across-namespaces", false, "Let an idempotencyKey find the run of an object in another namespace, where Backends of several namespaces share one schema and namespaceID.")
+	flag.BoolVar(&o.allowLocal, "allow-local-databases", false, "Connect to databases at loopback and link-local addresses and Unix sockets too: for a manager outside a cluster.")
+	flag.StringVar(&o.denied, "deny-database-networks", "", "Networks in which no Backend's database may be, separated by commas, such as the service network 10.96.0.0/12.")
 	flag.StringVar(&o.selector, "namespace-selector", "", "Label selector of the namespaces to watch, instead of --namespaces. Run several managers with disjoint selectors to share a cluster.")
 	flag.Float64Var(&o.qps, "kube-api-qps", -1, "Average requests per second to the API server. A negative value sets no limit: the API server's flow control decides.")
 	flag.IntVar(&o.burst, "kube-api-burst", 400, "Requests to the API server that may exceed --kube-api-qps for a moment. Unused without that limit.")
@@ -140,6 +145,14 @@ func manage(ctx context.Context, config *rest.Config, o options, namespaces []st
 	if o.metricsSecure {
 		metrics.FilterProvider = filters.WithAuthenticationAndAuthorization
 	}
+	rule := backend.DialRule{AllowLocal: o.allowLocal}
+	for _, network := range split(o.denied) {
+		prefix, err := netip.ParsePrefix(network)
+		if err != nil {
+			return fmt.Errorf("parse --deny-database-networks: %w", err)
+		}
+		rule.Denied = append(rule.Denied, prefix)
+	}
 	grace := 8 * time.Second
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                        scheme,
@@ -169,7 +182,7 @@ func manage(ctx context.Context, config *rest.Config, o options, namespaces []st
 		return err
 	}
 	if err := controller.Setup(ctx, mgr, controller.Options{
-		Cluster: cluster, SkipNameValidation: o.selector != "", AttachAcrossNamespaces: o.attachAcross,
+		Cluster: cluster, SkipNameValidation: o.selector != "", AttachAcrossNamespaces: o.attachAcross, Open: rule.Open,
 	}); err != nil {
 		return err
 	}

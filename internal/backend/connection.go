@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/internal/wake"
@@ -42,7 +42,8 @@ type Connection struct {
 	Key types.NamespacedName
 	// NamespaceID and Schema say where in the database the runs are.
 	NamespaceID, Schema string
-	// Hash changes with everything that worker pods read of the Backend when they start.
+	// Hash identifies what the connection was opened with. It is a hash of a password, so it
+	// stays in memory.
 	Hash string
 	// ServerVersion is that of the server, as the last check before the first Publish
 	// found it. It is set before the connection is published.
@@ -52,6 +53,7 @@ type Connection struct {
 	states  *coalescer[string, *openworkflow.Run]
 	cancels *coalescer[string, openworkflow.RunStatus]
 
+	podsHash  atomic.Pointer[string]
 	retention atomic.Pointer[store.Retention]
 	workers   atomic.Pointer[[]store.Worker]
 	hints     wake.Flag
@@ -106,6 +108,20 @@ func (c *Connection) RunState(ctx context.Context, id string) (*openworkflow.Run
 // status of the run, empty if it does not exist.
 func (c *Connection) CancelRun(ctx context.Context, id string) (openworkflow.RunStatus, error) {
 	return c.cancels.do(ctx, id)
+}
+
+// PodsHash changes with everything that worker pods read of the Backend when they start.
+func (c *Connection) PodsHash() string {
+	if hash := c.podsHash.Load(); hash != nil {
+		return *hash
+	}
+	return ""
+}
+
+// SetPodsHash changes PodsHash and reports whether it was another one.
+func (c *Connection) SetPodsHash(hash string) (changed bool) {
+	before := c.podsHash.Swap(&hash)
+	return before == nil || *before != hash
 }
 
 // Retention returns how long ended runs are kept in this database, nil for ever.
@@ -166,16 +182,25 @@ func (c *Connection) sendHints(ctx context.Context) {
 	}
 }
 
-// Hash identifies what a worker reads of its Backend when it starts. It is short on
-// purpose: it is published in an annotation, and 40 bits say too little about the password
-// in the URL to confirm a guess.
-func Hash(o store.Options, secret v1alpha1.SecretKeyRef) string {
+// Hash identifies what a connection is opened with.
+func Hash(o store.Options, migrationURL string) string {
+	return hashOf(o.URL, migrationURL, o.Schema, o.NamespaceID)
+}
+
+// PodsHash identifies what worker pods read of their Backend when they start, by the version of
+// the Secret with their URL. It is published in an annotation, so nothing secret goes into it: a
+// hash of the URL would confirm a guess of the password.
+func PodsHash(o store.Options, secret metav1.Object, key string) string {
+	return hashOf(o.Schema, o.NamespaceID, secret.GetName(), string(secret.GetUID()), secret.GetResourceVersion(), key)[:10]
+}
+
+func hashOf(parts ...string) string {
 	h := sha256.New()
-	for _, part := range []string{o.URL, o.Schema, o.NamespaceID, secret.Name, secret.Key} {
+	for _, part := range parts {
 		h.Write([]byte(part))
 		h.Write([]byte{0})
 	}
-	return hex.EncodeToString(h.Sum(nil)[:5])
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 func within(ctx context.Context, d time.Duration, f func(context.Context) error) error {

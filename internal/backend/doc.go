@@ -5,6 +5,7 @@
 //	connection.go    Connection: an open database, its hints, and how many creates, reads and
 //	                 cancels share a call (maxBatch, FullAt, insertPacing)
 //	coalescer.go     how concurrent calls become one
+//	dial.go          DialRule: to which addresses a database may be connected
 //	store.go         Store: the interface to a database
 //
 // The states of an entry of the Registry. The check of a Backend calls Publish, its deletion

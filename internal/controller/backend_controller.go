@@ -100,7 +100,7 @@ func (r *BackendReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	before := r.Backends.State(req.NamespacedName)
 	failures := r.Backends.Publish(req.NamespacedName, conn, state)
 	if before.Ready != state.Ready || before.Reason != state.Reason {
-		ctrl.LoggerFrom(ctx).Info("Backend changed", "ready", state.Ready, "reason", state.Reason, "message", state.Message)
+		ctrl.LoggerFrom(ctx).Info("Backend changed", "ready", state.Ready, "reason", state.Reason, "message", state.Message, "error", check.logged)
 	}
 
 	if !equality.Semantic.DeepEqual(object.Status, status) {
@@ -132,20 +132,34 @@ func (r *BackendReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 func (r *BackendReconciler) check(ctx context.Context, object *v1alpha1.Backend) (*backend.Connection, backendCheck) {
 	key := client.ObjectKeyFromObject(object)
 	conn := r.Backends.Current(key)
-	url, err := r.databaseURL(ctx, object)
+	urls, err := r.databaseURLs(ctx, object)
 	if err != nil {
-		return conn, backendCheck{stage: stageSecret, err: err}
+		return conn, backendCheck{stage: stageSecret, err: err, logged: err.Error()}
 	}
+	conn, check := r.checkDatabase(ctx, object, conn, urls)
+	if check.err != nil {
+		check.logged = redact(check.err.Error(), urls.main, urls.migration)
+	}
+	return conn, check
+}
+
+// checkDatabase is check with the URLs from the Backend's Secrets.
+func (r *BackendReconciler) checkDatabase(ctx context.Context, object *v1alpha1.Backend, conn *backend.Connection, urls databaseURLs) (*backend.Connection, backendCheck) {
+	key := client.ObjectKeyFromObject(object)
 	options := store.Options{
-		URL:             url,
+		URL:             urls.main,
 		Schema:          object.Spec.Schema,
 		NamespaceID:     namespaceID(object),
 		ApplicationName: "openworkflow-manager",
 		MaxConns:        10,
 	}
-	hash := backend.Hash(options, object.Spec.Postgres.URLSecretRef)
+	hash := backend.Hash(options, urls.migration)
+	podsHash := backend.PodsHash(options, urls.workerSecret, object.Spec.Postgres.WorkerSecret().Key)
 	if conn != nil && conn.Hash == hash && r.Backends.Ready(key) == conn {
 		conn.SetRetention(retention(object))
+		if conn.SetPodsHash(podsHash) {
+			r.Backends.Notify(key)
+		}
 		check := backendCheck{stage: stagePing, version: conn.ServerVersion}
 		check.err = within(ctx, connectTimeout, conn.Store.Ping)
 		return conn, check
@@ -161,15 +175,15 @@ func (r *BackendReconciler) check(ctx context.Context, object *v1alpha1.Backend)
 	// The retention belongs to the connection: a spec that changes the URL and the retention
 	// at once must not remove anything from the previous database.
 	conn.SetRetention(retention(object))
-	return conn, r.prepare(ctx, object, conn)
+	conn.SetPodsHash(podsHash)
+	return conn, r.prepare(ctx, object, conn, migrationOptions(options, urls))
 }
 
 // prepare migrates and checks the schema of an open database, then sweeps it for what has
 // happened while the manager was not connected.
-func (r *BackendReconciler) prepare(ctx context.Context, object *v1alpha1.Backend, conn *backend.Connection) backendCheck {
-	migrate := object.Spec.Migrate == nil || *object.Spec.Migrate
-	if migrate {
-		if err := within(ctx, migrateTimeout, conn.Store.Migrate); err != nil {
+func (r *BackendReconciler) prepare(ctx context.Context, object *v1alpha1.Backend, conn *backend.Connection, migration *store.Options) backendCheck {
+	if object.Spec.Migrate == nil || *object.Spec.Migrate {
+		if err := r.migrate(ctx, conn, migration); err != nil {
 			return backendCheck{stage: stageMigrate, err: err}
 		}
 	}
@@ -187,24 +201,73 @@ func (r *BackendReconciler) prepare(ctx context.Context, object *v1alpha1.Backen
 	return check
 }
 
-// databaseURL reads the URL from the Backend's Secret.
-func (r *BackendReconciler) databaseURL(ctx context.Context, object *v1alpha1.Backend) (string, error) {
-	ref := object.Spec.Postgres.URLSecretRef
-	var secret corev1.Secret
+// migrationOptions returns those of the login that migrates, nil if it is the manager's own.
+func migrationOptions(options store.Options, urls databaseURLs) *store.Options {
+	if urls.migration == options.URL {
+		return nil
+	}
+	options.URL, options.MaxConns = urls.migration, 2
+	return &options
+}
+
+// migrate migrates the schema, as a login of its own if there is one.
+func (r *BackendReconciler) migrate(ctx context.Context, conn *backend.Connection, migration *store.Options) error {
+	if migration == nil {
+		return within(ctx, migrateTimeout, conn.Store.Migrate)
+	}
+	opened, err := open(ctx, r.Open, *migration)
+	if err != nil {
+		return err
+	}
+	defer opened.Close()
+	return within(ctx, migrateTimeout, opened.Migrate)
+}
+
+// databaseURLs is what a check reads from a Backend's Secrets.
+type databaseURLs struct {
+	main, migration string
+	// workerSecret is the Secret with the URL for worker pods.
+	workerSecret *corev1.Secret
+}
+
+// databaseURLs reads the Backend's Secrets, each once.
+func (r *BackendReconciler) databaseURLs(ctx context.Context, object *v1alpha1.Backend) (urls databaseURLs, err error) {
+	postgres := &object.Spec.Postgres
+	var secrets []*corev1.Secret
+	var values []string
+	for _, ref := range []v1alpha1.SecretKeyRef{postgres.URLSecretRef, postgres.MigrationSecret(), postgres.WorkerSecret()} {
+		i := slices.IndexFunc(secrets, func(s *corev1.Secret) bool { return s.Name == ref.Name })
+		if i < 0 {
+			secret, err := r.secret(ctx, object.Namespace, ref)
+			if err != nil {
+				return urls, err
+			}
+			i, secrets = len(secrets), append(secrets, secret)
+		}
+		url := secrets[i].Data[ref.Key]
+		if len(url) == 0 {
+			return urls, secretKeyMissing(ref, slices.Collect(maps.Keys(secrets[i].Data)))
+		}
+		values, urls.workerSecret = append(values, string(url)), secrets[i]
+	}
+	urls.main, urls.migration = values[0], values[1]
+	return urls, nil
+}
+
+// secret reads a Secret of the Backend.
+func (r *BackendReconciler) secret(ctx context.Context, namespace string, ref v1alpha1.SecretKeyRef) (*corev1.Secret, error) {
+	secret := &corev1.Secret{}
 	err := within(ctx, connectTimeout, func(ctx context.Context) error {
-		return r.Secrets.Get(ctx, types.NamespacedName{Namespace: object.Namespace, Name: ref.Name}, &secret)
+		return r.Secrets.Get(ctx, types.NamespacedName{Namespace: namespace, Name: ref.Name}, secret)
 	})
 	switch {
 	case apierrors.IsNotFound(err):
-		return "", secretMissing(ref)
+		return nil, secretMissing(ref)
 	case err != nil:
-		return "", fmt.Errorf("read Secret %q: %w", ref.Name, err)
+		return nil, fmt.Errorf("read Secret %q: %w", ref.Name, err)
+	default:
+		return secret, nil
 	}
-	url, ok := secret.Data[ref.Key]
-	if !ok || len(url) == 0 {
-		return "", secretKeyMissing(ref, slices.Collect(maps.Keys(secret.Data)))
-	}
-	return string(url), nil
 }
 
 func open(ctx context.Context, f backend.OpenFunc, o store.Options) (backend.Store, error) {

@@ -1,11 +1,17 @@
 package controller
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
@@ -30,6 +36,8 @@ type backendCheck struct {
 	stage   backendStage // the last one, which failed if there is an err
 	err     error
 	version string
+	// logged is the text of err for the manager's log, without what stands in a URL.
+	logged string
 }
 
 // errSecret is the error of a Secret that has no URL. Its text is for the user.
@@ -54,49 +62,115 @@ func secretKeyMissing(ref v1alpha1.SecretKeyRef, keys []string) error {
 }
 
 // explainBackend returns the reason of a failed check and a message that says what to do.
-// The errors of package store contain no password.
+//
+// Whoever may read a Backend reads the message, and whoever may write one chooses the address. So
+// it names a class of errors and no text of the network or of a server that has not accepted the
+// login yet: such texts have told what listens where, and a part of a mistyped URL.
 func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message string) {
-	source := fmt.Sprintf("the URL in Secret %q", spec.Postgres.URLSecretRef.Name)
-	detail := truncateText(c.err.Error(), 512)
+	ref := spec.Postgres.URLSecretRef
+	if c.stage == stageMigrate {
+		ref = spec.Postgres.MigrationSecret()
+	}
+	source := fmt.Sprintf("the URL in Secret %q", ref.Name)
 	var secret errSecret
 	switch {
 	case errors.As(c.err, &secret):
 		return v1alpha1.ReasonSecretNotFound, secret.text
 	case errors.Is(c.err, store.ErrInvalidURL):
 		return v1alpha1.ReasonInvalidURL, fmt.Sprintf(
-			"the key %q of Secret %q does not hold a Postgres URL such as postgres://user:password@host:5432/database: %s",
-			spec.Postgres.URLSecretRef.Key, spec.Postgres.URLSecretRef.Name, detail)
+			"the key %q of Secret %q does not hold a Postgres URL such as postgres://user:password@host:5432/database?sslmode=verify-full, with special characters in the password percent-encoded",
+			ref.Key, ref.Name)
+	case errors.Is(c.err, backend.ErrAddressDenied):
+		return v1alpha1.ReasonAddressDenied, fmt.Sprintf(
+			"the manager does not connect to the address in %s: it is one of its own host, link-local, or in a network without databases; use an address that every pod reaches", source)
 	case errors.Is(c.err, store.ErrAuthentication):
 		return v1alpha1.ReasonAuthenticationFailed, fmt.Sprintf(
-			"Postgres refused the user or password of %s; correct it there, it is read again by itself: %s", source, detail)
+			"Postgres refused the user or password of %s; correct it there, it is read again by itself", source)
 	case errors.Is(c.err, store.ErrDatabaseMissing):
 		return v1alpha1.ReasonDatabaseMissing, fmt.Sprintf(
-			"the server has no database of the name in %s; create it or correct the URL: %s", source, detail)
+			"the server has no database of the name in %s; create it or correct the URL", source)
 	case errors.Is(c.err, store.ErrPrivilege):
 		return v1alpha1.ReasonInsufficientPrivilege, fmt.Sprintf(
 			"the database user lacks a right to %s; grant it CREATE on the database, or all rights on the schema %q and what is in it: %s",
-			c.stage, spec.Schema, detail)
+			c.stage, spec.Schema, serverText(c.err))
 	case errors.Is(c.err, store.ErrSchemaTooNew):
 		return v1alpha1.ReasonSchemaTooNew, fmt.Sprintf(
-			"the tables in the schema %q were written by a newer release; upgrade this manager: %s", spec.Schema, detail)
+			"the tables in the schema %q were written by a newer release; upgrade this manager: %s", spec.Schema, serverText(c.err))
 	case errors.Is(c.err, store.ErrSchemaMissing):
 		return v1alpha1.ReasonSchemaMissing, fmt.Sprintf(
-			"the schema %q is missing or outdated and spec.migrate is false; set it to true, or migrate by hand: %s", spec.Schema, detail)
-	case errors.Is(c.err, store.ErrUnreachable):
+			"the schema %q is missing or outdated and spec.migrate is false; set it to true, or migrate by hand: %s", spec.Schema, serverText(c.err))
+	case tlsFailed(c.err):
+		return v1alpha1.ReasonTLSFailed, fmt.Sprintf(
+			"no encrypted connection as %s asks for: the server offers none, or its certificate is not trusted; check sslmode and sslrootcert, and the server's certificate", source)
+	case errors.Is(c.err, store.ErrUnreachable), errors.Is(c.err, context.DeadlineExceeded):
 		return v1alpha1.ReasonUnreachable, fmt.Sprintf(
-			"the database does not answer at the address in %s; trying again: %s", source, detail)
+			"the database does not answer at the address in %s; trying again", source)
 	case c.stage == stageMigrate:
-		return v1alpha1.ReasonMigrationFailed, fmt.Sprintf("the schema %q could not be migrated; trying again: %s", spec.Schema, detail)
+		return v1alpha1.ReasonMigrationFailed, fmt.Sprintf("the schema %q could not be migrated; trying again: %s", spec.Schema, serverText(c.err))
 	default:
-		return v1alpha1.ReasonUnreachable, fmt.Sprintf("the database failed to %s; trying again: %s", c.stage, detail)
+		return v1alpha1.ReasonUnreachable, fmt.Sprintf("the database failed to %s; trying again: %s", c.stage, serverText(c.err))
 	}
+}
+
+// serverText returns what a user may read of an error: the text of a server that has accepted
+// the login, or this program's own about the schema.
+func serverText(err error) string {
+	if _, connecting := errors.AsType[*pgconn.ConnectError](err); connecting {
+		return "the connection failed"
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return truncateText(fmt.Sprintf("%s (SQLSTATE %s)", pg.Message, pg.Code), 512)
+	}
+	if errors.Is(err, store.ErrSchemaTooNew) || errors.Is(err, store.ErrSchemaMissing) {
+		return truncateText(err.Error(), 512)
+	}
+	return "see the manager's log"
+}
+
+// tlsFailed reports whether a connection failed because of its encryption.
+func tlsFailed(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	var authority x509.UnknownAuthorityError
+	var hostname x509.HostnameError
+	var record tls.RecordHeaderError
+	var alert tls.AlertError
+	return errors.As(err, &certificate) || errors.As(err, &authority) || errors.As(err, &hostname) ||
+		errors.As(err, &record) || errors.As(err, &alert) || err != nil && strings.Contains(err.Error(), "server refused TLS connection")
+}
+
+// redact replaces in a text whatever stands in these URLs, for the log. In a URL that was typed
+// wrongly a password may be in any place, so only its scheme is known to be none.
+func redact(text string, urls ...string) string {
+	const least = 3 // shorter parts hide nothing and would spoil the text
+	var parts []string
+	for _, u := range urls {
+		_, rest, found := strings.Cut(u, "://")
+		if !found {
+			rest = u
+		}
+		for _, part := range strings.FieldsFunc(rest, func(r rune) bool { return strings.ContainsRune(":/?@&=#'\" \t\n", r) }) {
+			decoded, err := url.PathUnescape(part)
+			if err != nil {
+				decoded = part
+			}
+			parts = append(parts, part, decoded)
+		}
+	}
+	slices.SortFunc(parts, func(a, b string) int { return len(b) - len(a) }) // no part leaves the rest of a longer one
+	for _, part := range parts {
+		if len(part) >= least {
+			text = strings.ReplaceAll(text, part, "***")
+		}
+	}
+	return text
 }
 
 // stalls reports whether a Backend with this reason stays unready until a person acts.
 func stalls(reason string) bool {
 	switch reason {
 	case v1alpha1.ReasonInvalidURL, v1alpha1.ReasonAuthenticationFailed, v1alpha1.ReasonDatabaseMissing,
-		v1alpha1.ReasonInsufficientPrivilege, v1alpha1.ReasonSchemaMissing, v1alpha1.ReasonSchemaTooNew:
+		v1alpha1.ReasonInsufficientPrivilege, v1alpha1.ReasonSchemaMissing, v1alpha1.ReasonSchemaTooNew,
+		v1alpha1.ReasonTLSFailed, v1alpha1.ReasonAddressDenied:
 		return true
 	default:
 		return false

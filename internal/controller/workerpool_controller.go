@@ -183,10 +183,10 @@ func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejec
 		Pool:        pool,
 		Template:    template,
 		Backend:     key.Name,
-		Secret:      itsBackend.Spec.Postgres.URLSecretRef,
+		Secret:      itsBackend.Spec.Postgres.WorkerSecret(),
 		Schema:      conn.Schema,
 		NamespaceID: conn.NamespaceID,
-		BackendHash: conn.Hash,
+		BackendHash: conn.PodsHash(),
 	})
 	hash, err := poolspec.Hash(objects)
 	if err != nil {

@@ -407,7 +407,7 @@ func (r *WorkflowRunReconciler) handleError(ctx context.Context, seen *runSeen, 
 	}
 	if seen.RunID == "" && !run.Status.State.Terminal() {
 		// The cause is not in the run, but its status is where a user looks first.
-		state := backend.State{Known: true, Reason: v1alpha1.ReasonBackendNotReady, Message: err.Error()}
+		state := backend.State{Known: true, Reason: v1alpha1.ReasonBackendNotReady, Message: "the database refused a statement: " + serverText(err)}
 		seen.Backend = state
 		status := waitingStatus(*seen, backendMessage(backend.NameOf(run.Spec.BackendRef), state))
 		if _, werr := r.status.write(ctx, run, status); werr != nil {

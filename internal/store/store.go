@@ -43,6 +43,8 @@ type Options struct {
 	// MaxConns bounds the pool. 0 keeps the bound of the URL, or pgx's default. The
 	// connections of Listen and ListenEnds are not counted.
 	MaxConns int32
+	// Dial opens network connections. Nil means the default.
+	Dial pgconn.DialFunc
 }
 
 // Store is one namespace of one schema of a database. Its methods may be called concurrently.
@@ -117,6 +119,9 @@ func parse(o Options) (*pgxpool.Config, error) {
 	}
 	config.PingTimeout = pingTimeout
 	config.AfterConnect = planOnce
+	if o.Dial != nil {
+		config.ConnConfig.DialFunc = o.Dial
+	}
 	if o.ApplicationName != "" {
 		config.ConnConfig.RuntimeParams["application_name"] = o.ApplicationName
 	}

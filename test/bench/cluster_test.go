@@ -247,7 +247,7 @@ func (c *cluster) startManager(t *testing.T, namespace string) *process {
 	port, metrics := freePort(t), freePort(t)
 	manager := start(t, port, []string{"KUBECONFIG=" + c.kubeconfig}, program(t, "./cmd/manager"),
 		"--namespaces="+namespace, "--health-probe-bind-address=127.0.0.1:"+strconv.Itoa(port),
-		"--metrics-secure=false", "--metrics-bind-address=127.0.0.1:"+strconv.Itoa(metrics))
+		"--allow-local-databases", "--metrics-secure=false", "--metrics-bind-address=127.0.0.1:"+strconv.Itoa(metrics))
 	manager.metrics = metrics
 	manager.awaitReady()
 	return manager
