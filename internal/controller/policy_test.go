@@ -134,3 +134,75 @@ func TestPolicy_P9_TheManagerWritesOnlyWhatAPoolOwns(t *testing.T) {
 	w.create(open)
 	awaitRefusal(t, "only runs that have ended", func() error { return manager.Delete(t.Context(), open) })
 }
+
+// TestPolicy_P9_ABackendNamesOnlySecretsThatItsAuthorMayRead: a Backend would otherwise show any
+// Secret to the pods of its author.
+func TestPolicy_P9_ABackendNamesOnlySecretsThatItsAuthorMayRead(t *testing.T) {
+	w := newWorld(t)
+	backends := rbacv1.PolicyRule{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"backends"}, Verbs: []string{"create", "get", "patch"}}
+	author := w.as("author", backends, rbacv1.PolicyRule{
+		APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{"db", "worker"}, Verbs: []string{"get"},
+	})
+	named := func(name string, change func(*v1alpha1.PostgresBackend)) *v1alpha1.Backend {
+		b := newBackend()
+		b.Namespace, b.Name = w.Namespace, name
+		change(&b.Spec.Postgres)
+		return b
+	}
+	mine := named("mine", func(p *v1alpha1.PostgresBackend) { p.WorkerURLSecretRef.Name = "worker" })
+	awaitAllowed(t, func() error { return client.IgnoreAlreadyExists(author.Create(t.Context(), mine)) })
+	for name, change := range map[string]func(*v1alpha1.PostgresBackend){
+		"url":       func(p *v1alpha1.PostgresBackend) { p.URLSecretRef.Name = "theirs" },
+		"worker":    func(p *v1alpha1.PostgresBackend) { p.WorkerURLSecretRef.Name = "theirs" },
+		"migration": func(p *v1alpha1.PostgresBackend) { p.MigrationURLSecretRef.Name = "theirs" },
+	} {
+		awaitRefusal(t, "only Secrets that its author may read", func() error { return author.Create(t.Context(), named(name, change)) })
+		awaitRefusal(t, "only Secrets that its author may read", func() error {
+			before := fetch(w, mine).DeepCopy()
+			after := before.DeepCopy()
+			change(&after.Spec.Postgres)
+			return author.Patch(t.Context(), after, client.MergeFrom(before))
+		})
+	}
+	other := w.as("other", backends) // may change what concerns no Secret
+	awaitAllowed(t, func() error {
+		before := fetch(w, mine).DeepCopy()
+		after := before.DeepCopy()
+		after.Spec.Retention.TTLSecondsAfterFinished = 86400
+		return other.Patch(t.Context(), after, client.MergeFrom(before))
+	})
+}
+
+// TestPolicy_P9_APoolNeedsTheRightsOfItsDeployment: a WorkerPool is a way to run pods, so it
+// takes what a Deployment takes.
+func TestPolicy_P9_APoolNeedsTheRightsOfItsDeployment(t *testing.T) {
+	w := newWorld(t)
+	pools := rbacv1.PolicyRule{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"workerpools"}, Verbs: []string{"create", "get", "patch"}}
+	deployments := rbacv1.PolicyRule{APIGroups: []string{"apps"}, Resources: []string{"deployments"}, Verbs: []string{"create"}}
+	account := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, ResourceNames: []string{"mine"}, Verbs: []string{"impersonate"}}
+	pool := func(name, account string) *v1alpha1.WorkerPool {
+		p := newPool(name)
+		p.Namespace = w.Namespace
+		if account != "" {
+			p.Spec.Template.Raw = fmt.Appendf(nil, `{"spec":{"serviceAccountName":%q,"containers":[{"name":"worker","image":"i"}]}}`, account)
+		}
+		return p
+	}
+	none, some := w.as("none", pools), w.as("some", pools, deployments, account)
+	awaitRefusal(t, "the right to create Deployments", func() error { return none.Create(t.Context(), pool("refused", "")) })
+	awaitAllowed(t, func() error { return client.IgnoreAlreadyExists(some.Create(t.Context(), pool("plain", ""))) })
+	awaitAllowed(t, func() error { return client.IgnoreAlreadyExists(some.Create(t.Context(), pool("own-account", "mine"))) })
+	awaitRefusal(t, "act as service account theirs", func() error { return some.Create(t.Context(), pool("other-account", "theirs")) })
+
+	scaled := fetch(w, pool("plain", ""))
+	awaitAllowed(t, func() error {
+		after := scaled.DeepCopy()
+		after.Spec.Replicas = new(int32(3))
+		return none.Patch(t.Context(), after, client.MergeFrom(scaled))
+	})
+	awaitRefusal(t, "the right to create Deployments", func() error {
+		after := scaled.DeepCopy()
+		after.Spec.Template.Raw = []byte(`{"spec":{"containers":[{"name":"worker","image":"evil"}]}}`)
+		return none.Patch(t.Context(), after, client.MergeFrom(scaled))
+	})
+}
