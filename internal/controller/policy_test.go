@@ -30,7 +30,9 @@ func (w *world) as(name string, rules ...rbacv1.PolicyRule) client.Client {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: name}},
 	})
-	c, err := client.New(user.Config(), client.Options{Scheme: cluster.scheme})
+	config := user.Config()
+	config.QPS = -1 // no limit
+	c, err := client.New(config, client.Options{Scheme: cluster.scheme})
 	if err != nil {
 		w.t.Fatal(err)
 	}
