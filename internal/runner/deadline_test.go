@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/runner"
 	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/step"
@@ -90,6 +91,78 @@ func TestDeadlines_P6_RunsGoOnWhenAllConnectionsHang(t *testing.T) {
 		if time.Now().After(end) {
 			seen, _ := json.Marshal(workers)
 			t.Fatalf("the worker has not announced itself since its connections hang: %s, %v", seen, err)
+		}
+	}
+}
+
+// hangingStore hangs in the first call of each method that a worker depends on, until the
+// context of the call ends, as on a connection whose other end has gone.
+type hangingStore struct {
+	runner.Store
+	hung calls
+}
+
+func (s *hangingStore) hang(ctx context.Context, method string) error {
+	if s.hung.add(method) > 1 {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (s *hangingStore) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
+	if err := s.hang(ctx, "ReleaseLeases"); err != nil {
+		return nil, err
+	}
+	return s.Store.ReleaseLeases(ctx, podUID, exceptProcess)
+}
+
+func (s *hangingStore) SaveWorker(ctx context.Context, w store.Worker, within time.Duration) (int, error) {
+	if err := s.hang(ctx, "SaveWorker"); err != nil {
+		return 0, err
+	}
+	return s.Store.SaveWorker(ctx, w, within)
+}
+
+func (s *hangingStore) LoadSteps(ctx context.Context, runIDs []string) (map[string][]openworkflow.StepAttempt, error) {
+	if err := s.hang(ctx, "LoadSteps"); err != nil {
+		return nil, err
+	}
+	return s.Store.LoadSteps(ctx, runIDs)
+}
+
+func (s *hangingStore) SendSignal(ctx context.Context, w store.StepWrite, signal store.Signal) ([]string, error) {
+	if err := s.hang(ctx, "SendSignal"); err != nil {
+		return nil, err
+	}
+	return s.Store.SendSignal(ctx, w, signal)
+}
+
+func TestDeadlines_P6_ACallThatHangsIsGivenUp(t *testing.T) {
+	b := newBench(t)
+	w := workflow.Define("given-up", func(ctx context.Context, n int) (int, error) {
+		if err := step.Sleep(ctx, "rest", 10*time.Millisecond); err != nil {
+			return 0, err
+		}
+		_, err := step.SendSignal(ctx, "nobody", n)
+		return n, err
+	})
+	id := b.start(w, `7`)
+	// A worker that has gone has begun the run, so the next one reads its history.
+	runs, err := b.store.Claim(t.Context(), store.ClaimRequest{
+		Served: []openworkflow.Definition{{Name: w.Name()}}, Max: 1, WorkerIDPrefix: "gone.", First: 1, Lease: time.Millisecond,
+	})
+	if err != nil || len(runs) != 1 {
+		t.Fatalf("claimed %d runs: %v", len(runs), err)
+	}
+	hanging := &hangingStore{Store: b.store}
+	b.workOn(hanging, runner.Options{PollInterval: 100 * time.Millisecond}, w)
+	if got := b.completed(id); got != `7` {
+		t.Errorf("output is %s", got)
+	}
+	for _, method := range []string{"ReleaseLeases", "SaveWorker", "LoadSteps", "SendSignal"} {
+		if n := hanging.hung.of(method); n < 2 {
+			t.Errorf("%s was called %d times, want once more after it hung", method, n)
 		}
 	}
 }
