@@ -4,6 +4,7 @@
 //	registry.go      Registry: which connection a Backend has, and whether it is usable
 //	connection.go    Connection: an open database, its hints, and how many creates, reads and
 //	                 cancels share a call (maxBatch, FullAt, insertPacing)
+//	bounded.go       deadlines of the calls of a database
 //	coalescer.go     how concurrent calls become one
 //	dial.go          DialRule: to which addresses a database may be connected
 //	store.go         Store: the interface to a database
