@@ -39,7 +39,10 @@ func isConflict(err error) bool {
 func repeat(ctx context.Context, try func(n int) error) error {
 	for end, n := time.Now().Add(lockPatience), 1; ; n++ {
 		err := try(n)
-		if err == nil || !isConflict(err) {
+		switch {
+		case err != nil && n > 1 && ctx.Err() != nil: // while it waited for the lock
+			return fmt.Errorf("%w: %w", ErrLocked, err)
+		case err == nil || !isConflict(err):
 			return err
 		}
 		if time.Now().After(end) || lockBackoff.Wait(ctx, n) != nil {
