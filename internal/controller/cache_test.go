@@ -77,6 +77,9 @@ func TestCache_KeepsTheControllerOfARun(t *testing.T) {
 	var watch sync.WaitGroup
 	watch.Go(func() { _ = runs.Start(ctx) }) // until ctx ends
 	t.Cleanup(func() { cancel(); watch.Wait() })
+	if !runs.WaitForCacheSync(ctx) {
+		t.Fatal("the cache did not start")
+	}
 
 	byOwner := func(uid string) map[string]v1alpha1.WorkflowRun {
 		var list v1alpha1.WorkflowRunList
