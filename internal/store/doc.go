@@ -80,8 +80,7 @@
 // # Schema
 //
 // Migrate leaves OpenWorkflow's schema as OpenWorkflow itself would, under its
-// bookkeeping. It adds nullable columns, partial indexes and tables of ours under a
-// bookkeeping of our own. OpenWorkflow's TypeScript workers, client and dashboard work on
+// bookkeeping. It adds partial indexes and tables of ours under a bookkeeping of our own. OpenWorkflow's TypeScript workers, client and dashboard work on
 // the result.
 //
 // # Files
@@ -89,7 +88,8 @@
 //	store.go           Options, Store, connections, batches
 //	errors.go          SQLSTATE codes to sentinels
 //	locks.go           what is done when another session holds a lock
-//	schema.go          Migrate, CheckSchema
+//	schema.go          CheckSchema, the ledgers of migrations
+//	migrate.go         Migrate
 //	migrations.go      the migrations: OpenWorkflow's, then ours
 //	rows.go            the columns of runs and step attempts, and how they are scanned
 //	fragments.go       SQL that several statements have in common

@@ -3,12 +3,12 @@ package store
 // upstreamMigrations are OpenWorkflow's 0 to 5, in our words. After number 5 the catalogue
 // equals OpenWorkflow's own. A schema on which OpenWorkflow has applied the first of them is
 // continued correctly (R1, R3).
-var upstreamMigrations = []string{
+var upstreamMigrations = []migration{
 	// 0: the schema and this bookkeeping, which exist when migrations are applied.
-	``,
+	nil,
 
 	// 1: runs and step attempts.
-	`
+	{`
 CREATE TABLE IF NOT EXISTS {schema}.workflow_runs (
 	namespace_id                     text        NOT NULL,
 	id                               text        NOT NULL,
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS {schema}.workflow_runs (
 	created_at                       timestamptz NOT NULL,
 	updated_at                       timestamptz NOT NULL,
 	PRIMARY KEY (namespace_id, id)
-);
+)`, `
 CREATE TABLE IF NOT EXISTS {schema}.step_attempts (
 	namespace_id                    text        NOT NULL,
 	id                              text        NOT NULL,
@@ -51,54 +51,49 @@ CREATE TABLE IF NOT EXISTS {schema}.step_attempts (
 	created_at                      timestamptz NOT NULL,
 	updated_at                      timestamptz NOT NULL,
 	PRIMARY KEY (namespace_id, id)
-)`,
+)`},
 
 	// 2: foreign keys (R2), not yet checked against the rows that exist.
-	`
-ALTER TABLE {schema}.step_attempts
-	ADD CONSTRAINT step_attempts_workflow_run_fk
-	FOREIGN KEY (namespace_id, workflow_run_id)
-	REFERENCES {schema}.workflow_runs (namespace_id, id) ON DELETE CASCADE NOT VALID;
-ALTER TABLE {schema}.workflow_runs
-	ADD CONSTRAINT workflow_runs_parent_step_attempt_fk
-	FOREIGN KEY (parent_step_attempt_namespace_id, parent_step_attempt_id)
-	REFERENCES {schema}.step_attempts (namespace_id, id) ON DELETE SET NULL NOT VALID;
-ALTER TABLE {schema}.step_attempts
-	ADD CONSTRAINT step_attempts_child_workflow_run_fk
-	FOREIGN KEY (child_workflow_run_namespace_id, child_workflow_run_id)
-	REFERENCES {schema}.workflow_runs (namespace_id, id) ON DELETE SET NULL NOT VALID`,
+	{
+		foreignKey("step_attempts", "step_attempts_workflow_run_fk",
+			`(namespace_id, workflow_run_id) REFERENCES {schema}.workflow_runs (namespace_id, id) ON DELETE CASCADE`),
+		foreignKey("workflow_runs", "workflow_runs_parent_step_attempt_fk",
+			`(parent_step_attempt_namespace_id, parent_step_attempt_id) REFERENCES {schema}.step_attempts (namespace_id, id) ON DELETE SET NULL`),
+		foreignKey("step_attempts", "step_attempts_child_workflow_run_fk",
+			`(child_workflow_run_namespace_id, child_workflow_run_id) REFERENCES {schema}.workflow_runs (namespace_id, id) ON DELETE SET NULL`),
+	},
 
 	// 3: check them.
-	`
-ALTER TABLE {schema}.step_attempts VALIDATE CONSTRAINT step_attempts_workflow_run_fk;
-ALTER TABLE {schema}.workflow_runs VALIDATE CONSTRAINT workflow_runs_parent_step_attempt_fk;
-ALTER TABLE {schema}.step_attempts VALIDATE CONSTRAINT step_attempts_child_workflow_run_fk`,
+	{`
+ALTER TABLE {schema}.step_attempts VALIDATE CONSTRAINT step_attempts_workflow_run_fk`, `
+ALTER TABLE {schema}.workflow_runs VALIDATE CONSTRAINT workflow_runs_parent_step_attempt_fk`, `
+ALTER TABLE {schema}.step_attempts VALIDATE CONSTRAINT step_attempts_child_workflow_run_fk`},
 
 	// 4: indexes.
-	`
+	{`
 CREATE INDEX IF NOT EXISTS workflow_runs_status_available_at_created_at_idx
-	ON {schema}.workflow_runs (namespace_id, status, available_at, created_at);
+	ON {schema}.workflow_runs (namespace_id, status, available_at, created_at)`, `
 CREATE INDEX IF NOT EXISTS workflow_runs_workflow_name_idempotency_key_created_at_idx
-	ON {schema}.workflow_runs (namespace_id, workflow_name, idempotency_key, created_at);
+	ON {schema}.workflow_runs (namespace_id, workflow_name, idempotency_key, created_at)`, `
 CREATE INDEX IF NOT EXISTS workflow_runs_parent_step_idx
 	ON {schema}.workflow_runs (parent_step_attempt_namespace_id, parent_step_attempt_id)
-	WHERE parent_step_attempt_namespace_id IS NOT NULL AND parent_step_attempt_id IS NOT NULL;
+	WHERE parent_step_attempt_namespace_id IS NOT NULL AND parent_step_attempt_id IS NOT NULL`, `
 CREATE INDEX IF NOT EXISTS workflow_runs_created_at_desc_idx
-	ON {schema}.workflow_runs (namespace_id, created_at DESC);
+	ON {schema}.workflow_runs (namespace_id, created_at DESC)`, `
 CREATE INDEX IF NOT EXISTS workflow_runs_status_created_at_desc_idx
-	ON {schema}.workflow_runs (namespace_id, status, created_at DESC);
+	ON {schema}.workflow_runs (namespace_id, status, created_at DESC)`, `
 CREATE INDEX IF NOT EXISTS workflow_runs_workflow_name_status_created_at_desc_idx
-	ON {schema}.workflow_runs (namespace_id, workflow_name, status, created_at DESC);
+	ON {schema}.workflow_runs (namespace_id, workflow_name, status, created_at DESC)`, `
 CREATE INDEX IF NOT EXISTS step_attempts_workflow_run_created_at_idx
-	ON {schema}.step_attempts (namespace_id, workflow_run_id, created_at);
+	ON {schema}.step_attempts (namespace_id, workflow_run_id, created_at)`, `
 CREATE INDEX IF NOT EXISTS step_attempts_workflow_run_step_name_created_at_idx
-	ON {schema}.step_attempts (namespace_id, workflow_run_id, step_name, created_at);
+	ON {schema}.step_attempts (namespace_id, workflow_run_id, step_name, created_at)`, `
 CREATE INDEX IF NOT EXISTS step_attempts_child_workflow_run_idx
 	ON {schema}.step_attempts (child_workflow_run_namespace_id, child_workflow_run_id)
-	WHERE child_workflow_run_namespace_id IS NOT NULL AND child_workflow_run_id IS NOT NULL`,
+	WHERE child_workflow_run_namespace_id IS NOT NULL AND child_workflow_run_id IS NOT NULL`},
 
 	// 5: signals.
-	`
+	{`
 CREATE TABLE IF NOT EXISTS {schema}.workflow_signals (
 	namespace_id           text        NOT NULL,
 	id                     text        NOT NULL,
@@ -109,53 +104,46 @@ CREATE TABLE IF NOT EXISTS {schema}.workflow_signals (
 	step_attempt_id        text        NOT NULL,
 	created_at             timestamptz NOT NULL DEFAULT now(),
 	PRIMARY KEY (namespace_id, id)
-);
+)`, `
 CREATE UNIQUE INDEX IF NOT EXISTS workflow_signals_step_attempt_idx
-	ON {schema}.workflow_signals (namespace_id, step_attempt_id);
+	ON {schema}.workflow_signals (namespace_id, step_attempt_id)`, `
 CREATE INDEX IF NOT EXISTS workflow_signals_idempotency_idx
 	ON {schema}.workflow_signals (namespace_id, signal, sender_idempotency_key)
-	WHERE sender_idempotency_key IS NOT NULL;
+	WHERE sender_idempotency_key IS NOT NULL`, `
 CREATE INDEX IF NOT EXISTS step_attempts_signal_wait_idx
 	ON {schema}.step_attempts (namespace_id, (context ->> 'signal'))
-	WHERE kind = 'signal-wait' AND status = 'running'`,
+	WHERE kind = 'signal-wait' AND status = 'running'`},
 }
 
 // operatorMigrations are ours. None changes the columns of OpenWorkflow's tables. Each must be
 // additive: OpenWorkflow's code and our previous release keep working on the result (R6).
-var operatorMigrations = []string{
+var operatorMigrations = []migration{
 	// 0: nothing. It added columns to workflow_runs, see number 12.
-	``,
+	nil,
 
-	// 1: the ordered ranges that Claim reads, one in each index for a workflow and version.
-	// Their size grows with the open runs only.
-	`
-CREATE INDEX IF NOT EXISTS operator_runs_pending_idx
-	ON {schema}.workflow_runs (namespace_id, workflow_name, (coalesce(version, '')), available_at, created_at)
-	WHERE status = 'pending';
-CREATE INDEX IF NOT EXISTS operator_runs_due_again_idx
-	ON {schema}.workflow_runs (namespace_id, workflow_name, (coalesce(version, '')), available_at, created_at)
-	WHERE status IN ('running', 'sleeping')`,
+	// 1: nothing. It created indexes that number 11 replaces.
+	nil,
 
 	// 2: the deadlines that FailExpired sweeps.
-	`
+	{`
 CREATE INDEX IF NOT EXISTS operator_runs_deadline_idx
 	ON {schema}.workflow_runs (namespace_id, deadline_at)
-	WHERE deadline_at IS NOT NULL AND status IN ('pending', 'running', 'sleeping')`,
+	WHERE deadline_at IS NOT NULL AND status IN ('pending', 'running', 'sleeping')`},
 
 	// 3: leases by holder, for ReleaseLeases.
-	`
+	{`
 CREATE INDEX IF NOT EXISTS operator_runs_lease_idx
 	ON {schema}.workflow_runs (namespace_id, worker_id text_pattern_ops)
-	WHERE status = 'running' AND worker_id IS NOT NULL`,
+	WHERE status = 'running' AND worker_id IS NOT NULL`},
 
 	// 4: open runs that mirror Kubernetes objects, for OpenObjectRuns.
-	`
+	{`
 CREATE INDEX IF NOT EXISTS operator_runs_object_idx
 	ON {schema}.workflow_runs (namespace_id, (context #>> '{kubernetes,cluster}'), id)
-	WHERE (context #>> '{kubernetes,cluster}') IS NOT NULL AND status IN ('pending', 'running', 'sleeping')`,
+	WHERE (context #>> '{kubernetes,cluster}') IS NOT NULL AND status IN ('pending', 'running', 'sleeping')`},
 
 	// 5: the live worker processes and what they serve.
-	`
+	{`
 CREATE TABLE IF NOT EXISTS {schema}.operator_workers (
 	namespace_id text        NOT NULL,
 	pod_uid      text        NOT NULL,
@@ -165,52 +153,53 @@ CREATE TABLE IF NOT EXISTS {schema}.operator_workers (
 	workflows    jsonb       NOT NULL,
 	seen_at      timestamptz NOT NULL,
 	PRIMARY KEY (namespace_id, pod_uid, process)
-)`,
+)`},
 
 	// 6: nothing, as number 0.
-	``,
+	nil,
 
 	// 7: the attempts that wait for a child or a signal, for Sweep. Its size grows with the
 	// waiting attempts only.
-	`
+	{`
 CREATE INDEX IF NOT EXISTS operator_attempts_waiting_idx
 	ON {schema}.step_attempts (namespace_id, id)
-	WHERE status = 'running' AND kind IN ('workflow', 'signal-wait')`,
+	WHERE status = 'running' AND kind IN ('workflow', 'signal-wait')`},
 
 	// 8: when the last Sweep started, and its cursor.
-	`
+	{`
 CREATE TABLE IF NOT EXISTS {schema}.operator_sweeps (
 	namespace_id text        NOT NULL,
 	swept_at     timestamptz NOT NULL,
 	after_id     text        NOT NULL,
 	PRIMARY KEY (namespace_id)
-)`,
+)`},
 
 	// 9: statistics for tables that are new.
-	statistics,
+	{statistics},
 
 	// 10: the runs that OpenWorkflow's workers have given back (R62), for Claim.
-	`
+	{`
 CREATE INDEX IF NOT EXISTS operator_runs_given_back_idx
 	ON {schema}.workflow_runs ((namespace_id || ''), workflow_name, (coalesce(version, '')), created_at)
-	WHERE status = 'pending' AND error ->> 'message' LIKE 'Workflow "%is not registered'` + ";" + statistics,
+	WHERE status = 'pending' AND error ->> 'message' LIKE 'Workflow "%is not registered'`, statistics},
 
-	// 11: the ranges of number 1, by an expression of the namespace that no other index
-	// has, see dueFrom.
-	`
+	// 11: the ordered ranges that Claim reads, one in each index for a workflow and version,
+	// by an expression of the namespace that no other index has, see dueFrom. Their size
+	// grows with the open runs only.
+	{`
 CREATE INDEX IF NOT EXISTS operator_runs_new_idx
 	ON {schema}.workflow_runs ((namespace_id || ''), workflow_name, (coalesce(version, '')), available_at, created_at)
-	WHERE status = 'pending';
+	WHERE status = 'pending'`, `
 CREATE INDEX IF NOT EXISTS operator_runs_again_idx
 	ON {schema}.workflow_runs ((namespace_id || ''), workflow_name, (coalesce(version, '')), available_at, created_at)
-	WHERE status IN ('running', 'sleeping');
-DROP INDEX IF EXISTS {schema}.operator_runs_pending_idx;
-DROP INDEX IF EXISTS {schema}.operator_runs_due_again_idx;` + statistics,
+	WHERE status IN ('running', 'sleeping')`, `
+DROP INDEX IF EXISTS {schema}.operator_runs_pending_idx`, `
+DROP INDEX IF EXISTS {schema}.operator_runs_due_again_idx`, statistics},
 
 	// 12: what numbers 0 and 6 of earlier releases had columns for is now in the run's
 	// config. The columns stay: to drop one would break the statements that OpenWorkflow's
 	// processes have prepared, as adding them did.
-	`
+	{`
 DO $$
 BEGIN
 	IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = '{schema}.workflow_runs'::regclass AND attname = 'suspended_at') THEN
@@ -226,14 +215,28 @@ BEGIN
 		WHERE r.failures IS NOT NULL;
 	END IF;
 END
-$$`,
+$$`},
+}
+
+// foreignKey adds a foreign key, not yet checked against the rows that exist, unless there is
+// one of that name. It blocks writers of both tables for the moment of its transaction.
+func foreignKey(table, name, definition string) string {
+	return `
+DO $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = '{schema}.` + table + `'::regclass AND conname = '` + name + `') THEN
+		ALTER TABLE {schema}.` + table + ` ADD CONSTRAINT ` + name + ` FOREIGN KEY ` + definition + ` NOT VALID;
+	END IF;
+END
+$$`
 }
 
 // statistics makes the planner choose the primary key for look-ups by id in new tables.
 // Without statistics, an index that begins with the namespace looks as good to it, and each
 // look-up reads all of the namespace until the tables are first analyzed. So ANALYZE is shown
 // some rows, which are removed again, and n_distinct says that there is one namespace. CREATE
-// INDEX counts the rows anew, so a migration that creates one ends with this.
+// INDEX counts the rows anew, so a migration that creates one ends with this. Its locks are
+// those of a vacuum: reads and writes do not wait for them, nor they for reads and writes.
 const statistics = `
 ALTER TABLE {schema}.workflow_runs ALTER COLUMN namespace_id SET (n_distinct = 1);
 ALTER TABLE {schema}.step_attempts ALTER COLUMN namespace_id SET (n_distinct = 1);
