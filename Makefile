@@ -38,7 +38,7 @@ help: ## Show this list.
 
 .PHONY: deps
 deps: ## Install the Debian packages that the targets need (as root).
-	hack/require.sh postgres race shellcheck nodejs chromium node
+	hack/require.sh postgres pgbouncer race shellcheck nodejs chromium node
 
 ##@ Development
 
@@ -93,7 +93,7 @@ verify: verify-generated vet lint lint-api shellcheck vulncheck ## Run all check
 
 .PHONY: test
 test: envtest ## Run the tests: units, store on Postgres, controllers on an API server.
-	hack/require.sh postgres race
+	hack/require.sh postgres pgbouncer race
 	KUBEBUILDER_ASSETS=$(DEVCLUSTER_CACHE)/bin go test -race -timeout 15m $(TESTFLAGS) ./...
 
 .PHONY: test-e2e
@@ -117,6 +117,7 @@ property: ## Run random workflows with a crash at each write; "make test" runs f
 
 .PHONY: test-postgres
 test-postgres: ## Run the tests that need a database on VERSIONS of Postgres ("15 16 17 18").
+	hack/require.sh pgbouncer
 	hack/postgres-versions.sh "$(or $(VERSIONS),15 16 17 18)" \
 		go test -count=1 -timeout 15m $(TESTFLAGS) ./internal/store ./internal/conformance ./internal/runner ./client
 

@@ -32,6 +32,7 @@ for thing in "$@"; do
 	openssl) need openssl "makes certificates and passwords" has openssl ;;
 	postgres) need postgresql "is the database of tests and of the development cluster" \
 		bash -c 'ls /usr/lib/postgresql/*/bin/postgres' ;;
+	pgbouncer) need pgbouncer "is the pooler of tests" has pgbouncer ;;
 	race)
 		need gcc "compiles Go's race detector" has gcc
 		need libc6-dev "compiles Go's race detector" test -e /usr/include/stdio.h

@@ -21,6 +21,10 @@ const (
 
 	// ConditionFailed is true once a WorkflowRun has failed and is not retried.
 	ConditionFailed = "Failed"
+
+	// ConditionWakeUps is true when a Backend's database notifies workers of due runs, and false
+	// when they find them by polling. It says nothing before the database was reached.
+	ConditionWakeUps = "WakeUps"
 )
 
 // ReasonNotObserved is the reason of Ready=Unknown, which the API server sets by default on every
@@ -89,6 +93,13 @@ const (
 	ReasonTLSFailed = "TLSFailed"
 	// ReasonAddressDenied: the manager does not connect to addresses of this kind.
 	ReasonAddressDenied = "AddressDenied"
+	// ReasonReadOnly: the database answers but accepts no writes: it is a standby, or its
+	// transactions are read-only by default.
+	ReasonReadOnly = "ReadOnly"
+	// ReasonListening: notifications of the database reach its clients (WakeUps).
+	ReasonListening = "Listening"
+	// ReasonPolling: a transaction pooler is before the database, so that workers poll (WakeUps).
+	ReasonPolling = "Polling"
 	// ReasonInsufficientPrivilege: the database user lacks a privilege.
 	ReasonInsufficientPrivilege = "InsufficientPrivilege"
 	// ReasonSchemaMissing: migrations are pending and spec.migrate is false.

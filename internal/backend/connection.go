@@ -48,6 +48,8 @@ type Connection struct {
 	// ServerVersion is that of the server, as the last check before the first Publish
 	// found it. It is set before the connection is published.
 	ServerVersion string
+	// Warning is what is wrong with a database that can be used. It is set with ServerVersion.
+	Warning string
 
 	creates *coalescer[store.NewRun, store.Created]
 	states  *coalescer[string, *openworkflow.Run]

@@ -12,6 +12,10 @@ import (
 type Store interface {
 	Close()
 	Ping(ctx context.Context) error
+	CheckWritable(ctx context.Context) error
+	TransactionPooled() bool
+	ServerTime(t time.Time) time.Time
+	CollationChange(ctx context.Context) (built, actual string, err error)
 	ServerVersion(ctx context.Context) (string, error)
 	Migrate(ctx context.Context) error
 	CheckSchema(ctx context.Context) error

@@ -160,8 +160,8 @@ func (r *BackendReconciler) checkDatabase(ctx context.Context, object *v1alpha1.
 		if conn.SetPodsHash(podsHash) {
 			r.Backends.Notify(key)
 		}
-		check := backendCheck{stage: stagePing, version: conn.ServerVersion}
-		check.err = within(ctx, connectTimeout, conn.Store.Ping)
+		check := backendCheck{stage: stagePing, version: conn.ServerVersion, conn: conn}
+		check.err = within(ctx, connectTimeout, conn.Store.CheckWritable)
 		return conn, check
 	}
 
@@ -191,12 +191,19 @@ func (r *BackendReconciler) prepare(ctx context.Context, object *v1alpha1.Backen
 		return backendCheck{stage: stageSchema, err: err}
 	}
 	if err := within(ctx, connectTimeout, func(ctx context.Context) (err error) {
-		conn.ServerVersion, err = conn.Store.ServerVersion(ctx)
+		if conn.ServerVersion, err = conn.Store.ServerVersion(ctx); err != nil {
+			return err
+		}
+		built, actual, err := conn.Store.CollationChange(ctx)
+		conn.Warning = collationWarning(built, actual)
 		return err
 	}); err != nil {
 		return backendCheck{stage: stagePing, err: err}
 	}
-	check := backendCheck{stage: stageSweep, version: conn.ServerVersion}
+	if err := within(ctx, connectTimeout, conn.Store.CheckWritable); err != nil {
+		return backendCheck{stage: stagePing, err: err}
+	}
+	check := backendCheck{stage: stageSweep, version: conn.ServerVersion, conn: conn}
 	check.err = within(ctx, sweepTimeout, func(ctx context.Context) error { return r.Sweep(ctx, conn) })
 	return check
 }

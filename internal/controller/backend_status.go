@@ -38,6 +38,8 @@ type backendCheck struct {
 	version string
 	// logged is the text of err for the manager's log, without what stands in a URL.
 	logged string
+	// conn is nil if the database was not reached.
+	conn *backend.Connection
 }
 
 // errSecret is the error of a Secret that has no URL. Its text is for the user.
@@ -73,6 +75,7 @@ func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message
 	}
 	source := fmt.Sprintf("the URL in Secret %q", ref.Name)
 	var secret errSecret
+	var owner *store.OwnerError
 	switch {
 	case errors.As(c.err, &secret):
 		return v1alpha1.ReasonSecretNotFound, secret.text
@@ -89,6 +92,8 @@ func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message
 	case errors.Is(c.err, store.ErrDatabaseMissing):
 		return v1alpha1.ReasonDatabaseMissing, fmt.Sprintf(
 			"the server has no database of the name in %s; create it or correct the URL", source)
+	case errors.As(c.err, &owner):
+		return v1alpha1.ReasonInsufficientPrivilege, fmt.Sprintf("the database user cannot %s: %s", c.stage, owner)
 	case errors.Is(c.err, store.ErrPrivilege):
 		return v1alpha1.ReasonInsufficientPrivilege, fmt.Sprintf(
 			"the database user lacks a right to %s; grant it CREATE on the database, or all rights on the schema %q and what is in it: %s",
@@ -99,6 +104,9 @@ func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message
 	case errors.Is(c.err, store.ErrSchemaMissing):
 		return v1alpha1.ReasonSchemaMissing, fmt.Sprintf(
 			"the schema %q is missing or outdated and spec.migrate is false; set it to true, or migrate by hand: %s", spec.Schema, serverText(c.err))
+	case errors.Is(c.err, store.ErrReadOnly):
+		return v1alpha1.ReasonReadOnly, fmt.Sprintf(
+			"the database at the address in %s answers but accepts no writes; trying again", source)
 	case tlsFailed(c.err):
 		return v1alpha1.ReasonTLSFailed, fmt.Sprintf(
 			"no encrypted connection as %s asks for: the server offers none, or its certificate is not trusted; check sslmode and sslrootcert, and the server's certificate", source)
@@ -182,6 +190,8 @@ func planBackend(object *v1alpha1.Backend, c backendCheck, now time.Time) (backe
 	state := backend.State{Known: true, Ready: c.err == nil, Reason: v1alpha1.ReasonConnected, Message: "the database answers and its schema is current"}
 	if c.err != nil {
 		state.Reason, state.Message = explainBackend(&object.Spec, c)
+	} else if c.conn != nil {
+		state.Message += c.conn.Warning
 	}
 	status := *object.Status.DeepCopy()
 	status.ObservedGeneration = object.Generation
@@ -191,9 +201,31 @@ func planBackend(object *v1alpha1.Backend, c backendCheck, now time.Time) (backe
 	}
 	set := conditionSetter(&status.Conditions, object.Generation, now)
 	set(v1alpha1.ConditionReady, state.Ready, state.Reason, state.Message)
+	if c.conn != nil {
+		setWakeUps(set, c.conn.Store.TransactionPooled())
+	}
 	set.only(v1alpha1.ConditionReconciling, !state.Ready && !stalls(state.Reason), state.Reason, state.Message)
 	set.only(v1alpha1.ConditionStalled, !state.Ready && stalls(state.Reason), state.Reason, state.Message)
 	return state, status
+}
+
+// collationWarning continues the message of a Backend that is ready.
+func collationWarning(built, actual string) string {
+	if built == actual {
+		return ""
+	}
+	return fmt.Sprintf("; but the version of its collation has changed from %s to %s, so that indexes may miss rows: "+
+		"execute REINDEX DATABASE and ALTER DATABASE … REFRESH COLLATION VERSION", truncateText(built, 64), truncateText(actual, 64))
+}
+
+// setWakeUps sets the condition WakeUps of a Backend whose database was reached.
+func setWakeUps(set setCondition, pooled bool) {
+	if pooled {
+		set(v1alpha1.ConditionWakeUps, false, v1alpha1.ReasonPolling, "a transaction pooler is before the database, through which "+
+			"notifications do not arrive: runs start up to a second later, when workers poll; use a pooler in session mode, or the address of the database itself")
+		return
+	}
+	set(v1alpha1.ConditionWakeUps, true, v1alpha1.ReasonListening, "notifications of the database reach the workers")
 }
 
 // namespaceID returns the OpenWorkflow namespace that the Backend's runs have in the

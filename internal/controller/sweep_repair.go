@@ -217,7 +217,7 @@ func (r *statusRepairer) findDiffering(ctx context.Context, round repairRound, o
 			continue
 		}
 		if round.fleet != nil {
-			seen.NoWorker = round.fleet.noWorker(seen.Row, seen.Now)
+			seen.NoWorker = round.fleet.noWorker(seen.Row, r.conn.Store.ServerTime(seen.Now))
 		}
 		seen.ReportDelay, seen.WorkerReports = r.reports.ReportDelay(seen.Row, r.conn.Workers(), seen.Now)
 		if changed := r.changed(&seen, round); forged(&seen) || changed && !r.endReportExpected(&seen) {

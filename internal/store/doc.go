@@ -85,13 +85,16 @@
 //
 // # Files
 //
-//	store.go           Options, Store, connections, batches
+//	store.go           Options, Store, the URL, batches
+//	session.go         what connections are set to, poolers, read-only databases
 //	errors.go          SQLSTATE codes to sentinels
 //	locks.go           what is done when another session holds a lock
 //	schema.go          CheckSchema, the ledgers of migrations
 //	migrate.go         Migrate
+//	owner.go           who owns the tables that Migrate may not change
 //	migrations.go      the migrations: OpenWorkflow's, then ours
 //	rows.go            the columns of runs and step attempts, and how they are scanned
+//	timestamp.go       instants out of range
 //	fragments.go       SQL that several statements have in common
 //	fragments_config.go  what we keep in a run's config
 //

@@ -43,25 +43,38 @@ var (
 	// free connection, or broke the connection. It is unknown whether a write that was in
 	// flight happened.
 	ErrUnreachable = errors.New("database unreachable")
+	// ErrReadOnly means that the database accepts no writes: it is a standby, or transactions
+	// are read-only by default. It is an ErrUnreachable too, because it ends by itself.
+	ErrReadOnly error = readOnlyError{}
 	// ErrPrivilege means that the role lacks a right.
 	ErrPrivilege = errors.New("insufficient database privileges")
 )
 
+type readOnlyError struct{}
+
+func (readOnlyError) Error() string        { return "database is read-only" }
+func (readOnlyError) Is(target error) bool { return target == ErrUnreachable }
+
+// readOnlyCode is the SQLSTATE of a write in a read-only transaction.
+const readOnlyCode = "25006"
+
 // byCode maps SQLSTATE codes, and their classes of two and three characters, to kinds of
 // error.
 var byCode = map[string]error{
-	"22":    ErrInvalidJSON, // data exception
-	"54":    ErrTooLarge,    // program limit exceeded
-	"28":    ErrAuthentication,
-	"3D000": ErrDatabaseMissing,
-	"42501": ErrPrivilege,
-	"3F000": ErrSchemaMissing, // schema
-	"42P01": ErrSchemaMissing, // table
-	"42703": ErrSchemaMissing, // column
-	"08":    ErrUnreachable,
-	"53300": ErrUnreachable, // too many connections
-	"57P":   ErrUnreachable, // shutting down or starting up
-	"25006": ErrUnreachable, // read-only: a standby, until it is promoted
+	"22":         ErrInvalidJSON, // data exception
+	"54":         ErrTooLarge,    // program limit exceeded
+	"28":         ErrAuthentication,
+	"3D000":      ErrDatabaseMissing,
+	"42501":      ErrPrivilege,
+	"3F000":      ErrSchemaMissing, // schema
+	"42P01":      ErrSchemaMissing, // table
+	"42703":      ErrSchemaMissing, // column
+	"08":         ErrUnreachable,
+	"53300":      ErrUnreachable, // too many connections
+	"57P":        ErrUnreachable, // shutting down or starting up
+	"26000":      ErrUnreachable, // no such prepared statement: a pooler took over the address
+	"42P05":      ErrUnreachable, // the prepared statement exists: likewise
+	readOnlyCode: ErrReadOnly,
 }
 
 // Classify wraps an error of pgx so that errors.Is finds its kind among this package's
@@ -113,7 +126,7 @@ func kindOf(err error) error {
 func classified(err error) bool {
 	for _, kind := range []error{
 		ErrLeaseLost, ErrNotFound, ErrInvalidJSON, ErrTooLarge, ErrSchemaMissing, ErrSchemaTooNew, ErrInvalidURL,
-		ErrAuthentication, ErrDatabaseMissing, ErrUnreachable, ErrPrivilege,
+		ErrAuthentication, ErrDatabaseMissing, ErrUnreachable, ErrReadOnly, ErrPrivilege,
 	} {
 		if errors.Is(err, kind) {
 			return true

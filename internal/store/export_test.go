@@ -19,7 +19,7 @@ func (s *Store) Apply(ctx context.Context, steps []StepWrite, runs []RunWrite) (
 }
 
 // PlanOnceSQL is the statement that each connection runs first.
-const PlanOnceSQL = planOnceSQL
+const PlanOnceSQL = sessionSQL
 
 // The statements whose plans tests check.
 func (s *Store) ClaimSQL() string          { return s.sql(claimTemplate) }

@@ -47,7 +47,7 @@ func (s *Store) Migrate(ctx context.Context) error {
 			collisions++
 		}
 		if err == nil || !collides(err) && !lockTimeout(err) || collisions == collisionAttempts {
-			return Classify(err)
+			return s.explainOwner(ctx, Classify(err))
 		}
 		if ended := migrateBackoff.Wait(ctx, attempt); ended != nil {
 			return fmt.Errorf("%w: %w", ended, err)
@@ -141,8 +141,10 @@ type migrator struct {
 // prepare creates the schema, finds out whether it is in use, and drops the indexes that an
 // interrupted Migrate has left behind.
 func (m *migrator) prepare(ctx context.Context) error {
-	if _, err := m.conn.Exec(ctx, `SET statement_timeout = 0; SET lock_timeout = 0`); err != nil {
-		return err
+	if !m.pooled {
+		if _, err := m.conn.Exec(ctx, `SET statement_timeout = 0; SET lock_timeout = 0`); err != nil {
+			return err
+		}
 	}
 	if err := m.createSchema(ctx); err != nil {
 		return err

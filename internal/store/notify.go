@@ -70,7 +70,8 @@ func (s *Store) queueHints(b *sqlBatch, hints Hints) {
 // Listen calls wake for each Notify, and after each connect, because notifications are lost
 // while no connection listens. It holds a connection of its own, which it re-establishes with
 // backoff. It returns ctx.Err() when ctx ends. Wake is called from Listen's goroutine and must
-// not block.
+// not block. Behind a transaction pooler it calls wake once and hears nothing: LISTEN would make a
+// session listen that other clients use.
 func (s *Store) Listen(ctx context.Context, wake func()) error {
 	return s.listen(ctx, channelDue, wake)
 }
@@ -81,6 +82,11 @@ func (s *Store) ListenEnds(ctx context.Context, wake func()) error {
 }
 
 func (s *Store) listen(ctx context.Context, channel string, wake func()) error {
+	if s.pooled {
+		wake()
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	for failures := 1; ; failures++ {
 		if connected := s.listenOnce(ctx, channel, wake); connected {
 			failures = 1

@@ -41,7 +41,7 @@ type Options struct {
 	// ApplicationName is shown in pg_stat_activity. Empty keeps that of the URL.
 	ApplicationName string
 	// MaxConns bounds the pool. 0 keeps the bound of the URL, or pgx's default. The
-	// connections of Listen and ListenEnds are not counted.
+	// connections of Listen, ListenEnds and Migrate are not counted.
 	MaxConns int32
 	// Dial opens network connections. Nil means the default.
 	Dial pgconn.DialFunc
@@ -53,6 +53,10 @@ type Store struct {
 	pool      *pgxpool.Pool
 	schema    string
 	namespace string
+	// pooled is true behind a transaction pooler, see TransactionPooled.
+	pooled bool
+	// serverAhead is by how many nanoseconds the server's clock is ahead of ours.
+	serverAhead atomic.Int64
 
 	// statements caches statements with the schema's name filled in, by template.
 	statements sync.Map
@@ -84,6 +88,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	config, err := parse(o)
 	if err != nil {
 		return nil, err
+	}
+	if err := s.configure(ctx, config); err != nil {
+		return nil, Classify(err)
 	}
 	s.pool, err = pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
@@ -118,7 +125,6 @@ func parse(o Options) (*pgxpool.Config, error) {
 		config.ConnConfig.ConnectTimeout = connectTimeout
 	}
 	config.PingTimeout = pingTimeout
-	config.AfterConnect = planOnce
 	if o.Dial != nil {
 		config.ConnConfig.DialFunc = o.Dial
 	}
@@ -126,28 +132,6 @@ func parse(o Options) (*pgxpool.Config, error) {
 		config.ConnConfig.RuntimeParams["application_name"] = o.ApplicationName
 	}
 	return config, nil
-}
-
-// planOnceSQL makes each connection plan a statement once, without its arguments, and by index
-// and row by row, which is right whatever the tables hold. By default, the server would plan
-// each batch anew, foreign keys included, which takes longer than executing it. Or it would
-// keep the plan of the first minute, when the tables were nearly empty, and read all of a
-// namespace for each row ever after. JIT compilation takes longer than it saves.
-//
-// No statement waits longer than lock_timeout for a lock, unless it says so: what waits holds
-// locks itself, and Postgres looks for deadlocks after deadlock_timeout, a second.
-const planOnceSQL = `
-SET lock_timeout = '200ms';
-SET plan_cache_mode = force_generic_plan;
-SET enable_seqscan = off;
-SET enable_bitmapscan = off;
-SET enable_hashjoin = off;
-SET enable_mergejoin = off;
-SET jit = off`
-
-func planOnce(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, planOnceSQL)
-	return err
 }
 
 // Close waits for statements in flight and closes all connections.
@@ -206,13 +190,14 @@ func (s *Store) send(ctx context.Context, b *sqlBatch) error {
 // sendAndNotify is send, and sends the hints after the commit, in the same round trip. The
 // batch is a transaction of its own, because a notification would hold a lock across its
 // commit. A batch that fails loses its connection, which is left inside the transaction. An
-// error after the commit loses only hints, and is not returned.
+// error after the commit loses only hints, and is not returned. BEGIN names the isolation level
+// because a transaction pooler's sessions have the role's default.
 func (s *Store) sendAndNotify(ctx context.Context, b *sqlBatch, hints Hints) error {
-	if hints == (Hints{}) {
+	if hints == (Hints{}) && !s.pooled {
 		return s.send(ctx, b)
 	}
 	var all sqlBatch
-	all.Queue(`BEGIN`)
+	all.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED`)
 	all.QueuedQueries = append(all.QueuedQueries, b.QueuedQueries...)
 	committed := false
 	all.Queue(`COMMIT`).Exec(func(pgconn.CommandTag) error {

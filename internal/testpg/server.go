@@ -2,7 +2,6 @@ package testpg
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -18,8 +17,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 const (
@@ -108,12 +105,25 @@ func (s *Server) Start() error {
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, s.log, s.log
 	// SIGQUIT makes the server end at once, with all its children.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGQUIT, Credential: s.identity}
+	exited, err := launch(cmd)
+	if err != nil {
+		return err
+	}
+	s.process, s.exited = cmd.Process, exited
+	if err := waitAccepting(s.URL(), s.exited); err != nil {
+		s.Crash()
+		return fmt.Errorf("%w\n%s", err, s.log)
+	}
+	return nil
+}
 
+// launch starts a program. The channel is closed when it has ended.
+func launch(cmd *exec.Cmd) (exited chan struct{}, err error) {
 	started := make(chan error, 1)
-	exited := make(chan struct{})
+	exited = make(chan struct{})
 	go func() {
 		// The kernel sends the death signal when the thread that started the process ends,
-		// so this thread must live as long as the server. It stays locked, so it ends with
+		// so this thread must live as long as the process. It stays locked, so it ends with
 		// the goroutine.
 		runtime.LockOSThread()
 		err := cmd.Start()
@@ -123,34 +133,7 @@ func (s *Server) Start() error {
 		}
 		close(exited)
 	}()
-	if err := <-started; err != nil {
-		return err
-	}
-	s.process, s.exited = cmd.Process, exited
-	if err := s.waitReady(); err != nil {
-		s.Crash()
-		return fmt.Errorf("%w\n%s", err, s.log)
-	}
-	return nil
-}
-
-// waitReady returns when the server accepts connections.
-func (s *Server) waitReady() error {
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	for {
-		conn, err := pgx.Connect(ctx, s.URL())
-		if err == nil {
-			return conn.Close(ctx)
-		}
-		select {
-		case <-s.exited:
-			return errors.New("postgres exited")
-		case <-ctx.Done():
-			return err
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	return exited, <-started
 }
 
 func (s *Server) remove() {
@@ -160,6 +143,11 @@ func (s *Server) remove() {
 
 // newServer creates a data directory and starts a server on it.
 func newServer(settings ...string) (*Server, error) {
+	return newServerFrom((*Server).initialize, settings...)
+}
+
+// newServerFrom starts a server on the data directory that create makes.
+func newServerFrom(create func(*Server) error, settings ...string) (*Server, error) {
 	removeStale()
 	bin, err := binaries()
 	if err != nil {
@@ -169,15 +157,10 @@ func newServer(settings ...string) (*Server, error) {
 	if s.identity, err = identity(); err != nil {
 		return nil, err
 	}
-	if s.dir, err = os.MkdirTemp("", dirPrefix+strconv.Itoa(os.Getpid())+"-"); err != nil {
+	if s.dir, err = newDir(s.identity); err != nil {
 		return nil, err
 	}
-	if s.identity != nil {
-		if err := os.Chown(s.dir, int(s.identity.Uid), int(s.identity.Gid)); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.initialize(); err != nil {
+	if err := create(s); err != nil {
 		s.remove()
 		return nil, err
 	}
@@ -192,6 +175,16 @@ func newServer(settings ...string) (*Server, error) {
 	}
 	s.remove()
 	return nil, err
+}
+
+// newDir creates a directory of this identity, which the next test process removes if this one
+// does not.
+func newDir(owner *syscall.Credential) (string, error) {
+	dir, err := os.MkdirTemp("", dirPrefix+strconv.Itoa(os.Getpid())+"-")
+	if err == nil && owner != nil {
+		err = os.Chown(dir, int(owner.Uid), int(owner.Gid))
+	}
+	return dir, err
 }
 
 func (s *Server) initialize() error {
