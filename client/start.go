@@ -73,29 +73,39 @@ func ID(id string) StartOption {
 	})
 }
 
-// Delay starts the execution of the run no sooner than after d, by the clock of this machine.
+// Delay starts the execution of the run no sooner than d after its creation, by the clock of the
+// database.
 func Delay(d time.Duration) StartOption {
 	return startOption(func(run *store.NewRun) error {
-		run.AvailableAt = new(time.Now().Add(d))
+		run.AvailableAt, run.Delay = nil, max(d, 0)
 		return nil
 	})
 }
 
-// At starts the execution of the run no sooner than at t.
+// At starts the execution of the run no sooner than at t, in the years 1 to 9999.
 func At(t time.Time) StartOption {
 	return startOption(func(run *store.NewRun) error {
-		run.AvailableAt = &t
-		return nil
+		run.AvailableAt, run.Delay = &t, 0
+		return checkYear("At", t)
 	})
 }
 
-// Deadline fails the run if it has not ended at t. The contexts of its steps then end with
-// workflow.ErrDeadlineExceeded.
+// Deadline fails the run if it has not ended at t, in the years 1 to 9999. The contexts of its steps
+// then end with workflow.ErrDeadlineExceeded.
 func Deadline(t time.Time) StartOption {
 	return startOption(func(run *store.NewRun) error {
 		run.DeadlineAt = &t
-		return nil
+		return checkYear("Deadline", t)
 	})
+}
+
+// checkYear refuses a time that Kubernetes, JSON or OpenWorkflow's clients cannot represent. For ever
+// is no deadline.
+func checkYear(option string, t time.Time) error {
+	if year := t.UTC().Year(); year < 1 || year > 9999 {
+		return fmt.Errorf("%s: the time %v is not in the years 1 to 9999", option, t.UTC())
+	}
+	return nil
 }
 
 // Start starts a run of the workflow. When it returns without an error, the run is stored, and

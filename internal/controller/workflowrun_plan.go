@@ -155,7 +155,7 @@ func planNew(seen runSeen) runPlan {
 	case !seen.Backend.Ready:
 		return statusPlan(waitingStatus(seen, backendMessage(backend.NameOf(run.Spec.BackendRef), seen.Backend)))
 	default:
-		return runPlan{Action: runMirror, NewRun: newRun(run, seen.Cluster)}
+		return runPlan{Action: runMirror, NewRun: newRun(run, seen.Cluster, seen.Now)}
 	}
 }
 
@@ -197,7 +197,7 @@ func planEnded(seen runSeen) runPlan {
 
 // newRun returns the row for an object. Its id is the object's uid, so that a second insert
 // changes nothing.
-func newRun(run *v1alpha1.WorkflowRun, cluster string) store.NewRun {
+func newRun(run *v1alpha1.WorkflowRun, cluster string, now time.Time) store.NewRun {
 	spec := &run.Spec
 	n := store.NewRun{
 		ID:           string(run.UID),
@@ -221,7 +221,7 @@ func newRun(run *v1alpha1.WorkflowRun, cluster string) store.NewRun {
 	case spec.DeadlineAt != nil:
 		n.DeadlineAt = &spec.DeadlineAt.Time
 	case spec.TimeoutSeconds != nil:
-		n.DeadlineAt = new(run.CreationTimestamp.Add(time.Duration(*spec.TimeoutSeconds) * time.Second))
+		n.Timeout = timeLeft(run, now)
 	}
 	context, err := json.Marshal(openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{
 		Cluster:         cluster,
@@ -236,6 +236,13 @@ func newRun(run *v1alpha1.WorkflowRun, cluster string) store.NewRun {
 	}
 	n.Context = context
 	return n
+}
+
+// timeLeft returns how much of timeoutSeconds is left. The object's age is measured by clocks of the
+// cluster; what is left counts from the insert by the clock of the database, which may differ.
+func timeLeft(run *v1alpha1.WorkflowRun, now time.Time) time.Duration {
+	age := max(now.Sub(run.CreationTimestamp.Time), 0)
+	return max(time.Duration(*run.Spec.TimeoutSeconds)*time.Second-age, time.Millisecond)
 }
 
 // statusPlan returns the plan that writes a status.

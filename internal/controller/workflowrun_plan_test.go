@@ -162,11 +162,11 @@ func TestNewRun(t *testing.T) {
 	})
 	want := store.NewRun{
 		ID: "uid", WorkflowName: "checkout", Version: new("2"), IdempotencyKey: new("k"), Input: []byte(`{"a":1}`),
-		AvailableAt: &at.Time, DeadlineAt: new(noon.Add(time.Minute)),
+		AvailableAt: &at.Time, Timeout: 40 * time.Second, // what is left of timeoutSeconds
 		Suspended: true, // a run that was canceled before it started must not start
 		Context:   openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{Cluster: "c", Name: "order", UID: "uid"}}.Encode(),
 	}
-	if diff := cmp.Diff(want, newRun(object, "c")); diff != "" {
+	if diff := cmp.Diff(want, newRun(object, "c", noon.Add(20*time.Second))); diff != "" {
 		t.Errorf("row (-want +got):\n%s", diff)
 	}
 }

@@ -65,12 +65,18 @@ func (s *Store) create(n store.NewRun, parent *string, now time.Time) store.Crea
 		CreatedAt:           now.Truncate(time.Millisecond),
 		UpdatedAt:           now,
 	}}
-	if n.DeadlineAt != nil {
+	switch {
+	case n.DeadlineAt != nil:
 		r.DeadlineAt = milliseconds(*n.DeadlineAt)
+	case n.Timeout > 0:
+		r.DeadlineAt = milliseconds(now.Add(n.Timeout))
 	}
 	due := now
-	if n.AvailableAt != nil && !n.AvailableAt.IsZero() {
+	switch {
+	case n.AvailableAt != nil && !n.AvailableAt.IsZero():
 		due = *milliseconds(*n.AvailableAt)
+	case n.Delay > 0:
+		due = *milliseconds(now.Add(n.Delay))
 	}
 	if n.Suspended {
 		r.SuspendedAt = &now

@@ -28,9 +28,13 @@ type NewRun struct {
 	KeyWindow time.Duration
 	Input     json.RawMessage
 	Context   json.RawMessage
-	// AvailableAt nil means now.
+	// AvailableAt is when the run is due, nil for Delay after its creation by the server's clock.
 	AvailableAt *time.Time
-	DeadlineAt  *time.Time
+	Delay       time.Duration
+	// DeadlineAt is when the run fails, nil for Timeout after its creation by the server's clock.
+	// Without either it has no deadline.
+	DeadlineAt *time.Time
+	Timeout    time.Duration
 	// Suspended runs are created but cannot be claimed before ResumeRuns.
 	Suspended bool
 }
@@ -158,16 +162,25 @@ INSERT INTO {schema}.workflow_runs (
 )
 SELECT $1, n.id, n.workflow_name, n.version, 'pending', n.idempotency_key,
 	CASE WHEN n.suspended
-		THEN ` + timeEntry(configSuspendedAt, "now()") + ` || ` + timeEntry(configResumeAt, "coalesce(n.available_at, now())") + `
+		THEN ` + timeEntry(configSuspendedAt, "now()") + ` || ` + timeEntry(configResumeAt, "coalesce(n.available_at, "+afterNow("n.delay")+", now())") + `
 		ELSE '{}'
 	END,
 	n.context::jsonb, n.input::jsonb, 0,
-	CASE WHEN NOT n.suspended THEN coalesce(n.available_at, now() - (cardinality($2::text[]) - n.ordinal) * interval '1 us') END,
-	n.deadline_at, date_trunc('milliseconds', now()), now()
+	CASE WHEN NOT n.suspended
+		THEN coalesce(n.available_at, ` + afterNow("n.delay") + `, now() - (cardinality($2::text[]) - n.ordinal) * interval '1 us')
+	END,
+	coalesce(n.deadline_at, ` + afterNow("n.timeout") + `), date_trunc('milliseconds', now()), now()
 FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-	$8::timestamptz[], $9::timestamptz[], $10::bool[], $11::interval[]) WITH ORDINALITY
-	n (id, workflow_name, version, idempotency_key, context, input, available_at, deadline_at, suspended, key_window, ordinal)
+	$8::timestamptz[], $9::timestamptz[], $10::bool[], $11::interval[], $12::interval[], $13::interval[]) WITH ORDINALITY
+	n (id, workflow_name, version, idempotency_key, context, input, available_at, deadline_at, suspended, key_window,
+		delay, timeout, ordinal)
 `
+
+// afterNow is an instant by the server's clock, of the precision of those that clients pass (R7),
+// NULL without an interval.
+func afterNow(interval string) string {
+	return `date_trunc('milliseconds', now() + ` + interval + `)`
+}
 
 // insertPlainSQL inserts runs without a key. A conflict means that the run exists. Primary
 // key.
@@ -226,7 +239,7 @@ ORDER BY n.ordinal`
 
 // Due reports whether the run may be claimed at once.
 func (r NewRun) Due(now time.Time) bool {
-	return !r.Suspended && (r.AvailableAt == nil || !r.AvailableAt.After(now))
+	return !r.Suspended && (r.AvailableAt == nil && r.Delay <= 0 || r.AvailableAt != nil && !r.AvailableAt.After(now))
 }
 
 func anyDue(rows []newRow) bool {
@@ -280,13 +293,14 @@ func (s *Store) queueInsert(b *sqlBatch, sql string, rows []newRow) map[string]b
 	var versions, keys, contexts, inputs []*string
 	var available, deadlines []*time.Time
 	var suspended []bool
-	var windows []*time.Duration
+	var windows, delays, timeouts []*time.Duration
 	for _, r := range rows {
 		ids, names = append(ids, r.ID), append(names, r.WorkflowName)
 		versions, keys = append(versions, r.Version), append(keys, r.IdempotencyKey)
 		contexts, inputs = append(contexts, jsonArg(r.Context)), append(inputs, jsonArg(r.Input))
 		available, deadlines = append(available, milliseconds(r.AvailableAt)), append(deadlines, milliseconds(r.DeadlineAt))
 		suspended, windows = append(suspended, r.Suspended), append(windows, nullInterval(r.KeyWindow))
+		delays, timeouts = append(delays, nullInterval(r.Delay)), append(timeouts, nullInterval(r.Timeout))
 	}
 	inserted := make(map[string]bool, len(rows))
 	b.collect(func(row pgx.CollectableRow) error {
@@ -294,7 +308,8 @@ func (s *Store) queueInsert(b *sqlBatch, sql string, rows []newRow) map[string]b
 		err := row.Scan(&id)
 		inserted[id] = true
 		return err
-	}, s.sql(sql), s.namespace, ids, names, versions, keys, contexts, inputs, available, deadlines, suspended, windows)
+	}, s.sql(sql), s.namespace, ids, names, versions, keys, contexts, inputs, available, deadlines, suspended, windows,
+		delays, timeouts)
 	return inserted
 }
 
