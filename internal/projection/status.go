@@ -233,6 +233,9 @@ func stepsStatus(steps openworkflow.StepSummary, state v1alpha1.RunState) *v1alp
 			Kind:       truncate(string(step.Kind), 64),
 			State:      truncate(string(step.Status), 64),
 			StartedAt:  timeOf(step.StartedAt),
+	if state.Terminal() { // a dead worker may have left a running row behind
+		status.Running = nil
+	}
 			FinishedAt: timeOf(step.FinishedAt),
 		}
 		if len(step.Error) > 0 {
@@ -279,9 +282,9 @@ func errorOf(raw json.RawMessage) *v1alpha1.RunError {
 }
 
 // duration is the time from start to end. A failed run has no start any more (R42), so its
-// creation is used.
+// creation is used. A run that was never claimed has none.
 func duration(run *openworkflow.Run) string {
-	if run.FinishedAt == nil {
+	if run.FinishedAt == nil || run.Attempts == 0 {
 		return ""
 	}
 	start := run.CreatedAt

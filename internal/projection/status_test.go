@@ -453,3 +453,32 @@ func TestTruncateCutsAtEncodedSizeBetweenCharacters(t *testing.T) {
 		})
 	}
 }
+
+// A worker that dies leaves the running row of its step behind, and nobody is left to end it.
+func TestStatus_P4_NothingRunsOnceARunHasEnded(t *testing.T) {
+	for _, status := range []openworkflow.RunStatus{openworkflow.RunCompleted, openworkflow.RunFailed, openworkflow.RunCanceled} {
+		run := &openworkflow.Run{Status: status, Attempts: 2, FinishedAt: new(time.Now())}
+		got := Status(run, openworkflow.StepSummary{Running: 1, Completed: 2, Names: 2}, "pod")
+		if got.Steps.Running != nil || *got.Steps.Completed != 2 {
+			t.Errorf("%s: the status has the steps %+v, want none running", status, got.Steps)
+		}
+	}
+}
+
+func TestStatus_P4_ARunThatNeverBeganHasNoDuration(t *testing.T) {
+	created := time.Now().Add(-time.Hour)
+	for _, c := range []struct {
+		status   openworkflow.RunStatus
+		attempts int
+		want     string
+	}{
+		{openworkflow.RunCanceled, 0, ""},
+		{openworkflow.RunFailed, 0, ""}, // by its deadline
+		{openworkflow.RunFailed, 1, "1h0m0s"},
+	} {
+		run := &openworkflow.Run{Status: c.status, Attempts: c.attempts, CreatedAt: created, FinishedAt: new(created.Add(time.Hour))}
+		if got := Status(run, openworkflow.StepSummary{}, "").Duration; got != c.want {
+			t.Errorf("%s after %d claims: the duration is %q, want %q", c.status, c.attempts, got, c.want)
+		}
+	}
+}
