@@ -18,8 +18,10 @@ import (
 // Store is one namespace. Make one with New. Its methods may be called concurrently. Each is
 // one transaction at one instant.
 type Store struct {
-	mu      sync.Mutex
-	skipped time.Duration
+	mu sync.Mutex
+	// skippedTo is the store's time at the instant skippedAt of the machine's clock. Two
+	// instants, since a time.Duration holds 292 years at most.
+	skippedTo, skippedAt time.Time
 	// served are the workflows whose runs AwaitIdle and Advance consider.
 	served map[openworkflow.DefinitionKey]bool
 
@@ -61,7 +63,10 @@ type workerKey struct{ podUID, process string }
 // New returns an empty store. AwaitIdle and Advance consider only runs of the served
 // workflows: those of others are never executed.
 func New(served ...openworkflow.Definition) *Store {
+	now := time.Now()
 	s := &Store{
+		skippedTo:  now,
+		skippedAt:  now,
 		served:     map[openworkflow.DefinitionKey]bool{},
 		runs:       map[string]*run{},
 		open:       map[string]*run{},
@@ -88,7 +93,7 @@ func (s *Store) begin(ctx context.Context) (now time.Time, err error) {
 
 // now returns the time at the precision of Postgres.
 func (s *Store) now() time.Time {
-	return time.Now().Add(s.skipped).Round(0).UTC().Truncate(time.Microsecond)
+	return s.skippedTo.Add(time.Since(s.skippedAt)).Round(0).UTC().Truncate(time.Microsecond)
 }
 
 // commit ends a transaction that may have changed something.

@@ -75,7 +75,7 @@ func (s *Store) Advance(until time.Time) bool {
 	}
 	if next.After(now) {
 		// now truncates to microseconds. One more makes it reach next.
-		s.skipped += next.Sub(now) + time.Microsecond
+		s.skippedTo, s.skippedAt = next.Add(time.Microsecond), time.Now()
 	}
 	s.failExpired(s.now(), len(s.open))
 	s.commit()

@@ -219,6 +219,9 @@ func stepsStatus(steps openworkflow.StepSummary, state v1alpha1.RunState) *v1alp
 		Running:   countOf(steps.Running),
 		Failed:    countOf(steps.Failed),
 	}
+	if state.Terminal() { // a dead worker may have left a running row behind
+		status.Running = nil
+	}
 	newest := steps.Newest
 	if state == v1alpha1.RunCompleted {
 		newest = nil
@@ -233,9 +236,6 @@ func stepsStatus(steps openworkflow.StepSummary, state v1alpha1.RunState) *v1alp
 			Kind:       truncate(string(step.Kind), 64),
 			State:      truncate(string(step.Status), 64),
 			StartedAt:  timeOf(step.StartedAt),
-	if state.Terminal() { // a dead worker may have left a running row behind
-		status.Running = nil
-	}
 			FinishedAt: timeOf(step.FinishedAt),
 		}
 		if len(step.Error) > 0 {

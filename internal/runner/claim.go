@@ -52,12 +52,12 @@ func (g *givenBackTurns) found(more bool) {
 	g.due = more
 }
 
-// wakeAt wakes the claim loop when a run that this worker has parked is due, if that is
+// wakeAfter wakes the claim loop when a run that this worker has parked is due, if that is
 // within a minute. Runs that are due later are found by the poll, so no timer is held for as
 // long as a run may sleep.
-func (r *Runner) wakeAt(at time.Time) {
+func (r *Runner) wakeAfter(wait time.Duration) {
 	const soon = time.Minute
-	if wait := time.Until(at); wait < soon {
+	if wait < soon {
 		time.AfterFunc(max(wait, 0), r.claimWake.Set)
 	}
 }

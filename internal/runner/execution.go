@@ -32,10 +32,11 @@ type execution struct {
 	runner *Runner
 	lease  openworkflow.Lease
 	run    *openworkflow.Run // as this pass claimed it; constant
-	// ahead is how far the server's clock is ahead of this one. Sleeps follow the server's
-	// clock, as claims do (R180): by a local clock that is behind, a run that is due would be
-	// claimed and parked over and over.
-	ahead time.Duration
+	// claimedAt is when the run was claimed, by the server's clock, and startedAt the same
+	// instant by this process's. Sleeps follow the server's clock, as claims do (R180): by a
+	// local clock that is behind, a run that is due would be claimed and parked over and over.
+	// A time.Duration between the clocks would not do: a test may skip more than 292 years.
+	claimedAt, startedAt time.Time
 
 	// ctx is the context of the workflow. It ends with the lease, the deadline or the worker.
 	ctx    context.Context
@@ -100,8 +101,11 @@ func newExecution(r *Runner, run *openworkflow.Run) *execution {
 		runner: r,
 		lease:  openworkflow.Lease{RunID: run.ID, WorkerID: *run.WorkerID},
 		run:    run,
-		ahead:  time.Until(run.UpdatedAt),
-		names:  openworkflow.NewNames(),
+
+		claimedAt: run.UpdatedAt,
+		startedAt: time.Now(),
+
+		names: openworkflow.NewNames(),
 
 		history:    newHistory(nil),
 		hasOutcome: make(chan struct{}),
@@ -154,7 +158,7 @@ const exitTimeout = 10 * time.Second
 // blocks, is left behind: it can write nothing, and the run must not wait for it.
 func (e *execution) execute(definition durable.Definition) outcome {
 	if e.run.DeadlineAt != nil {
-		ctx, cancel := context.WithDeadlineCause(e.ctx, e.run.DeadlineAt.Add(-e.ahead), durable.ErrDeadlineExceeded)
+		ctx, cancel := context.WithDeadlineCause(e.ctx, time.Now().Add(e.until(*e.run.DeadlineAt)), durable.ErrDeadlineExceeded)
 		defer cancel()
 		e.ctx = ctx
 	}
@@ -281,7 +285,11 @@ func (e *execution) durableName(base string) (string, error) {
 func storableText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 // now returns the time by the server's clock.
-func (e *execution) now() time.Time { return time.Now().Add(e.ahead) }
+func (e *execution) now() time.Time { return e.claimedAt.Add(time.Since(e.startedAt)) }
+
+// until returns how long it is until an instant by the server's clock. More than 292 years
+// count as 292.
+func (e *execution) until(at time.Time) time.Duration { return at.Sub(e.now()) }
 
 // newAttempt (might not return) adds an attempt that starts now to the history, and returns it.
 // At the step limit it fails the run instead (R110).

@@ -179,7 +179,7 @@ func (e *execution) await(ready func() bool) {
 func (e *execution) waitForChange(next time.Time) {
 	var due <-chan time.Time
 	if !next.IsZero() {
-		timer := time.NewTimer(next.Sub(e.now()))
+		timer := time.NewTimer(e.until(next))
 		defer timer.Stop()
 		due = timer.C
 	}

@@ -154,14 +154,14 @@ func (r *Runner) finish(e *execution, o outcome) {
 		if e.writeEnd(store.RunWrite{Op: store.RunRetry, At: o.at, Error: o.payload}) {
 			e.reportRetry(o.at, o.payload)
 			r.histories.put(e.run, e.detachHistory())
-			r.wakeAt(o.at.Add(-e.ahead))
+			r.wakeAfter(e.until(o.at))
 			e.span.End(tracing.Retrying, nil)
 		}
 	case outcomeParked:
 		if e.writeEnd(store.RunWrite{Op: store.RunPark, At: o.at}) {
 			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt = nil, &o.at })
 			r.histories.put(e.run, e.detachHistory())
-			r.wakeAt(o.at.Add(-e.ahead))
+			r.wakeAfter(e.until(o.at))
 			e.span.End(tracing.Suspended, nil)
 		}
 	case outcomeHandBack:
@@ -213,7 +213,7 @@ func (r *Runner) finishReturned(e *execution, o outcome) {
 	if decision.Retry {
 		if e.writeEnd(store.RunWrite{Op: store.RunRetry, At: decision.At, Error: decision.Error, Failure: true}) {
 			e.reportRetry(decision.At, decision.Error)
-			r.wakeAt(decision.At.Add(-e.ahead))
+			r.wakeAfter(e.until(decision.At))
 			e.span.End(tracing.Retrying, err)
 		}
 		return

@@ -17,6 +17,13 @@ func (e *execution) startWorkflow(step durable.WorkflowStep) (*future, error) {
 	if f == nil || f.resolved || waiting && f.wait.attempt.ChildWorkflowRunID != nil {
 		return f, err
 	}
+	var timeout time.Time
+	if !waiting {
+		timeout = step.Timeout(e.now())
+		if err := checkWaitEnd(timeout); err != nil {
+			return nil, err
+		}
+	}
 	child := e.newChild(step)
 	if waiting { // an attempt without its child, left behind by a crash (R98c)
 		w := e.stepWrite(*f.wait.attempt)
@@ -26,7 +33,7 @@ func (e *execution) startWorkflow(step durable.WorkflowStep) (*future, error) {
 	}
 	attempt := e.newAttempt(f.name, openworkflow.KindWorkflow, openworkflow.WaitContext{
 		Kind:      openworkflow.KindWorkflow,
-		TimeoutAt: openworkflow.FormatTime(step.Timeout(e.now())),
+		TimeoutAt: openworkflow.FormatTime(timeout),
 	}.Encode())
 	w := e.firstWrite(attempt)
 	w.Child = child

@@ -148,7 +148,7 @@ func (e *execution) waitUntilDue(f *future) bool {
 	e.mu.Lock()
 	until := f.wait.until
 	e.mu.Unlock()
-	timer := time.NewTimer(until.Sub(e.now()))
+	timer := time.NewTimer(e.until(until))
 	defer timer.Stop()
 	select {
 	case <-timer.C:

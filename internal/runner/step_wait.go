@@ -18,9 +18,13 @@ func (e *execution) startSleep(step durable.SleepStep) (*future, error) {
 	if f == nil || f.resolved || waiting {
 		return f, err
 	}
+	until := step.Until(e.now())
+	if err := checkWaitEnd(until); err != nil {
+		return nil, err
+	}
 	f.waitFor(e.newWait(f.name, openworkflow.WaitContext{
 		Kind:     openworkflow.KindSleep,
-		ResumeAt: openworkflow.FormatTime(step.Until(e.now())),
+		ResumeAt: openworkflow.FormatTime(until),
 	}))
 	return f, nil
 }
@@ -41,12 +45,27 @@ func (e *execution) startSignalWait(step durable.SignalWaitStep) (*future, error
 			Err: fmt.Errorf("Signal %q is already being waited on by step %q", step.Signal, other), //nolint:staticcheck // the text is R99b's
 		}
 	}
+	timeout := step.Timeout(e.now())
+	if err := checkWaitEnd(timeout); err != nil {
+		return nil, err
+	}
 	f.waitFor(e.newWait(f.name, openworkflow.WaitContext{
 		Kind:      openworkflow.KindSignalWait,
 		Signal:    &step.Signal,
-		TimeoutAt: openworkflow.FormatTime(step.Timeout(e.now())),
+		TimeoutAt: openworkflow.FormatTime(timeout),
 	}))
 	return f, nil
+}
+
+// checkWaitEnd refuses an instant that cannot be the end of a wait. RFC 3339, in which statuses
+// and the API server write instants, has years of four digits. An instant that is centuries
+// further, such as time.Unix(math.MaxInt64, 0), overflows in comparisons and would be over at
+// once.
+func checkWaitEnd(at time.Time) error {
+	if year := at.UTC().Year(); year < 0 || year > 9999 {
+		return &durable.NonRetryableError{Err: fmt.Errorf("cannot wait until %s: give a time in the years 0 to 9999", at.UTC().Format(time.RFC3339))}
+	}
+	return nil
 }
 
 // waitsForSignal returns the step of this run that waits for a signal.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -360,5 +361,61 @@ func TestNew_RefusesTwoOfAName(t *testing.T) {
 	found := failuresOf(t, func(t workflowtest.TB) { workflowtest.New(t, add, add) })
 	if !strings.Contains(found, `workflow "add" is already registered`) {
 		t.Errorf("found %s", found)
+	}
+}
+
+// A time.Duration holds 292 years. The clock skips more than that.
+func TestResult_P3_SkipsCenturies(t *testing.T) {
+	t.Parallel()
+	far := time.Date(9998, 7, 1, 0, 0, 0, 0, time.UTC)
+	sleeper := workflow.Define("centuries", func(ctx context.Context, _ int) (string, error) {
+		if err := step.SleepUntil(ctx, "2320", time.Date(2320, 1, 1, 0, 0, 0, 0, time.UTC)); err != nil {
+			return "", err
+		}
+		if err := step.SleepUntil(ctx, "9998", far); err != nil {
+			return "", err
+		}
+		_, received, err := step.WaitForSignal[int](ctx, "never", step.Timeout(time.Hour))
+		return fmt.Sprint(received), err
+	})
+	env := workflowtest.New(t, sleeper)
+	got, err := workflowtest.Start(env, sleeper, 0).Result()
+	if err != nil || got != "false" {
+		t.Errorf("Result is %q, %v, want false", got, err)
+	}
+	if now := env.Now(); now.Before(far.Add(time.Hour)) {
+		t.Errorf("the clock is at %v, want it after the timeout", now)
+	}
+}
+
+// An instant beyond the year 9999 cannot be written as RFC 3339, and one made of math.MaxInt64
+// overflows: it must not be over at once.
+func TestResult_P7_AWaitBeyondTheCalendarIsAnError(t *testing.T) {
+	t.Parallel()
+	child := workflow.Define("child", func(context.Context, int) (int, error) { return 0, nil })
+	for name, at := range map[string]time.Time{
+		"292277026596-12-04T15:30:07Z": time.Unix(math.MaxInt64, 0),
+		"10000-01-01T00:00:00Z":        time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
+	} {
+		for verb, wait := range map[string]func(ctx context.Context) error{
+			"SleepUntil": func(ctx context.Context) error { return step.SleepUntil(ctx, "far", at) },
+			"WaitForSignal": func(ctx context.Context) error {
+				_, _, err := step.WaitForSignal[int](ctx, "far", step.TimeoutAt(at))
+				return err
+			},
+			"RunWorkflow": func(ctx context.Context) error {
+				_, err := step.RunWorkflow(ctx, child, 1, step.TimeoutAt(at))
+				return err
+			},
+		} {
+			t.Run(verb+" "+name, func(t *testing.T) {
+				t.Parallel()
+				w := workflow.Define("far", func(ctx context.Context, _ int) (int, error) { return 0, wait(ctx) })
+				env := workflowtest.New(t, w, child)
+				if _, err := workflowtest.Start(env, w, 0).Result(); err == nil || !strings.Contains(err.Error(), "cannot wait until "+name) {
+					t.Errorf("the error is %v, want one that names %s", err, name)
+				}
+			})
+		}
 	}
 }
