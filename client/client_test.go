@@ -333,10 +333,10 @@ func TestResult_P7_ABadIDFailsOnlyItsOwnCaller(t *testing.T) {
 		if _, err := client.Attach[string](f.Client, id).Result(ctx); !errors.Is(err, client.ErrNotFound) {
 			t.Errorf("result of a bad id: %.200v, want %v", err, client.ErrNotFound)
 		}
-		if _, err := f.Client.Get(ctx, id); !errors.Is(err, client.ErrNotFound) {
+		if _, err := f.Get(ctx, id); !errors.Is(err, client.ErrNotFound) {
 			t.Errorf("get of a bad id: %.200v, want %v", err, client.ErrNotFound)
 		}
-		if err := f.Client.Cancel(ctx, id); !errors.Is(err, client.ErrNotFound) {
+		if err := f.Cancel(ctx, id); !errors.Is(err, client.ErrNotFound) {
 			t.Errorf("cancel of a bad id: %.200v, want %v", err, client.ErrNotFound)
 		}
 	}

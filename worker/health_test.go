@@ -60,7 +60,11 @@ func awaitReady(t *testing.T, address string) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		response, err := http.Get("http://" + address + "/readyz")
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/readyz", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.DefaultClient.Do(request)
 		if err == nil {
 			_ = response.Body.Close()
 			if response.StatusCode == http.StatusOK {

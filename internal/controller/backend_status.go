@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/store"
@@ -123,11 +121,8 @@ func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message
 // serverText returns what a user may read of an error: the text of a server that has accepted
 // the login, or this program's own about the schema.
 func serverText(err error) string {
-	if _, connecting := errors.AsType[*pgconn.ConnectError](err); connecting {
-		return "the connection failed"
-	}
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return truncateText(fmt.Sprintf("%s (SQLSTATE %s)", pg.Message, pg.Code), 512)
+	if text := store.ServerText(err); text != "" {
+		return truncateText(text, 512)
 	}
 	if errors.Is(err, store.ErrSchemaTooNew) || errors.Is(err, store.ErrSchemaMissing) {
 		return truncateText(err.Error(), 512)

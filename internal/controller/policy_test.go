@@ -62,7 +62,7 @@ func awaitRefusal(t *testing.T, text string, request func() error) {
 	t.Helper()
 	eventually(t, func() error {
 		if err := request(); err == nil || !strings.Contains(err.Error(), text) {
-			return fmt.Errorf("the answer is %v, want a refusal with %q", err, text)
+			return fmt.Errorf("the answer is %v, want a refusal with %q", err, text) //nolint:errorlint // err may be nil
 		}
 		return nil
 	})

@@ -148,3 +148,16 @@ func isValueError(err error) bool {
 	err = Classify(err)
 	return errors.Is(err, ErrInvalidJSON) || errors.Is(err, ErrTooLarge)
 }
+
+// ServerText returns the text and the SQLSTATE of an error that a server has sent after it
+// accepted the login. It returns an empty text for other errors: those of connecting may hold
+// parts of the URL.
+func ServerText(err error) string {
+	if _, connecting := errors.AsType[*pgconn.ConnectError](err); connecting {
+		return ""
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return fmt.Sprintf("%s (SQLSTATE %s)", pg.Message, pg.Code)
+	}
+	return ""
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -55,9 +56,7 @@ SET jit = off`
 // hands each transaction to another session of the server, which other clients use too. So behind
 // one, no session is changed and no statement is prepared by name.
 func (s *Store) configure(ctx context.Context, config *pgxpool.Config) error {
-	for name, value := range startupSettings {
-		config.ConnConfig.RuntimeParams[name] = value
-	}
+	maps.Copy(config.ConnConfig.RuntimeParams, startupSettings)
 	config.ConnConfig.OnPgError = keepsConnection(config.ConnConfig.OnPgError)
 	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
 	if err != nil {
