@@ -113,7 +113,7 @@ func TestRun_P6_ExecutesBeforeTheAPIServerAnswers(t *testing.T) {
 	}
 	defer database.Close()
 	object := openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{Namespace: "orders", Name: "order-1", UID: "uid-1", Generation: 1}}
-	created, err := database.CreateRuns(ctx, []store.NewRun{{WorkflowName: "echo", Input: json.RawMessage(`"hello"`), Context: object.Encode()}})
+	created, err := database.CreateRuns(ctx, []store.NewRun{{ID: "uid-1", WorkflowName: "echo", Input: json.RawMessage(`"hello"`), Context: object.Encode()}})
 	if err != nil {
 		t.Fatal(err)
 	}

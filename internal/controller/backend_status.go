@@ -104,7 +104,7 @@ func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message
 			"the schema %q is missing or outdated and spec.migrate is false; set it to true, or migrate by hand: %s", spec.Schema, serverText(c.err))
 	case errors.Is(c.err, store.ErrReadOnly):
 		return v1alpha1.ReasonReadOnly, fmt.Sprintf(
-			"the database at the address in %s answers but accepts no writes; trying again", source)
+			"the database at the address in %s answers but accepts no writes; trying again: %s", source, truncateText(c.err.Error(), 512))
 	case tlsFailed(c.err):
 		return v1alpha1.ReasonTLSFailed, fmt.Sprintf(
 			"no encrypted connection as %s asks for: the server offers none, or its certificate is not trusted; check sslmode and sslrootcert, and the server's certificate", source)
