@@ -106,6 +106,10 @@ const (
 	ReasonSchemaMissing = "SchemaMissing"
 	// ReasonSchemaTooNew: the schema was written by a newer release.
 	ReasonSchemaTooNew = "SchemaTooNew"
+	// ReasonInternalError: a fault of the manager, caused by this Backend's database or URL.
+	ReasonInternalError = "InternalError"
+	// ReasonUnexpectedAnswer: the server sent more than an answer may have.
+	ReasonUnexpectedAnswer = "UnexpectedAnswer"
 	// ReasonMigrationFailed: a migration failed.
 	ReasonMigrationFailed = "MigrationFailed"
 )

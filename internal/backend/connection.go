@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,6 +61,7 @@ type Connection struct {
 	workers   atomic.Pointer[[]store.Worker]
 	hints     wake.Flag
 	ended     atomic.Bool
+	panics    panics
 	cancel    context.CancelFunc
 	loops     sync.WaitGroup
 }
@@ -67,18 +69,43 @@ type Connection struct {
 // NewConnection returns the connection of an open database. CreateRun, RunState and
 // CancelRun block until it is published as ready for the first time.
 func NewConnection(key types.NamespacedName, opened Store, o store.Options, hash string) *Connection {
-	return &Connection{
+	c := &Connection{
 		Store:       boundedStore{opened},
 		Key:         key,
 		NamespaceID: o.NamespaceID,
 		Schema:      o.Schema,
 		Hash:        hash,
 		hints:       wake.New(),
-		creates:     newCoalescer(maxBatch, insertPacing, opened.CreateRuns),
-		states:      newCoalescer(maxBatch, pacing{}, byID(opened.RunStates)),
-		cancels:     newCoalescer(maxBatch, insertPacing, byID(opened.CancelRuns)),
+	}
+	c.creates = newCoalescer(maxBatch, insertPacing, contained(&c.panics, "create", opened.CreateRuns))
+	c.states = newCoalescer(maxBatch, pacing{}, contained(&c.panics, "read", byID(opened.RunStates)))
+	c.cancels = newCoalescer(maxBatch, insertPacing, contained(&c.panics, "cancel", byID(opened.CancelRuns)))
+	return c
+}
+
+// contained returns a coalesced call whose panics are errors.
+func contained[in, out any](p *panics, work string, call func(context.Context, []in) ([]out, error)) func(context.Context, []in) ([]out, error) {
+	return func(ctx context.Context, inputs []in) (outputs []out, err error) {
+		err = p.contain(ctx, work, func() (err error) {
+			outputs, err = call(ctx, inputs)
+			if err == nil && len(outputs) != len(inputs) {
+				err = fmt.Errorf("%w: %d answers to %d questions", ErrPanic, len(outputs), len(inputs))
+			}
+			return err
+		})
+		return outputs, err
 	}
 }
+
+// Contain is the function Contain for work on this database. The Backend is not ready for a
+// while after a panic; see Panicked.
+func (c *Connection) Contain(ctx context.Context, work string, f func() error) error {
+	return c.panics.contain(ctx, work, f)
+}
+
+// Panicked returns the error of the last panic while its backoff lasts, which grows with the
+// number of panics.
+func (c *Connection) Panicked() error { return c.panics.current() }
 
 // byID turns a call that returns a map by id into one that returns a list.
 func byID[out any](call func(context.Context, []string) (map[string]out, error)) func(context.Context, []string) ([]out, error) {
@@ -174,10 +201,13 @@ func (c *Connection) sendHints(ctx context.Context) {
 			return
 		case <-c.hints:
 		}
-		err := within(ctx, notifyTimeout, c.Store.Notify)
-		if c.ended.Swap(false) {
-			err = errors.Join(err, within(ctx, notifyTimeout, c.Store.NotifyEnds))
-		}
+		err := c.Contain(ctx, "notify", func() error {
+			err := within(ctx, notifyTimeout, c.Store.Notify)
+			if c.ended.Swap(false) {
+				err = errors.Join(err, within(ctx, notifyTimeout, c.Store.NotifyEnds))
+			}
+			return err
+		})
 		if err != nil {
 			logr.FromContextOrDiscard(ctx).V(1).Info("Lost a wake-up hint", "error", err.Error())
 		}

@@ -7,6 +7,7 @@
 //	bounded.go       deadlines of the calls of a database
 //	coalescer.go     how concurrent calls become one
 //	dial.go          DialRule: to which addresses a database may be connected
+//	panic.go         contains panics in work for one database
 //	store.go         Store: the interface to a database
 //
 // The states of an entry of the Registry. The check of a Backend calls Publish, its deletion

@@ -301,6 +301,9 @@ func (r *Registry) closeLocked(e *entry) {
 	}
 	r.closing.Go(func() {
 		conn.loops.Wait()
-		conn.Store.Close()
+		_ = Contain(logr.NewContext(context.Background(), r.Log), "close", func() error {
+			conn.Store.Close()
+			return nil
+		})
 	})
 }

@@ -92,7 +92,7 @@ func (r *BackendReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 
-	conn, check := r.check(ctx, &object)
+	conn, check := r.checkContained(ctx, &object)
 	if ctx.Err() != nil {
 		return ctrl.Result{}, ctx.Err()
 	}
@@ -126,6 +126,21 @@ func (r *BackendReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	}
 }
 
+// checkContained is check. A panic is an error of this Backend only.
+func (r *BackendReconciler) checkContained(ctx context.Context, object *v1alpha1.Backend) (conn *backend.Connection, check backendCheck) {
+	err := backend.Contain(ctx, "check", func() error {
+		conn, check = r.check(ctx, object)
+		return nil
+	})
+	if err != nil {
+		return r.Backends.Current(client.ObjectKeyFromObject(object)), backendCheck{stage: stageOpen, err: err}
+	}
+	if check.err == nil && conn != nil {
+		check.err = conn.Panicked()
+	}
+	return conn, check
+}
+
 // check returns the open connection of a Backend, or nil, and the result of its check. The
 // connection may be used only if the check has no error. It is the published one unless
 // what Hash covers has changed.
@@ -152,6 +167,7 @@ func (r *BackendReconciler) checkDatabase(ctx context.Context, object *v1alpha1.
 		NamespaceID:     namespaceID(object),
 		ApplicationName: "openworkflow-manager",
 		MaxConns:        10,
+		Untrusted:       true,
 	}
 	hash := backend.Hash(options, urls.migration)
 	podsHash := backend.PodsHash(options, urls.workerSecret, object.Spec.Postgres.WorkerSecret().Key)

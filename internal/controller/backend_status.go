@@ -102,6 +102,11 @@ func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message
 	case errors.Is(c.err, store.ErrSchemaMissing):
 		return v1alpha1.ReasonSchemaMissing, fmt.Sprintf(
 			"the schema %q is missing or outdated and spec.migrate is false; set it to true, or migrate by hand: %s", spec.Schema, serverText(c.err))
+	case errors.Is(c.err, backend.ErrPanic):
+		return v1alpha1.ReasonInternalError, "work for this Backend failed by a fault of the manager, whose log has the stack; trying again"
+	case errors.Is(c.err, store.ErrUnexpectedAnswer):
+		return v1alpha1.ReasonUnexpectedAnswer, fmt.Sprintf(
+			"what answers at the address in %s does not behave like Postgres; trying again", source)
 	case errors.Is(c.err, store.ErrReadOnly):
 		return v1alpha1.ReasonReadOnly, fmt.Sprintf(
 			"the database at the address in %s answers but accepts no writes; trying again: %s", source, truncateText(c.err.Error(), 512))

@@ -18,6 +18,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/store"
 )
 
 // NewScheme returns a scheme with the kinds that the manager handles.
@@ -74,8 +75,10 @@ type BackendOptions struct {
 }
 
 // Setup adds all controllers to a manager. They act only on the leader; a manager that
-// stands by only fills its caches and queues.
+// stands by only fills its caches and queues. Setup removes the process's PG* environment
+// variables, which would stand for what a Backend's URL does not say.
 func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
+	store.DropEnvironment()
 	if o.Open == nil {
 		o.Open = backend.OpenStore
 	}

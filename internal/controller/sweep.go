@@ -129,7 +129,7 @@ func (s *Sweeper) loop(ctx context.Context, conn *backend.Connection, sweep swee
 		pause := sweep.interval
 		if s.Backends.Ready(conn.Key) == conn {
 			start := time.Now()
-			err := within(ctx, loopTimeout, sweep.run)
+			err := conn.Contain(ctx, sweep.name, func() error { return within(ctx, loopTimeout, sweep.run) })
 			took := time.Since(start)
 			metrics.SweepDuration.WithLabelValues(sweep.name).Observe(took.Seconds())
 			if ctx.Err() != nil {

@@ -17,6 +17,8 @@
 //	                                                         (not announced in time)
 //	openworkflow_sweep_duration_seconds  sweep               histogram: one sweep of deadline, rescue, repair, orphan or
 //	                                                         retention
+//	openworkflow_panics_total            work                panics in work for one Backend, which were contained: create,
+//	                                                         read, cancel, notify, close, check, status or a sweep's name
 package metrics
 
 import (
@@ -66,6 +68,11 @@ var (
 		Help: "Leases of dead workers cleared by the manager, by cause: container, pod, worker.",
 	}, []string{"cause"})
 
+	Panics = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "openworkflow_panics_total",
+		Help: "Panics in the manager's work for one Backend that were contained, by work.",
+	}, []string{"work"})
+
 	SweepDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "openworkflow_sweep_duration_seconds",
 		Help:    "Duration of one sweep over a Backend, by sweep: deadline, rescue, repair, orphan, retention.",
@@ -75,5 +82,5 @@ var (
 
 func init() {
 	metrics.Registry.MustRegister(
-		BackendUp, RunsMirrored, RunsCanceled, RunsExpired, RunsRescued, RunsRemoved, StatusWrites, LeasesReleased, SweepDuration)
+		BackendUp, RunsMirrored, RunsCanceled, RunsExpired, RunsRescued, RunsRemoved, StatusWrites, LeasesReleased, SweepDuration, Panics)
 }

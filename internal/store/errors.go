@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // The errors that callers distinguish with errors.Is. Every exported method of Store returns
@@ -46,6 +47,9 @@ var (
 	// ErrReadOnly means that the database accepts no writes: it is a standby, or transactions
 	// are read-only by default. It is an ErrUnreachable too, because it ends by itself.
 	ErrReadOnly error = readOnlyError{}
+	// ErrUnexpectedAnswer means that the server does not behave as Postgres does: it sent more
+	// than an answer may have. The connection was closed.
+	ErrUnexpectedAnswer = errors.New("unexpected answer of the database")
 	// ErrPrivilege means that the role lacks a right.
 	ErrPrivilege = errors.New("insufficient database privileges")
 )
@@ -106,6 +110,9 @@ func kindOf(err error) error {
 	if errors.Is(err, pgx.ErrNoRows) {
 		return ErrNotFound
 	}
+	if _, ok := errors.AsType[*pgproto3.ExceededMaxBodyLenErr](err); ok || errors.Is(err, errOversized) {
+		return ErrUnexpectedAnswer
+	}
 	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
 		return ErrInvalidURL
 	}
@@ -126,7 +133,7 @@ func kindOf(err error) error {
 func classified(err error) bool {
 	for _, kind := range []error{
 		ErrLeaseLost, ErrNotFound, ErrInvalidJSON, ErrTooLarge, ErrSchemaMissing, ErrSchemaTooNew, ErrInvalidURL,
-		ErrAuthentication, ErrDatabaseMissing, ErrUnreachable, ErrReadOnly, ErrPrivilege,
+		ErrAuthentication, ErrDatabaseMissing, ErrUnreachable, ErrReadOnly, ErrPrivilege, ErrUnexpectedAnswer,
 	} {
 		if errors.Is(err, kind) {
 			return true

@@ -45,6 +45,10 @@ type Options struct {
 	MaxConns int32
 	// Dial opens network connections. Nil means the default.
 	Dial pgconn.DialFunc
+	// Untrusted says that others than the owner of this process choose the URL and run the
+	// server. The URL must have the form of a URL and may hold only what says where the
+	// database is; what the server sends is limited. Listen and ListenEnds hear nothing then.
+	Untrusted bool
 }
 
 // Store is one namespace of one schema of a database. Its methods may be called concurrently.
@@ -112,10 +116,9 @@ func parse(o Options) (*pgxpool.Config, error) {
 	if scheme, _, ok := strings.Cut(o.URL, "://"); ok && scheme != "postgres" && scheme != "postgresql" {
 		return nil, fmt.Errorf("%w: it must start with postgres:// or postgresql://", ErrInvalidURL)
 	}
-	config, err := pgxpool.ParseConfig(strings.TrimSpace(o.URL))
+	config, err := parseURL(o)
 	if err != nil {
-		return nil, fmt.Errorf("%w: want postgres://user:password@host:port/database?sslmode=…, "+
-			"with special characters in the password percent-encoded", ErrInvalidURL)
+		return nil, err
 	}
 	if o.MaxConns > 0 {
 		config.MaxConns = o.MaxConns
@@ -125,11 +128,25 @@ func parse(o Options) (*pgxpool.Config, error) {
 		config.ConnConfig.ConnectTimeout = connectTimeout
 	}
 	config.PingTimeout = pingTimeout
-	if o.Dial != nil {
+	if o.Dial != nil && !o.Untrusted {
 		config.ConnConfig.DialFunc = o.Dial
 	}
 	if o.ApplicationName != "" {
 		config.ConnConfig.RuntimeParams["application_name"] = o.ApplicationName
+	}
+	return config, nil
+}
+
+func parseURL(o Options) (*pgxpool.Config, error) {
+	if o.Untrusted {
+		return parseUntrusted(o)
+	}
+	config, err := pgxpool.ParseConfig(strings.TrimSpace(o.URL))
+	if err != nil {
+		return nil, errMalformedURL()
+	}
+	if config.HealthCheckPeriod <= 0 { // the pool would panic
+		return nil, fmt.Errorf("%w: pool_health_check_period must be positive", ErrInvalidURL)
 	}
 	return config, nil
 }

@@ -1,0 +1,161 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// Limits on the answer of an untrusted server, which is all that it sends between two writes
+// to it. The largest answer to a statement of the manager has 3,000 rows and 8 MiB.
+const (
+	// maxMessage is the longest message of the protocol, in bytes: a row, or an error.
+	maxMessage = 4 << 20
+	// maxAnswer is the number of bytes, maxRows that of rows, and maxAside that of parameters,
+	// notices and notifications, each of which pgx keeps or handles one by one.
+	maxAnswer = 16 << 20
+	maxRows   = 20_000
+	maxAside  = 1_000
+	// maxErrorText is the length of each text of an error, in bytes.
+	maxErrorText = 2 << 10
+)
+
+var errOversized = errors.New("the server sent more than any answer has")
+
+// limitAnswers bounds what a server can make this process keep. It costs an addition for each
+// read of the network, and a look at the header of each message.
+func limitAnswers(config *pgconn.Config, dial pgconn.DialFunc) {
+	if dial == nil {
+		dialer := net.Dialer{Timeout: config.ConnectTimeout, KeepAlive: 15 * time.Second}
+		dial = dialer.DialContext
+	}
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &limitedConn{Conn: conn}, nil
+	}
+	config.MaxProtocolMessageBodyLen = maxMessage
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		limit := &answerReader{Reader: r}
+		return pgproto3.NewFrontend(limit, &answerWriter{w, limit})
+	}
+	config.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {} // by default, pgx collects them
+	config.OnPgError = func(_ *pgconn.PgConn, err *pgconn.PgError) bool {
+		for _, text := range []*string{&err.Message, &err.Detail, &err.Hint, &err.InternalQuery, &err.Where,
+			&err.SchemaName, &err.TableName, &err.ColumnName, &err.DataTypeName, &err.ConstraintName, &err.File, &err.Routine} {
+			*text = cutText(*text)
+		}
+		return !strings.EqualFold(err.Severity, "FATAL")
+	}
+}
+
+// cutText cuts a text of the server to maxErrorText, into a copy that does not keep the rest.
+func cutText(text string) string {
+	if len(text) <= maxErrorText {
+		return text
+	}
+	cut := maxErrorText
+	for cut > 0 && !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return strings.Clone(text[:cut]) + "…"
+}
+
+// limitedConn is a connection below TLS. While a write waits, pgx reads and keeps what the
+// server sends, of which this is the limit.
+type limitedConn struct {
+	net.Conn
+	received atomic.Int64
+}
+
+func (c *limitedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.received.Add(int64(n)) > 2*maxAnswer { // TLS adds to it
+		return 0, errOversized
+	}
+	return n, err
+}
+
+func (c *limitedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.received.Store(0)
+	return n, err
+}
+
+// answerReader reads the messages of a server, above TLS, and fails when an answer passes a
+// limit. The writer that belongs to it starts the next answer.
+type answerReader struct {
+	io.Reader
+	written atomic.Bool
+
+	bytes, rows, asides int
+	// header collects the type and the length of a message, and body is what is left of it.
+	header [5]byte
+	filled int
+	body   int
+}
+
+// answerWriter tells its reader about writes.
+type answerWriter struct {
+	io.Writer
+	answers *answerReader
+}
+
+func (w *answerWriter) Write(p []byte) (int, error) {
+	w.answers.written.Store(true)
+	return w.Writer.Write(p)
+}
+
+func (r *answerReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if r.written.Swap(false) {
+		r.bytes, r.rows, r.asides = 0, 0, 0
+	}
+	r.bytes += n
+	if limit := r.count(p[:n]); limit != nil {
+		return 0, limit
+	}
+	return n, err
+}
+
+// count follows the messages through what was read.
+func (r *answerReader) count(p []byte) error {
+	for len(p) > 0 {
+		if r.body > 0 {
+			skipped := min(r.body, len(p))
+			r.body -= skipped
+			p = p[skipped:]
+			continue
+		}
+		n := copy(r.header[r.filled:], p)
+		r.filled += n
+		p = p[n:]
+		if r.filled < len(r.header) {
+			break
+		}
+		r.filled = 0
+		r.body = max(int(binary.BigEndian.Uint32(r.header[1:]))-4, 0) // the length counts itself
+		switch r.header[0] {
+		case 'D': // DataRow
+			r.rows++
+		case 'S', 'N', 'A': // ParameterStatus, NoticeResponse, NotificationResponse
+			r.asides++
+		}
+	}
+	if r.bytes > maxAnswer || r.rows > maxRows || r.asides > maxAside {
+		return fmt.Errorf("%w (%d bytes, %d rows, %d notices and parameters)", errOversized, r.bytes, r.rows, r.asides)
+	}
+	return nil
+}
