@@ -88,6 +88,9 @@ func Classify(err error) error {
 	if err == nil || classified(err) {
 		return err
 	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok { // it may have megabytes
+		pg.Message, pg.Detail = cutText(pg.Message), cutText(pg.Detail)
+	}
 	kind := kindOf(err)
 	if kind == nil {
 		return err

@@ -32,9 +32,13 @@ const (
 
 var errOversized = errors.New("the server sent more than any answer has")
 
+// violation is the last answer that has passed a limit. pgx closes the connection then, and
+// mostly returns only that it is closed.
+type violation = atomic.Pointer[error]
+
 // limitAnswers bounds what a server can make this process keep. It costs an addition for each
 // read of the network, and a look at the header of each message.
-func limitAnswers(config *pgconn.Config, dial pgconn.DialFunc) {
+func limitAnswers(config *pgconn.Config, dial pgconn.DialFunc, seen *violation) {
 	if dial == nil {
 		dialer := net.Dialer{Timeout: config.ConnectTimeout, KeepAlive: 15 * time.Second}
 		dial = dialer.DialContext
@@ -48,17 +52,10 @@ func limitAnswers(config *pgconn.Config, dial pgconn.DialFunc) {
 	}
 	config.MaxProtocolMessageBodyLen = maxMessage
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		limit := &answerReader{Reader: r}
+		limit := &answerReader{Reader: r, seen: seen}
 		return pgproto3.NewFrontend(limit, &answerWriter{w, limit})
 	}
 	config.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {} // by default, pgx collects them
-	config.OnPgError = func(_ *pgconn.PgConn, err *pgconn.PgError) bool {
-		for _, text := range []*string{&err.Message, &err.Detail, &err.Hint, &err.InternalQuery, &err.Where,
-			&err.SchemaName, &err.TableName, &err.ColumnName, &err.DataTypeName, &err.ConstraintName, &err.File, &err.Routine} {
-			*text = cutText(*text)
-		}
-		return !strings.EqualFold(err.Severity, "FATAL")
-	}
 }
 
 // cutText cuts a text of the server to maxErrorText, into a copy that does not keep the rest.
@@ -99,6 +96,7 @@ func (c *limitedConn) Write(p []byte) (int, error) {
 type answerReader struct {
 	io.Reader
 	written atomic.Bool
+	seen    *violation
 
 	bytes, rows, asides int
 	// header collects the type and the length of a message, and body is what is left of it.
@@ -125,6 +123,7 @@ func (r *answerReader) Read(p []byte) (int, error) {
 	}
 	r.bytes += n
 	if limit := r.count(p[:n]); limit != nil {
+		r.seen.Store(&limit)
 		return 0, limit
 	}
 	return n, err
@@ -147,6 +146,9 @@ func (r *answerReader) count(p []byte) error {
 		}
 		r.filled = 0
 		r.body = max(int(binary.BigEndian.Uint32(r.header[1:]))-4, 0) // the length counts itself
+		if r.body > maxMessage {
+			return fmt.Errorf("%w (a message of %d bytes)", errOversized, r.body)
+		}
 		switch r.header[0] {
 		case 'D': // DataRow
 			r.rows++

@@ -67,6 +67,7 @@ type Store struct {
 	// claimCount alternates which branch of a claim gets the odd slot.
 	claimCount atomic.Uint64
 	cursors    claimCursors
+	violation  violation
 }
 
 var schemaName = regexp.MustCompile(`^[a-zA-Z_]\w*$`)
@@ -89,7 +90,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 			ErrInvalidURL, s.schema)
 	}
 
-	config, err := parse(o)
+	config, err := parse(o, &s.violation)
 	if err != nil {
 		return nil, err
 	}
@@ -109,14 +110,14 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 
 // parse turns the options into a pool's configuration. pgx's own errors quote the URL, so it
 // returns none of their text.
-func parse(o Options) (*pgxpool.Config, error) {
+func parse(o Options, seen *violation) (*pgxpool.Config, error) {
 	if strings.TrimSpace(o.URL) == "" {
 		return nil, fmt.Errorf("%w: it is empty", ErrInvalidURL)
 	}
 	if scheme, _, ok := strings.Cut(o.URL, "://"); ok && scheme != "postgres" && scheme != "postgresql" {
 		return nil, fmt.Errorf("%w: it must start with postgres:// or postgresql://", ErrInvalidURL)
 	}
-	config, err := parseURL(o)
+	config, err := parseURL(o, seen)
 	if err != nil {
 		return nil, err
 	}
@@ -137,9 +138,9 @@ func parse(o Options) (*pgxpool.Config, error) {
 	return config, nil
 }
 
-func parseURL(o Options) (*pgxpool.Config, error) {
+func parseURL(o Options, seen *violation) (*pgxpool.Config, error) {
 	if o.Untrusted {
-		return parseUntrusted(o)
+		return parseUntrusted(o, seen)
 	}
 	config, err := pgxpool.ParseConfig(strings.TrimSpace(o.URL))
 	if err != nil {
@@ -156,7 +157,11 @@ func (s *Store) Close() { s.pool.Close() }
 
 // Ping returns nil when the database answers.
 func (s *Store) Ping(ctx context.Context) error {
-	return Classify(s.pool.Ping(ctx))
+	err := s.pool.Ping(ctx)
+	if seen := s.violation.Swap(nil); err != nil && seen != nil {
+		return Classify(*seen)
+	}
+	return Classify(err)
 }
 
 // ServerVersion returns the server's version as the server prints it, such as "15.18".

@@ -67,7 +67,7 @@ func DropEnvironment() {
 // parseUntrusted is parse for a URL that somebody else wrote, of a server that somebody else
 // runs. The URL can neither name a file nor change the pool, and the server can make the
 // process neither keep nor wait for more than the limits say.
-func parseUntrusted(o Options) (*pgxpool.Config, error) {
+func parseUntrusted(o Options, seen *violation) (*pgxpool.Config, error) {
 	raw := strings.TrimSpace(o.URL)
 	if len(raw) > maxURL {
 		return nil, fmt.Errorf("%w: it has %d bytes, the limit is %d", ErrInvalidURL, len(raw), maxURL)
@@ -97,7 +97,7 @@ func parseUntrusted(o Options) (*pgxpool.Config, error) {
 	if err := checkTarget(config.ConnConfig); err != nil {
 		return nil, err
 	}
-	limit(config, o.Dial)
+	limit(config, o.Dial, seen)
 	return config, nil
 }
 
@@ -183,7 +183,7 @@ func checkTarget(config *pgx.ConnConfig) error {
 
 // limit sets all that the URL does not say about the target, and bounds what the server
 // can make this process keep.
-func limit(config *pgxpool.Config, dial pgconn.DialFunc) {
+func limit(config *pgxpool.Config, dial pgconn.DialFunc, seen *violation) {
 	config.MinConns, config.MinIdleConns, config.MaxConnLifetimeJitter = 0, 0, time.Minute
 	config.MaxConnLifetime, config.MaxConnIdleTime = time.Hour, 5*time.Minute
 	config.HealthCheckPeriod, config.PingTimeout = time.Minute, connectTimeout
@@ -192,5 +192,5 @@ func limit(config *pgxpool.Config, dial pgconn.DialFunc) {
 	if conn.ConnectTimeout <= 0 || conn.ConnectTimeout > connectTimeout {
 		conn.ConnectTimeout = connectTimeout
 	}
-	limitAnswers(&conn.Config, dial)
+	limitAnswers(&conn.Config, dial, seen)
 }

@@ -50,7 +50,7 @@ func TestParse_P9_UntrustedURLCannotTouchTheProcess(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			config, err := parse(Options{URL: test.url, Untrusted: true, MaxConns: 10, ApplicationName: "openworkflow-manager"})
+			config, err := parse(Options{URL: test.url, Untrusted: true, MaxConns: 10, ApplicationName: "openworkflow-manager"}, &violation{})
 			switch {
 			case test.want == "" && err != nil:
 				t.Fatalf("error is %v", err)
@@ -72,7 +72,7 @@ func TestDropEnvironment_P9_LeavesNoPostgresVariable(t *testing.T) {
 		t.Setenv(name, "/nonexistent")
 	}
 	DropEnvironment()
-	config, err := parse(Options{URL: "postgres://u:p@db.test", Untrusted: true})
+	config, err := parse(Options{URL: "postgres://u:p@db.test", Untrusted: true}, &violation{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func FuzzParseURL(f *testing.F) {
 		f.Add(url)
 	}
 	f.Fuzz(func(t *testing.T, url string) {
-		config, err := parse(Options{URL: url, Untrusted: true, MaxConns: 10, ApplicationName: "openworkflow-manager"})
+		config, err := parse(Options{URL: url, Untrusted: true, MaxConns: 10, ApplicationName: "openworkflow-manager"}, &violation{})
 		if err != nil {
 			if !errors.Is(err, ErrInvalidURL) {
 				t.Errorf("the error is no ErrInvalidURL: %v", err)

@@ -1,0 +1,189 @@
+// Package hostile plays servers that speak Postgres' protocol and mean harm: they flood, hang,
+// lie and break off. Tests show with it that what a tenant's server does stays within bounds.
+package hostile
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// Server is a listening server.
+type Server struct {
+	// URL is its address.
+	URL string
+}
+
+// Behavior is what a server does with a connection. It may return when it likes; the server
+// closes the connection then. Writes fail once the client has closed it.
+type Behavior func(c *Conn)
+
+// Conn is a connection of a client.
+type Conn struct {
+	net.Conn
+	*pgproto3.Backend
+}
+
+// Start starts a server, which ends with the test.
+func Start(t testing.TB, behavior Behavior) *Server {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tasks sync.WaitGroup
+	var mu sync.Mutex
+	open := map[net.Conn]bool{}
+	tasks.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			open[conn] = true
+			mu.Unlock()
+			tasks.Go(func() {
+				behavior(&Conn{conn, pgproto3.NewBackend(conn, conn)})
+				_ = conn.Close()
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		mu.Lock()
+		for conn := range open {
+			_ = conn.Close()
+		}
+		mu.Unlock()
+		tasks.Wait()
+	})
+	return &Server{URL: fmt.Sprintf("postgres://u:p@%s/db?sslmode=disable", listener.Addr())}
+}
+
+// Welcome does what a server does until it is ready for the first query.
+func (c *Conn) Welcome() error {
+	if _, err := c.ReceiveStartupMessage(); err != nil {
+		return err
+	}
+	c.Backend.Send(&pgproto3.AuthenticationOk{})
+	c.Backend.Send(&pgproto3.ParameterStatus{Name: "server_version", Value: "17.0"})
+	c.Backend.Send(&pgproto3.BackendKeyData{ProcessID: 1, SecretKey: []byte{1, 2, 3, 4}})
+	c.Backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+	return c.Flush()
+}
+
+// OnQuery welcomes the client and does harm at the first query.
+func OnQuery(harm Behavior) Behavior {
+	return func(c *Conn) {
+		if c.Welcome() != nil {
+			return
+		}
+		if _, err := c.Receive(); err == nil {
+			harm(c)
+		}
+	}
+}
+
+// Hang does nothing until the client gives up.
+func Hang(c *Conn) {
+	_, _ = c.Read(make([]byte, 1<<20))
+	for {
+		if _, err := c.Read(make([]byte, 1<<10)); err != nil {
+			return
+		}
+	}
+}
+
+// Repeat sends the messages again and again until the client gives up.
+func Repeat(messages ...pgproto3.BackendMessage) Behavior {
+	return func(c *Conn) {
+		var chunk []byte
+		for len(chunk) < 1<<16 {
+			for _, m := range messages {
+				var err error
+				if chunk, err = m.Encode(chunk); err != nil {
+					return
+				}
+			}
+		}
+		for {
+			if _, err := c.Write(chunk); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Bytes sends these bytes and hangs.
+func Bytes(p []byte) Behavior {
+	return func(c *Conn) {
+		if _, err := c.Write(p); err == nil {
+			Hang(c)
+		}
+	}
+}
+
+// Drip sends these bytes one by one, with a pause after each.
+func Drip(p []byte, pause time.Duration) Behavior {
+	return func(c *Conn) {
+		for i := range p {
+			if _, err := c.Write(p[i : i+1]); err != nil {
+				return
+			}
+			time.Sleep(pause)
+		}
+	}
+}
+
+// Encode returns a message's bytes. It panics if the message has none.
+func Encode(m pgproto3.BackendMessage) []byte {
+	p, err := m.Encode(nil)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// Answer executes simple statements without a result, and answers prepared ones with this
+// description and what execute does.
+func Answer(parameters *pgproto3.ParameterDescription, columns *pgproto3.RowDescription, execute Behavior) Behavior {
+	return func(c *Conn) {
+		if c.Welcome() != nil {
+			return
+		}
+		for {
+			message, err := c.Receive()
+			if err != nil {
+				return
+			}
+			switch message.(type) {
+			case *pgproto3.Query:
+				c.Backend.Send(&pgproto3.CommandComplete{CommandTag: []byte("SET")})
+				c.Backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+			case *pgproto3.Parse:
+				c.Backend.Send(&pgproto3.ParseComplete{})
+			case *pgproto3.Describe:
+				if parameters != nil {
+					c.Backend.Send(parameters)
+				}
+				c.Backend.Send(columns)
+			case *pgproto3.Bind:
+				c.Backend.Send(&pgproto3.BindComplete{})
+			case *pgproto3.Execute:
+				if c.Flush() == nil {
+					execute(c)
+				}
+			case *pgproto3.Sync:
+				c.Backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+			}
+			if c.Flush() != nil {
+				return
+			}
+		}
+	}
+}
