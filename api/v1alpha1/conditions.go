@@ -122,6 +122,9 @@ const (
 	ReasonRollingOut = "RollingOut"
 	// ReasonInvalidTemplate: spec.template cannot become a Deployment.
 	ReasonInvalidTemplate = "InvalidTemplate"
+	// ReasonApplyFailed: the API server refused an object of the pool (a quota, a webhook, a
+	// missing right), or did not answer.
+	ReasonApplyFailed = "ApplyFailed"
 	// ReasonImagePullFailed: the image of a pod cannot be pulled.
 	ReasonImagePullFailed = "ImagePullFailed"
 	// ReasonCrashLooping: a container of a pod exits again and again.

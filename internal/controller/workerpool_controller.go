@@ -124,7 +124,7 @@ func (r *WorkerPoolReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 	}
 	rejected, err := r.apply(ctx, &seen)
 	if err != nil {
-		return ctrl.Result{}, err
+		return ctrl.Result{}, r.showRefusal(ctx, seen, err)
 	}
 	seen.Rejected = rejected
 	again := backoff.Jitter(reapplyAfter)
@@ -132,6 +132,16 @@ func (r *WorkerPoolReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 		again = cacheLag
 	}
 	return ctrl.Result{RequeueAfter: again}, r.writeStatus(ctx, &pool, planPoolStatus(seen))
+}
+
+// showRefusal writes into the status that an object of the pool could not be applied, and
+// returns the error, with which the pool is tried again.
+func (r *WorkerPoolReconciler) showRefusal(ctx context.Context, seen poolSeen, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	seen.Refused = err.Error()
+	return errors.Join(err, r.writeStatus(ctx, seen.Pool, planPoolStatus(seen)))
 }
 
 // observe gathers what a pool's status is made from.

@@ -32,6 +32,8 @@ type poolSeen struct {
 	Backend backend.State
 	// Rejected is why no Deployment can be made from the template, for the user.
 	Rejected string
+	// Refused is why an object of the pool could not be applied, which is tried again.
+	Refused string
 	// Deployment is nil when there is none.
 	Deployment *appsv1.Deployment
 	// Applied is the generation of the Deployment that was applied last. A Deployment of an
@@ -84,6 +86,9 @@ func planPoolStatus(seen poolSeen) v1alpha1.WorkerPoolStatus {
 func evaluatePool(seen poolSeen) poolState {
 	if seen.Rejected != "" {
 		return poolState{stalled: true, reason: v1alpha1.ReasonInvalidTemplate, message: seen.Rejected}
+	}
+	if seen.Refused != "" {
+		return poolState{reason: v1alpha1.ReasonApplyFailed, message: "the pool is not as its spec says, trying again: " + truncateText(seen.Refused, 700)}
 	}
 	if !seen.Backend.Ready {
 		return poolState{reason: backendReason(seen.Backend), message: backendMessage(backend.NameOf(seen.Pool.Spec.BackendRef), seen.Backend)}
