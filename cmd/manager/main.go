@@ -17,8 +17,10 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // for a kubeconfig outside the cluster
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -169,13 +171,8 @@ func manage(ctx context.Context, config *rest.Config, o options, namespaces []st
 	if err != nil {
 		return fmt.Errorf("create the manager: %w", err)
 	}
-	for name, add := range map[string]func(string, healthz.Checker) error{
-		"healthz": mgr.AddHealthzCheck,
-		"readyz":  mgr.AddReadyzCheck,
-	} {
-		if err := add(name, healthz.Ping); err != nil {
-			return fmt.Errorf("add %s: %w", name, err)
-		}
+	if err := addChecks(mgr, o); err != nil {
+		return err
 	}
 	cluster, err := controller.ClusterID(ctx, mgr.GetAPIReader())
 	if err != nil {
@@ -203,6 +200,38 @@ func checkPprofAddress(address string) error {
 		return fmt.Errorf("--pprof-bind-address is %q: it must be a loopback address, such as 127.0.0.1:6060, as everybody who reaches it may read profiles", address)
 	}
 	return nil
+}
+
+// addChecks adds /healthz, which answers while the process lives, and /readyz, which fails
+// when the manager cannot list its objects or read the leader's lease.
+func addChecks(mgr ctrl.Manager, o options) error {
+	readiness := &controller.Readiness{Live: mgr.GetAPIReader(), Synced: mgr.GetCache().WaitForCacheSync, Clock: clock.RealClock{}}
+	if o.leaderElect {
+		readiness.Lease = types.NamespacedName{Namespace: leaseNamespace(o), Name: leaseName(o.selector)}
+	}
+	if err := mgr.Add(readiness); err != nil {
+		return fmt.Errorf("add the readiness check: %w", err)
+	}
+	if err := mgr.AddHealthzCheck("healthz", healthz.Ping); err != nil {
+		return fmt.Errorf("add healthz: %w", err)
+	}
+	if err := mgr.AddReadyzCheck("readyz", readiness.Check); err != nil {
+		return fmt.Errorf("add readyz: %w", err)
+	}
+	return nil
+}
+
+// leaseNamespace returns the namespace of the leader's Lease: as controller-runtime does, that
+// of the pod if no flag names one.
+func leaseNamespace(o options) string {
+	if o.leaderElection != "" {
+		return o.leaderElection
+	}
+	name, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+	if err != nil {
+		return "" // outside a pod the flag is required, and controller-runtime says so
+	}
+	return strings.TrimSpace(string(name))
 }
 
 // split returns the names in a list that commas or spaces separate.

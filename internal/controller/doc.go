@@ -7,6 +7,7 @@
 //	cache.go                    which objects the manager caches, and which of their fields
 //	queue.go                    typed work queues: events, priorities, log lines
 //	shards.go                   a manager for the namespaces that a label selects
+//	readiness.go                whether the manager can list its objects and read its lease
 //	conditions.go               helpers for conditions, their reasons and messages
 //
 //	backend_controller.go       Backend: connect, migrate, check, write status
