@@ -79,8 +79,8 @@ func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message
 		return v1alpha1.ReasonSecretNotFound, secret.text
 	case errors.Is(c.err, store.ErrInvalidURL):
 		return v1alpha1.ReasonInvalidURL, fmt.Sprintf(
-			"the key %q of Secret %q does not hold a Postgres URL such as postgres://user:password@host:5432/database?sslmode=verify-full, with special characters in the password percent-encoded",
-			ref.Key, ref.Name)
+			"the key %q of Secret %q does not hold a Postgres URL such as postgres://user:password@host:5432/database?sslmode=verify-full, with special characters in the password percent-encoded: %s",
+			ref.Key, ref.Name, strings.TrimPrefix(c.err.Error(), store.ErrInvalidURL.Error()+": ")) // it quotes nothing of the URL but names of known parameters
 	case errors.Is(c.err, backend.ErrAddressDenied):
 		return v1alpha1.ReasonAddressDenied, fmt.Sprintf(
 			"the manager does not connect to the address in %s: it is one of its own host, link-local, or in a network without databases; use an address that every pod reaches", source)

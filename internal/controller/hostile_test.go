@@ -22,11 +22,6 @@ func (w *world) tenant(name, url string) *v1alpha1.Backend {
 	return b
 }
 
-// on returns a run of the Backend of this name.
-func on(backendName, run string) *v1alpha1.WorkflowRun {
-	return newTestRun(run, func(r *v1alpha1.WorkflowRun) { r.Spec.BackendRef.Name = backendName })
-}
-
 func TestBackend_P9_AURLCannotStopTheManager(t *testing.T) {
 	w := newWorld(t)
 	w.start()

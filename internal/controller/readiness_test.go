@@ -66,7 +66,9 @@ func TestManager_P9_LeadsWithTheShippedRolesUnderAnyLeaseName(t *testing.T) {
 			t.Errorf("no leader under %s", lease)
 		}
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -152,12 +153,7 @@ func checkParameters(query string) error {
 }
 
 func isTrusted(name string) bool {
-	for _, t := range trustedParameters {
-		if t == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(trustedParameters, name)
 }
 
 // checkTarget refuses a host from this process's file system, and a user's name that is

@@ -70,10 +70,10 @@ func (c *Conn) Welcome() error {
 	if _, err := c.ReceiveStartupMessage(); err != nil {
 		return err
 	}
-	c.Backend.Send(&pgproto3.AuthenticationOk{})
-	c.Backend.Send(&pgproto3.ParameterStatus{Name: "server_version", Value: "17.0"})
-	c.Backend.Send(&pgproto3.BackendKeyData{ProcessID: 1, SecretKey: []byte{1, 2, 3, 4}})
-	c.Backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+	c.Send(&pgproto3.AuthenticationOk{})
+	c.Send(&pgproto3.ParameterStatus{Name: "server_version", Value: "17.0"})
+	c.Send(&pgproto3.BackendKeyData{ProcessID: 1, SecretKey: []byte{1, 2, 3, 4}})
+	c.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 	return c.Flush()
 }
 
@@ -163,23 +163,23 @@ func Answer(parameters *pgproto3.ParameterDescription, columns *pgproto3.RowDesc
 			}
 			switch message.(type) {
 			case *pgproto3.Query:
-				c.Backend.Send(&pgproto3.CommandComplete{CommandTag: []byte("SET")})
-				c.Backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+				c.Send(&pgproto3.CommandComplete{CommandTag: []byte("SET")})
+				c.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 			case *pgproto3.Parse:
-				c.Backend.Send(&pgproto3.ParseComplete{})
+				c.Send(&pgproto3.ParseComplete{})
 			case *pgproto3.Describe:
 				if parameters != nil {
-					c.Backend.Send(parameters)
+					c.Send(parameters)
 				}
-				c.Backend.Send(columns)
+				c.Send(columns)
 			case *pgproto3.Bind:
-				c.Backend.Send(&pgproto3.BindComplete{})
+				c.Send(&pgproto3.BindComplete{})
 			case *pgproto3.Execute:
 				if c.Flush() == nil {
 					execute(c)
 				}
 			case *pgproto3.Sync:
-				c.Backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+				c.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 			}
 			if c.Flush() != nil {
 				return
