@@ -75,10 +75,10 @@ func TestCheck(t *testing.T) {
 		wanted Range
 		want   []string
 	}{
-		"the median is inside":          {Range{Server: "a disk", Name: "W1", Metric: "ratio", Min: new(1.0), Max: new(1.2)}, nil},
+		"one sample is inside":          {Range{Server: "a disk", Name: "W1", Metric: "ratio", Min: new(1.0), Max: new(1.2)}, nil},
 		"the bounds are inside":         {Range{Server: "a disk", Name: "W1", Metric: "ratio", Min: new(1.1), Max: new(1.1)}, nil},
-		"too small":                     {Range{Server: "a disk", Name: "W1", Metric: "ratio", Min: new(1.2)}, []string{"a disk, W1: ratio is 1.10, want ≥ 1.20"}},
-		"too large":                     {Range{Server: "a disk", Name: "W1", Metric: "ratio", Max: new(1.0)}, []string{"a disk, W1: ratio is 1.10, want ≤ 1.00"}},
+		"all are too small":             {Range{Server: "a disk", Name: "W1", Metric: "ratio", Min: new(1.4)}, []string{"a disk, W1: ratio is 1.10, want ≥ 1.40"}},
+		"all are too large":             {Range{Server: "a disk", Name: "W1", Metric: "ratio", Max: new(0.8)}, []string{"a disk, W1: ratio is 1.10, want ≤ 0.8"}},
 		"on any server":                 {Range{Name: "W1", Metric: "ratio", Max: new(1.5)}, []string{"another, W1: ratio is 2.00, want ≤ 1.50"}},
 		"what was not measured is said": {Range{Name: "W2", Metric: "ratio", Max: new(1.5)}, []string{"W2: ratio was not measured"}},
 	} {
