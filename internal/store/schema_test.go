@@ -75,7 +75,7 @@ UNION ALL
 SELECT 'index ' || pg_get_indexdef(i.indexrelid) FROM relation r JOIN pg_index i ON i.indrelid = r.oid
 UNION ALL
 SELECT 'constraint ' || r.relname || '.' || c.conname || ' ' || pg_get_constraintdef(c.oid) || CASE WHEN c.convalidated THEN ' valid' ELSE '' END
-FROM relation r JOIN pg_constraint c ON c.conrelid = r.oid
+FROM relation r JOIN pg_constraint c ON c.conrelid = r.oid AND c.contype <> 'n' -- since Postgres 18; the columns say it
 UNION ALL
 SELECT 'trigger ' || t.tgname FROM relation r JOIN pg_trigger t ON t.tgrelid = r.oid WHERE NOT t.tgisinternal
 UNION ALL

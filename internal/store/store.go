@@ -95,7 +95,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, err
 	}
 	if err := s.configure(ctx, config); err != nil {
-		return nil, Classify(err)
+		return nil, s.classify(err)
 	}
 	s.pool, err = pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
@@ -157,7 +157,12 @@ func (s *Store) Close() { s.pool.Close() }
 
 // Ping returns nil when the database answers.
 func (s *Store) Ping(ctx context.Context) error {
-	err := s.pool.Ping(ctx)
+	return s.classify(s.pool.Ping(ctx))
+}
+
+// classify is Classify for an error of a connection, which may hide an answer that has passed
+// a limit.
+func (s *Store) classify(err error) error {
 	if seen := s.violation.Swap(nil); err != nil && seen != nil {
 		return Classify(*seen)
 	}

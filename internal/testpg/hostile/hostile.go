@@ -72,6 +72,8 @@ func (c *Conn) Welcome() error {
 	}
 	c.Send(&pgproto3.AuthenticationOk{})
 	c.Send(&pgproto3.ParameterStatus{Name: "server_version", Value: "17.0"})
+	c.Send(&pgproto3.ParameterStatus{Name: "standard_conforming_strings", Value: "on"})
+	c.Send(&pgproto3.ParameterStatus{Name: "client_encoding", Value: "UTF8"})
 	c.Send(&pgproto3.BackendKeyData{ProcessID: 1, SecretKey: []byte{1, 2, 3, 4}})
 	c.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 	return c.Flush()
