@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,13 +29,31 @@ func (s *panickingStore) Notify(context.Context) error { panic(s.value) }
 
 func (s *panickingStore) Close() { panic(s.value) }
 
+// lockedLog keeps what several goroutines log.
+type lockedLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedLog) add(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.WriteString(line)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
 // A panic in work for one database ends neither the process nor the tasks of its
 // connection.
 func TestConnection_P9_ContainsPanics(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var log strings.Builder
-		ctx := logr.NewContext(t.Context(), funcr.New(func(_, args string) { log.WriteString(args) }, funcr.Options{}))
+		var log lockedLog
+		ctx := logr.NewContext(t.Context(), funcr.New(func(_, args string) { log.add(args) }, funcr.Options{}))
 		s := &panickingStore{value: "s3cr3t"}
 		c := NewConnection(key, s, store.Options{}, "1")
 		r := NewRegistry()
