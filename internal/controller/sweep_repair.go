@@ -217,7 +217,7 @@ func (r *statusRepairer) findDiffering(ctx context.Context, round repairRound, o
 			continue
 		}
 		if round.fleet != nil {
-			seen.NoWorker = round.fleet.noWorker(seen.Row, r.conn.Store.ServerTime(seen.Now))
+			seen.NoWorker = round.fleet.noWorker(seen.Row, seen.serverNow())
 		}
 		seen.ReportDelay, seen.WorkerReports = r.reports.ReportDelay(seen.Row, r.conn.Workers(), seen.Now)
 		if changed := r.changed(&seen, round); forged(&seen) || changed && !r.endReportExpected(&seen) {
@@ -242,9 +242,10 @@ func (r *statusRepairer) rowsOf(ctx context.Context, objects []*v1alpha1.Workflo
 
 // seenWith returns what is seen of an object with its row, which is one of these or missing.
 func (r *statusRepairer) seenWith(o *v1alpha1.WorkflowRun, rows map[string]*openworkflow.Run) runSeen {
+	now := r.clock.Now()
 	seen := runSeen{
 		Run: o, RunID: startedRunID(o), Row: rowOf(o, rowCandidates(o, o.Status.RunID), rows, r.attachAcrossNamespaces),
-		Backend: backend.State{Known: true, Ready: true}, Now: r.clock.Now(),
+		Backend: backend.State{Known: true, Ready: true}, Now: now, ServerAhead: serverAhead(r.conn, now),
 	}
 	if seen.Row != nil {
 		seen.RunID = seen.Row.ID

@@ -157,7 +157,7 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 	key := backend.KeyOf(run.Namespace, run.Spec.BackendRef)
 	conn := r.Backends.Ready(key)
 	if conn != nil {
-		seen.Backend = backend.State{Known: true, Ready: true}
+		seen.Backend, seen.ServerAhead = backend.State{Known: true, Ready: true}, serverAhead(conn, seen.Now)
 		seen.ReportDelay = r.reports.SlowestReportDelay(conn.Workers(), seen.Now)
 	} else {
 		state, err := backendState(ctx, r.Client, r.Backends, key)
@@ -173,6 +173,11 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 	return seen, conn, r.load(ctx, conn, &seen)
 }
 
+// serverAhead returns by how much the database's clock is ahead of the manager's.
+func serverAhead(conn *backend.Connection, now time.Time) time.Duration {
+	return conn.Store.ServerTime(now).Sub(now)
+}
+
 // confirmEnd looks for the end of a run that will be deleted after its ttl. The status alone is
 // not believed: deleting an open run's object cancels the run. Without a Backend there is nobody
 // to ask, and nothing to cancel.
@@ -183,6 +188,7 @@ func (r *WorkflowRunReconciler) confirmEnd(ctx context.Context, seen *runSeen) e
 	}
 	key := backend.KeyOf(run.Namespace, run.Spec.BackendRef)
 	if conn := r.Backends.Ready(key); conn != nil {
+		seen.ServerAhead = serverAhead(conn, seen.Now)
 		err := r.loadRow(ctx, conn, seen)
 		seen.Unconfirmed = seen.Row != nil && !seen.Row.Status.Terminal()
 		return err

@@ -83,7 +83,8 @@ func (r *WorkflowRunReconciler) observeReport(run *v1alpha1.WorkflowRun) {
 	}
 	r.reports.Confirm(client.ObjectKeyFromObject(run), run.UID)
 	if conn := r.Backends.Ready(backend.KeyOf(run.Namespace, run.Spec.BackendRef)); conn != nil {
-		r.reports.Observe(&run.Status, conn.Workers(), r.Clock.Now())
+		now := r.Clock.Now()
+		r.reports.Observe(&run.Status, conn.Workers(), now, conn.Store.ServerTime(now))
 	}
 }
 

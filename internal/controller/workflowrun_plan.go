@@ -52,8 +52,13 @@ type runSeen struct {
 	FirstReport, FirstReportLeft time.Duration
 	// Done are the actions that this reconcile has carried out.
 	Done []runAction
-	Now  time.Time
+	// Now is the time by the manager's clock. The database's clock is ServerAhead ahead of it.
+	Now         time.Time
+	ServerAhead time.Duration
 }
+
+// serverNow returns the time by the clock of the database, which the instants of rows are by.
+func (s *runSeen) serverNow() time.Time { return s.Now.Add(s.ServerAhead) }
 
 // own reports whether the row was inserted for this object, not for an earlier one with the
 // same idempotency key.
@@ -176,23 +181,35 @@ func planEnded(seen runSeen) runPlan {
 	if ttl == nil || !run.DeletionTimestamp.IsZero() {
 		return plan
 	}
-	// The ttl starts no earlier than the object. An object that shows an earlier run of the
-	// same idempotency key would otherwise be deleted at once, and a GitOps tool would
-	// create it again for ever.
-	since := run.CreationTimestamp
-	if finished := run.Status.FinishedAt; finished != nil && since.Before(finished) {
-		since = *finished
+	if left := time.Duration(*ttl)*time.Second - seen.endedFor(); left > 0 {
+		plan.RequeueAfter = left
+		return plan
 	}
-	due := since.Add(time.Duration(*ttl) * time.Second)
-	if !seen.Now.Before(due) {
-		if seen.Unconfirmed {
-			plan.RequeueAfter = unconfirmedWait
-			return plan
-		}
-		return runPlan{Action: runDelete}
+	if seen.Unconfirmed {
+		plan.RequeueAfter = unconfirmedWait
+		return plan
 	}
-	plan.RequeueAfter = due.Sub(seen.Now)
-	return plan
+	return runPlan{Action: runDelete}
+}
+
+// endedFor returns how much of the ttl of an ended run has passed. The end is by the database's
+// clock; that of a run that was refused, which has no row, is by the manager's.
+//
+// The ttl starts no earlier than the object. An object that shows an earlier run of the same
+// idempotency key would otherwise be deleted at once, and a GitOps tool would create it again
+// for ever.
+func (s *runSeen) endedFor() time.Duration {
+	since := s.Now.Sub(s.Run.CreationTimestamp.Time)
+	switch {
+	case s.Row != nil && s.Row.FinishedAt != nil:
+		return min(since, s.serverNow().Sub(*s.Row.FinishedAt))
+	case s.Run.Status.FinishedAt == nil:
+		return since
+	case s.Run.Status.RunID == "":
+		return min(since, s.Now.Sub(s.Run.Status.FinishedAt.Time))
+	default:
+		return min(since, s.serverNow().Sub(s.Run.Status.FinishedAt.Time))
+	}
 }
 
 // newRun returns the row for an object. Its id is the object's uid, so that a second insert

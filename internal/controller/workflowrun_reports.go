@@ -182,8 +182,9 @@ func (t *ReportTracker) SlowestReportDelay(workers []store.Worker, now time.Time
 }
 
 // Observe learns the delay of a worker from a status that shows the start or the end of a
-// run for the first time.
-func (t *ReportTracker) Observe(status *v1alpha1.WorkflowRunStatus, workers []store.Worker, now time.Time) {
+// run for the first time. ServerNow is now by the clock of the database, as the times in a status
+// are.
+func (t *ReportTracker) Observe(status *v1alpha1.WorkflowRunStatus, workers []store.Worker, now, serverNow time.Time) {
 	of := status.StartedAt
 	if status.FinishedAt != nil {
 		of = status.FinishedAt
@@ -196,7 +197,7 @@ func (t *ReportTracker) Observe(status *v1alpha1.WorkflowRunStatus, workers []st
 	for _, w := range workers {
 		if w.PodName == status.Worker {
 			process := processOfWorker(w)
-			t.workers[process] = t.workers[process].observe(now.Sub(of.Time), now)
+			t.workers[process] = t.workers[process].observe(serverNow.Sub(of.Time), now)
 		}
 	}
 }
@@ -257,7 +258,7 @@ func (s *runSeen) reportWait() (wait time.Duration, overdue bool) {
 	if since == nil {
 		return 0, false
 	}
-	wait = since.Add(reportTimeout + s.ReportDelay).Sub(s.Now)
+	wait = since.Add(reportTimeout + s.ReportDelay).Sub(s.serverNow())
 	return max(wait, 0), wait <= 0
 }
 

@@ -138,7 +138,7 @@ func TestReportDelay_FollowsTheReportsThatArrive(t *testing.T) {
 		if _, err := stripRun(run); err != nil { // as the cache does
 			t.Fatal(err)
 		}
-		reports.Observe(&run.Status, workers, at)
+		reports.Observe(&run.Status, workers, at, at)
 	}
 	expect("no report", 0, 0)
 	arrive("pod-a", time.Second)

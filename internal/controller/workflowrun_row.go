@@ -11,6 +11,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -104,14 +105,27 @@ func forged(seen *runSeen) bool {
 		return false
 	}
 	status := projection.Status(seen.Row, openworkflow.StepSummary{}, "")
-	return status.State != shown.State || !equality.Semantic.DeepEqual(shown.Output, endDigest(&status))
+	return status.State != shown.State || !sameTime(status.FinishedAt, shown.FinishedAt) || !equality.Semantic.DeepEqual(shown.Output, endDigest(&status))
+}
+
+// endTolerance is how much the end that a worker has reported may differ from the row's. A worker
+// takes the time when the write has returned, which it may have repeated through an outage of
+// the database. Nothing is decided by the status's time of an end that has a row.
+const endTolerance = 10 * time.Minute
+
+// sameTime reports whether a status shows the time of an end, within endTolerance.
+func sameTime(end, shown *metav1.Time) bool {
+	if end == nil || shown == nil {
+		return end == shown
+	}
+	return end.Sub(shown.Time).Abs() <= endTolerance
 }
 
 // digestSeed makes the digests of this process unlike those that anybody could compute.
 var digestSeed = maphash.MakeSeed()
 
 // endDigest returns a digest of what an ended run's status says about the end, for the cache, which
-// keeps nothing else of it. Outputs are compared as JSON values: the API server writes them anew.
+// keeps nothing else of it but its time. Outputs are compared as JSON values: the API server writes them anew.
 func endDigest(status *v1alpha1.WorkflowRunStatus) *apiextensionsv1.JSON {
 	var hash maphash.Hash
 	hash.SetSeed(digestSeed)
@@ -121,9 +135,6 @@ func endDigest(status *v1alpha1.WorkflowRunStatus) *apiextensionsv1.JSON {
 	}
 	part(string(status.State))
 	part(status.RunID)
-	if status.FinishedAt != nil {
-		part(status.FinishedAt.UTC().Format(time.RFC3339))
-	}
 	if status.Output != nil {
 		part(normalJSON(status.Output.Raw))
 	}

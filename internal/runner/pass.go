@@ -166,12 +166,12 @@ func (r *Runner) finish(e *execution, o outcome) {
 		}
 	case outcomeHandBack:
 		if e.writeEnd(store.RunWrite{Op: store.RunRelease}) {
-			now := time.Now()
+			now := e.now()
 			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt, run.UpdatedAt = nil, &now, now })
 			e.span.End(tracing.Suspended, nil)
 		}
 	case outcomeSuspended:
-		now := time.Now()
+		now := e.now()
 		if e.writeEnd(store.RunWrite{Op: store.RunPark, At: now}) {
 			e.report(func(run *openworkflow.Run) { run.WorkerID, run.AvailableAt, run.SuspendedAt = nil, nil, &now })
 			e.span.End(tracing.Suspended, nil)
@@ -194,7 +194,7 @@ func (r *Runner) finishReturned(e *execution, o outcome) {
 	if err == nil {
 		var stored error
 		if stored = e.submitEnd(store.RunWrite{Op: store.RunComplete, Output: o.output}); stored == nil {
-			now := time.Now()
+			now := e.now()
 			e.report(func(run *openworkflow.Run) {
 				run.Status, run.Output, run.Error = openworkflow.RunCompleted, o.output, nil
 				run.AvailableAt, run.FinishedAt = nil, &now
@@ -307,7 +307,7 @@ func (e *execution) report(change func(*openworkflow.Run)) {
 		return
 	}
 	run := *e.run
-	run.UpdatedAt = time.Now()
+	run.UpdatedAt = e.now()
 	change(&run)
 	e.runner.options.Reporter.Report(&run, e.snapshot())
 }
