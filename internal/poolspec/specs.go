@@ -194,7 +194,7 @@ func workerTemplate(in Input) *corev1ac.PodTemplateSpecApplyConfiguration {
 		template.WithAnnotations(map[string]string{defaultContainer: *worker.Name})
 	}
 	spec.WithServiceAccountName(serviceAccountName(in))
-	setDefault(&spec.AutomountServiceAccountToken, true)
+	addToken(spec, worker)
 	setDefault(&spec.TerminationGracePeriodSeconds, defaultGraceSeconds)
 	nonRootAdded := restrictPod(spec)
 	for i := range spec.Containers {
@@ -326,8 +326,10 @@ func copyOf(spec *corev1ac.PodSpecApplyConfiguration) *corev1ac.PodSpecApplyConf
 	c := *spec
 	c.Containers = append([]corev1ac.ContainerApplyConfiguration(nil), spec.Containers...)
 	c.InitContainers = append([]corev1ac.ContainerApplyConfiguration(nil), spec.InitContainers...)
+	c.Volumes = append([]corev1ac.VolumeApplyConfiguration(nil), spec.Volumes...)
 	for i := range c.Containers {
 		c.Containers[i].Env = append([]corev1ac.EnvVarApplyConfiguration(nil), c.Containers[i].Env...)
+		c.Containers[i].VolumeMounts = append([]corev1ac.VolumeMountApplyConfiguration(nil), c.Containers[i].VolumeMounts...)
 	}
 	return &c
 }

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,6 +91,19 @@ func TestObjects(t *testing.T) {
 					{"name": "agent", "image": "a", "securityContext": {"privileged": true}}
 				]}}`,
 		},
+		"own-token": { // the kubelet mounts the account's token into all containers, as the template says
+			backend:  "default",
+			template: `{"spec":{"automountServiceAccountToken":true,"containers":[{"name":"worker","image":"w"},{"name":"agent","image":"a"}]}}`,
+		},
+		"own-mounts": { // of the worker's token, and of another for a sidecar
+			backend: "default",
+			template: `{"spec":{
+				"volumes": [{"name": "vault", "projected": {"sources": [{"serviceAccountToken": {"audience": "vault", "path": "token"}}]}}],
+				"containers": [
+					{"name": "worker", "image": "w", "volumeMounts": [{"name": "vault", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]},
+					{"name": "agent", "image": "a", "volumeMounts": [{"name": "vault", "mountPath": "/vault"}]}
+				]}}`,
+		},
 		"first-is-the-worker": {
 			backend:  "default",
 			template: `{"spec":{"containers":[{"name":"checkout","image":"w"},{"name":"checkout-2","image":"w"}]}}`,
@@ -125,6 +139,56 @@ func TestObjects(t *testing.T) {
 			}
 			golden(t, "pool-"+name+".yaml", documents(t, objects))
 		})
+	}
+}
+
+// TestObjects_P9_OnlyTheWorkerHasAToken: a sidecar, an init container, or a container that is
+// injected does not get the right to write status.
+func TestObjects_P9_OnlyTheWorkerHasAToken(t *testing.T) {
+	t.Parallel()
+	template, err := DecodeTemplate([]byte(`{"spec":{
+		"initContainers": [{"name": "init", "image": "i"}, {"name": "proxy", "image": "p", "restartPolicy": "Always"}],
+		"containers": [{"name": "logger", "image": "l"}, {"name": "worker", "image": "w"}]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := &v1alpha1.WorkerPool{ObjectMeta: metav1.ObjectMeta{Name: "shop", Namespace: "orders"}}
+	spec := workerTemplate(Input{Pool: pool, Template: template}).Spec
+	if mount := spec.AutomountServiceAccountToken; mount == nil || *mount {
+		t.Error("the kubelet mounts the token into all containers")
+	}
+	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+		if has := len(c.VolumeMounts) > 0; has != (*c.Name == "worker") {
+			t.Errorf("container %s has mounts: %t", *c.Name, has)
+		}
+	}
+	encoded, err := json.Marshal(spec.Volumes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var volumes []corev1.Volume
+	if err := json.Unmarshal(encoded, &volumes); err != nil {
+		t.Fatal(err)
+	}
+	if len(volumes) != 1 {
+		t.Fatalf("%d volumes", len(volumes))
+	}
+	var files []string
+	for _, source := range volumes[0].Projected.Sources {
+		switch {
+		case source.ServiceAccountToken != nil:
+			files = append(files, source.ServiceAccountToken.Path)
+			if source.ServiceAccountToken.Audience != "" || *source.ServiceAccountToken.ExpirationSeconds > 3600 {
+				t.Errorf("the token is %+v", source.ServiceAccountToken)
+			}
+		case source.ConfigMap != nil:
+			files = append(files, source.ConfigMap.Items[0].Path)
+		case source.DownwardAPI != nil:
+			files = append(files, source.DownwardAPI.Items[0].Path)
+		}
+	}
+	if want := []string{"token", "ca.crt", "namespace"}; !cmp.Equal(want, files) {
+		t.Errorf("the mounted files are %q, want those of the kubelet's own mount %q", files, want)
 	}
 }
 
