@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
-	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -21,39 +18,17 @@ import (
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/runner"
 	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/testpg"
 	"github.com/openworkflow-operator/operator/step"
 	"github.com/openworkflow-operator/operator/workflow"
 )
-
-// grants returns the statements of docs/security.md for a login.
-func grants(t *testing.T, of, login string) string {
-	t.Helper()
-	page, err := os.ReadFile(filepath.Join(repository, "docs/security.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	block := regexp.MustCompile("(?s)```sql\n-- " + of + "\n(.*?)```").FindSubmatch(page)
-	if block == nil {
-		t.Fatalf("docs/security.md has no statements for the %s", of)
-	}
-	return strings.ReplaceAll(string(block[1]), "openworkflow_"+of, login)
-}
-
-// login creates a login and returns its name and the URL for it.
-func (w *world) login(name string) (login, as string) {
-	w.t.Helper()
-	login = name + "_" + strings.ReplaceAll(w.Namespace, "-", "_")
-	execute(w.t, w.URL, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'p'", login))
-	w.t.Cleanup(func() { execute(w.t, w.URL, fmt.Sprintf("DROP OWNED BY %s; DROP ROLE %s", login, login)) })
-	return login, edit(w.t, w.URL, func(u *url.URL) { u.User = url.UserPassword(login, "p") })
-}
 
 // TestBackend_P9_SeparateLoginsSuffice: the owner migrates, the manager and the workers have the
 // rights of docs/security.md, and runs of all kinds of steps complete.
 func TestBackend_P9_SeparateLoginsSuffice(t *testing.T) {
 	w := newWorld(t)
-	managerLogin, managerURL := w.login("manager")
-	workerLogin, workerURL := w.login("worker")
+	managerLogin, managerURL := testpg.Login(t, w.URL, "manager")
+	workerLogin, workerURL := testpg.Login(t, w.URL, "worker")
 	owner, err := store.Open(t.Context(), store.Options{URL: w.URL, NamespaceID: w.Namespace})
 	if err != nil {
 		t.Fatal(err)
@@ -62,8 +37,9 @@ func TestBackend_P9_SeparateLoginsSuffice(t *testing.T) {
 	if err := owner.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	execute(t, w.URL, grants(t, "manager", managerLogin))
-	execute(t, w.URL, grants(t, "worker", workerLogin))
+	page := filepath.Join(repository, "docs/security.md")
+	execute(t, w.URL, testpg.Grants(t, page, "manager", managerLogin))
+	execute(t, w.URL, testpg.Grants(t, page, "worker", workerLogin))
 
 	w.start()
 	w.secret("db", managerURL)
@@ -91,6 +67,11 @@ func TestBackend_P9_SeparateLoginsSuffice(t *testing.T) {
 		w.awaitState(run, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted)
 	}
 	w.forbidden(t, workerURL)
+
+	readerLogin, readerURL := testpg.Login(t, w.URL, "reader")
+	execute(t, w.URL, testpg.Grants(t, page, "reader", readerLogin))
+	execute(t, readerURL, `SELECT output, error FROM openworkflow.workflow_runs`)
+	w.forbidden(t, readerURL, `UPDATE openworkflow.workflow_runs SET status = 'completed'`, `INSERT INTO openworkflow.operator_sweeps DEFAULT VALUES`)
 }
 
 // work executes the workflows of the test as the login of this URL, until the test ends.
@@ -138,15 +119,15 @@ func (w *world) work(t *testing.T, as string) {
 	})
 }
 
-// forbidden tries what a worker's login must not do.
-func (w *world) forbidden(t *testing.T, as string) {
+// forbidden tries what a worker's login must not do, and more.
+func (w *world) forbidden(t *testing.T, as string, more ...string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), as)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close(context.Background()) }()
-	for _, statement := range []string{
+	for _, statement := range append(more,
 		`DELETE FROM openworkflow.workflow_runs`,
 		`DELETE FROM openworkflow.step_attempts`,
 		`DELETE FROM openworkflow.workflow_signals`,
@@ -161,7 +142,7 @@ func (w *world) forbidden(t *testing.T, as string) {
 		`ALTER TABLE openworkflow.workflow_runs ADD COLUMN x text`,
 		`CREATE TABLE openworkflow.x (y text)`,
 		`DROP TABLE openworkflow.workflow_signals`,
-	} {
+	) {
 		if _, err := conn.Exec(t.Context(), statement); err == nil || !strings.Contains(err.Error(), "42501") {
 			t.Errorf("%s: %v, want insufficient privilege", statement, err)
 		}

@@ -79,6 +79,7 @@ BEGIN
 		EXECUTE format('DROP SCHEMA %I CASCADE', name);
 	END LOOP;
 	CREATE SCHEMA public;
+	GRANT USAGE ON SCHEMA public TO PUBLIC; -- as in a new database
 END
 $$`
 

@@ -41,7 +41,7 @@ func (l *lab) client(language string) starter {
 
 func (l *lab) goClient() starter {
 	l.Helper()
-	c, err := client.Open(l.Context(), client.Config{PostgresURL: l.url, NamespaceID: namespaceID})
+	c, err := client.Open(l.Context(), client.Config{PostgresURL: l.peers, NamespaceID: namespaceID})
 	if err != nil {
 		l.Fatal(err)
 	}

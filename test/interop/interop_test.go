@@ -74,26 +74,37 @@ type lab struct {
 	*testing.T
 	url  string
 	pool *pgxpool.Pool
+	// peers is the URL with which workers and clients connect. Restricted says that their login has
+	// only the rights of docs/security.md, which do not suffice to migrate.
+	peers      string
+	restricted bool
 	// store is a client in Go, and reads rows.
 	store *store.Store
 	// loaded is how many runs load has started.
 	loaded int
 }
 
-// newLab returns a database that this module has migrated.
+// newLab returns a database that this module has migrated. Workers and clients of both languages
+// have the rights that docs/security.md gives a worker, and no others.
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	l := newEmptyLab(t)
 	if err := l.store.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	var login string
+	login, l.peers = testpg.Login(t, l.url, "worker")
+	l.restricted = true
+	l.exec(testpg.Grants(t, "../../docs/security.md", "worker", login))
+	l.exec(`GRANT SELECT, INSERT ON ledger, gates TO ` + login)
 	return l
 }
 
-// newEmptyLab returns a database without OpenWorkflow's tables.
+// newEmptyLab returns a database without OpenWorkflow's tables. Workers and clients own it.
 func newEmptyLab(t *testing.T) *lab {
 	t.Helper()
 	l := &lab{T: t, url: testpg.New(t)}
+	l.peers = l.url
 	var err error
 	if l.pool, err = pgxpool.New(t.Context(), l.url); err != nil {
 		t.Fatal(err)

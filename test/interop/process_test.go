@@ -38,17 +38,18 @@ func (l *lab) worker(language string, workflows ...string) *process {
 	}
 	command := exec.Command(goworker, workflows...) //nolint:noctx // killed by its caller or at the end of the test
 	command.Env = append(os.Environ(),
-		"OPENWORKFLOW_POSTGRES_URL="+l.url, "OPENWORKFLOW_NAMESPACE_ID="+namespaceID,
+		"OPENWORKFLOW_POSTGRES_URL="+l.peers, "OPENWORKFLOW_NAMESPACE_ID="+namespaceID,
 		fmt.Sprintf("OPENWORKFLOW_LEASE_SECONDS=%d", int(goLease.Seconds())))
 	return l.start(command)
 }
 
-// node starts a TypeScript process. It is connected when the call returns, which
-// means that it has also migrated the database.
+// node starts a TypeScript process. It is connected when the call returns, which means that it has
+// also migrated the database, unless its login may not.
 func (l *lab) node(workflows ...string) *process {
 	l.Helper()
 	command := exec.Command("node", append([]string{"typescript/peer.mjs"}, workflows...)...) //nolint:noctx // killed by its caller or at the end of the test
-	command.Env = append(os.Environ(), "OPENWORKFLOW_POSTGRES_URL="+l.url, "OPENWORKFLOW_NAMESPACE_ID="+namespaceID)
+	command.Env = append(os.Environ(), "OPENWORKFLOW_POSTGRES_URL="+l.peers, "OPENWORKFLOW_NAMESPACE_ID="+namespaceID,
+		fmt.Sprintf("RUN_MIGRATIONS=%t", !l.restricted))
 	stdin, err := command.StdinPipe()
 	if err != nil {
 		l.Fatal(err)

@@ -2,7 +2,8 @@
 //
 //   node peer.mjs [WORKFLOW[@VERSION]...]    executes up to ten runs of these workflows at once
 //
-// OPENWORKFLOW_POSTGRES_URL and OPENWORKFLOW_NAMESPACE_ID say where. It reads one
+// OPENWORKFLOW_POSTGRES_URL and OPENWORKFLOW_NAMESPACE_ID say where. It migrates first, unless
+// RUN_MIGRATIONS is false. It reads one
 // command a line, as JSON, and answers each with one line: {"id", "result"} or
 // {"id", "error"}. The first line that it writes says that it is connected.
 import { createInterface } from "node:readline";
@@ -34,7 +35,7 @@ const ledger = {
   },
 };
 
-const backend = await BackendPostgres.connect(url, { namespaceId });
+const backend = await BackendPostgres.connect(url, { namespaceId, runMigrations: process.env.RUN_MIGRATIONS !== "false" });
 const ow = new OpenWorkflow({ backend });
 const known = workflows(ow, ledger);
 for (const key of process.argv.slice(2)) {
