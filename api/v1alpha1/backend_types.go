@@ -79,6 +79,21 @@ type PostgresBackend struct {
 	// the schema. Its login owns the tables. Empty means that of urlSecretRef.
 	// +optional
 	MigrationURLSecretRef SecretKeyRef `json:"migrationURLSecretRef,omitzero"`
+
+	// sslMode says how connections are protected, in libpq's words. It applies to each of the URLs
+	// that has no sslmode; one that has another is invalid. verify-full is the only mode that keeps
+	// out whoever can answer at the address of the database. Empty means what the URL says and,
+	// if it says nothing, verify-full with a caSecretRef, and prefer without one.
+	// +optional
+	// +kubebuilder:validation:Enum=disable;allow;prefer;require;verify-ca;verify-full
+	SSLMode string `json:"sslMode,omitempty"`
+
+	// caSecretRef names the Secret with the certificates, in PEM form, of those who may sign that
+	// of the server. Manager and pods get it. The Secret must be in the namespace of the Backend;
+	// CloudNativePG's is named after the cluster, with the suffix -ca. Empty means the authorities
+	// that the images of manager and workers trust.
+	// +optional
+	CASecretRef CASecretKeyRef `json:"caSecretRef,omitzero"`
 }
 
 // WorkerSecret returns the Secret with the URL for the pods of WorkerPools.
@@ -108,6 +123,22 @@ type SecretKeyRef struct {
 	// key is the key within the Secret. Defaults to uri.
 	// +optional
 	// +default="uri"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Key string `json:"key,omitempty"`
+}
+
+// CASecretKeyRef names one key of a Secret in the same namespace.
+type CASecretKeyRef struct {
+	// name is the Secret's name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// key is the key within the Secret. Defaults to ca.crt.
+	// +optional
+	// +default="ca.crt"
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Key string `json:"key,omitempty"`

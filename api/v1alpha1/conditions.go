@@ -25,6 +25,10 @@ const (
 	// ConditionWakeUps is true when a Backend's database notifies workers of due runs, and false
 	// when they find them by polling. It says nothing before the database was reached.
 	ConditionWakeUps = "WakeUps"
+
+	// ConditionEncrypted is true when the manager's connections to a Backend's database are
+	// encrypted. It says nothing before the database was reached.
+	ConditionEncrypted = "Encrypted"
 )
 
 // ReasonNotObserved is the reason of Ready=Unknown, which the API server sets by default on every
@@ -100,6 +104,11 @@ const (
 	ReasonListening = "Listening"
 	// ReasonPolling: a transaction pooler is before the database, so that workers poll (WakeUps).
 	ReasonPolling = "Polling"
+	// ReasonTLS: the connection to the database is encrypted (Encrypted).
+	ReasonTLS = "TLS"
+	// ReasonNotEncrypted: the connection to the database is not encrypted, so that passwords,
+	// inputs and results can be read on the way (Encrypted).
+	ReasonNotEncrypted = "NotEncrypted"
 	// ReasonInsufficientPrivilege: the database user lacks a privilege.
 	ReasonInsufficientPrivilege = "InsufficientPrivilege"
 	// ReasonSchemaMissing: migrations are pending and spec.migrate is false.

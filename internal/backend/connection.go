@@ -216,14 +216,24 @@ func (c *Connection) sendHints(ctx context.Context) {
 
 // Hash identifies what a connection is opened with.
 func Hash(o store.Options, migrationURL string) string {
-	return hashOf(o.URL, migrationURL, o.Schema, o.NamespaceID)
+	return hashOf(o.URL, migrationURL, o.Schema, o.NamespaceID, o.Encryption.Mode, string(o.Encryption.CA))
 }
 
-// PodsHash identifies what worker pods read of their Backend when they start, by the version of
-// the Secret with their URL. It is published in an annotation, so nothing secret goes into it: a
-// hash of the URL would confirm a guess of the password.
-func PodsHash(o store.Options, secret metav1.Object, key string) string {
-	return hashOf(o.Schema, o.NamespaceID, secret.GetName(), string(secret.GetUID()), secret.GetResourceVersion(), key)[:10]
+// PodSecret is a key of a Secret that worker pods read when they start.
+type PodSecret struct {
+	Secret metav1.Object
+	Key    string
+}
+
+// PodsHash identifies what worker pods read of their Backend when they start, by the versions of
+// the Secrets with their URL and the CA. It is published in an annotation, so nothing secret goes
+// into it: a hash of the URL would confirm a guess of the password.
+func PodsHash(o store.Options, secrets ...PodSecret) string {
+	parts := []string{o.Schema, o.NamespaceID, o.Encryption.Mode}
+	for _, s := range secrets {
+		parts = append(parts, s.Secret.GetName(), string(s.Secret.GetUID()), s.Secret.GetResourceVersion(), s.Key)
+	}
+	return hashOf(parts...)[:10]
 }
 
 func hashOf(parts ...string) string {

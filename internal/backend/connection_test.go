@@ -33,15 +33,17 @@ func TestPodsHash_P9_SaysNothingOfTheURL(t *testing.T) {
 		}
 	}
 	options := store.Options{URL: "postgres://a", Schema: "s", NamespaceID: "n"}
-	one := PodsHash(options, secret("1", "postgres://a"), "uri")
-	if PodsHash(store.Options{URL: "postgres://b", Schema: "s", NamespaceID: "n"}, secret("1", "postgres://b"), "uri") != one {
+	one := PodsHash(options, PodSecret{secret("1", "postgres://a"), "uri"})
+	if PodsHash(store.Options{URL: "postgres://b", Schema: "s", NamespaceID: "n"}, PodSecret{secret("1", "postgres://b"), "uri"}) != one {
 		t.Error("the hash depends on the URL")
 	}
 	for what, other := range map[string]string{
-		"version of the Secret": PodsHash(options, secret("2", "postgres://a"), "uri"),
-		"key":                   PodsHash(options, secret("1", "postgres://a"), "url"),
-		"schema":                PodsHash(store.Options{Schema: "t", NamespaceID: "n"}, secret("1", ""), "uri"),
-		"namespace":             PodsHash(store.Options{Schema: "s", NamespaceID: "m"}, secret("1", ""), "uri"),
+		"version of the Secret": PodsHash(options, PodSecret{secret("2", "postgres://a"), "uri"}),
+		"key":                   PodsHash(options, PodSecret{secret("1", "postgres://a"), "url"}),
+		"schema":                PodsHash(store.Options{Schema: "t", NamespaceID: "n"}, PodSecret{secret("1", ""), "uri"}),
+		"mode":                  PodsHash(store.Options{Schema: "s", NamespaceID: "n", Encryption: store.Encryption{Mode: "require"}}, PodSecret{secret("1", ""), "uri"}),
+		"CA":                    PodsHash(options, PodSecret{secret("1", "postgres://a"), "uri"}, PodSecret{secret("1", ""), "ca.crt"}),
+		"namespace":             PodsHash(store.Options{Schema: "s", NamespaceID: "m"}, PodSecret{secret("1", ""), "uri"}),
 	} {
 		if other == one {
 			t.Errorf("the hash stays with another %s", what)

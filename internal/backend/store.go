@@ -14,6 +14,7 @@ type Store interface {
 	Ping(ctx context.Context) error
 	CheckWritable(ctx context.Context) error
 	TransactionPooled() bool
+	Encrypted() bool
 	ServerTime(t time.Time) time.Time
 	CollationChange(ctx context.Context) (built, actual string, err error)
 	ServerVersion(ctx context.Context) (string, error)

@@ -153,7 +153,7 @@ func (r *BackendReconciler) check(ctx context.Context, object *v1alpha1.Backend)
 	}
 	conn, check := r.checkDatabase(ctx, object, conn, urls)
 	if check.err != nil {
-		check.logged = redact(check.err.Error(), urls.main, urls.migration)
+		check.logged = redact(check.err.Error(), urls.main, urls.migration, urls.worker)
 	}
 	return conn, check
 }
@@ -168,9 +168,15 @@ func (r *BackendReconciler) checkDatabase(ctx context.Context, object *v1alpha1.
 		ApplicationName: "openworkflow-manager",
 		MaxConns:        10,
 		Untrusted:       true,
+		Encryption:      store.Encryption{Mode: object.Spec.Postgres.SSLMode, CA: urls.ca},
+	}
+	if options.Encryption.Mode != "" {
+		if _, err := options.Encryption.ModeOf(urls.worker); err != nil {
+			return conn, backendCheck{stage: stageWorkers, err: err}
+		}
 	}
 	hash := backend.Hash(options, urls.migration)
-	podsHash := backend.PodsHash(options, urls.workerSecret, object.Spec.Postgres.WorkerSecret().Key)
+	podsHash := backend.PodsHash(options, urls.podSecrets...)
 	if conn != nil && conn.Hash == hash && r.Backends.Ready(key) == conn {
 		conn.SetRetention(retention(object))
 		if conn.SetPodsHash(podsHash) {
@@ -248,46 +254,56 @@ func (r *BackendReconciler) migrate(ctx context.Context, conn *backend.Connectio
 
 // databaseURLs is what a check reads from a Backend's Secrets.
 type databaseURLs struct {
-	main, migration string
-	// workerSecret is the Secret with the URL for worker pods.
-	workerSecret *corev1.Secret
+	main, migration, worker string
+	// ca has certificates in PEM form, and is empty if the Backend names none.
+	ca []byte
+	// podSecrets are the Secrets that worker pods read.
+	podSecrets []backend.PodSecret
 }
 
 // databaseURLs reads the Backend's Secrets, each once.
 func (r *BackendReconciler) databaseURLs(ctx context.Context, object *v1alpha1.Backend) (urls databaseURLs, err error) {
 	postgres := &object.Spec.Postgres
-	var secrets []*corev1.Secret
-	var values []string
-	for _, ref := range []v1alpha1.SecretKeyRef{postgres.URLSecretRef, postgres.MigrationSecret(), postgres.WorkerSecret()} {
-		i := slices.IndexFunc(secrets, func(s *corev1.Secret) bool { return s.Name == ref.Name })
-		if i < 0 {
-			secret, err := r.secret(ctx, object.Namespace, ref)
-			if err != nil {
-				return urls, err
+	secrets := map[string]*corev1.Secret{}
+	read := func(name, key, content string) []byte {
+		if err != nil {
+			return nil
+		}
+		if secrets[name] == nil {
+			if secrets[name], err = r.secret(ctx, object.Namespace, name, key, content); err != nil {
+				return nil
 			}
-			i, secrets = len(secrets), append(secrets, secret)
 		}
-		url := secrets[i].Data[ref.Key]
-		if len(url) == 0 {
-			return urls, secretKeyMissing(ref, slices.Collect(maps.Keys(secrets[i].Data)))
+		value := secrets[name].Data[key]
+		if len(value) == 0 {
+			err = secretKeyMissing(name, key, content, slices.Collect(maps.Keys(secrets[name].Data)))
 		}
-		values, urls.workerSecret = append(values, string(url)), secrets[i]
+		return value
 	}
-	urls.main, urls.migration = values[0], values[1]
-	return urls, nil
+	main, migration, worker := postgres.URLSecretRef, postgres.MigrationSecret(), postgres.WorkerSecret()
+	urls.main = string(read(main.Name, main.Key, contentURL))
+	urls.migration = string(read(migration.Name, migration.Key, contentURL))
+	urls.worker = string(read(worker.Name, worker.Key, contentURL))
+	urls.podSecrets = []backend.PodSecret{{Secret: secrets[worker.Name], Key: worker.Key}}
+	if ca := postgres.CASecretRef; ca.Name != "" {
+		urls.ca = read(ca.Name, ca.Key, contentCA)
+		urls.podSecrets = append(urls.podSecrets, backend.PodSecret{Secret: secrets[ca.Name], Key: ca.Key})
+	}
+	return urls, err
 }
 
-// secret reads a Secret of the Backend.
-func (r *BackendReconciler) secret(ctx context.Context, namespace string, ref v1alpha1.SecretKeyRef) (*corev1.Secret, error) {
+// secret reads a Secret of the Backend. The key and what it should hold are for the message that it
+// is missing.
+func (r *BackendReconciler) secret(ctx context.Context, namespace, name, key, content string) (*corev1.Secret, error) {
 	secret := &corev1.Secret{}
 	err := within(ctx, connectTimeout, func(ctx context.Context) error {
-		return r.Secrets.Get(ctx, types.NamespacedName{Namespace: namespace, Name: ref.Name}, secret)
+		return r.Secrets.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, secret)
 	})
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, secretMissing(ref)
+		return nil, secretMissing(name, key, content)
 	case err != nil:
-		return nil, fmt.Errorf("read Secret %q: %w", ref.Name, err)
+		return nil, fmt.Errorf("read Secret %q: %w", name, err)
 	default:
 		return secret, nil
 	}

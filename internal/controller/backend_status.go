@@ -21,6 +21,7 @@ type backendStage string
 
 const (
 	stageSecret  backendStage = "read the Secret"
+	stageWorkers backendStage = "read the URL for workers"
 	stageOpen    backendStage = "connect"
 	stageMigrate backendStage = "migrate"
 	stageSchema  backendStage = "check the schema"
@@ -45,20 +46,30 @@ type errSecret struct{ text string }
 
 func (e errSecret) Error() string { return e.text }
 
+// What the key of a Secret should hold, for messages.
+const (
+	contentURL = "the database URL"
+	contentCA  = "the certificates of the database's CA"
+)
+
 // secretMissing is the error of a Secret that does not exist.
-func secretMissing(ref v1alpha1.SecretKeyRef) error {
-	return errSecret{fmt.Sprintf("Secret %q does not exist: create it with the database URL under the key %q", ref.Name, ref.Key)}
+func secretMissing(name, key, content string) error {
+	return errSecret{fmt.Sprintf("Secret %q does not exist: create it with %s under the key %q", name, content, key)}
 }
 
 // secretKeyMissing is the error of a Secret without the key. It names the keys that exist.
-func secretKeyMissing(ref v1alpha1.SecretKeyRef, keys []string) error {
+func secretKeyMissing(name, key, content string, keys []string) error {
 	has := "it is empty"
 	if len(keys) > 0 {
 		slices.Sort(keys)
 		has = "it has " + strings.Join(keys, ", ")
 	}
-	return errSecret{fmt.Sprintf("Secret %q has no key %q (%s): add the database URL under that key, or name another in spec.postgres.urlSecretRef.key",
-		ref.Name, ref.Key, has)}
+	field := "urlSecretRef"
+	if content == contentCA {
+		field = "caSecretRef"
+	}
+	return errSecret{fmt.Sprintf("Secret %q has no key %q (%s): add %s under that key, or name another in spec.postgres.%s.key",
+		name, key, has, content, field)}
 }
 
 // explainBackend returns the reason of a failed check and a message that says what to do.
@@ -68,8 +79,12 @@ func secretKeyMissing(ref v1alpha1.SecretKeyRef, keys []string) error {
 // login yet: such texts have told what listens where, and a part of a mistyped URL.
 func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message string) {
 	ref := spec.Postgres.URLSecretRef
-	if c.stage == stageMigrate {
+	switch c.stage {
+	case stageMigrate:
 		ref = spec.Postgres.MigrationSecret()
+	case stageWorkers:
+		ref = spec.Postgres.WorkerSecret()
+	default:
 	}
 	source := fmt.Sprintf("the URL in Secret %q", ref.Name)
 	var secret errSecret
@@ -110,9 +125,13 @@ func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message
 	case errors.Is(c.err, store.ErrReadOnly):
 		return v1alpha1.ReasonReadOnly, fmt.Sprintf(
 			"the database at the address in %s answers but accepts no writes; trying again: %s", source, truncateText(c.err.Error(), 512))
+	case errors.Is(c.err, store.ErrInvalidCA):
+		return v1alpha1.ReasonTLSFailed, fmt.Sprintf(
+			"the key %q of Secret %q holds no certificate in PEM form; correct it there, it is read again by itself", spec.Postgres.CASecretRef.Key, spec.Postgres.CASecretRef.Name)
 	case tlsFailed(c.err):
 		return v1alpha1.ReasonTLSFailed, fmt.Sprintf(
-			"no encrypted connection as %s asks for: the server offers none, or its certificate is not trusted; check sslmode and sslrootcert, and the server's certificate", source)
+			"no encrypted connection as %s and spec.postgres ask for: the server offers none, or its certificate is not trusted, or is for another name; "+
+				"check sslMode, caSecretRef, the name of the host, and the server's certificate", source)
 	case errors.Is(c.err, store.ErrUnreachable), errors.Is(c.err, context.DeadlineExceeded):
 		return v1alpha1.ReasonUnreachable, fmt.Sprintf(
 			"the database does not answer at the address in %s; trying again", source)
@@ -203,6 +222,7 @@ func planBackend(object *v1alpha1.Backend, c backendCheck, now time.Time) (backe
 	set(v1alpha1.ConditionReady, state.Ready, state.Reason, state.Message)
 	if c.conn != nil {
 		setWakeUps(set, c.conn.Store.TransactionPooled())
+		setEncrypted(set, c.conn.Store.Encrypted())
 	}
 	set.only(v1alpha1.ConditionReconciling, !state.Ready && !stalls(state.Reason), state.Reason, state.Message)
 	set.only(v1alpha1.ConditionStalled, !state.Ready && stalls(state.Reason), state.Reason, state.Message)
@@ -226,6 +246,17 @@ func setWakeUps(set setCondition, pooled bool) {
 		return
 	}
 	set(v1alpha1.ConditionWakeUps, true, v1alpha1.ReasonListening, "notifications of the database reach the workers")
+}
+
+// setEncrypted sets the condition Encrypted of a Backend whose database was reached. A connection
+// on loopback counts like any other: the pods' connections do not stay on one host.
+func setEncrypted(set setCondition, encrypted bool) {
+	if encrypted {
+		set(v1alpha1.ConditionEncrypted, true, v1alpha1.ReasonTLS, "the manager's connections to the database are encrypted")
+		return
+	}
+	set(v1alpha1.ConditionEncrypted, false, v1alpha1.ReasonNotEncrypted, "the connection to the database is not encrypted: whoever is on the way "+
+		"reads passwords, inputs and results; turn on TLS in the server, and set spec.postgres.sslMode to verify-full, with its CA in caSecretRef")
 }
 
 // namespaceID returns the OpenWorkflow namespace that the Backend's runs have in the

@@ -24,8 +24,8 @@ func TestBackend_ConnectsAndMigrates(t *testing.T) {
 	if b.Status.NamespaceID != w.Namespace || b.Status.ServerVersion == "" || b.Status.ObservedGeneration != b.Generation {
 		t.Errorf("status is %+v", b.Status)
 	}
-	if len(b.Status.Conditions) != 2 || !meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionWakeUps) {
-		t.Errorf("a ready Backend has only Ready and WakeUps: %+v", b.Status.Conditions)
+	if len(b.Status.Conditions) != 3 || !meta.IsStatusConditionTrue(b.Status.Conditions, v1alpha1.ConditionWakeUps) {
+		t.Errorf("a ready Backend has only Ready, WakeUps and Encrypted: %+v", b.Status.Conditions)
 	}
 }
 

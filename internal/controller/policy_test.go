@@ -157,6 +157,7 @@ func TestPolicy_P9_ABackendNamesOnlySecretsThatItsAuthorMayRead(t *testing.T) {
 		"url":       func(p *v1alpha1.PostgresBackend) { p.URLSecretRef.Name = "theirs" },
 		"worker":    func(p *v1alpha1.PostgresBackend) { p.WorkerURLSecretRef.Name = "theirs" },
 		"migration": func(p *v1alpha1.PostgresBackend) { p.MigrationURLSecretRef.Name = "theirs" },
+		"ca":        func(p *v1alpha1.PostgresBackend) { p.CASecretRef.Name = "theirs" },
 	} {
 		awaitRefusal(t, "only Secrets that its author may read", func() error { return author.Create(t.Context(), named(name, change)) })
 		awaitRefusal(t, "only Secrets that its author may read", func() error {

@@ -196,6 +196,8 @@ func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejec
 		Secret:      itsBackend.Spec.Postgres.WorkerSecret(),
 		Schema:      conn.Schema,
 		NamespaceID: conn.NamespaceID,
+		SSLMode:     itsBackend.Spec.Postgres.SSLMode,
+		CA:          itsBackend.Spec.Postgres.CASecretRef,
 		BackendHash: conn.PodsHash(),
 	})
 	hash, err := poolspec.Hash(objects)

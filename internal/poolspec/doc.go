@@ -3,6 +3,7 @@
 //
 //	specs.go       the service account, role, disruption budget and Deployment of a pool; the
 //	               environment and probes that are added to the worker's container
+//	encryption.go  the sslmode and the CA of the database, for workers of both languages
 //	token.go       the token of the service account, for the worker's container alone
 //	template.go    decoding and checking of spec.template
 //	names.go       names and label values of owned objects

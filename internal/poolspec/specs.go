@@ -49,6 +49,9 @@ type Input struct {
 	Backend             string
 	Secret              v1alpha1.SecretKeyRef
 	Schema, NamespaceID string
+	// SSLMode and CA say how connections to it are protected.
+	SSLMode string
+	CA      v1alpha1.CASecretKeyRef
 	// BackendHash changes when workers must restart to read their Backend anew.
 	BackendHash string
 }
@@ -195,6 +198,7 @@ func workerTemplate(in Input) *corev1ac.PodTemplateSpecApplyConfiguration {
 	}
 	spec.WithServiceAccountName(serviceAccountName(in))
 	addToken(spec, worker)
+	addCA(spec, worker, in.CA)
 	setDefault(&spec.TerminationGracePeriodSeconds, defaultGraceSeconds)
 	nonRootAdded := restrictPod(spec)
 	for i := range spec.Containers {
@@ -231,6 +235,9 @@ func addEnv(worker *corev1ac.ContainerApplyConfiguration, in Input, grace int64)
 	spec := &in.Pool.Spec
 	add(corev1ac.EnvVar().WithName(workerenv.PostgresURL).WithValueFrom(corev1ac.EnvVarSource().
 		WithSecretKeyRef(corev1ac.SecretKeySelector().WithName(in.Secret.Name).WithKey(in.Secret.Key))))
+	for _, e := range encryptionEnv(in.SSLMode, in.CA) {
+		add(e)
+	}
 	value(workerenv.NamespaceID, in.NamespaceID)
 	value(workerenv.Schema, in.Schema)
 	value(workerenv.Concurrency, strconv.Itoa(int(ptr.Deref(spec.Concurrency, defaultConcurrency))))

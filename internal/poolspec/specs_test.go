@@ -49,6 +49,8 @@ func TestObjects(t *testing.T) {
 		backend  string // its name
 		template string
 		change   func(*v1alpha1.WorkerPool)
+		sslMode  string
+		ca       string // the name of its Secret
 	}{
 		"least": {backend: "default", template: `{"spec":{"containers":[{"name":"worker","image":"example.test/checkout:1"}]}}`},
 		"own-words": {
@@ -104,6 +106,13 @@ func TestObjects(t *testing.T) {
 					{"name": "agent", "image": "a", "volumeMounts": [{"name": "vault", "mountPath": "/vault"}]}
 				]}}`,
 		},
+		"encrypted": { // the template's own words about it stay
+			backend: "default", ca: "db-ca",
+			template: `{"spec":{"containers":[{"name":"worker","image":"w","env":[{"name":"NODE_EXTRA_CA_CERTS","value":"/mine"}]},{"name":"agent","image":"a"}]}}`,
+		},
+		"unencrypted": {
+			backend: "default", sslMode: "disable", template: `{"spec":{"containers":[{"name":"worker","image":"w"}]}}`,
+		},
 		"first-is-the-worker": {
 			backend:  "default",
 			template: `{"spec":{"containers":[{"name":"checkout","image":"w"},{"name":"checkout-2","image":"w"}]}}`,
@@ -133,6 +142,7 @@ func TestObjects(t *testing.T) {
 			objects := Objects(Input{
 				Pool: pool, Template: template, Backend: test.backend, Secret: v1alpha1.SecretKeyRef{Name: "db", Key: "uri"},
 				Schema: "openworkflow", NamespaceID: "orders", BackendHash: "0123456789",
+				SSLMode: test.sslMode, CA: v1alpha1.CASecretKeyRef{Name: test.ca, Key: "ca.crt"},
 			})
 			if after, _ := json.Marshal(template); !bytes.Equal(before, after) {
 				t.Error("the template was changed")

@@ -88,6 +88,7 @@
 //	store.go           Options, Store, the URL, batches
 //	session.go         what connections are set to, poolers, read-only databases
 //	untrusted.go       what a URL may say that somebody else wrote
+//	encryption.go      the sslmode and the CA of connections
 //	limits.go          what a server may send that somebody else runs
 //	errors.go          SQLSTATE codes to sentinels
 //	locks.go           what is done when another session holds a lock

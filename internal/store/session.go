@@ -63,10 +63,12 @@ func (s *Store) configure(ctx context.Context, config *pgxpool.Config) error {
 		return err
 	}
 	defer closeConn(ctx, conn)
+	s.observeEncryption(conn)
 	if s.pooled, err = sharesSessions(ctx, conn); err != nil {
 		return err
 	}
 	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		s.observeEncryption(conn)
 		conn.TypeMap().RegisterType(&pgtype.Type{Name: "timestamptz", OID: pgtype.TimestamptzOID, Codec: &clampingCodec{}})
 		if s.pooled {
 			return nil

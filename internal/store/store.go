@@ -49,6 +49,8 @@ type Options struct {
 	// server. The URL must have the form of a URL and may hold only what says where the
 	// database is; what the server sends is limited. Listen and ListenEnds hear nothing then.
 	Untrusted bool
+	// Encryption is for an Untrusted URL. Others name a file with the CA.
+	Encryption Encryption
 }
 
 // Store is one namespace of one schema of a database. Its methods may be called concurrently.
@@ -61,6 +63,8 @@ type Store struct {
 	pooled bool
 	// serverAhead is by how many nanoseconds the server's clock is ahead of ours.
 	serverAhead atomic.Int64
+	// encrypted is true if the last connection that was opened is encrypted.
+	encrypted atomic.Bool
 
 	// statements caches statements with the schema's name filled in, by template.
 	statements sync.Map

@@ -80,6 +80,10 @@ func parseUntrusted(o Options, seen *violation) (*pgxpool.Config, error) {
 	if err := checkParameters(query); err != nil {
 		return nil, err
 	}
+	mode, err := o.Encryption.ModeOf(raw)
+	if err != nil {
+		return nil, err
+	}
 	// The list that pgx checks is the same one: what this package failed to see, it refuses.
 	if _, err := pgx.ParseConfigWithOptions(raw, pgx.ParseConfigOptions{
 		ParseConfigOptions: pgconn.ParseConfigOptions{ConnStringAllowedKeys: trustedParameters},
@@ -91,11 +95,17 @@ func parseUntrusted(o Options, seen *violation) (*pgxpool.Config, error) {
 	if query != "" {
 		files += "&" + query
 	}
+	if mode != "" {
+		files += "&sslmode=" + url.QueryEscape(mode)
+	}
 	config, err := pgxpool.ParseConfig(base + "?" + files)
 	if err != nil {
 		return nil, errMalformedURL()
 	}
 	if err := checkTarget(config.ConnConfig); err != nil {
+		return nil, err
+	}
+	if err := o.Encryption.trust(&config.ConnConfig.Config); err != nil {
 		return nil, err
 	}
 	limit(config, o.Dial, seen)

@@ -10,6 +10,18 @@ const (
 	Schema      = "OPENWORKFLOW_SCHEMA"
 )
 
+// How connections to the database are protected, in the names of the libraries that read them, for a
+// URL that does not say it itself.
+const (
+	// SSLMode and SSLRootCert are libpq's: pgx and psql read them. PostgresJSMode is that of
+	// postgres.js, OpenWorkflow's client, which knows no variable for the CA; Node.js has one for
+	// all that a process connects to.
+	SSLMode        = "PGSSLMODE"
+	SSLRootCert    = "PGSSLROOTCERT"
+	PostgresJSMode = "PGSSL"
+	NodeCA         = "NODE_EXTRA_CA_CERTS"
+)
+
 // Settings of this module's workers.
 const (
 	// Concurrency is the number of runs that one worker executes at once.

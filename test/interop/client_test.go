@@ -41,7 +41,13 @@ func (l *lab) client(language string) starter {
 
 func (l *lab) goClient() starter {
 	l.Helper()
-	c, err := client.Open(l.Context(), client.Config{PostgresURL: l.peers, NamespaceID: namespaceID})
+	return l.goClientAt(l.peers)
+}
+
+// goClientAt is goClient with a URL of its own.
+func (l *lab) goClientAt(url string) starter {
+	l.Helper()
+	c, err := client.Open(l.Context(), client.Config{PostgresURL: url, NamespaceID: namespaceID})
 	if err != nil {
 		l.Fatal(err)
 	}

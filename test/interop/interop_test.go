@@ -78,6 +78,8 @@ type lab struct {
 	// only the rights of docs/security.md, which do not suffice to migrate.
 	peers      string
 	restricted bool
+	// env are further variables of workers and clients in TypeScript, and of workers in Go.
+	env []string
 	// store is a client in Go, and reads rows.
 	store *store.Store
 	// loaded is how many runs load has started.
@@ -103,8 +105,13 @@ func newLab(t *testing.T) *lab {
 // newEmptyLab returns a database without OpenWorkflow's tables. Workers and clients own it.
 func newEmptyLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{T: t, url: testpg.New(t)}
-	l.peers = l.url
+	return newEmptyLabAt(t, testpg.New(t))
+}
+
+// newEmptyLabAt is newEmptyLab for a database at this URL.
+func newEmptyLabAt(t *testing.T, url string) *lab {
+	t.Helper()
+	l := &lab{T: t, url: url, peers: url}
 	var err error
 	if l.pool, err = pgxpool.New(t.Context(), l.url); err != nil {
 		t.Fatal(err)

@@ -40,6 +40,7 @@ func (l *lab) worker(language string, workflows ...string) *process {
 	command.Env = append(os.Environ(),
 		"OPENWORKFLOW_POSTGRES_URL="+l.peers, "OPENWORKFLOW_NAMESPACE_ID="+namespaceID,
 		fmt.Sprintf("OPENWORKFLOW_LEASE_SECONDS=%d", int(goLease.Seconds())))
+	command.Env = append(command.Env, l.env...)
 	return l.start(command)
 }
 
@@ -50,6 +51,7 @@ func (l *lab) node(workflows ...string) *process {
 	command := exec.Command("node", append([]string{"typescript/peer.mjs"}, workflows...)...) //nolint:noctx // killed by its caller or at the end of the test
 	command.Env = append(os.Environ(), "OPENWORKFLOW_POSTGRES_URL="+l.peers, "OPENWORKFLOW_NAMESPACE_ID="+namespaceID,
 		fmt.Sprintf("RUN_MIGRATIONS=%t", !l.restricted))
+	command.Env = append(command.Env, l.env...)
 	stdin, err := command.StdinPipe()
 	if err != nil {
 		l.Fatal(err)
