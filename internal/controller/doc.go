@@ -6,6 +6,7 @@
 //	setup.go                    adds everything to a controller-runtime manager
 //	cache.go                    which objects the manager caches, and which of their fields
 //	queue.go                    typed work queues: events, priorities, log lines
+//	fairqueue.go                a work queue in which no namespace takes all workers
 //	shards.go                   a manager for the namespaces that a label selects
 //	readiness.go                whether the manager can list its objects and read its lease
 //	conditions.go               helpers for conditions, their reasons and messages

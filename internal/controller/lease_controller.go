@@ -33,6 +33,9 @@ const (
 	silentLookback = 24 * time.Hour
 	// indexPodUID finds a pod by its uid, with which worker ids begin.
 	indexPodUID = "metadata.uid"
+	// tenantReleases is the number of pods of one namespace whose leases are released at once, and
+	// concurrentReleases that of all namespaces.
+	tenantReleases, concurrentReleases = 8, 64
 )
 
 // leaseRequest is a pod whose worker has ended. It carries all that is needed, as the pod
@@ -100,7 +103,8 @@ type LeaseReconciler struct {
 
 // SetupWithManager registers the reconciler.
 func (r *LeaseReconciler) SetupWithManager(mgr ctrl.Manager, options controller.TypedOptions[leaseRequest]) error {
-	options.MaxConcurrentReconciles = 8
+	options.MaxConcurrentReconciles = concurrentReleases
+	options.NewQueue = newFairQueue(mgr.GetLogger(), tenantReleases, func(req leaseRequest) string { return req.Namespace })
 	options.ReconciliationTimeout = 10 * time.Second
 	return builder.TypedControllerManagedBy[leaseRequest](mgr).
 		Named("lease").

@@ -34,9 +34,14 @@ const (
 	indexOpenByRunID   = "open.runID"
 )
 
-// concurrentReconciles is the number of WorkflowRuns that are reconciled at once. They wait
-// for the database, whose calls they share.
-const concurrentReconciles = 2 * backend.FullAt
+const (
+	// tenantReconciles is the number of WorkflowRuns of one namespace that are reconciled at
+	// once. They wait for the database, whose calls they share.
+	tenantReconciles = 2 * backend.FullAt
+	// concurrentReconciles is that of all namespaces. A worker that has nothing to do costs a few
+	// kilobytes.
+	concurrentReconciles = 8 * tenantReconciles
+)
 
 // WorkflowRunReconciler mirrors runs into the database and does what their specs ask for:
 // cancel, suspend, resume, delete after the ttl. Workers execute them.
@@ -68,6 +73,7 @@ type WorkflowRunReconciler struct {
 // SetupWithManager registers the reconciler.
 func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options controller.TypedOptions[runRequest]) error {
 	options.MaxConcurrentReconciles = concurrentReconciles
+	options.NewQueue = newFairQueue(mgr.GetLogger(), tenantReconciles, func(req runRequest) string { return req.Namespace })
 	options.ReconciliationTimeout = 30 * time.Second
 	return builder.TypedControllerManagedBy[runRequest](mgr).
 		Named("workflowrun").
