@@ -113,7 +113,7 @@ func kindOf(err error) error {
 	if errors.Is(err, pgx.ErrNoRows) {
 		return ErrNotFound
 	}
-	if _, ok := errors.AsType[*pgproto3.ExceededMaxBodyLenErr](err); ok || errors.Is(err, errOversized) {
+	if _, ok := errors.AsType[*pgproto3.ExceededMaxBodyLenErr](err); ok || errors.Is(err, errOversized) || errors.Is(err, errIterations) {
 		return ErrUnexpectedAnswer
 	}
 	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {

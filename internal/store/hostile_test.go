@@ -111,3 +111,24 @@ func TestOpen_P9_AHostileServerIsBounded(t *testing.T) {
 		})
 	}
 }
+
+// No server makes the manager hash a password for seconds, which nothing could interrupt.
+func TestOpen_P9_AServerAsksForABoundedHash(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		iterations int
+		refused    bool
+	}{{4096, false}, {1_000_000, false}, {1_000_001, true}, {9_999_999, true}} {
+		server := hostile.Start(t, hostile.Scram(test.iterations))
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		s, err := store.Open(ctx, store.Options{URL: server.URL, Untrusted: true, MaxConns: 1})
+		cancel()
+		if err == nil {
+			s.Close()
+			t.Fatal("no error")
+		}
+		if errors.Is(err, store.ErrUnexpectedAnswer) != test.refused || strings.Contains(err.Error(), "iterations") != test.refused {
+			t.Errorf("%d iterations: %v", test.iterations, err)
+		}
+	}
+}

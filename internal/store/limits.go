@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -26,11 +27,19 @@ const (
 	maxAnswer = 16 << 20
 	maxRows   = 20_000
 	maxAside  = 1_000
+	// maxAuthentication is the length of a message about the login, in bytes, and maxIterations the
+	// number of iterations of the hash in SCRAM that a server may ask for. Postgres asks for 4096. A
+	// million take a fraction of a second, and nothing can interrupt them.
+	maxAuthentication = 8 << 10
+	maxIterations     = 1_000_000
 	// maxErrorText is the length of each text of an error, in bytes.
 	maxErrorText = 2 << 10
 )
 
-var errOversized = errors.New("the server sent more than any answer has")
+var (
+	errOversized  = errors.New("the server sent more than any answer has")
+	errIterations = errors.New("the server asks for too many iterations of the password's hash")
+)
 
 // violation is the last answer that has passed a limit. pgx closes the connection then, and
 // mostly returns only that it is closed.
@@ -103,6 +112,9 @@ type answerReader struct {
 	header [5]byte
 	filled int
 	body   int
+	// login collects the body of a message about the login, as isLogin says.
+	login   []byte
+	isLogin bool
 }
 
 // answerWriter tells its reader about writes.
@@ -135,6 +147,9 @@ func (r *answerReader) count(p []byte) error {
 		if r.body > 0 {
 			skipped := min(r.body, len(p))
 			r.body -= skipped
+			if err := r.follow(p[:skipped]); err != nil {
+				return err
+			}
 			p = p[skipped:]
 			continue
 		}
@@ -149,7 +164,13 @@ func (r *answerReader) count(p []byte) error {
 		if r.body > maxMessage {
 			return fmt.Errorf("%w (a message of %d bytes)", errOversized, r.body)
 		}
+		r.isLogin = false
 		switch r.header[0] {
+		case 'R': // Authentication…
+			if r.body > maxAuthentication {
+				return fmt.Errorf("%w (a login of %d bytes)", errOversized, r.body)
+			}
+			r.isLogin = true
 		case 'D': // DataRow
 			r.rows++
 		case 'S', 'N', 'A': // ParameterStatus, NoticeResponse, NotificationResponse
@@ -158,6 +179,33 @@ func (r *answerReader) count(p []byte) error {
 	}
 	if r.bytes > maxAnswer || r.rows > maxRows || r.asides > maxAside {
 		return fmt.Errorf("%w (%d bytes, %d rows, %d notices and parameters)", errOversized, r.bytes, r.rows, r.asides)
+	}
+	return nil
+}
+
+// follow collects a part of the body of a message about the login, and checks the whole.
+func (r *answerReader) follow(part []byte) error {
+	if !r.isLogin {
+		return nil
+	}
+	r.login = append(r.login, part...)
+	if r.body > 0 {
+		return nil
+	}
+	login := r.login
+	r.login = nil
+	const saslContinue = 11
+	if len(login) < 4 || binary.BigEndian.Uint32(login) != saslContinue {
+		return nil
+	}
+	for attribute := range strings.SplitSeq(string(login[4:]), ",") {
+		text, ok := strings.CutPrefix(attribute, "i=")
+		if !ok {
+			continue
+		}
+		if n, err := strconv.Atoi(text); err != nil || n > maxIterations {
+			return fmt.Errorf("%w (the limit is %d)", errIterations, maxIterations)
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package hostile
 import (
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -87,6 +88,29 @@ func OnQuery(harm Behavior) Behavior {
 		}
 		if _, err := c.Receive(); err == nil {
 			harm(c)
+		}
+	}
+}
+
+// Scram asks for a password that was hashed so many times, and then does nothing.
+func Scram(iterations int) Behavior {
+	return func(c *Conn) {
+		if _, err := c.ReceiveStartupMessage(); err != nil {
+			return
+		}
+		c.Send(&pgproto3.AuthenticationSASL{AuthMechanisms: []string{"SCRAM-SHA-256"}})
+		if c.Flush() != nil || c.SetAuthType(pgproto3.AuthTypeSASL) != nil {
+			return
+		}
+		message, err := c.Receive()
+		first, ok := message.(*pgproto3.SASLInitialResponse)
+		if err != nil || !ok {
+			return
+		}
+		_, nonce, _ := strings.Cut(string(first.Data), "r=")
+		c.Send(&pgproto3.AuthenticationSASLContinue{Data: fmt.Appendf(nil, "r=%sserver,s=c2FsdA==,i=%d", nonce, iterations)})
+		if c.Flush() == nil {
+			Hang(c)
 		}
 	}
 }
