@@ -9,6 +9,7 @@
 //	fairqueue.go                a work queue in which no namespace takes all workers
 //	shards.go                   a manager for the namespaces that a label selects
 //	readiness.go                whether the manager can list its objects and read its lease
+//	events.go                   how many events a namespace may have
 //	conditions.go               helpers for conditions, their reasons and messages
 //
 //	backend_controller.go       Backend: connect, migrate, check, write status
