@@ -210,7 +210,7 @@ func planBackend(object *v1alpha1.Backend, c backendCheck, now time.Time) (backe
 	if c.err != nil {
 		state.Reason, state.Message = explainBackend(&object.Spec, c)
 	} else if c.conn != nil {
-		state.Message += c.conn.Warning
+		state.Message += c.conn.Warning + workersWarning(len(c.conn.Workers()))
 	}
 	status := *object.Status.DeepCopy()
 	status.ObservedGeneration = object.Generation
@@ -236,6 +236,15 @@ func collationWarning(built, actual string) string {
 	}
 	return fmt.Sprintf("; but the version of its collation has changed from %s to %s, so that indexes may miss rows: "+
 		"execute REINDEX DATABASE and ALTER DATABASE … REFRESH COLLATION VERSION", truncateText(built, 64), truncateText(actual, 64))
+}
+
+// workersWarning continues the message of a Backend with more workers than are read.
+func workersWarning(n int) string {
+	if n < store.MaxWorkers {
+		return ""
+	}
+	return fmt.Sprintf("; but %d workers or more have announced themselves, and only the newest of them count for status and recovery: "+
+		"look at the table operator_workers", store.MaxWorkers)
 }
 
 // setWakeUps sets the condition WakeUps of a Backend whose database was reached.

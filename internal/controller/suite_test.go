@@ -404,6 +404,20 @@ func eventuallyWithin(t *testing.T, d time.Duration, check func() error) {
 	}
 }
 
+// awaitRows waits until the runs have rows. What it waits for takes a fraction of a second,
+// and with workers that are taken more than half a minute.
+func awaitRows(t *testing.T, w *world, s *store.Store, runs ...*v1alpha1.WorkflowRun) {
+	t.Helper()
+	eventuallyWithin(t, 15*time.Second, func() error {
+		for _, run := range runs {
+			if w.row(s, run.UID) == nil {
+				return fmt.Errorf("%s has no row", run.Name)
+			}
+		}
+		return nil
+	})
+}
+
 // awaitRun waits until check accepts a run's object.
 func (w *world) awaitRun(run *v1alpha1.WorkflowRun, check func(*v1alpha1.WorkflowRun) error) {
 	w.t.Helper()

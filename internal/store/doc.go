@@ -100,6 +100,7 @@
 //	timestamp.go       instants out of range
 //	fragments.go       SQL that several statements have in common
 //	fragments_config.go  what we keep in a run's config
+//	fragments_shown.go   how much of long values is read for a status
 //
 //	create.go          CreateRuns, idempotency keys
 //	key_holder.go      compares a run with the one that holds its key

@@ -17,8 +17,8 @@ type KeyHolder struct {
 
 // keyHolderSQL reads the primary key and locks nothing. Postgres compares the inputs, as values
 // and not as texts, because it alone knows how it stores numbers.
-const keyHolderSQL = `
-SELECT r.workflow_name = $3 AND r.version IS NOT DISTINCT FROM $4::text AND r.input IS NOT DISTINCT FROM $5::jsonb, r.context
+var keyHolderSQL = `
+SELECT r.workflow_name = $3 AND r.version IS NOT DISTINCT FROM $4::text AND r.input IS NOT DISTINCT FROM $5::jsonb, ` + shownObject("r.context") + `
 FROM {schema}.workflow_runs r
 WHERE r.namespace_id = $1 AND r.id = $2`
 

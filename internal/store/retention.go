@@ -58,7 +58,11 @@ const removableRun = `coalesce(r.updated_at < now() - CASE WHEN r.keyed THEN $3:
 const endedRunsSQL = `
 SELECT r.created_at, r.id, r.keyed, ` + removableRun + `, r.object
 FROM (
-	SELECT r.created_at, r.id, r.updated_at, ` + keyedRun + ` AS keyed, r.context -> 'kubernetes' AS object
+	SELECT r.created_at, r.id, r.updated_at, ` + keyedRun + ` AS keyed,
+		CASE
+			WHEN octet_length((r.context -> 'kubernetes')::text) > ` + maxObjectRef + ` THEN '{}'
+			ELSE r.context -> 'kubernetes'
+		END AS object
 	FROM (
 		SELECT r.*
 		FROM unnest(ARRAY[` + endedStatuses + `]) s (status)

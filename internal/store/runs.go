@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -18,15 +17,16 @@ FROM {schema}.workflow_runs r
 JOIN ` + idTable + ` ids USING (namespace_id, id)`
 
 // runStatesSQL reads the primary key, and never a TOASTed input.
-var runStatesSQL = strings.Replace(getRunsSQL, "r.input", "NULL::jsonb", 1)
+var runStatesSQL = shownRunColumns.Replace(getRunsSQL)
 
 // GetRuns returns the runs by id. Those that do not exist are absent.
 func (s *Store) GetRuns(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error) {
 	return s.runsByID(ctx, getRunsSQL, ids)
 }
 
-// RunStates is GetRuns without the inputs, which may be a megabyte each. It is for callers
-// that read many runs again and again.
+// RunStates is GetRuns without the inputs, which may be a megabyte each, and with the beginning
+// of other long values only, so that a status says the same. It is for callers that read many runs
+// again and again.
 func (s *Store) RunStates(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error) {
 	return s.runsByID(ctx, runStatesSQL, ids)
 }
@@ -166,7 +166,7 @@ SELECT r.id, r.context -> 'kubernetes'
 FROM {schema}.workflow_runs r
 WHERE r.namespace_id = $1 AND r.context #>> '{kubernetes,cluster}' = $2 AND r.id > $3
 	AND r.status IN (` + openStatuses + `)
-	AND r.context #>> '{kubernetes,uid}' = r.id
+	AND r.context #>> '{kubernetes,uid}' = r.id AND octet_length((r.context -> 'kubernetes')::text) <= ` + maxObjectRef + `
 ORDER BY r.id
 LIMIT $4`
 

@@ -45,10 +45,10 @@ JOIN ` + idTable + ` run ON a.namespace_id = run.namespace_id AND a.workflow_run
 GROUP BY a.workflow_run_id`
 
 // newestStepsSQL reads the end of step_attempts_workflow_run_created_at_idx, once for each
-// run. It leaves out outputs, which may be large.
-const newestStepsSQL = `
-SELECT a.namespace_id, a.id, a.workflow_run_id, a.step_name, a.kind, a.status,
-	a.context, NULL::jsonb, a.error, a.child_workflow_run_id, a.started_at, a.finished_at, a.created_at, a.updated_at
+// run. It leaves out outputs, which may be large, and cuts the rest as runStatesSQL does.
+var newestStepsSQL = `
+SELECT a.namespace_id, a.id, a.workflow_run_id, ` + shownText("a.step_name") + `, ` + shownText("a.kind") + `, ` + shownText("a.status") + `,
+	` + shownWait("a.context") + `, NULL::jsonb, ` + shownError("a.error") + `, ` + shownText("a.child_workflow_run_id") + `, a.started_at, a.finished_at, a.created_at, a.updated_at
 FROM ` + idTable + ` run
 CROSS JOIN LATERAL (
 	SELECT *

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"time"
+	"unique"
 
 	"github.com/jackc/pgx/v5"
 
@@ -76,14 +77,31 @@ func (s *Store) RemoveWorker(ctx context.Context, podUID, process string) error 
 	return Classify(err)
 }
 
+// Bounds of an answer of Workers, which reads the newest announcements: their number, and the
+// bytes of their texts.
+const (
+	MaxWorkers      = 1000
+	maxWorkersBytes = 4 << 20
+)
+
 const workersSQL = `
 SELECT pod_uid, process, pod_name, pool, workflows, seen_at
-FROM {schema}.operator_workers
-WHERE namespace_id = $1 AND seen_at >= now() - $2::interval
+FROM (
+	SELECT *, sum(octet_length(concat(pod_uid, process, pod_name, pool, workflows))) OVER (ORDER BY seen_at DESC, pod_uid, process) AS bytes
+	FROM (
+		SELECT pod_uid, process, pod_name, pool, workflows, seen_at
+		FROM {schema}.operator_workers
+		WHERE namespace_id = $1 AND seen_at >= now() - $2::interval
+		ORDER BY seen_at DESC, pod_uid, process
+		LIMIT $3
+	) newest
+) w
+WHERE bytes <= $4
 ORDER BY pool, pod_name, pod_uid, process`
 
 // Workers returns the processes that announced themselves within the given time, by the
-// server's clock, ordered by pool and pod.
+// server's clock, ordered by pool and pod. Of more than MaxWorkers, or of very long announcements,
+// it returns the newest.
 func (s *Store) Workers(ctx context.Context, within time.Duration) ([]Worker, error) {
 	var workers []Worker
 	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
@@ -93,10 +111,11 @@ func (s *Store) Workers(ctx context.Context, within time.Duration) ([]Worker, er
 			return err
 		}
 		for _, d := range workflows {
+			d.Name = unique.Make(d.Name).Value() // the same in all workers of a pool
 			w.Workflows = append(w.Workflows, openworkflow.Definition(d))
 		}
 		workers = append(workers, w)
 		return nil
-	}, s.sql(workersSQL), s.namespace, within)
+	}, s.sql(workersSQL), s.namespace, within, MaxWorkers, maxWorkersBytes)
 	return workers, Classify(err)
 }
