@@ -53,6 +53,8 @@ const (
 	ReasonNoWorker = "NoWorker"
 	// ReasonCompleted: the workflow returned.
 	ReasonCompleted = "Completed"
+	// ReasonKeyLocked: an open transaction holds the run's idempotencyKey.
+	ReasonKeyLocked = "KeyLocked"
 	// ReasonWorkflowFailed: the workflow failed and has no attempts left.
 	ReasonWorkflowFailed = "WorkflowFailed"
 	// ReasonDeadlineExceeded: the run did not end before its deadline.
@@ -93,6 +95,10 @@ const (
 	ReasonDatabaseMissing = "DatabaseMissing"
 	// ReasonUnreachable: the database did not answer.
 	ReasonUnreachable = "Unreachable"
+	// ReasonSlow: the database accepts connections, but its statements do not end.
+	ReasonSlow = "Slow"
+	// ReasonMigrating: the schema is being migrated, which takes longer than usual.
+	ReasonMigrating = "Migrating"
 	// ReasonTLSFailed: the database and the manager did not agree on an encrypted connection.
 	ReasonTLSFailed = "TLSFailed"
 	// ReasonAddressDenied: the manager does not connect to addresses of this kind.

@@ -11,7 +11,10 @@ import (
 // boundedStore gives each call of a database a deadline of callTimeout: a reconcile has none,
 // and one that waits for a connection that hangs would wait for ever. The callers of
 // Ping, Migrate and CheckSchema set other deadlines.
-type boundedStore struct{ Store }
+type boundedStore struct {
+	Store
+	slow *slowness
+}
 
 // answer calls the database with a deadline.
 func answer[T any](ctx context.Context, call func(ctx context.Context) (T, error)) (result T, err error) {
@@ -28,6 +31,10 @@ func (s boundedStore) ServerVersion(ctx context.Context) (string, error) {
 
 func (s boundedStore) CreateRuns(ctx context.Context, runs []store.NewRun) ([]store.Created, error) {
 	return answer(ctx, func(ctx context.Context) ([]store.Created, error) { return s.Store.CreateRuns(ctx, runs) })
+}
+
+func (s boundedStore) KeyHolder(ctx context.Context, id string, run store.NewRun) (store.KeyHolder, error) {
+	return answer(ctx, func(ctx context.Context) (store.KeyHolder, error) { return s.Store.KeyHolder(ctx, id, run) })
 }
 
 func (s boundedStore) RunStates(ctx context.Context, ids []string) (map[string]*openworkflow.Run, error) {
@@ -54,8 +61,14 @@ func (s boundedStore) ResumeRuns(ctx context.Context, ids []string) (int, error)
 	return answer(ctx, func(ctx context.Context) (int, error) { return s.Store.ResumeRuns(ctx, ids) })
 }
 
-func (s boundedStore) FailExpired(ctx context.Context, limit int) ([]string, error) {
-	return answer(ctx, func(ctx context.Context) ([]string, error) { return s.Store.FailExpired(ctx, limit) })
+// FailExpired is called every second, and waits for no row. So it notices that the database is
+// slow while no run starts.
+func (s boundedStore) FailExpired(ctx context.Context, limit int) (ids []string, err error) {
+	s.slow.watch(func() error {
+		ids, err = answer(ctx, func(ctx context.Context) ([]string, error) { return s.Store.FailExpired(ctx, limit) })
+		return err
+	})
+	return ids, err
 }
 
 func (s boundedStore) Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error) {

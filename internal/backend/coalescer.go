@@ -23,6 +23,8 @@ type coalescer[in, out any] struct {
 	call   func(ctx context.Context, inputs []in) ([]out, error)
 	limit  int
 	pacing pacing
+	// slow, if not nil, ends the wait of all callers when the database is slow.
+	slow *slowness
 
 	mu      sync.Mutex
 	waiting []*coalesced[in, out]
@@ -61,8 +63,17 @@ func newCoalescer[in, out any](limit int, pacing pacing, call func(context.Conte
 }
 
 // do returns the output for an input. An error of the call is returned for each of its
-// inputs, except for that of one value. When ctx ends first, the input may or may not have been handled.
+// inputs, except for that of one value. When ctx ends first, or the database is slow (ErrSlow), the input
+// may or may not have been handled.
 func (c *coalescer[in, out]) do(ctx context.Context, input in) (output out, err error) {
+	slow := c.slow.marked()
+	select {
+	case <-slow:
+		return output, ErrSlow
+	default:
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	entry := &coalesced[in, out]{ctx: ctx, input: input, done: make(chan struct{})}
 	c.mu.Lock()
 	c.waiting = append(c.waiting, entry)
@@ -78,6 +89,8 @@ func (c *coalescer[in, out]) do(ctx context.Context, input in) (output out, err 
 		return output, ctx.Err()
 	case <-c.stopped:
 		return output, ErrClosed
+	case <-slow:
+		return output, ErrSlow
 	}
 }
 

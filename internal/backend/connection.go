@@ -53,6 +53,7 @@ type Connection struct {
 	Warning string
 
 	creates *coalescer[store.NewRun, store.Created]
+	keyed   *coalescer[store.NewRun, store.Created]
 	states  *coalescer[string, *openworkflow.Run]
 	cancels *coalescer[string, openworkflow.RunStatus]
 
@@ -62,6 +63,7 @@ type Connection struct {
 	hints     wake.Flag
 	ended     atomic.Bool
 	panics    panics
+	slow      slowness
 	cancel    context.CancelFunc
 	loops     sync.WaitGroup
 }
@@ -70,16 +72,20 @@ type Connection struct {
 // CancelRun block until it is published as ready for the first time.
 func NewConnection(key types.NamespacedName, opened Store, o store.Options, hash string) *Connection {
 	c := &Connection{
-		Store:       boundedStore{opened},
 		Key:         key,
 		NamespaceID: o.NamespaceID,
 		Schema:      o.Schema,
 		Hash:        hash,
 		hints:       wake.New(),
 	}
-	c.creates = newCoalescer(maxBatch, insertPacing, contained(&c.panics, "create", opened.CreateRuns))
-	c.states = newCoalescer(maxBatch, pacing{}, contained(&c.panics, "read", byID(opened.RunStates)))
+	c.Store = boundedStore{opened, &c.slow}
+	create := contained(&c.panics, "create", opened.CreateRuns)
+	c.creates = newCoalescer(maxBatch, insertPacing, watched(&c.slow, func(created store.Created) error { return created.Err }, create))
+	c.keyed = newCoalescer(maxBatch, insertPacing, create) // it may wait for keys
+	c.states = newCoalescer(maxBatch, pacing{}, watched(&c.slow, func(*openworkflow.Run) error { return nil },
+		contained(&c.panics, "read", byID(opened.RunStates))))
 	c.cancels = newCoalescer(maxBatch, insertPacing, contained(&c.panics, "cancel", byID(opened.CancelRuns)))
+	c.creates.slow, c.keyed.slow, c.states.slow, c.cancels.slow = &c.slow, &c.slow, &c.slow, &c.slow
 	return c
 }
 
@@ -123,8 +129,12 @@ func byID[out any](call func(context.Context, []string) (map[string]out, error))
 }
 
 // CreateRun inserts a run in a transaction that concurrent calls share. Each succeeds or
-// fails by itself (Created.Err), unless the database fails.
+// fails by itself (Created.Err), unless the database fails. A run with an idempotency key, whose
+// lock somebody may hold, delays none without.
 func (c *Connection) CreateRun(ctx context.Context, run store.NewRun) (store.Created, error) {
+	if run.IdempotencyKey != nil {
+		return c.keyed.do(ctx, run)
+	}
 	return c.creates.do(ctx, run)
 }
 
@@ -186,6 +196,7 @@ func (c *Connection) Ended() {
 func (c *Connection) run(ctx context.Context) {
 	var loops sync.WaitGroup
 	loops.Go(func() { c.creates.run(ctx) })
+	loops.Go(func() { c.keyed.run(ctx) })
 	loops.Go(func() { c.states.run(ctx) })
 	loops.Go(func() { c.cancels.run(ctx) })
 	loops.Go(func() { c.sendHints(ctx) })
@@ -216,7 +227,7 @@ func (c *Connection) sendHints(ctx context.Context) {
 
 // Hash identifies what a connection is opened with.
 func Hash(o store.Options, migrationURL string) string {
-	return hashOf(o.URL, migrationURL, o.Schema, o.NamespaceID, o.Encryption.Mode, string(o.Encryption.CA))
+	return HashOf(o.URL, migrationURL, o.Schema, o.NamespaceID, o.Encryption.Mode, string(o.Encryption.CA))
 }
 
 // PodSecret is a key of a Secret that worker pods read when they start.
@@ -233,10 +244,11 @@ func PodsHash(o store.Options, secrets ...PodSecret) string {
 	for _, s := range secrets {
 		parts = append(parts, s.Secret.GetName(), string(s.Secret.GetUID()), s.Secret.GetResourceVersion(), s.Key)
 	}
-	return hashOf(parts...)[:10]
+	return HashOf(parts...)[:10]
 }
 
-func hashOf(parts ...string) string {
+// HashOf returns a hash of texts.
+func HashOf(parts ...string) string {
 	h := sha256.New()
 	for _, part := range parts {
 		h.Write([]byte(part))

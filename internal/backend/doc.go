@@ -5,6 +5,7 @@
 //	connection.go    Connection: an open database, its hints, and how many creates, reads and
 //	                 cancels share a call (maxBatch, FullAt, insertPacing)
 //	bounded.go       deadlines of the calls of a database
+//	slowness.go      a circuit breaker for a database whose statements do not end
 //	coalescer.go     how concurrent calls become one
 //	dial.go          DialRule: to which addresses a database may be connected
 //	panic.go         contains panics in work for one database

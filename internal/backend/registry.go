@@ -283,6 +283,9 @@ func (r *Registry) Remove(key types.NamespacedName) {
 func (r *Registry) startLoops(c *Connection) {
 	ctx, cancel := context.WithCancel(logr.NewContext(context.Background(), r.Log))
 	c.cancel = cancel
+	c.slow.mu.Lock()
+	c.slow.onMark = func() { r.Recheck(c.Key) }
+	c.slow.mu.Unlock()
 	c.loops.Go(func() { c.run(ctx) })
 	if r.Loops != nil {
 		c.loops.Go(func() { r.Loops(ctx, c) })

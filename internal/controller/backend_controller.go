@@ -1,7 +1,9 @@
 package controller
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -34,6 +36,9 @@ const (
 	connectTimeout = 10 * time.Second
 	migrateTimeout = 30 * time.Minute
 	sweepTimeout   = 5 * time.Minute
+	// progressInterval is the time between two looks at a check that is under way, at its
+	// Secrets too.
+	progressInterval = 2 * time.Second
 )
 
 // BackendReconciler keeps a database open for each Backend.
@@ -55,6 +60,8 @@ type BackendReconciler struct {
 	// CheckInterval is the time between two checks of a ready Backend, and the longest time
 	// between two checks of one that is not. Defaults to 30 s.
 	CheckInterval time.Duration
+
+	checks *backendChecks
 }
 
 // +kubebuilder:rbac:groups=openworkflow.dev,resources=backends,verbs=get;list;watch;report;correct
@@ -67,38 +74,66 @@ func (r *BackendReconciler) SetupWithManager(mgr ctrl.Manager, options controlle
 	if r.CheckInterval == 0 {
 		r.CheckInterval = 30 * time.Second
 	}
-	// A database that hangs must not delay the checks of others.
-	options.MaxConcurrentReconciles = 8
+	r.checks = newBackendChecks(mgr.GetLogger().WithName("backend"))
+	r.checks.check, r.checks.current = r.checkContained, r.Backends.Current
+	if err := mgr.Add(r.checks); err != nil {
+		return fmt.Errorf("add the checks of Backends: %w", err)
+	}
+	options.MaxConcurrentReconciles = 8 // they only call the API server
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("backend").
 		For(&v1alpha1.Backend{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		WatchesRawSource(source.Func(func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-			r.Backends.OnRecheck(func(key types.NamespacedName) { queue.Add(reconcile.Request{NamespacedName: key}) })
+			add := func(key types.NamespacedName) { queue.Add(reconcile.Request{NamespacedName: key}) }
+			r.Backends.OnRecheck(add)
+			r.checks.onDone(add)
 			return nil
 		})).
 		WithOptions(options).
 		Complete(r)
 }
 
-// Reconcile checks one Backend, publishes the result in the registry and writes status. A
-// database that is down is a state, not an error: it is checked again with backoff, and
-// logged once.
+// Reconcile starts the check of one Backend or, when that has ended, publishes the result in the
+// registry and writes status. A database that is down is a state, not an error: it is checked
+// again with backoff, and logged once.
 func (r *BackendReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	var object v1alpha1.Backend
 	if err := r.Get(ctx, req.NamespacedName, &object); err != nil {
 		if apierrors.IsNotFound(err) {
+			r.checks.cancel(req.NamespacedName)
 			r.Backends.Remove(req.NamespacedName)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-
-	conn, check := r.checkContained(ctx, &object)
+	if conn, check, ok := r.checks.take(&object); ok {
+		return r.conclude(ctx, &object, conn, check)
+	}
+	urls, err := r.databaseURLs(ctx, &object)
 	if ctx.Err() != nil {
 		return ctrl.Result{}, ctx.Err()
 	}
-	state, status := planBackend(&object, check, r.Clock.Now())
-	before := r.Backends.State(req.NamespacedName)
-	failures := r.Backends.Publish(req.NamespacedName, conn, state)
+	if err != nil {
+		r.checks.cancel(req.NamespacedName)
+		return r.conclude(ctx, &object, r.Backends.Current(req.NamespacedName), backendCheck{stage: stageSecret, err: err, logged: err.Error()})
+	}
+	task := r.checks.start(&object, urls)
+	if late := task.late(time.Now()); late != nil && r.Backends.Ready(req.NamespacedName) == nil {
+		if _, err := r.conclude(ctx, &object, r.Backends.Current(req.NamespacedName), *late); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	return ctrl.Result{RequeueAfter: progressInterval}, nil
+}
+
+// conclude publishes the result of a check and writes status.
+func (r *BackendReconciler) conclude(ctx context.Context, object *v1alpha1.Backend, conn *backend.Connection, check backendCheck) (ctrl.Result, error) {
+	key := client.ObjectKeyFromObject(object)
+	if check.err == nil && conn != nil {
+		check.err = cmp.Or(conn.Panicked(), conn.Slow())
+	}
+	state, status := planBackend(object, check, r.Clock.Now())
+	before := r.Backends.State(key)
+	failures := r.Backends.Publish(key, conn, state)
 	if before.Ready != state.Ready || before.Reason != state.Reason {
 		ctrl.LoggerFrom(ctx).Info("Backend changed", "ready", state.Ready, "reason", state.Reason, "message", state.Message, "error", check.logged)
 	}
@@ -107,59 +142,49 @@ func (r *BackendReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 		shown := conditionReason(object.Status.Conditions)
 		patch := client.MergeFrom(object.DeepCopy())
 		object.Status = status
-		if err := r.Status().Patch(ctx, &object, patch, client.FieldOwner(v1alpha1.FieldManager)); err != nil {
-			return ctrl.Result{}, client.IgnoreNotFound(fmt.Errorf("write status of Backend %s: %w", req.NamespacedName, err))
+		if err := r.Status().Patch(ctx, object, patch, client.FieldOwner(v1alpha1.FieldManager)); err != nil {
+			return ctrl.Result{}, client.IgnoreNotFound(fmt.Errorf("write status of Backend %s: %w", key, err))
 		}
 		if shown != state.Reason {
-			r.Events.Eventf(&object, nil, eventType(state.Ready), state.Reason, "Connect", "%s", state.Message)
+			r.Events.Eventf(object, nil, eventType(state.Ready), state.Reason, "Connect", "%s", state.Message)
 		}
 	}
 
-	switch {
-	case state.Ready:
+	if state.Ready {
 		return ctrl.Result{RequeueAfter: backoff.Jitter(r.CheckInterval)}, nil
-	case state.Reason == v1alpha1.ReasonSecretNotFound:
-		// The Secret is probably about to be created, and reading it is cheap.
-		return ctrl.Result{RequeueAfter: backoff.Policy{First: time.Second, Max: min(r.CheckInterval, 5*time.Second)}.Delay(failures)}, nil
-	default:
-		return ctrl.Result{RequeueAfter: backoff.Policy{First: time.Second, Max: r.CheckInterval}.Delay(failures)}, nil
 	}
+	longest := r.CheckInterval
+	switch state.Reason {
+	case v1alpha1.ReasonSecretNotFound: // it is probably about to be created, and reading it is cheap
+		longest = min(longest, 5*time.Second)
+	case v1alpha1.ReasonSlow: // the check itself waits for the end of a lock
+		longest = min(longest, 2*time.Second)
+	}
+	return ctrl.Result{RequeueAfter: backoff.Policy{First: time.Second, Max: longest}.Delay(failures)}, nil
 }
 
-// checkContained is check. A panic is an error of this Backend only.
-func (r *BackendReconciler) checkContained(ctx context.Context, object *v1alpha1.Backend) (conn *backend.Connection, check backendCheck) {
+// checkContained is checkDatabase, with an error text for the log. A panic is an error of this
+// Backend only.
+func (r *BackendReconciler) checkContained(ctx context.Context, task *checkTask) (conn *backend.Connection, check backendCheck) {
+	conn = r.Backends.Current(client.ObjectKeyFromObject(task.object))
 	err := backend.Contain(ctx, "check", func() error {
-		conn, check = r.check(ctx, object)
+		conn, check = r.checkDatabase(ctx, task, conn)
 		return nil
 	})
 	if err != nil {
-		return r.Backends.Current(client.ObjectKeyFromObject(object)), backendCheck{stage: stageOpen, err: err}
+		return conn, backendCheck{stage: stageOpen, err: err}
 	}
-	if check.err == nil && conn != nil {
-		check.err = conn.Panicked()
-	}
-	return conn, check
-}
-
-// check returns the open connection of a Backend, or nil, and the result of its check. The
-// connection may be used only if the check has no error. It is the published one unless
-// what Hash covers has changed.
-func (r *BackendReconciler) check(ctx context.Context, object *v1alpha1.Backend) (*backend.Connection, backendCheck) {
-	key := client.ObjectKeyFromObject(object)
-	conn := r.Backends.Current(key)
-	urls, err := r.databaseURLs(ctx, object)
-	if err != nil {
-		return conn, backendCheck{stage: stageSecret, err: err, logged: err.Error()}
-	}
-	conn, check := r.checkDatabase(ctx, object, conn, urls)
 	if check.err != nil {
-		check.logged = redact(check.err.Error(), urls.main, urls.migration, urls.worker)
+		check.logged = redact(check.err.Error(), task.urls.main, task.urls.migration, task.urls.worker)
 	}
 	return conn, check
 }
 
-// checkDatabase is check with the URLs from the Backend's Secrets.
-func (r *BackendReconciler) checkDatabase(ctx context.Context, object *v1alpha1.Backend, conn *backend.Connection, urls databaseURLs) (*backend.Connection, backendCheck) {
+// checkDatabase returns the open connection of a Backend, or nil, and the result of its check. The
+// connection may be used only if the check has no error. It is the published one unless what Hash
+// covers has changed.
+func (r *BackendReconciler) checkDatabase(ctx context.Context, task *checkTask, conn *backend.Connection) (*backend.Connection, backendCheck) {
+	object, urls := task.object, task.urls
 	key := client.ObjectKeyFromObject(object)
 	options := store.Options{
 		URL:             urls.main,
@@ -167,6 +192,7 @@ func (r *BackendReconciler) checkDatabase(ctx context.Context, object *v1alpha1.
 		NamespaceID:     namespaceID(object),
 		ApplicationName: "openworkflow-manager",
 		MaxConns:        10,
+		KeyPatience:     keyPatience,
 		Untrusted:       true,
 		Encryption:      store.Encryption{Mode: object.Spec.Postgres.SSLMode, CA: urls.ca},
 	}
@@ -198,17 +224,19 @@ func (r *BackendReconciler) checkDatabase(ctx context.Context, object *v1alpha1.
 	// at once must not remove anything from the previous database.
 	conn.SetRetention(retention(object))
 	conn.SetPodsHash(podsHash)
-	return conn, r.prepare(ctx, object, conn, migrationOptions(options, urls))
+	return conn, r.prepare(ctx, task, conn, migrationOptions(options, urls))
 }
 
 // prepare migrates and checks the schema of an open database, then sweeps it for what has
 // happened while the manager was not connected.
-func (r *BackendReconciler) prepare(ctx context.Context, object *v1alpha1.Backend, conn *backend.Connection, migration *store.Options) backendCheck {
-	if object.Spec.Migrate == nil || *object.Spec.Migrate {
-		if err := r.migrate(ctx, conn, migration); err != nil {
+func (r *BackendReconciler) prepare(ctx context.Context, task *checkTask, conn *backend.Connection, migration *store.Options) backendCheck {
+	if task.object.Spec.Migrate == nil || *task.object.Spec.Migrate {
+		task.at(stageMigrate)
+		if err := r.migrate(ctx, task.object.Namespace, conn, migration); err != nil {
 			return backendCheck{stage: stageMigrate, err: err}
 		}
 	}
+	task.at(stageSchema)
 	if err := within(ctx, connectTimeout, conn.Store.CheckSchema); err != nil {
 		return backendCheck{stage: stageSchema, err: err}
 	}
@@ -225,8 +253,14 @@ func (r *BackendReconciler) prepare(ctx context.Context, object *v1alpha1.Backen
 	if err := within(ctx, connectTimeout, conn.Store.CheckWritable); err != nil {
 		return backendCheck{stage: stagePing, err: err}
 	}
+	task.at(stageSweep)
 	check := backendCheck{stage: stageSweep, version: conn.ServerVersion, conn: conn}
-	check.err = within(ctx, sweepTimeout, func(ctx context.Context) error { return r.Sweep(ctx, conn) })
+	check.err = within(ctx, sweepTimeout, func(ctx context.Context) error {
+		if err := conn.Probe(ctx); err != nil {
+			return err
+		}
+		return r.Sweep(ctx, conn)
+	})
 	return check
 }
 
@@ -239,8 +273,17 @@ func migrationOptions(options store.Options, urls databaseURLs) *store.Options {
 	return &options
 }
 
-// migrate migrates the schema, as a login of its own if there is one.
-func (r *BackendReconciler) migrate(ctx context.Context, conn *backend.Connection, migration *store.Options) error {
+// migrate migrates the schema, as a login of its own if there is one. Only what is to be migrated
+// waits for other migrations of the namespace.
+func (r *BackendReconciler) migrate(ctx context.Context, namespace string, conn *backend.Connection, migration *store.Options) error {
+	err := within(ctx, connectTimeout, conn.Store.CheckSchema)
+	if !errors.Is(err, store.ErrSchemaMissing) {
+		return r.migrateAs(ctx, conn, migration)
+	}
+	return r.checks.migrate(ctx, namespace, func() error { return r.migrateAs(ctx, conn, migration) })
+}
+
+func (r *BackendReconciler) migrateAs(ctx context.Context, conn *backend.Connection, migration *store.Options) error {
 	if migration == nil {
 		return within(ctx, migrateTimeout, conn.Store.Migrate)
 	}

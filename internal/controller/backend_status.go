@@ -89,7 +89,14 @@ func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message
 	source := fmt.Sprintf("the URL in Secret %q", ref.Name)
 	var secret errSecret
 	var owner *store.OwnerError
+	var underWay errUnderWay
 	switch {
+	case errors.As(c.err, &underWay) && c.stage == stageMigrate:
+		return v1alpha1.ReasonMigrating, fmt.Sprintf(
+			"the schema %q is being migrated, %s: it waits for others that use the tables, for indexes on large tables, or for other migrations of this namespace", spec.Schema, underWay)
+	case errors.As(c.err, &underWay), errors.Is(c.err, backend.ErrSlow), c.stage == stageSweep && (errors.Is(c.err, context.DeadlineExceeded) || store.LockTimeout(c.err)):
+		return v1alpha1.ReasonSlow, fmt.Sprintf(
+			"the database answers, but its statements do not end within %s; look for locks in pg_locks, for long transactions and for load; trying again", backend.SlowAfter)
 	case errors.As(c.err, &secret):
 		return v1alpha1.ReasonSecretNotFound, secret.text
 	case errors.Is(c.err, store.ErrInvalidURL):

@@ -13,6 +13,7 @@
 //	conditions.go               helpers for conditions, their reasons and messages
 //
 //	backend_controller.go       Backend: connect, migrate, check, write status
+//	backend_checks.go           the checks, each in a task of its own
 //	backend_status.go           reasons and messages of a Backend, from its check
 //
 //	workerpool_controller.go    WorkerPool: owned objects and status

@@ -195,6 +195,8 @@ type managerOptions struct {
 	config *rest.Config
 	// elected managers of a world elect a leader.
 	elected bool
+	// others are namespaces that it watches too.
+	others []string
 }
 
 // start starts a manager that watches this world's namespace only. It stops with the test.
@@ -212,7 +214,7 @@ func (w *world) start(changes ...func(*managerOptions)) *manager {
 	for _, change := range changes {
 		change(&o)
 	}
-	caches, err := CacheOptions(w.Namespace)
+	caches, err := CacheOptions(append([]string{w.Namespace}, o.others...)...)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -313,10 +313,11 @@ func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *backend.Connec
 	if c.Err == nil && c.RunID != row.ID {
 		return r.attach(ctx, conn, seen, row, c.RunID)
 	}
+	if errors.Is(c.Err, store.ErrLocked) { // by an open transaction
+		return fmt.Errorf("create run: %w", c.Err)
+	}
 	seen.RunID = c.RunID
 	switch {
-	case errors.Is(c.Err, store.ErrLocked): // by an open transaction
-		return fmt.Errorf("create run: %w", c.Err)
 	case c.Err != nil:
 		seen.RefusedReason = v1alpha1.ReasonInvalidInput
 		seen.Refused = "the run cannot be stored: " + strings.TrimPrefix(c.Err.Error(), store.ErrInvalidJSON.Error()+": ") + ": correct the input (no U+0000 in texts, no numbers beyond what Postgres holds) and create the run anew"
@@ -413,15 +414,23 @@ func (r *WorkflowRunReconciler) handleError(ctx context.Context, seen *runSeen, 
 		return ctrl.Result{}, nil // the manager is stopping
 	}
 	run := seen.Run
-	r.Backends.Recheck(backend.KeyOf(run.Namespace, run.Spec.BackendRef))
+	key := backend.KeyOf(run.Namespace, run.Spec.BackendRef)
+	if errors.Is(err, context.DeadlineExceeded) {
+		if conn := r.Backends.Ready(key); conn != nil {
+			conn.Blocked()
+		}
+	}
+	if store.LockTimeout(err) {
+		return r.waitForKey(ctx, seen)
+	}
+	r.Backends.Recheck(key)
 	if isTransient(err) {
 		return ctrl.Result{RequeueAfter: backoff.Jitter(3 * time.Second)}, nil
 	}
 	if seen.RunID == "" && !run.Status.State.Terminal() {
 		// The cause is not in the run, but its status is where a user looks first.
 		state := backend.State{Known: true, Reason: v1alpha1.ReasonBackendNotReady, Message: "the database refused a statement: " + serverText(err)}
-		seen.Backend = state
-		status := waitingStatus(*seen, backendMessage(backend.NameOf(run.Spec.BackendRef), state))
+		status := waitingStatus(*seen, state.Reason, backendMessage(key.Name, state))
 		if _, werr := r.status.write(ctx, run, status); werr != nil {
 			return ctrl.Result{}, errors.Join(err, werr)
 		}
@@ -429,10 +438,32 @@ func (r *WorkflowRunReconciler) handleError(ctx context.Context, seen *runSeen, 
 	return ctrl.Result{}, err
 }
 
+const (
+	// keyPatience is how long the start of a run waits for the lock of its idempotency key.
+	keyPatience = 50 * time.Millisecond
+	// lockedPause is the time between two tries of a run that others have locked.
+	lockedPause = 2 * time.Second
+)
+
+// waitForKey has a run tried again that others have locked. Of a run that is not started yet, that
+// is the idempotency key.
+func (r *WorkflowRunReconciler) waitForKey(ctx context.Context, seen *runSeen) (ctrl.Result, error) {
+	if key := seen.Run.Spec.IdempotencyKey; key != "" && seen.RunID == "" {
+		status := waitingStatus(*seen, v1alpha1.ReasonKeyLocked, fmt.Sprintf(
+			"an open transaction holds idempotencyKey %q; the run starts, or shows the one that has the key, once that has ended", key))
+		status.ObservedGeneration = seen.Run.Generation
+		if _, err := r.status.write(ctx, seen.Run, status); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	return ctrl.Result{RequeueAfter: backoff.Jitter(lockedPause)}, nil
+}
+
 // isTransient reports whether an error means that the database does not answer at the
 // moment.
 func isTransient(err error) bool {
-	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, backend.ErrClosed)
+	return errors.Is(err, store.ErrUnreachable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, backend.ErrClosed) ||
+		errors.Is(err, backend.ErrSlow)
 }
 
 // event records an action, after the status shows it. The start of a run has no event,

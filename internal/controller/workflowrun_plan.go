@@ -158,7 +158,7 @@ func planNew(seen runSeen) runPlan {
 	case !seen.Backend.Known:
 		return runPlan{}
 	case !seen.Backend.Ready:
-		return statusPlan(waitingStatus(seen, backendMessage(backend.NameOf(run.Spec.BackendRef), seen.Backend)))
+		return statusPlan(waitingStatus(seen, backendReason(seen.Backend), backendMessage(backend.NameOf(run.Spec.BackendRef), seen.Backend)))
 	default:
 		return runPlan{Action: runMirror, NewRun: newRun(run, seen.Cluster, seen.Now)}
 	}
@@ -302,13 +302,13 @@ func carryOver(old *v1alpha1.WorkflowRunStatus, status v1alpha1.WorkflowRunStatu
 	return status
 }
 
-// waitingStatus returns the status of a run whose Backend is not ready yet.
-func waitingStatus(seen runSeen, message string) v1alpha1.WorkflowRunStatus {
+// waitingStatus returns the status of a run that cannot be started yet.
+func waitingStatus(seen runSeen, reason, message string) v1alpha1.WorkflowRunStatus {
 	message = truncateText(message, 1000)
 	return carryOver(&seen.Run.Status, v1alpha1.WorkflowRunStatus{
 		State:      v1alpha1.RunPending,
 		Message:    message,
-		Conditions: projection.Conditions(v1alpha1.RunPending, backendReason(seen.Backend), message, seen.Now),
+		Conditions: projection.Conditions(v1alpha1.RunPending, reason, message, seen.Now),
 	})
 }
 

@@ -57,26 +57,42 @@ type Created struct {
 // is due now.
 //
 // A run whose key or id an open transaction holds is not created, and delays the others little.
-// The only run of a call waits for that transaction instead, until ctx is about to end.
+// The only run of a call waits for that transaction instead, for Options.KeyPatience.
 func (s *Store) CreateRuns(ctx context.Context, runs []NewRun) ([]Created, error) {
 	created := make([]Created, len(runs))
 	plain, keyed := newRows(runs, created)
+	began := time.Now()
 	for _, part := range []struct {
 		rows   []newRow
 		create func([]newRow, func(*sqlBatch) error) error
 	}{{plain, s.createPlain}, {keyed, s.createKeyed}} {
-		wait := keyPatience
-		if len(runs) == 1 {
-			wait = untilEnd(ctx)
-		}
-		errs, err := bisect(part.rows, isOfOneRun, func(rows []newRow) ([]error, error) {
-			return make([]error, len(rows)), part.create(rows, func(b *sqlBatch) error {
-				if rows[0].IdempotencyKey != nil {
-					b.waitForLocks(wait)
+		var last error
+		create := func(rows []newRow) ([]error, error) {
+			if isConflict(last) && time.Since(began) > locksGiveUp {
+				return nil, last
+			}
+			last = part.create(rows, func(b *sqlBatch) error {
+				if rows[0].IdempotencyKey != nil || last != nil {
+					b.waitForLocks(s.createPatience(ctx, runs, began))
 				}
 				return s.sendAndNotify(ctx, b, Hints{Due: anyDue(rows)})
 			})
-		})
+			return make([]error, len(rows)), last
+		}
+		rows := part.rows
+		if len(rows) > 1 && rows[0].IdempotencyKey != nil {
+			_, err := create(rows)
+			if err == nil {
+				continue
+			}
+			if isConflict(err) {
+				rows, err = s.withoutHeldKeys(ctx, rows)
+			}
+			if err != nil && !isOfOneRun(err) {
+				return nil, Classify(err)
+			}
+		}
+		errs, err := bisect(rows, isOfOneRun, create)
 		if err != nil {
 			return nil, Classify(err)
 		}
@@ -84,15 +100,66 @@ func (s *Store) CreateRuns(ctx context.Context, runs []NewRun) ([]Created, error
 			if isConflict(err) {
 				err = fmt.Errorf("%w: %w", ErrLocked, err)
 			}
-			part.rows[i].result.Err = err
+			rows[i].result.Err = err
 		}
 	}
 	return created, nil
 }
 
-// keyPatience is how long the runs of one call wait for the lock of a key. A call whose batch
-// holds a locked key finds it in as many tries as the logarithm of the batch.
-const keyPatience = 50 * time.Millisecond
+// keyPatience is how long the runs of one call wait for the lock of a key. Then one statement says
+// which keys are held, and the others are created without those. What still meets a lock, that of an
+// id or of the table, is found in as many tries as the logarithm of the batch; after keysPatience
+// they wait no more, and after locksGiveUp there are none.
+const (
+	keyPatience  = 50 * time.Millisecond
+	keysPatience = time.Second
+	locksGiveUp  = 3 * time.Second
+)
+
+// createPatience is how long a try of a call that began then waits for each lock.
+func (s *Store) createPatience(ctx context.Context, runs []NewRun, began time.Time) time.Duration {
+	switch {
+	case len(runs) > 1:
+		return min(keyPatience, keysPatience-time.Since(began))
+	case s.keyPatience > 0:
+		return s.keyPatience
+	default:
+		return untilEnd(ctx)
+	}
+}
+
+// heldKeysSQL returns those of the scopes whose locks others hold. It is a transaction of its own,
+// at whose end the locks are given back that it has taken.
+const heldKeysSQL = `
+SELECT scope FROM unnest($1::text[]) scope WHERE NOT pg_try_advisory_xact_lock(hashtextextended(scope, 0))`
+
+// withoutHeldKeys sets the result of the rows whose key others hold, and returns the rest.
+func (s *Store) withoutHeldKeys(ctx context.Context, rows []newRow) (free []newRow, err error) {
+	scope := func(r newRow) string {
+		return openworkflow.IdempotencyScope(s.namespace, r.WorkflowName, *r.IdempotencyKey)
+	}
+	var scopes []string
+	for _, r := range rows {
+		scopes = append(scopes, scope(r))
+	}
+	held := map[string]bool{}
+	if err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
+		var scope string
+		err := row.Scan(&scope)
+		held[scope] = true
+		return err
+	}, heldKeysSQL, scopes); err != nil {
+		return nil, err
+	}
+	for _, r := range rows {
+		if held[scope(r)] {
+			r.result.Err = fmt.Errorf("%w (its idempotency key)", ErrLocked)
+		} else {
+			free = append(free, r)
+		}
+	}
+	return free, nil
+}
 
 // isOfOneRun reports whether the error is about one of the runs: a value, or a lock.
 func isOfOneRun(err error) bool { return isValueError(err) || isConflict(err) }

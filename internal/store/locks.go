@@ -34,6 +34,10 @@ func isConflict(err error) bool {
 	return ok && (pg.Code == "55P03" || pg.Code == "40P01" || pg.Code == "40001")
 }
 
+// LockTimeout reports whether an error means that another session held a lock for too long: for
+// the caller's patience (ErrLocked), or for the lock_timeout of the server or the role.
+func LockTimeout(err error) bool { return errors.Is(err, ErrLocked) || isConflict(err) }
+
 // repeat calls try, with its number from 1, until it meets no conflict. It returns ErrLocked
 // after lockPatience.
 func repeat(ctx context.Context, try func(n int) error) error {

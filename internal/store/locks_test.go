@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -240,4 +241,47 @@ func TestCreateRuns_P3_AHeldKeyDelaysNoOther(t *testing.T) {
 			t.Errorf("run %d: %+v", i, c)
 		}
 	}
+}
+
+func TestCreateRuns_P9_ManyLocksDelayACallBySeconds(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	tx, err := connect(t, f.url).Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var runs []store.NewRun
+	var scopes []string
+	for n := range 200 {
+		key := fmt.Sprint("held-", n)
+		runs = append(runs, store.NewRun{WorkflowName: "w", IdempotencyKey: &key})
+		scopes = append(scopes, openworkflow.IdempotencyScope(store.DefaultNamespaceID, "w", key))
+	}
+	runs = append(runs, store.NewRun{WorkflowName: "w", IdempotencyKey: new("free")})
+	if _, err := tx.Exec(t.Context(), `SELECT pg_advisory_xact_lock(hashtextextended(scope, 0)) FROM unnest($1::text[]) scope`, scopes); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, runs []store.NewRun, created int) {
+		t.Helper()
+		began := time.Now()
+		results, err := f.CreateRuns(t.Context(), runs)
+		if took := time.Since(began); err != nil || took > 2*prompt { // with a wait for each lock it is 20 s and more
+			t.Errorf("%s: %v after %v", what, err, took)
+		}
+		for _, r := range results {
+			if r.Inserted {
+				created--
+			} else if !errors.Is(r.Err, store.ErrLocked) {
+				t.Errorf("%s: %+v", what, r)
+			}
+		}
+		if created != 0 {
+			t.Errorf("%s: %d runs are missing", what, created)
+		}
+	}
+	check("keys", runs, 1)
+	if _, err := tx.Exec(t.Context(), `LOCK TABLE openworkflow.workflow_runs IN SHARE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	check("table", make([]store.NewRun, 60), 0)
 }

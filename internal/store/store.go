@@ -43,6 +43,9 @@ type Options struct {
 	// MaxConns bounds the pool. 0 keeps the bound of the URL, or pgx's default. The
 	// connections of Listen, ListenEnds and Migrate are not counted.
 	MaxConns int32
+	// KeyPatience is how long CreateRuns waits for the lock of the idempotency key of its only run.
+	// 0 means until its ctx is about to end.
+	KeyPatience time.Duration
 	// Dial opens network connections. Nil means the default.
 	Dial pgconn.DialFunc
 	// Untrusted says that others than the owner of this process choose the URL and run the
@@ -72,6 +75,8 @@ type Store struct {
 	claimCount atomic.Uint64
 	cursors    claimCursors
 	violation  violation
+	// keyPatience is that of the options.
+	keyPatience time.Duration
 }
 
 var schemaName = regexp.MustCompile(`^[a-zA-Z_]\w*$`)
@@ -82,7 +87,7 @@ var schemaName = regexp.MustCompile(`^[a-zA-Z_]\w*$`)
 // It returns ErrInvalidURL, ErrUnreachable, ErrAuthentication, ErrDatabaseMissing or
 // ErrPrivilege. No error text contains the password.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	s := &Store{schema: o.Schema, namespace: o.NamespaceID}
+	s := &Store{schema: o.Schema, namespace: o.NamespaceID, keyPatience: o.KeyPatience}
 	if s.schema == "" {
 		s.schema = DefaultSchema
 	}
