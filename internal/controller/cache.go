@@ -47,7 +47,7 @@ func CacheOptions(namespaces ...string) (cache.Options, error) {
 const indexByOwner = "owner.uid"
 
 // stripRun drops what the manager does not read: managed fields, annotations, which hold a
-// copy of the object, labels, and the input of a run that has its row. Of an ended run it
+// copy of the object, labels, the input of a run that has its row, and large inputs. Of an ended run it
 // keeps only what its deletion depends on, and a digest of the rest. Strings that many runs share are stored once.
 //
 // Of the owners it keeps the controller, without blockOwnerDeletion, so that Owns and
@@ -63,6 +63,8 @@ func stripRun(in any) (any, error) {
 	spec, status := &run.Spec, &run.Status
 	if status.RunID != "" || status.State.Terminal() {
 		spec.Input = nil
+	} else if size, _ := inputSize(run); size > maxCachedInput {
+		spec.Input = leaveOutInput(size)
 	}
 	if status.State.Terminal() {
 		ended := v1alpha1.WorkflowRunSpec{BackendRef: spec.BackendRef, TTLSecondsAfterFinished: spec.TTLSecondsAfterFinished}

@@ -139,6 +139,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, Cluster: o.Cluster,
 		AttachAcrossNamespaces: o.AttachAcrossNamespaces,
 		FirstReport:            sweeper.Intervals.FirstReport, status: writer, pods: pods, reports: reports, ends: ends,
+		inputs: &inputLoader{live: mgr.GetAPIReader()},
 	}
 	if err := run.SetupWithManager(mgr, controller.TypedOptions[runRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
 		return fmt.Errorf("set up the WorkflowRun controller: %w", err)

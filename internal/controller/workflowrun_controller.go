@@ -65,6 +65,7 @@ type WorkflowRunReconciler struct {
 	pods    *podNames
 	reports *ReportTracker
 	ends    *endQueue
+	inputs  *inputLoader
 }
 
 // +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowruns,verbs=get;list;watch;delete
@@ -306,6 +307,14 @@ func (r *WorkflowRunReconciler) act(ctx context.Context, conn *backend.Connectio
 
 // mirror inserts the run's row, or finds the existing one.
 func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *backend.Connection, seen *runSeen, row store.NewRun) error {
+	if size, isLeftOut := inputSize(seen.Run); isLeftOut {
+		input, release, err := r.inputs.load(ctx, seen.Run, size)
+		if err != nil {
+			return err
+		}
+		defer release()
+		row.Input = input
+	}
 	c, err := conn.CreateRun(ctx, row)
 	if err != nil {
 		return fmt.Errorf("create run: %w", err)
@@ -415,6 +424,12 @@ func (r *WorkflowRunReconciler) handleError(ctx context.Context, seen *runSeen, 
 	}
 	run := seen.Run
 	key := backend.KeyOf(run.Namespace, run.Spec.BackendRef)
+	switch {
+	case errors.Is(err, errObjectGone):
+		return ctrl.Result{}, nil
+	case errors.Is(err, errInputsBusy):
+		return ctrl.Result{RequeueAfter: backoff.Jitter(inputsPause)}, nil
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		if conn := r.Backends.Ready(key); conn != nil {
 			conn.Blocked()
@@ -443,6 +458,8 @@ const (
 	keyPatience = 50 * time.Millisecond
 	// lockedPause is the time between two tries of a run that others have locked.
 	lockedPause = 2 * time.Second
+	// inputsPause is the time between two tries of a run whose input is large.
+	inputsPause = 200 * time.Millisecond
 )
 
 // waitForKey has a run tried again that others have locked. Of a run that is not started yet, that

@@ -80,7 +80,7 @@ const (
 // runPlan is what should happen to a WorkflowRun.
 type runPlan struct {
 	Action runAction
-	// NewRun is the row to insert.
+	// NewRun is the row to insert, without an input that the cache has left out.
 	NewRun store.NewRun
 	// Status is the status to write, or nil. A plan with an action has none: after the
 	// action there is a new plan.
@@ -150,9 +150,9 @@ func planNew(seen runSeen) runPlan {
 	if !run.DeletionTimestamp.IsZero() {
 		return runPlan{}
 	}
-	if input := run.Spec.Input; input != nil && len(input.Raw) > maxInput {
+	if size, _ := inputSize(run); size > maxInput {
 		return statusPlan(rejectedStatus(seen, v1alpha1.ReasonInvalidInput, fmt.Sprintf(
-			"spec.input has %d bytes, the limit is %d: keep the data elsewhere and pass a reference to it", len(input.Raw), maxInput)))
+			"spec.input has %d bytes, the limit is %d: keep the data elsewhere and pass a reference to it", size, maxInput)))
 	}
 	switch {
 	case !seen.Backend.Known:
@@ -228,7 +228,7 @@ func newRun(run *v1alpha1.WorkflowRun, cluster string, now time.Time) store.NewR
 	if spec.IdempotencyKey != "" {
 		n.IdempotencyKey = &spec.IdempotencyKey
 	}
-	if spec.Input != nil {
+	if _, isLeftOut := inputSize(run); spec.Input != nil && !isLeftOut {
 		n.Input = spec.Input.Raw
 	}
 	if spec.AvailableAt != nil {
