@@ -20,8 +20,9 @@ const (
 	reportTimeout = 35 * time.Second
 	// maxReportDelay bounds the delay of reports that is added to a wait.
 	maxReportDelay = 10 * time.Minute
-	// ignoreFor is how long the manager does not wait for a worker that missed a report.
-	ignoreFor = 5 * time.Minute
+	// ignoreFor is how long the manager does not wait for a worker that missed a report. It doubles,
+	// up to maxIgnoreFor, when the worker misses the next one as well.
+	ignoreFor, maxIgnoreFor = 5 * time.Minute, time.Hour
 	// A wait is interrupted after recheckPause plus the delay, after maxRecheckPause at the
 	// latest, to check the run again.
 	recheckPause, maxRecheckPause = 5 * time.Second, 30 * time.Second
@@ -59,7 +60,8 @@ const (
 // So a delay falls by one second each second, and one early report does not end it. It is
 // between 0 and 10 min, and 0 when no report has arrived for 35 s. A worker that misses a
 // wait is unresponsive for 5 min, as it may lack the right or the network to report: the
-// manager writes the status of its runs at once.
+// manager writes the status of its runs at once. Each further miss in a row doubles that time, up
+// to an hour.
 type ReportTracker struct {
 	// OnTimeout is called with the name of an object that was not reported in time.
 	OnTimeout func(types.NamespacedName)
@@ -79,8 +81,10 @@ type trackedObject struct {
 
 // workerReports is what is known of one worker process.
 type workerReports struct {
-	// ignoreUntil is the time until which the worker is not waited for.
+	// ignoreUntil is the time until which the worker is not waited for, and misses how often in a
+	// row it was not.
 	ignoreUntil time.Time
+	misses      int
 	// lastAt is when a report arrived last, and delay the delay then.
 	lastAt time.Time
 	delay  time.Duration
@@ -210,7 +214,12 @@ func (t *ReportTracker) MarkUnresponsive(run *openworkflow.Run, now time.Time) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.workers[process] = workerReports{ignoreUntil: now.Add(ignoreFor)}
+	r := t.workers[process]
+	if now.Before(r.ignoreUntil) { // another run of the same miss
+		return
+	}
+	wait := min(ignoreFor<<min(r.misses, 10), maxIgnoreFor)
+	t.workers[process] = workerReports{ignoreUntil: now.Add(wait), misses: r.misses + 1}
 }
 
 // Prune forgets workers of which nothing is known any more.
@@ -218,7 +227,11 @@ func (t *ReportTracker) Prune(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	maps.DeleteFunc(t.workers, func(_ string, r workerReports) bool {
-		return !now.Before(r.ignoreUntil) && now.Sub(r.lastAt) > reportTimeout
+		remembered := r.ignoreUntil
+		if r.misses > 0 {
+			remembered = remembered.Add(maxIgnoreFor)
+		}
+		return !now.Before(remembered) && now.Sub(r.lastAt) > reportTimeout
 	})
 }
 
@@ -231,7 +244,7 @@ func (r workerReports) observe(age time.Duration, now time.Time) workerReports {
 	const precision = time.Second // of the times in a status
 	// One early report does not end the delay of the others: it may have overtaken them.
 	r.delay = max(min(age-precision, maxReportDelay), r.delayAt(now)-now.Sub(r.lastAt), 0)
-	r.lastAt = now
+	r.lastAt, r.misses = now, 0
 	return r
 }
 

@@ -113,6 +113,37 @@ func TestReportDelay_OnlyOfWorkersThatReport(t *testing.T) {
 	}
 }
 
+// A worker without the right to report delays the status of some runs, but ever fewer.
+func TestReportTracker_WaitsEverLessOftenForAWorkerThatNeverReports(t *testing.T) {
+	t.Parallel()
+	reports := NewReportTracker()
+	workers := []store.Worker{{PodUID: "a", Process: "1", PodName: "pod-a"}}
+	held := heldBy("a.1.7")
+	var waits []time.Duration
+	waitsAt := func(at time.Time) bool {
+		_, ok := reports.ReportDelay(held, workers, at)
+		return ok
+	}
+	last := noon
+	for at := noon; at.Before(noon.Add(5 * time.Hour)); at = at.Add(time.Minute) {
+		if waitsAt(at) {
+			waits, last = append(waits, at.Sub(last)), at
+			reports.MarkUnresponsive(held, at)
+			reports.MarkUnresponsive(held, at) // another run
+		}
+		reports.Prune(at)
+	}
+	if want := []time.Duration{0, 5, 10, 20, 40, 60, 60, 60}; !slices.EqualFunc(waits, want, func(a, b time.Duration) bool { return a == b*time.Minute }) {
+		t.Errorf("it is waited for after %v, want minutes %d", waits, want)
+	}
+	now := metav1.NewTime(last.Add(maxIgnoreFor))
+	reports.Observe(&v1alpha1.WorkflowRunStatus{Worker: "pod-a", FinishedAt: &now}, workers, now.Time)
+	reports.MarkUnresponsive(held, now.Time)
+	if !waitsAt(now.Add(ignoreFor)) {
+		t.Error("a report does not end the growth")
+	}
+}
+
 // While reports queue up in a worker, the manager waits as long as those take that
 // arrive, and no longer once none arrive.
 func TestReportDelay_FollowsTheReportsThatArrive(t *testing.T) {
@@ -167,7 +198,7 @@ func TestReportDelay_FollowsTheReportsThatArrive(t *testing.T) {
 	if n := len(reports.workers); n != 1 {
 		t.Errorf("%d workers are remembered, want the unresponsive one", n)
 	}
-	reports.Prune(at.Add(ignoreFor))
+	reports.Prune(at.Add(ignoreFor + maxIgnoreFor))
 	if n := len(reports.workers); n != 0 {
 		t.Errorf("%d workers are remembered of which nothing is known", n)
 	}
