@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -305,6 +306,16 @@ func (p *podNames) holder(ctx context.Context, run *openworkflow.Run) string {
 	}
 	uid, _, _ := strings.Cut(*run.WorkerID, ".")
 	return p.byUID(ctx, uid)
+}
+
+// reports reports whether the run's worker is in a pod of this namespace. A worker writes the
+// status of objects in its own namespace only, while several namespaces may share the tables. A
+// pod that the cache does not have is of another cluster, or is gone.
+func (p *podNames) reports(ctx context.Context, run *openworkflow.Run, namespace string) bool {
+	uid, _, _ := strings.Cut(ptr.Deref(run.WorkerID, ""), ".")
+	var pods corev1.PodList
+	err := p.List(ctx, &pods, client.InNamespace(namespace), client.MatchingFields{indexPodUID: uid}, client.UnsafeDisableDeepCopy)
+	return err == nil && len(pods.Items) > 0
 }
 
 // byUID returns the name of the pod with this uid, empty if the cache has none.

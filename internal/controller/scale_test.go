@@ -262,11 +262,13 @@ func TestRunThatIsExecutedAtOnceIsReportedOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	pod := podOf("shop", "pod-1")
+	w.create(pod)
 	checkout := workflow.Define("checkout", func(ctx context.Context, _ any) (map[string]any, error) {
 		return step.Run(ctx, "charge", func(context.Context) (map[string]any, error) { return map[string]any{"refund": nil}, nil })
 	})
 	worker, err := runner.New(w.store(), []durable.Definition{durable.DefinitionOf(checkout)},
-		runner.Options{PodUID: "pod-uid", PodName: "pod-1", Reporter: r, Logger: slog.New(slog.DiscardHandler)})
+		runner.Options{PodUID: string(pod.UID), PodName: pod.Name, Reporter: r, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -317,17 +319,54 @@ func TestP4EndThatItsWorkerDoesNotReportIsShown(t *testing.T) {
 	w.start()
 	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
 	s := w.store()
-	mute := store.Worker{PodUID: "pod", Process: "process", PodName: "pod-1"}
-	if _, err := s.SaveWorker(t.Context(), mute, time.Minute); err != nil {
-		t.Fatal(err)
-	}
+	mute := w.announce(s, "pod-1")
 	run := newTestRun("order")
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
-	claimed := claim(t, s, "pod")
+	claimed := claimAs(t, s, mute.PodUID, mute.Process)
 	end(t, s, claimed, store.RunWrite{Op: store.RunComplete})
 	execute(t, w.URL, `UPDATE openworkflow.workflow_runs SET finished_at = now() - interval '1 minute'`)
 	w.awaitState(run, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted)
+}
+
+// announce creates a pod in this namespace, and announces a worker in it that reports nothing.
+func (w *world) announce(s *store.Store, pod string) store.Worker {
+	w.t.Helper()
+	object := podOf("shop", pod)
+	w.create(object)
+	worker := store.Worker{PodUID: string(object.UID), Process: "process", PodName: pod, Pool: "shop"}
+	if _, err := s.SaveWorker(w.t.Context(), worker, time.Minute); err != nil {
+		w.t.Fatal(err)
+	}
+	return worker
+}
+
+// Two namespaces may share the tables, and then either's workers execute the runs of both. A worker
+// reports only the objects of its own namespace.
+func TestRun_P4_WhatAnotherNamespacesWorkerEndedIsShownByTheNextSweep(t *testing.T) {
+	w := newWorld(t)
+	other := newWorldAt(t, w.URL)
+	for _, w := range []*world{w, other} {
+		w.start()
+		w.secret("db", w.URL)
+		shared := newBackend()
+		shared.Spec.NamespaceID = "shared"
+		w.create(shared)
+		w.awaitBackend(shared, v1alpha1.ReasonConnected)
+	}
+	s, err := store.Open(t.Context(), store.Options{URL: w.URL, NamespaceID: "shared"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	worker := other.announce(s, "pod-1")
+	run := newTestRun("order")
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	claimed := claimAs(t, s, worker.PodUID, worker.Process)
+	w.awaitState(run, v1alpha1.RunRunning, v1alpha1.ReasonRunning) // by now, the manager knows the worker
+	end(t, s, claimed, store.RunWrite{Op: store.RunComplete})
+	w.awaitState(run, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted) // within 20 s; a report is waited for for 35 s
 }
 
 func TestRunEvents_NewObjectsComeBeforeThoseOfTheStart(t *testing.T) {

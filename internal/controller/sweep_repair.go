@@ -220,6 +220,7 @@ func (r *statusRepairer) findDiffering(ctx context.Context, round repairRound, o
 			seen.NoWorker = round.fleet.noWorker(seen.Row, seen.serverNow())
 		}
 		seen.ReportDelay, seen.WorkerReports = r.reports.ReportDelay(seen.Row, r.conn.Workers(), seen.Now)
+		seen.WorkerReports = seen.WorkerReports && r.pods.reports(ctx, seen.Row, o.Namespace)
 		if changed := r.changed(&seen, round); forged(&seen) || changed && !r.endReportExpected(&seen) {
 			differing = append(differing, seen)
 		}

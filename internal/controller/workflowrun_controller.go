@@ -215,6 +215,7 @@ func (r *WorkflowRunReconciler) load(ctx context.Context, conn *backend.Connecti
 		return nil
 	}
 	seen.ReportDelay, seen.WorkerReports = r.reports.ReportDelay(seen.Row, conn.Workers(), seen.Now)
+	seen.WorkerReports = seen.WorkerReports && r.pods.reports(ctx, seen.Row, seen.Run.Namespace)
 	if wait, _ := seen.firstReportWait(); wait > 0 {
 		return nil
 	}

@@ -31,8 +31,8 @@ type runSeen struct {
 	Steps openworkflow.StepSummary
 	// Worker is the name of the pod that holds the run, if it is known.
 	Worker string
-	// WorkerReports says that the worker that holds the run or has completed it is live and
-	// reports by itself.
+	// WorkerReports says that the worker that holds the run or has completed it is live, in a
+	// pod of the object's namespace, and reports by itself.
 	WorkerReports bool
 	// ReportDelay is the current delay of reports: of that worker or, if it is not known, of
 	// the slowest one.

@@ -28,12 +28,18 @@ type run = v1alpha1.WorkflowRun
 // claim claims one due run as a worker in this pod does.
 func claim(t *testing.T, s *store.Store, podUID string) openworkflow.Run {
 	t.Helper()
+	return claimAs(t, s, podUID, openworkflow.NewID())
+}
+
+// claimAs is claim for a process of this pod.
+func claimAs(t *testing.T, s *store.Store, podUID, process string) openworkflow.Run {
+	t.Helper()
 	var got openworkflow.Run
 	eventually(t, func() error {
 		runs, err := s.Claim(context.Background(), store.ClaimRequest{
 			Served:         []openworkflow.Definition{{Name: "checkout"}},
 			Max:            1,
-			WorkerIDPrefix: podUID + "." + openworkflow.NewID() + ".",
+			WorkerIDPrefix: podUID + "." + process + ".",
 			First:          1,
 			Lease:          time.Minute,
 		})
