@@ -29,7 +29,7 @@ func Conditions(state v1alpha1.RunState, reason, message string, since time.Time
 			Status:             status,
 			Reason:             reason,
 			Message:            truncate(message, maxConditionMessage),
-			LastTransitionTime: metav1.Time{Time: since.UTC().Truncate(time.Second)},
+			LastTransitionTime: instantOf(since),
 		}
 	}
 	ready := metav1.ConditionFalse

@@ -3,10 +3,9 @@ package projection
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
-
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"unicode/utf8"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -20,6 +19,9 @@ const (
 	maxConditionMessage = 256
 	maxStepName         = 128
 	maxStepError        = 256
+	maxWorker           = 253
+	// MaxRunID is the length of the longest id of a run that a status shows whole.
+	MaxRunID = 253
 	// NewestSteps is how many step attempts a status shows.
 	NewestSteps = 5
 )
@@ -28,9 +30,9 @@ const (
 // every step event and with the claim's end. So two writers that read the same rows agree on
 // it, and older rows always have the smaller one.
 func Revision(run *openworkflow.Run, steps openworkflow.StepSummary) int64 {
-	events := int64(steps.Running) + 2*int64(steps.Completed+steps.Failed)
+	events := int64(int32Of(steps.Running)) + 2*(int64(int32Of(steps.Completed))+int64(int32Of(steps.Failed)))
 	events = min(events, 1<<eventBits-1)
-	return int64(run.Attempts)<<(eventBits+phaseBits) | phase(run)<<eventBits | events
+	return int64(int32Of(run.Attempts))<<(eventBits+phaseBits) | phase(run)<<eventBits | events
 }
 
 // The parts of a revision, from its least significant bit: step events, the phase of the claim,
@@ -61,9 +63,9 @@ func Status(run *openworkflow.Run, steps openworkflow.StepSummary, worker string
 	status := v1alpha1.WorkflowRunStatus{
 		Revision:  new(Revision(run, steps)),
 		State:     state,
-		RunID:     run.ID,
-		Worker:    worker,
-		Attempts:  new(int32(run.Attempts)),
+		RunID:     truncate(run.ID, MaxRunID),
+		Worker:    truncate(worker, maxWorker),
+		Attempts:  new(int32Of(run.Attempts)),
 		StartedAt: timeOf(run.StartedAt),
 		Steps:     stepsStatus(steps, state),
 	}
@@ -214,7 +216,7 @@ func newestRunning(steps openworkflow.StepSummary) *openworkflow.StepAttempt {
 // for the run, and of what etcd keeps.
 func stepsStatus(steps openworkflow.StepSummary, state v1alpha1.RunState) *v1alpha1.StepsStatus {
 	status := &v1alpha1.StepsStatus{
-		Summary:   fmt.Sprintf("%d/%d", steps.Completed, max(steps.Names, steps.Completed)),
+		Summary:   fmt.Sprintf("%d/%d", int32Of(steps.Completed), int32Of(max(steps.Names, steps.Completed))),
 		Completed: countOf(steps.Completed),
 		Running:   countOf(steps.Running),
 		Failed:    countOf(steps.Failed),
@@ -244,26 +246,6 @@ func stepsStatus(steps openworkflow.StepSummary, state v1alpha1.RunState) *v1alp
 		status.Newest = append(status.Newest, shown)
 	}
 	return status
-}
-
-// countOf leaves out a count of zero, as a Job's status does: each member costs the API server
-// time.
-func countOf(n int) *int32 {
-	if n == 0 {
-		return nil
-	}
-	return new(int32(n))
-}
-
-func outputOf(raw json.RawMessage) (output *apiextensionsv1.JSON, truncated *bool) {
-	switch {
-	case len(raw) == 0:
-		return nil, nil
-	case len(raw) > maxOutput:
-		return nil, new(true)
-	default:
-		return &apiextensionsv1.JSON{Raw: raw}, nil
-	}
 }
 
 func errorOf(raw json.RawMessage) *v1alpha1.RunError {
@@ -302,16 +284,11 @@ func duration(run *openworkflow.Run) string {
 	}
 }
 
-func timeOf(t *time.Time) *metav1.Time {
-	if t == nil {
-		return nil
-	}
-	return &metav1.Time{Time: t.UTC().Truncate(time.Second)}
-}
-
-// truncate cuts text to at most limit bytes of JSON, not counting quotes, and marks the cut.
+// truncate cuts text to at most limit bytes of JSON, not counting quotes, and marks the cut. It
+// marks each byte that is not UTF-8, too.
 func truncate(text string, limit int) string {
 	const mark, longest = "…", 6 // the longest encoding of a byte is that of a control character
+	text = strings.ToValidUTF8(text, string(utf8.RuneError))
 	if len(text)*longest <= limit {
 		return text
 	}
