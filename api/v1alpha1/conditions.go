@@ -76,6 +76,9 @@ const (
 // row, and that the manager has replaced.
 const ReasonStatusCorrected = "StatusCorrected"
 
+// ReasonStatusRefused is the reason of the event about a status that the API server has refused.
+const ReasonStatusRefused = "StatusRefused"
+
 // Reasons of a Backend's conditions; BackendNotFound and BackendNotReady also
 // appear on the objects that refer to one.
 const (

@@ -25,6 +25,7 @@
 //	workflowrun_row.go          which row an object shows, and whether its status came from it; pure
 //	workflowrun_input.go        large inputs, which the cache leaves out
 //	workflowrun_status.go       writes the status of a run
+//	refusals.go                 statuses that the API server has refused
 //	workflowrun_noworker.go     why no worker executes a run
 //	workflowrun_reports.go      how long the manager waits for the workers' reports
 //

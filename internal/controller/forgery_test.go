@@ -159,8 +159,8 @@ func TestReporter_P9_LeavesObjectsOfAnotherBackendAlone(t *testing.T) {
 	}
 }
 
-// awaitEvent waits for an event of this reason about an object.
-func (w *world) awaitEvent(name, reason string) {
+// awaitEvent waits for an event of this reason about an object, and returns its message.
+func (w *world) awaitEvent(name, reason string) (message string) {
 	w.t.Helper()
 	eventually(w.t, func() error {
 		var list corev1.EventList
@@ -169,9 +169,11 @@ func (w *world) awaitEvent(name, reason string) {
 		}
 		for i := range list.Items {
 			if list.Items[i].InvolvedObject.Name == name && list.Items[i].Reason == reason {
+				message = list.Items[i].Message
 				return nil
 			}
 		}
 		return fmt.Errorf("no event %s about %s", reason, name)
 	})
+	return message
 }

@@ -70,27 +70,34 @@ type endSweep struct {
 }
 
 func (s *endSweep) run(ctx context.Context) error {
+	var again []*v1alpha1.WorkflowRun
+	defer func() { // not before: this turn would take them again
+		for _, object := range again {
+			s.queue.add(object)
+		}
+	}()
 	for more := true; more; {
 		var objects []*v1alpha1.WorkflowRun
 		objects, more = s.queue.take(s.repairer.conn.Key, sweepBatch)
-		if err := s.repairer.correctEnds(ctx, objects); err != nil {
-			for _, object := range objects {
-				s.queue.add(object)
-			}
+		refused, err := s.repairer.correctEnds(ctx, objects)
+		if err != nil {
+			again = append(again, objects...)
 			return err
 		}
+		again = append(again, refused...)
 	}
 	return nil
 }
 
-// correctEnds replaces the status of those of the ended objects that differ from their row.
-func (r *statusRepairer) correctEnds(ctx context.Context, objects []*v1alpha1.WorkflowRun) error {
+// correctEnds replaces the status of those of the ended objects that differ from their row. It
+// returns those whose status the API server has refused.
+func (r *statusRepairer) correctEnds(ctx context.Context, objects []*v1alpha1.WorkflowRun) (refused []*v1alpha1.WorkflowRun, err error) {
 	if len(objects) == 0 {
-		return nil
+		return nil, nil
 	}
 	rows, err := r.rowsOf(ctx, objects)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var differing []runSeen
 	for _, o := range objects {
@@ -99,8 +106,13 @@ func (r *statusRepairer) correctEnds(ctx context.Context, objects []*v1alpha1.Wo
 		}
 	}
 	if err := r.loadSteps(ctx, differing); err != nil {
-		return err
+		return nil, err
 	}
-	_, err = r.writeAll(ctx, differing)
-	return err
+	outcomes, err := r.writeAll(ctx, differing)
+	for i, outcome := range outcomes {
+		if outcome == statusRefused {
+			refused = append(refused, differing[i].Run)
+		}
+	}
+	return refused, err
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -120,6 +121,7 @@ func (s *repairSweep) refreshFleet(ctx context.Context) (*fleet, error) {
 	}
 	conn.SetWorkers(workers)
 	s.repairer.reports.Prune(s.repairer.clock.Now())
+	s.repairer.status.refused.prune()
 	pools, err := poolsOf(ctx, s.repairer.cache, conn.Key)
 	if err != nil {
 		return nil, err
@@ -306,8 +308,9 @@ func (r *statusRepairer) loadSteps(ctx context.Context, runs []runSeen) error {
 	return nil
 }
 
-// writeAll writes the status of runs, several at once, and returns the outcome of each. It
-// stops at the first error; the outcome of runs that it did not write is empty.
+// writeAll writes the status of runs, several at once, and returns the outcome of each. A refusal
+// is an outcome; writeAll stops at the first error, which would meet the others too. The outcome of
+// runs that it did not write is empty.
 func (r *statusRepairer) writeAll(ctx context.Context, runs []runSeen) ([]writeOutcome, error) {
 	outcomes, errs := make([]writeOutcome, len(runs)), make([]error, len(runs))
 	var next atomic.Int64
@@ -316,7 +319,11 @@ func (r *statusRepairer) writeAll(ctx context.Context, runs []runSeen) ([]writeO
 	for range min(statusWriters, len(runs)) {
 		tasks.Go(func() {
 			for i := int(next.Add(1) - 1); i < len(runs) && !failed.Load(); i = int(next.Add(1) - 1) {
-				if outcomes[i], errs[i] = r.status.writeRow(ctx, runs[i]); errs[i] != nil {
+				outcomes[i], errs[i] = r.status.writeRow(ctx, runs[i])
+				if apierrors.IsConflict(errs[i]) { // others write this object now; it is compared again
+					errs[i] = nil
+				}
+				if errs[i] != nil {
 					failed.Store(true)
 				}
 			}

@@ -114,6 +114,9 @@ func (r *WorkflowRunReconciler) Reconcile(ctx context.Context, req runRequest) (
 		return ctrl.Result{}, err
 	}
 	r.reports.ExpectWithin(req.NamespacedName, plan.ExpectReportWithin)
+	if retry := r.status.refused.retryIn(run.UID); retry > 0 && plan.Status != nil {
+		return ctrl.Result{RequeueAfter: retry}, nil
+	}
 	return ctrl.Result{RequeueAfter: plan.RequeueAfter}, nil
 }
 

@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -27,6 +28,8 @@ const (
 	statusStale writeOutcome = "stale"
 	// statusGone means that the object was deleted, or replaced by one of the same name.
 	statusGone writeOutcome = "gone"
+	// statusRefused means that the API server has refused the status, now or lately.
+	statusRefused writeOutcome = "refused"
 )
 
 // runStatusWriter writes the status of runs, by one blind patch that tests the object's
@@ -35,12 +38,14 @@ const (
 type runStatusWriter struct {
 	client.Client
 	// live reads objects without a cache.
-	live   client.Reader
-	events events.EventRecorder
+	live    client.Reader
+	events  events.EventRecorder
+	refused refusals
 }
 
 // write writes the status of an object unless the given object has it already. With an
-// observedGeneration of 0 it does not change that field.
+// observedGeneration of 0 it does not change that field. A refusal of this one status is an outcome,
+// not an error.
 func (w *runStatusWriter) write(ctx context.Context, run *v1alpha1.WorkflowRun, status v1alpha1.WorkflowRunStatus) (writeOutcome, error) {
 	if sameStatus(&run.Status, &status) {
 		if status.ObservedGeneration == 0 || status.ObservedGeneration == run.Status.ObservedGeneration {
@@ -48,11 +53,14 @@ func (w *runStatusWriter) write(ctx context.Context, run *v1alpha1.WorkflowRun, 
 		}
 		return w.writeGeneration(ctx, run)
 	}
+	if w.refused.wait(run.UID, status.State) > 0 {
+		return statusRefused, nil
+	}
 	patch, err := projection.Patch(string(run.UID), status)
 	if err != nil {
 		return "", fmt.Errorf("status of WorkflowRun %s/%s: %w", run.Namespace, run.Name, err)
 	}
-	outcome, err := w.send(ctx, run, patch)
+	outcome, err := w.send(ctx, run, status.State, patch)
 	if outcome == statusWritten {
 		w.event(run, &status)
 	}
@@ -66,16 +74,16 @@ func (w *runStatusWriter) writeRow(ctx context.Context, seen runSeen) (writeOutc
 		return w.write(ctx, seen.Run, runStatus(seen))
 	}
 	run, status := seen.Run, rowStatus(&seen)
+	if w.refused.wait(run.UID, status.State) > 0 {
+		return statusRefused, nil
+	}
 	status.ObservedGeneration = run.Status.ObservedGeneration
 	status.Corrections = new(ptr.Deref(run.Status.Corrections, 0) + 1)
 	patch, err := projection.Correction(string(run.UID), run.ResourceVersion, status)
 	if err != nil {
 		return "", fmt.Errorf("status of WorkflowRun %s/%s: %w", run.Namespace, run.Name, err)
 	}
-	outcome, err := w.send(ctx, run, patch)
-	if err != nil && apierrors.IsInvalid(err) { // the object has changed since; it is compared again
-		return statusStale, nil
-	}
+	outcome, err := w.send(ctx, run, status.State, patch)
 	if outcome == statusWritten {
 		metrics.StatusWrites.WithLabelValues("corrected").Inc()
 		w.events.Eventf(run, nil, eventType(false), v1alpha1.ReasonStatusCorrected, "Correct",
@@ -94,11 +102,11 @@ func (w *runStatusWriter) writeGeneration(ctx context.Context, run *v1alpha1.Wor
 	if err != nil {
 		return "", err
 	}
-	return w.send(ctx, run, patch)
+	return w.send(ctx, run, run.Status.State, patch)
 }
 
-// send sends a patch of the status.
-func (w *runStatusWriter) send(ctx context.Context, run *v1alpha1.WorkflowRun, patch []byte) (writeOutcome, error) {
+// send sends a patch of the status, after which the object has this state.
+func (w *runStatusWriter) send(ctx context.Context, run *v1alpha1.WorkflowRun, state v1alpha1.RunState, patch []byte) (writeOutcome, error) {
 	// The response has only metadata: the object may have a megabyte of input.
 	target := &metav1.PartialObjectMetadata{}
 	target.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("WorkflowRun"))
@@ -113,12 +121,29 @@ func (w *runStatusWriter) send(ctx context.Context, run *v1alpha1.WorkflowRun, p
 		outcome = statusStale
 	case apierrors.IsInvalid(err) && w.replaced(ctx, run):
 		outcome = statusGone
+	case failsTest(err): // the object has changed since; it is compared again
+		outcome = statusStale
+	case refuses(err):
+		outcome = w.refuse(ctx, run, state, err)
 	default:
 		metrics.StatusWrites.WithLabelValues("error").Inc()
 		return "", fmt.Errorf("write status of WorkflowRun %s/%s: %w", run.Namespace, run.Name, err)
 	}
+	if outcome != statusRefused {
+		w.refused.remove(run.UID)
+	}
 	metrics.StatusWrites.WithLabelValues(string(outcome)).Inc()
 	return outcome, nil
+}
+
+// failsTest reports whether a test of a patch has failed: the refusal names no cause.
+func failsTest(err error) bool {
+	var status apierrors.APIStatus
+	if !apierrors.IsInvalid(err) || !errors.As(err, &status) {
+		return false
+	}
+	details := status.Status().Details
+	return details == nil || len(details.Causes) == 0
 }
 
 // isStale reports whether a transition rule of the CRD refused the status.

@@ -11,8 +11,8 @@
 //	openworkflow_runs_expired_total      -                   runs failed by the deadline sweep
 //	openworkflow_runs_rescued_total      -                   runs rescued: their wait was over, and nothing woke them
 //	openworkflow_runs_removed_total      -                   ended runs deleted by the Backend's retention
-//	openworkflow_status_writes_total     outcome             status patches: written, stale (dropped), gone (object
-//	                                                         deleted), error
+//	openworkflow_status_writes_total     outcome             status patches: written, corrected, stale (dropped),
+//	                                                         gone (object deleted), refused, error
 //	openworkflow_leases_released_total   cause               leases cleared: container (ended), pod (deleted), worker
 //	                                                         (not announced in time)
 //	openworkflow_sweep_duration_seconds  sweep               histogram: one sweep of deadline, rescue, repair, orphan or
@@ -60,7 +60,7 @@ var (
 
 	StatusWrites = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "openworkflow_status_writes_total",
-		Help: "Status patches of WorkflowRuns sent by the manager, by outcome: written, stale, gone, error.",
+		Help: "Status patches of WorkflowRuns sent by the manager, by outcome: written, corrected, stale, gone, refused, error.",
 	}, []string{"outcome"})
 
 	LeasesReleased = prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -14,6 +14,7 @@ package reporter
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -43,7 +44,13 @@ const (
 	giveUpAfter = 30 * time.Second
 	// sendTimeout bounds one request.
 	sendTimeout = 10 * time.Second
+	// serverErrors is how often a report is sent to which the API server answers that it has
+	// failed. It says so to a status that it cannot decode, too, and the tries hold a sender.
+	serverErrors = 3
 )
+
+// errServer is the error of a report to which the API server answered that it has failed.
+var errServer = errors.New("the API server has failed")
 
 // sendBackoff spaces out the tries of one report.
 var sendBackoff = backoff.Policy{First: 100 * time.Millisecond, Max: 5 * time.Second}
@@ -272,7 +279,7 @@ func (r *Reporter) send(ctx context.Context, entry *pendingReport) {
 		if err == nil {
 			break
 		}
-		if ctx.Err() != nil || age > giveUpAfter {
+		if ctx.Err() != nil || age > giveUpAfter || tries >= serverErrors && errors.Is(err, errServer) {
 			r.log.Warn("Could not report the status of a run; the manager will repair it", "run", entry.object.UID,
 				"object", entry.object.Name, "error", err)
 			break
@@ -376,6 +383,12 @@ func (r *Reporter) request(ctx context.Context, object openworkflow.ObjectRef, m
 	case replaces && code == http.StatusForbidden:
 		r.patchesOnly.Store(true)
 		return true, nil
+	case code == http.StatusBadRequest || code == http.StatusRequestEntityTooLarge:
+		r.log.Warn("The API server refused the status of a run; the manager will say so at the object", "run", object.UID,
+			"object", object.Name, "answer", response.Status)
+		return false, nil
+	case code == http.StatusInternalServerError: // its text may quote the status
+		return false, fmt.Errorf("write the status of workflowrun %s/%s: %w: %s", object.Namespace, object.Name, errServer, response.Status)
 	case code == http.StatusNotFound || code == http.StatusConflict || code == http.StatusUnprocessableEntity:
 		r.log.Debug("Status report was refused", "run", object.UID, "object", object.Name, "answer", string(answer))
 		return code == http.StatusUnprocessableEntity && !projection.Outdated(string(answer)), nil

@@ -190,6 +190,30 @@ func TestP4RefusedReportsAreDropped(t *testing.T) {
 	}
 }
 
+// A status that the API server cannot take must not hold a sender for long.
+func TestReporter_P9_ARefusedStatusDelaysNoOther(t *testing.T) {
+	t.Parallel()
+	for code, tries := range map[int]int{http.StatusBadRequest: 1, http.StatusRequestEntityTooLarge: 1, http.StatusInternalServerError: serverErrors} {
+		s := newServer(t, func(n int) int {
+			if n > tries*senders {
+				return http.StatusOK
+			}
+			return code
+		})
+		r, stop := start(t, s)
+		for i := range senders {
+			r.Report(run(fmt.Sprintf("refused-%d", i), openworkflow.RunCompleted), openworkflow.StepSummary{})
+		}
+		s.await(t, tries*senders)
+		r.Report(run("order", openworkflow.RunCompleted), openworkflow.StepSummary{})
+		s.await(t, 1)
+		stop()
+		if got := len(s.paths); got != tries*senders+1 {
+			t.Errorf("after answers of %d, %d requests were sent, want %d", code, got, tries*senders+1)
+		}
+	}
+}
+
 func TestReportIsRetriedAndTheNewestWins(t *testing.T) {
 	t.Parallel()
 	reported := make(chan struct{})
