@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -52,17 +53,25 @@ func check(t *testing.T, document []byte, name string) string {
 	}
 	switch kind.Kind {
 	case "WorkflowRun":
-		var run v1alpha1.WorkflowRun
+		var run struct { // the kind itself reads what it can of anything
+			metav1.TypeMeta
+			Metadata metav1.ObjectMeta        `json:"metadata"`
+			Spec     v1alpha1.WorkflowRunSpec `json:"spec"`
+		}
 		if err := yaml.UnmarshalStrict(document, &run); err != nil {
 			t.Error(err)
 		}
 	case "WorkerPool":
-		var pool v1alpha1.WorkerPool
+		var pool struct {
+			metav1.TypeMeta
+			Metadata metav1.ObjectMeta       `json:"metadata"`
+			Spec     v1alpha1.WorkerPoolSpec `json:"spec"`
+		}
 		if err := yaml.UnmarshalStrict(document, &pool); err != nil {
 			t.Error(err)
 		}
 		if image := "ghcr.io/openworkflow-operator/" + name + ":latest"; !bytes.Contains(document, []byte("image: "+image+"\n")) {
-			t.Errorf("the image of pool %s is not %s", pool.Name, image)
+			t.Errorf("the image of pool %s is not %s", pool.Metadata.Name, image)
 		}
 	default:
 		t.Errorf("the kind %q is unknown", kind.Kind)

@@ -200,6 +200,10 @@ type Backend struct {
 	// +optional
 	// +default={"conditions": [{"type": "Ready", "status": "Unknown", "reason": "NotObserved", "message": "not seen by the manager yet", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
 	Status BackendStatus `json:"status,omitzero"`
+
+	// Unreadable names what of the object could not be decoded, nil if all was. It is no part of
+	// the API.
+	Unreadable *Unreadable `json:"-"`
 }
 
 // +kubebuilder:object:root=true

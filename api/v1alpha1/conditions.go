@@ -35,6 +35,10 @@ const (
 // new object. It stays until the manager has observed the object.
 const ReasonNotObserved = "NotObserved"
 
+// ReasonUnreadable is the reason of an object whose spec cannot be read as its kind: it was stored
+// under another CustomResourceDefinition. Nothing is done for it.
+const ReasonUnreadable = "Unreadable"
+
 // Reasons of a WorkflowRun's conditions.
 const (
 	// ReasonPending: the run waits for a worker to claim it.

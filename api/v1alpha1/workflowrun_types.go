@@ -45,10 +45,14 @@ type WorkflowRunSpec struct {
 
 	// availableAt is the earliest time at which the run starts. Empty means at once.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
 	AvailableAt *metav1.Time `json:"availableAt,omitempty"`
 
 	// deadlineAt is when the run fails if it has not ended. Empty means no deadline.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
 	DeadlineAt *metav1.Time `json:"deadlineAt,omitempty"`
 
 	// timeoutSeconds sets the deadline as a number of seconds after the creation of the object.
@@ -158,10 +162,14 @@ type WorkflowRunStatus struct {
 
 	// startedAt is when a worker first claimed the run.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
 	StartedAt *metav1.Time `json:"startedAt,omitempty"`
 
 	// finishedAt is when the run ended.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
 	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`
 
 	// duration is the time from startedAt to finishedAt, as text for people.
@@ -172,6 +180,8 @@ type WorkflowRunStatus struct {
 
 	// nextAt is when a run that waits or will be retried is due.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
 	NextAt *metav1.Time `json:"nextAt,omitempty"`
 
 	// output is what the workflow returned. A value above 2 KiB is left out; the database has it.
@@ -281,10 +291,14 @@ type StepStatus struct {
 
 	// startedAt is when the attempt started.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
 	StartedAt *metav1.Time `json:"startedAt,omitempty"`
 
 	// finishedAt is when the attempt ended.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
 	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`
 
 	// error is the text of the attempt's error, cut at 256 bytes.
@@ -327,6 +341,10 @@ type WorkflowRun struct {
 	// +optional
 	// +default={"state": "Pending", "conditions": [{"type": "Ready", "status": "Unknown", "reason": "NotObserved", "message": "not seen by the manager yet", "lastTransitionTime": "1970-01-01T00:00:00Z"}]}
 	Status WorkflowRunStatus `json:"status,omitzero"`
+
+	// Unreadable names what of the object could not be decoded, nil if all was. It is no part of
+	// the API.
+	Unreadable *Unreadable `json:"-"`
 }
 
 // +kubebuilder:object:root=true

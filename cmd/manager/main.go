@@ -135,6 +135,8 @@ func leaseName(selector string) string {
 // ends. It returns after it has released the leader's Lease: the caller must not do
 // anything that only the leader may do.
 func manage(ctx context.Context, config *rest.Config, o options, namespaces []string) error {
+	config = rest.CopyConfig(config)
+	controller.LimitDepth(config)
 	scheme, err := controller.NewScheme()
 	if err != nil {
 		return err

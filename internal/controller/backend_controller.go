@@ -108,6 +108,10 @@ func (r *BackendReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	if conn, check, ok := r.checks.take(&object); ok {
 		return r.conclude(ctx, &object, conn, check)
 	}
+	if text := object.Unreadable.SpecMessage(); text != "" {
+		r.checks.cancel(req.NamespacedName)
+		return r.conclude(ctx, &object, r.Backends.Current(req.NamespacedName), backendCheck{stage: stageSecret, err: errUnreadable{text}, logged: text})
+	}
 	urls, err := r.databaseURLs(ctx, &object)
 	if ctx.Err() != nil {
 		return ctrl.Result{}, ctx.Err()
@@ -138,9 +142,9 @@ func (r *BackendReconciler) conclude(ctx context.Context, object *v1alpha1.Backe
 		ctrl.LoggerFrom(ctx).Info("Backend changed", "ready", state.Ready, "reason", state.Reason, "message", state.Message, "error", check.logged)
 	}
 
-	if !equality.Semantic.DeepEqual(object.Status, status) {
+	if unreadable := object.Unreadable.StatusUnreadable(); unreadable || !equality.Semantic.DeepEqual(object.Status, status) {
 		shown := conditionReason(object.Status.Conditions)
-		patch := client.MergeFrom(object.DeepCopy())
+		patch := statusPatch(object.DeepCopy(), status, unreadable)
 		object.Status = status
 		if err := r.Status().Patch(ctx, object, patch, client.FieldOwner(v1alpha1.FieldManager)); err != nil {
 			return ctrl.Result{}, client.IgnoreNotFound(fmt.Errorf("write status of Backend %s: %w", key, err))

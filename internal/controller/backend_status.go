@@ -52,6 +52,11 @@ const (
 	contentCA  = "the certificates of the database's CA"
 )
 
+// errUnreadable is the error of a Backend whose spec cannot be read. Its text is for the user.
+type errUnreadable struct{ text string }
+
+func (e errUnreadable) Error() string { return e.text }
+
 // secretMissing is the error of a Secret that does not exist.
 func secretMissing(name, key, content string) error {
 	return errSecret{fmt.Sprintf("Secret %q does not exist: create it with %s under the key %q", name, content, key)}
@@ -88,6 +93,7 @@ func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message
 	}
 	source := fmt.Sprintf("the URL in Secret %q", ref.Name)
 	var secret errSecret
+	var unreadable errUnreadable
 	var owner *store.OwnerError
 	var underWay errUnderWay
 	switch {
@@ -97,6 +103,8 @@ func explainBackend(spec *v1alpha1.BackendSpec, c backendCheck) (reason, message
 	case errors.As(c.err, &underWay), errors.Is(c.err, backend.ErrSlow), c.stage == stageSweep && (errors.Is(c.err, context.DeadlineExceeded) || store.LockTimeout(c.err)):
 		return v1alpha1.ReasonSlow, fmt.Sprintf(
 			"the database answers, but its statements do not end within %s; look for locks in pg_locks, for long transactions and for load; trying again", backend.SlowAfter)
+	case errors.As(c.err, &unreadable):
+		return v1alpha1.ReasonUnreadable, unreadable.text
 	case errors.As(c.err, &secret):
 		return v1alpha1.ReasonSecretNotFound, secret.text
 	case errors.Is(c.err, store.ErrInvalidURL):
@@ -204,7 +212,7 @@ func stalls(reason string) bool {
 	switch reason {
 	case v1alpha1.ReasonInvalidURL, v1alpha1.ReasonAuthenticationFailed, v1alpha1.ReasonDatabaseMissing,
 		v1alpha1.ReasonInsufficientPrivilege, v1alpha1.ReasonSchemaMissing, v1alpha1.ReasonSchemaTooNew,
-		v1alpha1.ReasonTLSFailed, v1alpha1.ReasonAddressDenied:
+		v1alpha1.ReasonTLSFailed, v1alpha1.ReasonAddressDenied, v1alpha1.ReasonUnreadable:
 		return true
 	default:
 		return false

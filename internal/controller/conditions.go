@@ -1,17 +1,34 @@
 package controller
 
 import (
+	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
 )
+
+// maxNote is the length of the longest note of an event that the API server accepts, in bytes.
+const maxNote = 1024
+
+// boundedEvents cuts notes that are longer.
+type boundedEvents struct{ events.EventRecorder }
+
+// Eventf implements events.EventRecorder.
+func (b boundedEvents) Eventf(regarding, related runtime.Object, kind, reason, action, note string, args ...any) {
+	b.EventRecorder.Eventf(regarding, related, kind, reason, action, "%s", truncateText(fmt.Sprintf(note, args...), maxNote))
+}
 
 // eventType returns the type of an event about something good, or not.
 func eventType(good bool) string {
@@ -64,8 +81,36 @@ func (set setCondition) only(kind string, truth bool, reason, message string) {
 	}
 }
 
-// truncateText cuts text to at most limit bytes, between two characters.
+// statusPatch returns the patch of an object's status. It replaces all of a status of which a part
+// could not be read, and which a comparison would therefore miss.
+func statusPatch(before client.Object, status any, whole bool) client.Patch {
+	if !whole {
+		return client.MergeFrom(before)
+	}
+	return wholeStatus{before.GetUID(), status}
+}
+
+// wholeStatus is a client.Patch that replaces a status.
+type wholeStatus struct {
+	uid    types.UID
+	status any
+}
+
+// Type implements client.Patch.
+func (wholeStatus) Type() types.PatchType { return types.JSONPatchType }
+
+// Data implements client.Patch.
+func (p wholeStatus) Data(client.Object) ([]byte, error) {
+	return json.Marshal([]map[string]any{
+		{"op": "test", "path": "/metadata/uid", "value": p.uid},
+		{"op": "add", "path": "/status", "value": p.status},
+	})
+}
+
+// truncateText cuts text to at most limit bytes, between two characters. It marks each byte that is
+// not UTF-8.
 func truncateText(text string, limit int) string {
+	text = strings.ToValidUTF8(text, string(utf8.RuneError))
 	if len(text) <= limit {
 		return text
 	}

@@ -4,6 +4,7 @@
 // function what should happen, carry that out, write status once.
 //
 //	setup.go                    adds everything to a controller-runtime manager
+//	depth.go                    bounds the nesting of what is read from the API server
 //	cache.go                    which objects the manager caches, and which of their fields
 //	queue.go                    typed work queues: events, priorities, log lines
 //	fairqueue.go                a work queue in which no namespace takes all workers

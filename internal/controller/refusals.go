@@ -130,6 +130,10 @@ func (w *runStatusWriter) refuse(ctx context.Context, run *v1alpha1.WorkflowRun,
 	if w.refused.add(run.UID, state) {
 		text := refusalText(err)
 		ctrl.LoggerFrom(ctx).Info("The API server refused a status", "namespace", run.Namespace, "name", run.Name, "state", state, "answer", text)
+		if message := run.Unreadable.SpecMessage(); message != "" { // rules about such a spec may refuse any write
+			w.events.Eventf(run, nil, eventType(false), v1alpha1.ReasonUnreadable, "Report", "%s", message)
+			return statusRefused
+		}
 		w.events.Eventf(run, nil, eventType(false), v1alpha1.ReasonStatusRefused, "Report",
 			"The API server refused to show that run %s is %s (%s); the database is right, and the status is tried again at growing intervals", rowID(run), state, text)
 	}

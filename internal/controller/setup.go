@@ -92,7 +92,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	}
 
 	backends := backend.NewRegistry()
-	recorder := &limitedEvents{EventRecorder: mgr.GetEventRecorder("openworkflow-manager")}
+	recorder := boundedEvents{&limitedEvents{EventRecorder: mgr.GetEventRecorder("openworkflow-manager")}}
 	writer := &runStatusWriter{Client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder}
 	pods := &podNames{mgr.GetClient()}
 	reports := NewReportTracker()

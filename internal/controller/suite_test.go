@@ -219,7 +219,9 @@ func (w *world) start(changes ...func(*managerOptions)) *manager {
 		w.t.Fatal(err)
 	}
 	logs := &logBuffer{}
-	mgr, err := ctrl.NewManager(o.config, ctrl.Options{
+	config := rest.CopyConfig(o.config)
+	LimitDepth(config)
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                        cluster.scheme,
 		Cache:                         caches,
 		Metrics:                       metricsserver.Options{BindAddress: "0"},

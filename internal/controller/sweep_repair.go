@@ -210,7 +210,7 @@ func (r *statusRepairer) findDiffering(ctx context.Context, round repairRound, o
 	for _, o := range objects {
 		seen := r.seenWith(o, rows)
 		if seen.Row == nil {
-			if notReadyReason(o.Status.Conditions) == v1alpha1.ReasonRunMissing {
+			if notReadyReason(o.Status.Conditions) == v1alpha1.ReasonRunMissing || o.Unreadable.SpecMessage() != "" {
 				continue
 			}
 			if _, err := r.status.write(ctx, o, missingStatus(seen)); err != nil {

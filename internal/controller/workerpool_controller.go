@@ -176,6 +176,9 @@ func (r *WorkerPoolReconciler) observe(ctx context.Context, pool *v1alpha1.Worke
 // workers would find no schema, or claim runs of deleted objects.
 func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejected string, err error) {
 	pool := seen.Pool
+	if text := pool.Unreadable.SpecMessage(); text != "" {
+		return text, nil
+	}
 	template, err := poolspec.DecodeTemplate(pool.Spec.Template.Raw)
 	if err != nil {
 		return err.Error(), nil
@@ -265,11 +268,12 @@ func rejection(err error) string {
 
 // writeStatus writes the status of a pool if it has changed, and an event for a new reason.
 func (r *WorkerPoolReconciler) writeStatus(ctx context.Context, pool *v1alpha1.WorkerPool, status v1alpha1.WorkerPoolStatus) error {
-	if equality.Semantic.DeepEqual(pool.Status, status) {
+	unreadable := pool.Unreadable.StatusUnreadable()
+	if !unreadable && equality.Semantic.DeepEqual(pool.Status, status) {
 		return nil
 	}
 	before := conditionReason(pool.Status.Conditions)
-	patch := client.MergeFrom(pool.DeepCopy())
+	patch := statusPatch(pool.DeepCopy(), status, unreadable)
 	pool.Status = status
 	if err := r.Status().Patch(ctx, pool, patch, client.FieldOwner(v1alpha1.FieldManager)); err != nil {
 		return client.IgnoreNotFound(fmt.Errorf("write status of WorkerPool %s: %w", pool.Name, err))

@@ -84,6 +84,9 @@ func planPoolStatus(seen poolSeen) v1alpha1.WorkerPoolStatus {
 // is not ready, pods cannot be created or do not become ready, the rollout is under way or
 // complete.
 func evaluatePool(seen poolSeen) poolState {
+	if text := seen.Pool.Unreadable.SpecMessage(); text != "" {
+		return poolState{stalled: true, reason: v1alpha1.ReasonUnreadable, message: text}
+	}
 	if seen.Rejected != "" {
 		return poolState{stalled: true, reason: v1alpha1.ReasonInvalidTemplate, message: seen.Rejected}
 	}
@@ -298,6 +301,9 @@ func servedWorkflows(pool *v1alpha1.WorkerPool, workers []store.Worker) []v1alph
 			continue
 		}
 		for _, d := range w.Workflows {
+			if d.Name == "" { // anybody may announce it, and no status may show it
+				continue
+			}
 			served = append(served, v1alpha1.ServedWorkflow{
 				Name:    truncateText(d.Name, 253),
 				Version: truncateText(ptr.Deref(d.Version, ""), 253),

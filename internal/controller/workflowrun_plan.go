@@ -103,6 +103,8 @@ func planRun(seen runSeen) runPlan {
 		return statusPlan(rejectedStatus(seen, seen.RefusedReason, seen.Refused))
 	case seen.JustInserted:
 		return expectReport(seen, seen.FirstReport+seen.ReportDelay)
+	case run.Unreadable.SpecMessage() != "":
+		return planUnreadable(seen)
 	case seen.RunID == "":
 		return planNew(seen)
 	case !seen.Backend.Ready:
@@ -142,6 +144,19 @@ func planProjection(seen runSeen) runPlan {
 // expectReport returns the plan that leaves the first report to the worker.
 func expectReport(seen runSeen, wait time.Duration) runPlan {
 	return runPlan{ExpectReportWithin: seen.recheckWithin(wait)}
+}
+
+// planUnreadable plans a run of whose spec a part cannot be read, so that nobody knows what it asks
+// for. What was started goes on.
+func planUnreadable(seen runSeen) runPlan {
+	if seen.Row != nil {
+		return planProjection(seen)
+	}
+	status := *seen.Run.Status.DeepCopy()
+	if status.State == "" {
+		status.State = v1alpha1.RunPending
+	}
+	return statusPlan(stalledStatus(seen, status, v1alpha1.ReasonUnreadable, seen.Run.Unreadable.SpecMessage()))
 }
 
 // planNew plans a run that has no row yet.
@@ -327,10 +342,15 @@ func rejectedStatus(seen runSeen, reason, message string) v1alpha1.WorkflowRunSt
 // missingStatus returns the status of a run whose row is gone. It is not final: the URL may
 // name the wrong database.
 func missingStatus(seen runSeen) v1alpha1.WorkflowRunStatus {
-	status := *seen.Run.Status.DeepCopy()
-	status.Message = fmt.Sprintf("run %s is no longer in the database of Backend %q; it is not started again, as its steps may have run: delete this object, or bring the row back",
-		seen.RunID, backend.NameOf(seen.Run.Spec.BackendRef))
-	conditions := projection.Conditions(v1alpha1.RunFailed, v1alpha1.ReasonRunMissing, status.Message, seen.Now)
+	return stalledStatus(seen, *seen.Run.Status.DeepCopy(), v1alpha1.ReasonRunMissing, fmt.Sprintf("run %s is no longer in the database of Backend %q; it is not started again, as its steps may have run: delete this object, or bring the row back",
+		seen.RunID, backend.NameOf(seen.Run.Spec.BackendRef)))
+}
+
+// stalledStatus returns a status with the conditions of a run that needs a person, but has not
+// failed.
+func stalledStatus(seen runSeen, status v1alpha1.WorkflowRunStatus, reason, message string) v1alpha1.WorkflowRunStatus {
+	status.Message = truncateText(message, 1000)
+	conditions := projection.Conditions(v1alpha1.RunFailed, reason, status.Message, seen.Now)
 	status.Conditions = nil
 	for _, c := range conditions {
 		if c.Type != v1alpha1.ConditionFailed { // the run itself has not failed

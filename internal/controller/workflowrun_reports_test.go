@@ -137,7 +137,7 @@ func TestReportTracker_WaitsEverLessOftenForAWorkerThatNeverReports(t *testing.T
 		t.Errorf("it is waited for after %v, want minutes %d", waits, want)
 	}
 	now := metav1.NewTime(last.Add(maxIgnoreFor))
-	reports.Observe(&v1alpha1.WorkflowRunStatus{Worker: "pod-a", FinishedAt: &now}, workers, now.Time)
+	reports.Observe(&v1alpha1.WorkflowRunStatus{Worker: "pod-a", FinishedAt: &now}, workers, now.Time, now.Time)
 	reports.MarkUnresponsive(held, now.Time)
 	if !waitsAt(now.Add(ignoreFor)) {
 		t.Error("a report does not end the growth")

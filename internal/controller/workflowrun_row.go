@@ -80,6 +80,9 @@ func keyConflict(run *v1alpha1.WorkflowRun, holderID string, holder store.KeyHol
 	case !acrossNamespaces && ofOtherNamespace(run, holder.Object):
 		return fmt.Sprintf("a run of another namespace holds idempotencyKey %q in the database that both namespaces share: choose another key, or have the cluster's administrator start the manager with --attach-across-namespaces",
 			run.Spec.IdempotencyKey)
+	case len(holderID) > projection.MaxRunID:
+		return fmt.Sprintf("the run that holds idempotencyKey %q has an id of %d bytes, of which a status shows %d at most: choose another key",
+			run.Spec.IdempotencyKey, len(holderID), projection.MaxRunID)
 	case !holder.SameRun:
 		return fmt.Sprintf("run %s holds idempotencyKey %q with another input or version: choose another key for other work, or create the object with the same input and version to see that run",
 			holderID, run.Spec.IdempotencyKey)
@@ -96,6 +99,9 @@ func keyConflict(run *v1alpha1.WorkflowRun, holderID string, holder store.KeyHol
 func forged(seen *runSeen) bool {
 	if seen.Row == nil {
 		return false
+	}
+	if seen.Run.Unreadable.StatusUnreadable() {
+		return true
 	}
 	shown := &seen.Run.Status
 	if projection.Passes(ptr.Deref(shown.Revision, 0)) > projection.Passes(projection.Revision(seen.Row, openworkflow.StepSummary{})) {
