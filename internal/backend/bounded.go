@@ -109,8 +109,8 @@ func (s boundedStore) RemoveStrayDeliveries(
 	return next, removed, err
 }
 
-func (s boundedStore) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
-	return answer(ctx, func(ctx context.Context) ([]string, error) { return s.Store.ReleaseLeases(ctx, podUID, exceptProcess) })
+func (s boundedStore) ReleaseLeases(ctx context.Context, r store.ReleaseRequest) ([]store.ReleasedRun, error) {
+	return answer(ctx, func(ctx context.Context) ([]store.ReleasedRun, error) { return s.Store.ReleaseLeases(ctx, r) })
 }
 
 func (s boundedStore) Workers(ctx context.Context, within time.Duration) ([]store.Worker, error) {

@@ -35,7 +35,7 @@ type Store interface {
 	EndedRuns(ctx context.Context, r store.Retention, after openworkflow.Cursor, limit int) ([]store.EndedRun, openworkflow.Cursor, error)
 	RemoveRuns(ctx context.Context, r store.Retention, ids []string) (store.Removed, []string, error)
 	RemoveStrayDeliveries(ctx context.Context, r store.Retention, after string, limit int) (string, int, error)
-	ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error)
+	ReleaseLeases(ctx context.Context, r store.ReleaseRequest) ([]store.ReleasedRun, error)
 	Workers(ctx context.Context, within time.Duration) ([]store.Worker, error)
 	RemoveWorker(ctx context.Context, podUID, process string) error
 	Notify(ctx context.Context) error

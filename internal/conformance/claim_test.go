@@ -200,15 +200,15 @@ func TestReleaseLeases_OfAPodOrItsEarlierLife(t *testing.T) {
 			}
 			of[*runs[0].WorkerID] = runs[0].ID
 		}
-		released, err := b.ReleaseLeases(t.Context(), "uid", "new")
-		if err != nil || len(released) != 1 || released[0] != of["uid.old.1"] {
+		released, err := b.ReleaseLeases(t.Context(), store.ReleaseRequest{PodUID: "uid", ExceptProcess: "new"})
+		if err != nil || len(released) != 1 || released[0].ID != of["uid.old.1"] {
 			t.Errorf("released %v, %v, want those of the previous process", released, err)
 		}
 		if r := b.run(of["uid.old.1"]); !r.Parked() || !due(r) {
 			t.Errorf("the released run is %+v, want it due", r)
 		}
-		released, err = b.ReleaseLeases(t.Context(), "uid", "")
-		if err != nil || len(released) != 1 || released[0] != of["uid.new.1"] {
+		released, err = b.ReleaseLeases(t.Context(), store.ReleaseRequest{PodUID: "uid"})
+		if err != nil || len(released) != 1 || released[0].ID != of["uid.new.1"] {
 			t.Errorf("released %v, %v, want what is left of the pod's", released, err)
 		}
 	})

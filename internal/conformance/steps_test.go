@@ -152,7 +152,7 @@ var losses = map[string]func(b bench, l openworkflow.Lease){
 		}
 	},
 	"released with its pod": func(b bench, _ openworkflow.Lease) {
-		if _, err := b.ReleaseLeases(b.Context(), "pod", ""); err != nil {
+		if _, err := b.ReleaseLeases(b.Context(), store.ReleaseRequest{PodUID: "pod"}); err != nil {
 			b.Fatal(err)
 		}
 	},

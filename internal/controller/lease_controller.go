@@ -221,7 +221,7 @@ func (r *LeaseReconciler) connection(req leaseRequest) *backend.Connection {
 
 // release clears the leases of a pod's workers and wakes other workers to claim the runs.
 func release(ctx context.Context, conn *backend.Connection, podUID, cause string) error {
-	runs, err := conn.Store.ReleaseLeases(ctx, podUID, "")
+	runs, err := conn.Store.ReleaseLeases(ctx, store.ReleaseRequest{PodUID: podUID})
 	if err != nil {
 		return fmt.Errorf("release leases of pod %s: %w", podUID, err)
 	}

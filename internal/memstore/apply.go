@@ -168,6 +168,7 @@ func (s *Store) writeRun(w store.RunWrite, now time.Time) error {
 	}
 	if w.Failure && (w.Op == store.RunFail || w.Op == store.RunRetry) {
 		r.Failures++
+		r.Deaths, r.DiedAt = 0, nil
 	}
 	r.UpdatedAt = now
 	if w.Op == store.RunComplete {
@@ -186,7 +187,7 @@ func (s *Store) writeRun(w store.RunWrite, now time.Time) error {
 	case store.RunRetry:
 		r.Status, r.Error, r.StartedAt, r.FinishedAt = openworkflow.RunPending, w.Error, nil, nil
 		r.setDue(due)
-	case store.RunPark, store.RunRelease, store.RunComplete:
+	case store.RunPark, store.RunRelease, store.RunSetAside, store.RunComplete:
 		r.setDue(due)
 	}
 	return nil

@@ -132,29 +132,47 @@ func (s *Store) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d ti
 	return states, nil
 }
 
-// ReleaseLeases ends the leases of a pod's uid, except those of the process exceptProcess, and
-// returns the runs' ids.
-func (s *Store) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
+// ReleaseLeases ends the leases of a pod's uid and returns the runs; see the method of package
+// store.
+func (s *Store) ReleaseLeases(ctx context.Context, request store.ReleaseRequest) ([]store.ReleasedRun, error) {
 	now, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer s.commit()
-	var ids []string
+	prefix := request.PodUID + "."
+	var released []store.ReleasedRun
 	for _, id := range sortedKeys(s.open) {
 		r := s.open[id]
 		switch {
 		case r.Status != openworkflow.RunRunning || r.WorkerID == nil,
-			!strings.HasPrefix(*r.WorkerID, podUID+"."),
-			exceptProcess != "" && strings.HasPrefix(*r.WorkerID, podUID+"."+exceptProcess+"."):
+			!strings.HasPrefix(*r.WorkerID, prefix),
+			request.ExceptProcess != "" && strings.HasPrefix(*r.WorkerID, prefix+request.ExceptProcess+"."):
 			continue
 		}
+		freed, due := store.ReleasedRun{ID: id}, now
+		if request.Died {
+			freed.Deaths = s.countDeath(r, now)
+			due = now.Add(openworkflow.DeathDelay(freed.Deaths, request.MaxDeaths))
+		}
 		r.WorkerID = nil
-		r.setDue(now)
+		r.setDue(due)
 		r.UpdatedAt = now
-		ids = append(ids, id)
+		released = append(released, freed)
 	}
-	return ids, nil
+	return released, nil
+}
+
+// countDeath counts a death of the run's worker, and returns how many there were in a row
+// without progress.
+func (s *Store) countDeath(r *run, now time.Time) int {
+	for _, a := range s.steps[r.ID] {
+		if r.DiedAt != nil && a.ProgressAt().After(*r.DiedAt) {
+			r.Deaths = 0
+		}
+	}
+	r.Deaths, r.DiedAt = r.Deaths+1, &now
+	return r.Deaths
 }
 
 // SuspendRuns keeps open runs from being claimed until ResumeRuns. It returns how many it

@@ -13,6 +13,7 @@
 //	id.go           ids
 //	idempotency.go  idempotency keys and their locks
 //	cursor.go       the cursors of lists
+//	deaths.go       runs whose workers die
 //	names.go        the durable names of steps
 //	retry.go        retry policies
 package openworkflow

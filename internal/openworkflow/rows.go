@@ -79,6 +79,11 @@ type Run struct {
 	// Failures is ours, in the run's config: how often the workflow itself has failed. Other ends of a
 	// pass, such as a sleep or the retry of a step, are not counted.
 	Failures int
+	// Deaths and DiedAt are ours, in the run's config: how many processes in a row have died while
+	// they executed the run, and when the last of them did. Progress since DiedAt
+	// (StepAttempt.ProgressAt) outdates both. They are 0 and nil when there was no death.
+	Deaths int
+	DiedAt *time.Time
 }
 
 // Definition identifies the workflow of the run.

@@ -110,11 +110,11 @@ func (s *hangingStore) hang(ctx context.Context, method string) error {
 	return ctx.Err()
 }
 
-func (s *hangingStore) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
+func (s *hangingStore) ReleaseLeases(ctx context.Context, r store.ReleaseRequest) ([]store.ReleasedRun, error) {
 	if err := s.hang(ctx, "ReleaseLeases"); err != nil {
 		return nil, err
 	}
-	return s.Store.ReleaseLeases(ctx, podUID, exceptProcess)
+	return s.Store.ReleaseLeases(ctx, r)
 }
 
 func (s *hangingStore) SaveWorker(ctx context.Context, w store.Worker, within time.Duration) (int, error) {

@@ -12,6 +12,7 @@
 //	runner.go          Runner: start, drain, stop
 //	claim.go           which runs to claim, how many, and when
 //	slots.go           how many runs are executed at once
+//	quarantine.go      runs whose workers die
 //	lease.go           heartbeats, and what they find out: lost, canceled, suspended
 //	flush.go           group commit: the one way in which passes write to the database
 //	pass.go            the start and the final write of a pass: one execution under one claim

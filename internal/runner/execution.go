@@ -26,8 +26,8 @@ import (
 //
 // Lock order: buffer.flushMu, then mu, then buffer.mu. Methods with the suffix Locked are
 // called with mu held, except writeBufferedLocked: with buffer.flushMu. The mutexes of the
-// Runner's parts (leases, slots, waitPoller, runningRows, flusher.group) come last, as none
-// of them calls back.
+// Runner's parts (leases, slots, quarantine, waitPoller, runningRows, flusher.group) come last,
+// as none of them calls back.
 type execution struct {
 	runner *Runner
 	lease  openworkflow.Lease
@@ -65,6 +65,10 @@ type execution struct {
 	hasOutcome  chan struct{} // closed when there is an outcome
 	// wakes wakes the workflow's goroutine from waitForChange.
 	wakes wake.Flag
+
+	// suspect says that the run's worker has died, and that the run has made no durable progress
+	// since.
+	suspect atomic.Bool
 
 	buffer writeBuffer
 }

@@ -3,7 +3,9 @@ package runner_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -16,7 +18,16 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-func TestMain(m *testing.M) { testpg.Main(m) }
+func TestMain(m *testing.M) {
+	if url := os.Getenv(workerURLVariable); url != "" {
+		if err := runWorkerProcess(url); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	testpg.Main(m)
+}
 
 // bench is a test with its own database and a store on it.
 type bench struct {

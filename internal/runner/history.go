@@ -1,6 +1,8 @@
 package runner
 
 import (
+	"time"
+
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
 )
@@ -17,7 +19,9 @@ type history struct {
 	// sending are the running attempts to send a signal.
 	sending  map[string]openworkflow.StepAttempt
 	attempts int
-	summary  openworkflow.StepSummary
+	// progressAt is when an attempt has last brought the run forward.
+	progressAt time.Time
+	summary    openworkflow.StepSummary
 }
 
 func newHistory(attempts []openworkflow.StepAttempt) *history {
@@ -35,6 +39,7 @@ func newHistory(attempts []openworkflow.StepAttempt) *history {
 func (h *history) add(a openworkflow.StepAttempt) {
 	a.Output = nil
 	h.attempts++
+	h.noteProgress(a)
 	h.names[a.StepName] = struct{}{}
 	h.summary.Names = len(h.names)
 	h.summary.Running++
@@ -54,6 +59,7 @@ func (h *history) add(a openworkflow.StepAttempt) {
 // finish records the outcome of an attempt that was added.
 func (h *history) finish(a openworkflow.StepAttempt) {
 	h.summary.Running--
+	h.noteProgress(a)
 	delete(h.waiting, a.StepName)
 	delete(h.sending, a.StepName)
 	switch a.Status {
@@ -71,6 +77,12 @@ func (h *history) finish(a openworkflow.StepAttempt) {
 			a.Output = nil
 			h.summary.Newest[i] = a
 		}
+	}
+}
+
+func (h *history) noteProgress(a openworkflow.StepAttempt) {
+	if at := a.ProgressAt(); at.After(h.progressAt) {
+		h.progressAt = at
 	}
 }
 

@@ -506,7 +506,7 @@ func TestParallelStepsOutliveTheirWorker(t *testing.T) {
 		}
 		return done == 4
 	})
-	if _, err := b.store.ReleaseLeases(t.Context(), "first", ""); err != nil { // as when its pod is gone
+	if _, err := b.store.ReleaseLeases(t.Context(), store.ReleaseRequest{PodUID: "first"}); err != nil { // as when its pod is gone
 		t.Fatal(err)
 	}
 	first.Drain()

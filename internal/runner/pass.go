@@ -30,7 +30,12 @@ func (r *Runner) startPasses(runs []openworkflow.Run) {
 	}
 	r.passes.Go(func() {
 		err := r.loadHistories(claimedBefore)
+		var quarantined []*execution
 		for _, e := range claimedBefore {
+			if err == nil && e.isQuarantined() {
+				quarantined = append(quarantined, e)
+				continue
+			}
 			r.passes.Go(func() {
 				if err != nil {
 					r.finishPass(e)
@@ -39,6 +44,7 @@ func (r *Runner) startPasses(runs []openworkflow.Run) {
 				r.runPass(e)
 			})
 		}
+		r.runQuarantined(quarantined)
 	})
 }
 
@@ -53,7 +59,10 @@ func (r *Runner) runPass(e *execution) {
 	}
 	e.completeElapsedSleeps()
 	stopProgress := e.reportProgress()
-	ended := e.overStepLimit()
+	ended := e.deathsExceeded()
+	if ended == nil {
+		ended = e.overStepLimit()
+	}
 	if ended == nil {
 		o := e.execute(definition)
 		ended = &o
@@ -65,6 +74,9 @@ func (r *Runner) runPass(e *execution) {
 // finishPass ends a pass, whatever its outcome, and frees its slot.
 func (r *Runner) finishPass(e *execution) {
 	r.leases.remove(e.lease)
+	if e.suspect.Load() {
+		r.quarantine.leave(e)
+	}
 	r.waitPoller.remove(e)
 	e.buffer.stop()
 	e.revoke(durable.ErrLeaseLost) // the workflow's goroutine may still be running; it must not write
@@ -107,6 +119,7 @@ func (r *Runner) loadHistories(executions []*execution) error {
 	}
 	for _, e := range executions {
 		e.restoreHistory(histories[e.run.ID], arrived)
+		e.noteDeaths()
 	}
 	return nil
 }
@@ -238,12 +251,16 @@ func (e *execution) retryDecision(err error) openworkflow.Decision {
 	payload := durable.EncodeError(err).Encode()
 	var failedStep *durable.StepError
 	var limit *stepLimitError
+	var deaths *workerDeathsError
 	switch {
 	case errors.Is(err, durable.ErrDeadlineExceeded):
 		return openworkflow.Decision{Error: openworkflow.Error{Message: openworkflow.DeadlineMessage}.Encode()}
 	case errors.As(err, &limit):
 		policy.MaximumAttempts = 1
 		payload = limit.encode()
+	case errors.As(err, &deaths):
+		policy.MaximumAttempts = 1
+		payload = deaths.payload.Encode()
 	case errors.As(err, &failedStep), durable.IsNonRetryable(err):
 		policy.MaximumAttempts = 1
 	}

@@ -23,7 +23,7 @@ type Store interface {
 	LoadSteps(ctx context.Context, runIDs []string) (map[string][]openworkflow.StepAttempt, error)
 	Heartbeat(ctx context.Context, leases []openworkflow.Lease, d time.Duration) ([]store.LeaseState, error)
 	ApplyAndClaim(ctx context.Context, batch store.Batch) (store.BatchResult, error)
-	ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error)
+	ReleaseLeases(ctx context.Context, r store.ReleaseRequest) ([]store.ReleasedRun, error)
 	SaveWorker(ctx context.Context, worker store.Worker, within time.Duration) (peers int, err error)
 	RemoveWorker(ctx context.Context, podUID, process string) error
 	Notify(ctx context.Context) error
@@ -44,6 +44,9 @@ type Options struct {
 	// notifications. Workers that serve the same workflows share the polls: each of n workers
 	// polls every n intervals, and at least every 30 s. Default: 1 s.
 	PollInterval time.Duration
+	// MaxWorkerDeaths is how many processes in a row may die while they execute a run, without
+	// progress of the run, until it fails. Default: 5.
+	MaxWorkerDeaths int
 	// PodUID and PodName identify the pod; the uid survives a restart of the container.
 	// Default: a random uid.
 	PodUID, PodName string
@@ -88,14 +91,15 @@ type Runner struct {
 	writeCtx     context.Context
 	cancelWrites context.CancelCauseFunc
 
-	passes    sync.WaitGroup
-	slots     slots
-	givenBack givenBackTurns
-	claimWake wake.Flag     // runs may be due, and a slot may be free
-	drain     chan struct{} // closed by Drain
-	drainOnce sync.Once
-	draining  atomic.Bool
-	ready     atomic.Bool
+	passes     sync.WaitGroup
+	slots      slots
+	quarantine quarantine
+	givenBack  givenBackTurns
+	claimWake  wake.Flag     // runs may be due, and a slot may be free
+	drain      chan struct{} // closed by Drain
+	drainOnce  sync.Once
+	draining   atomic.Bool
+	ready      atomic.Bool
 }
 
 // New returns a runner of these definitions. It fails when there are none, or when two have
@@ -109,6 +113,9 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 	}
 	if options.PollInterval <= 0 {
 		options.PollInterval = time.Second
+	}
+	if options.MaxWorkerDeaths <= 0 {
+		options.MaxWorkerDeaths = openworkflow.DefaultMaxWorkerDeaths
 	}
 	if options.PodUID == "" {
 		options.PodUID = openworkflow.NewID()
@@ -220,12 +227,14 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 }
 
 // releasePreviousProcess makes due again the runs that an earlier process of this pod has
-// claimed: it is dead, or this one would not have been started. It retries until ctx ends,
-// and reports whether it succeeded.
+// claimed: it has died, or it would have handed them back and this one would not have been
+// started. It retries until ctx ends, and reports whether it succeeded.
 func (r *Runner) releasePreviousProcess(ctx context.Context) bool {
-	var released []string
+	var released []store.ReleasedRun
 	err := retry(ctx, r.log, "Could not reach the database", func(ctx context.Context) (err error) {
-		released, err = r.store.ReleaseLeases(ctx, r.options.PodUID, r.process)
+		released, err = r.store.ReleaseLeases(ctx, store.ReleaseRequest{
+			PodUID: r.options.PodUID, ExceptProcess: r.process, Died: true, MaxDeaths: r.options.MaxWorkerDeaths,
+		})
 		return err
 	})
 	if err != nil {
@@ -233,6 +242,11 @@ func (r *Runner) releasePreviousProcess(ctx context.Context) bool {
 	}
 	if len(released) > 0 {
 		r.log.Info("Released the runs of this pod's previous process", "runs", len(released))
+		for _, run := range released {
+			if run.Deaths > 1 {
+				r.log.Warn("The process has died again while it executed a run", "run", run.ID, "deaths", run.Deaths)
+			}
+		}
 		r.notifyDue.request()
 	}
 	return true

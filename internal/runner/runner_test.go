@@ -284,7 +284,7 @@ func TestP2FormerHolderWritesNothing(t *testing.T) {
 	_, stop := b.work(runner.Options{Lease: 600 * time.Millisecond, PodUID: "pod-1"}, w)
 	id := b.start(w, `null`)
 	receive(t, begun, "the first holder")
-	if _, err := b.store.ReleaseLeases(t.Context(), "pod-1", ""); err != nil {
+	if _, err := b.store.ReleaseLeases(t.Context(), store.ReleaseRequest{PodUID: "pod-1"}); err != nil {
 		t.Fatal(err)
 	}
 	b.work(runner.Options{PodUID: "pod-2"}, w)

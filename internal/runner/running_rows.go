@@ -35,10 +35,16 @@ type pendingRow struct {
 	done chan struct{}
 }
 
-// schedule writes the running row of an attempt that starts now, unless it is canceled within
-// runningRowDelay.
+// schedule (might not return) writes the running row of an attempt that starts now, unless it is
+// canceled within runningRowDelay. After a death of the run's worker it writes the row before it
+// returns, so that the step is known if it kills the next one too.
 func (s *runningRows) schedule(e *execution, attempt openworkflow.StepAttempt) *pendingRow {
 	row := &pendingRow{execution: e, attempt: attempt, startedAt: time.Now()}
+	if e.suspect.Load() && e.writeSteps([]store.StepWrite{e.firstWrite(attempt)}) == nil {
+		row.done = make(chan struct{})
+		close(row.done)
+		return row
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	row.entry = s.pending.PushBack(row)

@@ -164,6 +164,9 @@ func (e *execution) writeSteps(steps []store.StepWrite) error {
 	if errors.Is(err, store.ErrLeaseLost) || e.writeCtx.Err() != nil {
 		e.exitWith(e.onLeaseLost())
 	}
+	if err == nil {
+		e.noteProgress(steps)
+	}
 	return err
 }
 

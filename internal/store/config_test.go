@@ -80,17 +80,18 @@ func TestMigrate_KeepsWhatEarlierReleasesHadInColumns(t *testing.T) {
 func TestConfig_P9_WhateverItHoldsNoStatementFails(t *testing.T) {
 	t.Parallel()
 	const since, resume, failures = `"openworkflow.dev/suspendedAt"`, `"openworkflow.dev/resumeAt"`, `"openworkflow.dev/failures"`
+	const deaths, died = `"openworkflow.dev/deaths"`, `"openworkflow.dev/diedAt"`
 	for name, config := range map[string]string{
 		"a text":              `"x"`,
 		"null":                `null`,
 		"a list":              `[` + since + `]`,
 		"a number":            `1e400`,
-		"members are texts":   `{` + since + `: "now", ` + resume + `: "later", ` + failures + `: "some"}`,
-		"members are objects": `{` + since + `: {}, ` + resume + `: [], ` + failures + `: {}}`,
-		"members are null":    `{` + since + `: null, ` + resume + `: null, ` + failures + `: null}`,
-		"huge numbers":        `{` + since + `: 1e300, ` + resume + `: 1e300, ` + failures + `: 1e300}`,
-		"negative numbers":    `{` + since + `: -1e300, ` + resume + `: -1e300, ` + failures + `: -1e300}`,
-		"fractions":           `{` + since + `: 1e-300, ` + resume + `: 0.5, ` + failures + `: 1.5}`,
+		"members are texts":   `{` + since + `: "now", ` + resume + `: "later", ` + failures + `: "some", ` + deaths + `: "2", ` + died + `: "2"}`,
+		"members are objects": `{` + since + `: {}, ` + resume + `: [], ` + failures + `: {}, ` + deaths + `: {}, ` + died + `: {}}`,
+		"members are null":    `{` + since + `: null, ` + resume + `: null, ` + failures + `: null, ` + deaths + `: null, ` + died + `: null}`,
+		"huge numbers":        `{` + since + `: 1e300, ` + resume + `: 1e300, ` + failures + `: 1e300, ` + deaths + `: 1e300, ` + died + `: 1e300}`,
+		"negative numbers":    `{` + since + `: -1e300, ` + resume + `: -1e300, ` + failures + `: -1e300, ` + deaths + `: -1e300, ` + died + `: -1e300}`,
+		"fractions":           `{` + since + `: 1e-300, ` + resume + `: 0.5, ` + failures + `: 1.5, ` + deaths + `: 1.5, ` + died + `: 1.5}`,
 		"members of others":   `{"a": 1}`,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -111,6 +112,12 @@ func TestConfig_P9_WhateverItHoldsNoStatementFails(t *testing.T) {
 			change()
 			f.send(store.Signal{Name: "go"})
 			f.sweep(10)
+			for range 2 { // the second one finds what the first has written
+				f.exec(`UPDATE openworkflow.workflow_runs SET status = 'running', worker_id = 'dead.p.1', available_at = now() WHERE id = $1`, l.RunID)
+				if released, err := f.ReleaseLeases(t.Context(), store.ReleaseRequest{PodUID: "dead", Died: true}); err != nil || len(released) != 1 {
+					t.Errorf("ReleaseLeases: %v, %v", released, err)
+				}
+			}
 			if runs := f.claim(10); len(runs) == 0 || len(runs) > 2 {
 				t.Errorf("claimed %d runs, want the good one at least", len(runs))
 			}

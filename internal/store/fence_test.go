@@ -25,7 +25,7 @@ var losses = map[string]func(f *fixture, l openworkflow.Lease){
 		}
 	},
 	"released with its pod": func(f *fixture, _ openworkflow.Lease) {
-		if _, err := f.ReleaseLeases(f.t.Context(), "pod", ""); err != nil {
+		if _, err := f.ReleaseLeases(f.t.Context(), store.ReleaseRequest{PodUID: "pod"}); err != nil {
 			f.t.Fatal(err)
 		}
 	},

@@ -17,6 +17,11 @@ const (
 	// configFailures is how often the run's workflow itself has failed. OpenWorkflow has
 	// only its attempts, which count sleeps and takeovers too (R97).
 	configFailures = `'openworkflow.dev/failures'`
+	// configDeaths is how many processes in a row have died while they executed the run, and
+	// configDiedAt when the last of them did, in seconds since 1970. One without the other
+	// counts as absent. Progress of the run since then outdates both.
+	configDeaths = `'openworkflow.dev/deaths'`
+	configDiedAt = `'openworkflow.dev/diedAt'`
 )
 
 // configOf is the run's config, or an empty one when it is no object.
@@ -42,6 +47,26 @@ func configCount(run, key string) string {
 	value := run + `.config -> ` + key
 	return `CASE WHEN jsonb_typeof(` + value + `) = 'number'
 		THEN least(greatest((` + value + `)::numeric, 0), 1000000000)::int ELSE 0 END`
+}
+
+// deathCount is how many processes in a row have died while they executed the run.
+func deathCount(run string) string {
+	return `CASE WHEN jsonb_typeof(` + run + `.config -> ` + configDiedAt + `) = 'number'
+		THEN ` + configCount(run, configDeaths) + ` ELSE 0 END`
+}
+
+// madeProgress says that the run has made progress since its last death: a step attempt has
+// ended, or a wait has begun. It reads the run's step attempts by an index on the run.
+func madeProgress(run string) string {
+	return `EXISTS (
+		SELECT
+		FROM {schema}.step_attempts a
+		WHERE a.namespace_id = ` + run + `.namespace_id AND a.workflow_run_id = ` + run + `.id
+			AND CASE
+				WHEN a.finished_at IS NOT NULL THEN a.finished_at
+				WHEN a.kind IN ('sleep', 'workflow', 'signal-wait') THEN a.updated_at -- created_at has whole milliseconds
+			END > ` + configTime(run, configDiedAt) + `
+	)`
 }
 
 // timeEntry is a config with one instant, an SQL expression that is not NULL.

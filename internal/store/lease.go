@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"math"
 	"strings"
 	"time"
 
@@ -113,10 +114,33 @@ func (s *Store) describeLost(ctx context.Context, states []LeaseState) error {
 	return nil
 }
 
+// ReleaseRequest says whose leases ReleaseLeases ends, and why.
+type ReleaseRequest struct {
+	// PodUID is the uid of the pod with which the worker ids begin.
+	PodUID string
+	// ExceptProcess is a process of the pod whose leases stay. Empty means none.
+	ExceptProcess string
+	// Died says that the worker's process died while its pod lives on, so that one of its runs
+	// may have killed it. The death then counts for each of them.
+	Died bool
+	// MaxDeaths is the number of deaths at which a worker fails a run. A run that has reached
+	// it is due at once. 0 means none.
+	MaxDeaths int
+}
+
+// ReleasedRun is a run whose lease was ended.
+type ReleasedRun struct {
+	ID string
+	// Deaths is how many processes in a row have now died while they executed the run. It is 0
+	// when the death did not count.
+	Deaths int
+}
+
 // releaseSQL reads a range of operator_runs_lease_idx: the worker ids from prefix "uid." up to
 // "uid/", which follows it. Both are bounds, not patterns, so no character of a uid is
 // special. It skips locked runs. It returns the ids that it found, and whether it released
-// them.
+// them, with the number of deaths. Only if the death counts and was not the first one does it
+// look for progress.
 var releaseSQL = `
 WITH held AS MATERIALIZED (
 	SELECT r.namespace_id, r.id, r.worker_id
@@ -125,55 +149,102 @@ WITH held AS MATERIALIZED (
 		AND r.worker_id ~>=~ ($2 || '.') AND r.worker_id ~<~ ($2 || '/')
 		AND ($3 = '' OR NOT starts_with(r.worker_id, $2 || '.' || $3 || '.'))
 ), free AS MATERIALIZED (
-	SELECT r.namespace_id, r.id
+	SELECT r.namespace_id, r.id, CASE
+		WHEN NOT $4::bool THEN 0
+		WHEN ` + deathCount("r") + ` > 0 AND NOT ` + madeProgress("r") + ` THEN ` + deathCount("r") + ` + 1
+		ELSE 1
+	END AS deaths
 	FROM held h
 	JOIN {schema}.workflow_runs r USING (namespace_id, id)
 	WHERE ` + heldBy("h.worker_id") + `
 	FOR NO KEY UPDATE OF r SKIP LOCKED
+), due AS (
+	SELECT f.*, now() + CASE
+		WHEN f.deaths = 0 OR f.deaths >= $5::int THEN interval '0'
+		ELSE ($6::interval[])[least(f.deaths, cardinality($6::interval[]))]
+	END AS at
+	FROM free f
 ), released AS (
 	UPDATE {schema}.workflow_runs r
 	SET worker_id    = NULL,
-		` + makeDue("r") + `
-	FROM free
-	WHERE r.namespace_id = free.namespace_id AND r.id = free.id
+		available_at = CASE WHEN NOT ` + isSuspended("r") + ` THEN due.at END,
+		config       = CASE
+			WHEN due.deaths = 0 AND NOT ` + isSuspended("r") + ` THEN r.config
+			ELSE ` + configOf("r") + ` || CASE
+				WHEN ` + isSuspended("r") + ` THEN ` + timeEntry(configResumeAt, "due.at") + `
+				ELSE '{}'
+			END || CASE
+				WHEN due.deaths > 0 THEN jsonb_build_object(` + configDeaths + `, due.deaths) || ` + timeEntry(configDiedAt, "now()") + `
+				ELSE '{}'
+			END
+		END,
+		updated_at   = now()
+	FROM due
+	WHERE r.namespace_id = due.namespace_id AND r.id = due.id
 )
-SELECT h.id, h.id IN (SELECT id FROM free)
-FROM held h`
+SELECT f.id, true, f.deaths
+FROM free f
+UNION ALL
+SELECT h.id, false, 0
+FROM held h
+WHERE h.id NOT IN (SELECT id FROM free)`
 
-// ReleaseLeases ends the leases of a pod's uid, and makes the runs due now. It spares those of
-// the process exceptProcess, if that is not empty. It returns the runs' ids; the caller
-// notifies. A run that stays locked for longer than a transaction of a worker keeps its lease,
-// which ends by itself.
-func (s *Store) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
-	ids, err := s.skipLocked(ctx, s.sql(releaseSQL), s.namespace, podUID, exceptProcess)
-	return ids, Classify(err)
+// ReleaseLeases ends the leases of a pod's uid, and makes the runs due now or, after several
+// deaths, a while later (openworkflow.DeathDelay). It returns the runs; the caller notifies. A
+// run that stays locked for longer than a transaction of a worker keeps its lease, which ends
+// by itself.
+//
+// The statement locks and writes what it releases, as before deaths were counted. A counted
+// death reads the step attempts of those of its runs that had one before.
+func (s *Store) ReleaseLeases(ctx context.Context, r ReleaseRequest) ([]ReleasedRun, error) {
+	bound := r.MaxDeaths
+	if bound <= 0 {
+		bound = math.MaxInt32
+	}
+	var released []ReleasedRun
+	err := s.untilUnlocked(ctx, func(row pgx.CollectableRow) (done bool, err error) {
+		var run ReleasedRun
+		if err = row.Scan(&run.ID, &done, &run.Deaths); done {
+			released = append(released, run)
+		}
+		return done, err
+	}, s.sql(releaseSQL), s.namespace, r.PodUID, r.ExceptProcess, r.Died, bound, openworkflow.DeathDelays())
+	return released, Classify(err)
 }
 
-// skipTries bounds the repetitions of skipLocked, which together take less than 200 ms.
+// skipTries bounds the repetitions of untilUnlocked, which together take less than 200 ms.
 const skipTries = 6
 
 // skipLocked runs a statement that returns the ids of the rows it found, and whether it has
-// changed them. It repeats it while rows are skipped because they are locked, a few times. It
-// returns the ids of those that were changed.
+// changed them. It repeats it as untilUnlocked does, and returns the ids of those that were
+// changed.
 func (s *Store) skipLocked(ctx context.Context, sql string, args ...any) (changed []string, err error) {
+	err = s.untilUnlocked(ctx, func(row pgx.CollectableRow) (done bool, err error) {
+		var id string
+		if err = row.Scan(&id, &done); done {
+			changed = append(changed, id)
+		}
+		return done, err
+	}, sql, args...)
+	return changed, err
+}
+
+// untilUnlocked runs a statement that skips locked rows. It calls scan with each row of the
+// answer, which reports whether the row was changed. It repeats the statement while rows are
+// skipped, a few times.
+func (s *Store) untilUnlocked(ctx context.Context, scan func(pgx.CollectableRow) (done bool, err error), sql string, args ...any) error {
 	for n := 1; ; n++ {
 		skipped := false
 		err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
-			var id string
-			var done bool
-			err := row.Scan(&id, &done)
-			if done {
-				changed = append(changed, id)
-			} else {
-				skipped = true
-			}
+			done, err := scan(row)
+			skipped = skipped || !done
 			return err
 		}, sql, args...)
 		if err != nil || !skipped || n == skipTries {
-			return changed, err
+			return err
 		}
 		if err := lockBackoff.Wait(ctx, n); err != nil {
-			return changed, err
+			return err
 		}
 	}
 }

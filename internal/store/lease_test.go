@@ -118,7 +118,7 @@ func TestSuspend_TheHolderDies(t *testing.T) {
 	f := setup(t)
 	l := f.start()
 	f.suspend(l.RunID)
-	if ids, err := f.ReleaseLeases(t.Context(), "pod", ""); err != nil || len(ids) != 1 {
+	if ids, err := f.ReleaseLeases(t.Context(), store.ReleaseRequest{PodUID: "pod"}); err != nil || len(ids) != 1 {
 		t.Fatalf("ReleaseLeases: %v, %v", ids, err)
 	}
 	f.expect(l.RunID, "available_at", "NULL")
@@ -172,11 +172,14 @@ func TestReleaseLeases(t *testing.T) {
 	}
 	release := func(uid, except string, want ...int) {
 		t.Helper()
-		got, err := f.ReleaseLeases(t.Context(), uid, except)
+		released, err := f.ReleaseLeases(t.Context(), store.ReleaseRequest{PodUID: uid, ExceptProcess: except})
 		if err != nil {
 			t.Fatal(err)
 		}
-		var ids []string
+		var got, ids []string
+		for _, run := range released {
+			got = append(got, run.ID)
+		}
 		for _, i := range want {
 			ids = append(ids, all[i].RunID)
 		}

@@ -186,11 +186,11 @@ func TestSweeps_P3_ALockedRunDelaysNoOther(t *testing.T) {
 	leases = f.startMany(5)
 	held := leases[2].RunID
 	unlock = f.lockRun(held)
-	if released, err := f.ReleaseLeases(ctx, "pod", ""); err != nil || len(released) != 4 {
+	if released, err := f.ReleaseLeases(ctx, store.ReleaseRequest{PodUID: "pod"}); err != nil || len(released) != 4 {
 		t.Errorf("ReleaseLeases: %v, %v, want four", released, err)
 	}
 	unlock()
-	if released, err := f.ReleaseLeases(ctx, "pod", ""); err != nil || len(released) != 1 {
+	if released, err := f.ReleaseLeases(ctx, store.ReleaseRequest{PodUID: "pod"}); err != nil || len(released) != 1 {
 		t.Errorf("ReleaseLeases after the lock: %v, %v, want one", released, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -209,7 +210,7 @@ func (f *fixture) expectIndexes() {
 			},
 			"operator_runs_given_back_idx",
 		},
-		"release": {f.ReleaseSQL(), []any{"default", "pod7", "x"}, "operator_runs_lease_idx"},
+		"release": {f.ReleaseSQL(), []any{"default", "pod7", "x", true, 5, openworkflow.DeathDelays()}, "operator_runs_lease_idx"},
 		"expired": {f.ExpiredSQL(), []any{"default", 10}, "operator_runs_deadline_idx"},
 		"objects": {f.OpenObjectRunsSQL(), []any{"default", "c", "parked-2", 10}, "operator_runs_object_idx"},
 		"steps": {

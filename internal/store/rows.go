@@ -13,7 +13,8 @@ import (
 var runColumns = `r.namespace_id, r.id, r.workflow_name, r.version, r.status, r.idempotency_key,
 	r.context, r.input, r.output, r.error, r.attempts, r.parent_step_attempt_id, r.worker_id,
 	r.available_at, r.deadline_at, r.started_at, r.finished_at, r.created_at, r.updated_at,
-	` + configTime("r", configSuspendedAt) + `, ` + configCount("r", configFailures)
+	` + configTime("r", configSuspendedAt) + `, ` + configCount("r", configFailures) + `,
+	` + deathCount("r") + `, ` + configTime("r", configDiedAt)
 
 func scanRun(row pgx.CollectableRow) (openworkflow.Run, error) { return scanRunAnd(row) }
 
@@ -23,7 +24,8 @@ func scanRunAnd(row pgx.CollectableRow, more ...any) (openworkflow.Run, error) {
 	err := row.Scan(append([]any{&r.NamespaceID, &r.ID, &r.WorkflowName, &r.Version, &r.Status, &r.IdempotencyKey,
 		(*jsonColumn)(&r.Context), (*jsonColumn)(&r.Input), (*jsonColumn)(&r.Output), (*jsonColumn)(&r.Error),
 		&r.Attempts, &r.ParentStepAttemptID, &r.WorkerID,
-		&r.AvailableAt, &r.DeadlineAt, &r.StartedAt, &r.FinishedAt, &r.CreatedAt, &r.UpdatedAt, &r.SuspendedAt, &r.Failures}, more...)...)
+		&r.AvailableAt, &r.DeadlineAt, &r.StartedAt, &r.FinishedAt, &r.CreatedAt, &r.UpdatedAt, &r.SuspendedAt, &r.Failures,
+		&r.Deaths, &r.DiedAt}, more...)...)
 	return r, err
 }
 

@@ -47,18 +47,23 @@ const (
 	RunRetry
 	// RunRelease gives the run back to be claimed again, due now.
 	RunRelease
+	// RunSetAside gives the run back to be claimed again at At. Unlike RunPark, it does not look
+	// whether a wait of the run is over.
+	RunSetAside
 )
 
 // String returns the operation's name, by which runsSQL knows it.
 func (op RunOp) String() string {
-	return [...]string{RunPark: "park", RunComplete: "complete", RunFail: "fail", RunRetry: "retry", RunRelease: "release"}[op]
+	return [...]string{
+		RunPark: "park", RunComplete: "complete", RunFail: "fail", RunRetry: "retry", RunRelease: "release", RunSetAside: "set aside",
+	}[op]
 }
 
 // RunWrite ends a lease.
 type RunWrite struct {
 	openworkflow.Lease
 	Op RunOp
-	// At is when a parked or retried run is due. Zero means now.
+	// At is when a parked, retried or set aside run is due. Zero means now.
 	At     time.Time
 	Output json.RawMessage
 	Error  json.RawMessage

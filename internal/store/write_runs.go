@@ -9,8 +9,16 @@ import (
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
+// configAfterWrite is the config of a run after runsSQL, unless the run's workflow has failed.
+var configAfterWrite = `CASE
+			WHEN w.op NOT IN ('complete', 'fail') AND ` + isSuspended("r") + `
+				THEN ` + configOf("r") + ` || ` + timeEntry(configResumeAt, "coalesce(w.at, now())") + `
+			ELSE ` + configOf("r") + ` - ` + configResumeAt + `
+		END`
+
 // runsSQL ends leases by the write matrix (R42). Runs are found by primary key; lockRunsSQL
-// has locked them. A run that stays open and is suspended keeps its due time in its config. It
+// has locked them. A run that stays open and is suspended keeps its due time in its config. A
+// failure of the workflow itself is progress: the worker has lived to write it. The statement
 // returns the positions of the writes that it made.
 var runsSQL = `
 WITH write AS MATERIALIZED (
@@ -29,13 +37,10 @@ SET status = CASE w.op
 	worker_id = CASE WHEN w.op = 'complete' THEN r.worker_id END,
 	available_at = CASE WHEN w.op NOT IN ('complete', 'fail') AND NOT ` + isSuspended("r") + ` THEN coalesce(w.at, now()) END,
 	config = CASE
-		WHEN w.op NOT IN ('complete', 'fail') AND ` + isSuspended("r") + `
-			THEN ` + configOf("r") + ` || ` + timeEntry(configResumeAt, "coalesce(w.at, now())") + `
-		ELSE ` + configOf("r") + ` - ` + configResumeAt + `
-	END || CASE
 		WHEN w.failure AND w.op IN ('fail', 'retry')
-			THEN jsonb_build_object(` + configFailures + `, ` + configCount("r", configFailures) + ` + 1)
-		ELSE '{}'
+			THEN (` + configAfterWrite + ` - ` + configDeaths + ` - ` + configDiedAt + `)
+				|| jsonb_build_object(` + configFailures + `, ` + configCount("r", configFailures) + ` + 1)
+		ELSE ` + configAfterWrite + `
 	END,
 	started_at = CASE WHEN w.op IN ('fail', 'retry') THEN NULL ELSE r.started_at END,
 	finished_at = CASE w.op
