@@ -30,6 +30,10 @@ type Config struct {
 	// every third of that time. It bounds how long runs of a dead worker stand still.
 	// Default: 10 s.
 	Lease time.Duration
+	// MaxWorkerDeaths is how many processes may die in a row while they execute a run, without
+	// progress of the run, until it fails. A process that dies tells nobody: the manager finds it
+	// out, or the next process with the same PodUID. Default: 5.
+	MaxWorkerDeaths int
 	// Grace is how long running step functions may take to return after the worker was told
 	// to stop. Default: 20 s; zero and negative values mean the default.
 	Grace time.Duration
@@ -56,6 +60,8 @@ type Config struct {
 //	OPENWORKFLOW_NAMESPACE_ID   NamespaceID
 //	OPENWORKFLOW_CONCURRENCY    Concurrency
 //	OPENWORKFLOW_LEASE_SECONDS  Lease, in seconds
+//	OPENWORKFLOW_MAX_WORKER_DEATHS
+//	                            MaxWorkerDeaths
 //	OPENWORKFLOW_GRACE_SECONDS  Grace, in seconds
 //	OPENWORKFLOW_HEALTH_PORT    HealthAddress: this port on all addresses in a pod, on 127.0.0.1 elsewhere; 0: none
 //	OPENWORKFLOW_POOL           Pool
@@ -77,12 +83,15 @@ func ConfigFromEnv() (Config, error) {
 		return n
 	}
 	config := Config{
-		PostgresURL:  os.Getenv(workerenv.PostgresURL),
-		Schema:       os.Getenv(workerenv.Schema),
-		NamespaceID:  os.Getenv(workerenv.NamespaceID),
-		Concurrency:  count(workerenv.Concurrency),
-		Lease:        seconds(workerenv.LeaseSeconds),
-		Grace:        seconds(workerenv.GraceSeconds),
+		PostgresURL: os.Getenv(workerenv.PostgresURL),
+		Schema:      os.Getenv(workerenv.Schema),
+		NamespaceID: os.Getenv(workerenv.NamespaceID),
+		Concurrency: count(workerenv.Concurrency),
+		Lease:       seconds(workerenv.LeaseSeconds),
+		Grace:       seconds(workerenv.GraceSeconds),
+
+		MaxWorkerDeaths: count(workerenv.MaxWorkerDeaths),
+
 		Pool:         os.Getenv(workerenv.Pool),
 		Backend:      os.Getenv(workerenv.Backend),
 		PodName:      os.Getenv(workerenv.PodName),

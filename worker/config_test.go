@@ -22,13 +22,13 @@ func TestConfigFromEnv(t *testing.T) {
 		"as the manager sets it": {
 			env: map[string]string{
 				"OPENWORKFLOW_POSTGRES_URL": url, "OPENWORKFLOW_SCHEMA": "s", "OPENWORKFLOW_NAMESPACE_ID": "n",
-				"OPENWORKFLOW_CONCURRENCY": "7", "OPENWORKFLOW_LEASE_SECONDS": "12", "OPENWORKFLOW_GRACE_SECONDS": "22",
+				"OPENWORKFLOW_CONCURRENCY": "7", "OPENWORKFLOW_LEASE_SECONDS": "12", "OPENWORKFLOW_MAX_WORKER_DEATHS": "3", "OPENWORKFLOW_GRACE_SECONDS": "22",
 				"OPENWORKFLOW_HEALTH_PORT": "8081", "OPENWORKFLOW_POOL": "p", "OPENWORKFLOW_BACKEND": "b",
 				"POD_NAME": "pod", "POD_NAMESPACE": "ns", "POD_UID": "uid",
 			},
 			want: Config{
 				PostgresURL: url, Schema: "s", NamespaceID: "n", Concurrency: 7, Lease: 12 * time.Second,
-				Grace: 22 * time.Second, HealthAddress: ":8081", Pool: "p", Backend: "b",
+				MaxWorkerDeaths: 3, Grace: 22 * time.Second, HealthAddress: ":8081", Pool: "p", Backend: "b",
 				PodName: "pod", PodNamespace: "ns", PodUID: "uid",
 			},
 		},

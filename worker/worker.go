@@ -123,12 +123,15 @@ func run(ctx context.Context, config Config, connect func() (*rest.Config, error
 	r, err := runner.New(database, definitions, runner.Options{
 		Concurrency: config.Concurrency,
 		Lease:       config.Lease,
-		PodUID:      config.PodUID,
-		PodName:     podName,
-		Pool:        config.Pool,
-		Reporter:    report,
-		Logger:      config.Logger,
-		Tracer:      tracer,
+
+		MaxWorkerDeaths: config.MaxWorkerDeaths,
+
+		PodUID:   config.PodUID,
+		PodName:  podName,
+		Pool:     config.Pool,
+		Reporter: report,
+		Logger:   config.Logger,
+		Tracer:   tracer,
 	})
 	if err != nil {
 		return err

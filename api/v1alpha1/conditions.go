@@ -63,6 +63,12 @@ const (
 	ReasonWorkflowFailed = "WorkflowFailed"
 	// ReasonDeadlineExceeded: the run did not end before its deadline.
 	ReasonDeadlineExceeded = "DeadlineExceeded"
+	// ReasonQuarantined: the worker process has died several times in a row while it executed the
+	// run. The run is executed again after a delay, apart from others of which that is true.
+	ReasonQuarantined = "Quarantined"
+	// ReasonWorkerDeathsExceeded: the worker process has died so often while it executed the run that
+	// the run has failed and is not executed again (spec.maxWorkerDeaths of the WorkerPool).
+	ReasonWorkerDeathsExceeded = "WorkerDeathsExceeded"
 	// ReasonCanceled: the run was canceled, by its spec or in the database.
 	ReasonCanceled = "Canceled"
 	// ReasonInvalidInput: the run's input or another field cannot be stored, so

@@ -44,6 +44,16 @@ type WorkerPoolSpec struct {
 	// +kubebuilder:validation:Maximum=3600
 	LeaseDurationSeconds *int32 `json:"leaseDurationSeconds,omitempty"`
 
+	// maxWorkerDeaths is how many processes of workers may die in a row while they execute a run,
+	// without progress of the run, until the run fails. Only the death of a process counts: not the
+	// end of its pod (a rollout, a drain, an eviction), and not the loss of the node or the database.
+	// Defaults to 5.
+	// +optional
+	// +default=5
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	MaxWorkerDeaths *int32 `json:"maxWorkerDeaths,omitempty"`
+
 	// healthPort is the port of the worker's endpoints /healthz and /readyz. Defaults to 8081.
 	// Set it to 0 for workers without these endpoints, such as OpenWorkflow's TypeScript
 	// worker; only the template's own probes are used then.

@@ -406,6 +406,11 @@ func (in *WorkerPoolSpec) DeepCopyInto(out *WorkerPoolSpec) {
 		*out = new(int32)
 		**out = **in
 	}
+	if in.MaxWorkerDeaths != nil {
+		in, out := &in.MaxWorkerDeaths, &out.MaxWorkerDeaths
+		*out = new(int32)
+		**out = **in
+	}
 	if in.HealthPort != nil {
 		in, out := &in.HealthPort, &out.HealthPort
 		*out = new(int32)

@@ -31,6 +31,7 @@
 //	workflowrun_reports.go      how long the manager waits for the workers' reports
 //
 //	lease_controller.go         leases of workers that died
+//	lease_suspects.go           which runs may have killed them
 //
 //	sweep.go                    the loop of each sweep over an open database
 //	sweep_deadlines.go          fails runs past their deadline

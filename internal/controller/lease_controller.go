@@ -48,6 +48,19 @@ type leaseRequest struct {
 	Backend string
 	// Death identifies the end of the worker's process. It is empty if the pod is gone.
 	Death string
+	// InPlace says that the process died while the pod lives on: see diedInPlace.
+	InPlace bool
+	// Pool is the name of the pod's pool.
+	Pool string
+}
+
+// deathRequest returns the request for the death of a pod's worker, or for the end of the pod
+// if death is empty.
+func deathRequest(pod *corev1.Pod, death string) leaseRequest {
+	return leaseRequest{
+		Namespace: pod.Namespace, Pod: pod.Name, PodUID: pod.UID, Backend: pod.Labels[v1alpha1.LabelBackend], Death: death,
+		InPlace: death != "" && diedInPlace(pod), Pool: pod.Annotations[v1alpha1.AnnotationPoolName],
+	}
 }
 
 // cause says in logs and metrics why leases are released.
@@ -62,11 +75,13 @@ func (r leaseRequest) cause() string {
 // death are released once: a pod shows a death until after the worker was restarted, and a
 // second release would take the leases of the new process. A pod that is gone is forgotten.
 type deaths struct {
+	suspects *suspects
+
 	mu       sync.Mutex
 	released map[types.UID]string // the last death, by the uid of the pod
 }
 
-func newDeaths() *deaths { return &deaths{released: map[types.UID]string{}} }
+func newDeaths(s *suspects) *deaths { return &deaths{suspects: s, released: map[types.UID]string{}} }
 
 func (d *deaths) isReleased(pod types.UID, death string) bool {
 	d.mu.Lock()
@@ -84,6 +99,7 @@ func (d *deaths) forget(pod types.UID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.released, pod)
+	d.suspects.set(pod, "")
 }
 
 // LeaseReconciler clears the leases of a worker as soon as Kubernetes shows that it has
@@ -120,18 +136,15 @@ func (r *LeaseReconciler) SetupWithManager(mgr ctrl.Manager, options controller.
 // leaseEvents requests the release of a pod's leases when its worker has ended, or the pod
 // is gone.
 func leaseEvents() handler.TypedEventHandler[*corev1.Pod, leaseRequest] {
-	request := func(pod *corev1.Pod, death string) leaseRequest {
-		return leaseRequest{Namespace: pod.Namespace, Pod: pod.Name, PodUID: pod.UID, Backend: pod.Labels[v1alpha1.LabelBackend], Death: death}
-	}
 	return typedEvents(func(before, after *corev1.Pod) (requests []leaseRequest) {
 		if before != nil && (after == nil || before.UID != after.UID) {
-			requests = append(requests, request(before, ""))
+			requests = append(requests, deathRequest(before, ""))
 		}
 		if after == nil {
 			return requests
 		}
 		if death := workerEnded(after); death != "" && (before == nil || death != workerEnded(before)) {
-			requests = append(requests, request(after, death))
+			requests = append(requests, deathRequest(after, death))
 		}
 		return requests
 	})
@@ -147,17 +160,38 @@ func workerEnded(pod *corev1.Pod) string {
 		if c.Name != worker {
 			continue
 		}
-		switch {
-		case c.State.Terminated != nil:
-			return deathOf(c, c.State.Terminated)
-		case c.State.Waiting != nil && c.LastTerminationState.Terminated != nil:
-			return deathOf(c, c.LastTerminationState.Terminated)
+		if t := endOf(c); t != nil {
+			return deathOf(c, t)
 		}
 	}
 	if pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
 		return string(pod.Status.Phase)
 	}
 	return ""
+}
+
+// workerDeath returns the last end of the pod's worker process, nil while the worker runs, may
+// be running, or has not started yet.
+func workerDeath(pod *corev1.Pod) *corev1.ContainerStateTerminated {
+	worker := poolspec.WorkerContainer(pod)
+	for i := range pod.Status.ContainerStatuses {
+		if c := &pod.Status.ContainerStatuses[i]; c.Name == worker {
+			return endOf(c)
+		}
+	}
+	return nil
+}
+
+// endOf returns the last end of a container that has not been started again, else nil.
+func endOf(c *corev1.ContainerStatus) *corev1.ContainerStateTerminated {
+	switch {
+	case c.State.Terminated != nil:
+		return c.State.Terminated
+	case c.State.Waiting != nil:
+		return c.LastTerminationState.Terminated
+	default:
+		return nil
+	}
 }
 
 // deathOf identifies a death. Each start of a container has an id of its own, but the
@@ -180,7 +214,7 @@ func (r *LeaseReconciler) Reconcile(ctx context.Context, req leaseRequest) (ctrl
 	if conn == nil {
 		return ctrl.Result{}, nil // the sweep before the Backend becomes ready does it
 	}
-	if err := release(ctx, conn, string(req.PodUID), req.cause()); err != nil {
+	if err := r.deaths.release(ctx, conn, req, req.cause()); err != nil {
 		r.Backends.Recheck(conn.Key)
 		if isTransient(err) {
 			return ctrl.Result{RequeueAfter: backoff.Jitter(time.Second)}, nil
@@ -219,16 +253,24 @@ func (r *LeaseReconciler) connection(req leaseRequest) *backend.Connection {
 	return nil
 }
 
-// release clears the leases of a pod's workers and wakes other workers to claim the runs.
-func release(ctx context.Context, conn *backend.Connection, podUID, cause string) error {
-	runs, err := conn.Store.ReleaseLeases(ctx, store.ReleaseRequest{PodUID: podUID})
+// release clears the leases of a pod's workers and wakes other workers to claim the runs. A
+// death in place counts for each of the runs.
+func (d *deaths) release(ctx context.Context, conn *backend.Connection, req leaseRequest, cause string) error {
+	request := store.ReleaseRequest{PodUID: string(req.PodUID), Died: req.InPlace}
+	if req.InPlace {
+		request.MaxDeaths = d.suspects.maxDeaths(ctx, req.Namespace, req.Pool)
+	}
+	runs, err := conn.Store.ReleaseLeases(ctx, request)
 	if err != nil {
-		return fmt.Errorf("release leases of pod %s: %w", podUID, err)
+		return fmt.Errorf("release leases of pod %s: %w", req.PodUID, err)
 	}
 	if len(runs) > 0 {
 		conn.Wake()
 		metrics.LeasesReleased.WithLabelValues(cause).Add(float64(len(runs)))
-		ctrl.LoggerFrom(ctx).Info("Released leases of a dead worker", "podUID", podUID, "cause", cause, "runs", len(runs))
+		ctrl.LoggerFrom(ctx).Info("Released leases of a dead worker", "podUID", req.PodUID, "cause", cause, "runs", len(runs))
+	}
+	if req.InPlace {
+		d.suspects.note(ctx, conn, req, request.MaxDeaths, runs)
 	}
 	return nil
 }
@@ -247,7 +289,7 @@ func (d *deaths) releaseDead(ctx context.Context, reader client.Reader, conn *ba
 		if death == "" || d.isReleased(uid, death) {
 			continue
 		}
-		if err := release(ctx, conn, string(uid), "container"); err != nil {
+		if err := d.release(ctx, conn, deathRequest(&pods.Items[i], death), "container"); err != nil {
 			return err
 		}
 		d.add(uid, death)
@@ -261,7 +303,7 @@ func (d *deaths) releaseDead(ctx context.Context, reader client.Reader, conn *ba
 		if names.byUID(ctx, w.PodUID) != "" {
 			continue
 		}
-		if err := release(ctx, conn, w.PodUID, "worker"); err != nil {
+		if err := d.release(ctx, conn, leaseRequest{PodUID: types.UID(w.PodUID)}, "worker"); err != nil {
 			return err
 		}
 		if err := conn.Store.RemoveWorker(ctx, w.PodUID, w.Process); err != nil {

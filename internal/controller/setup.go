@@ -96,7 +96,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	writer := &runStatusWriter{Client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder}
 	pods := &podNames{mgr.GetClient()}
 	reports := NewReportTracker()
-	dead := newDeaths()
+	suspected := newSuspects(mgr.GetClient(), recorder)
+	dead := newDeaths(suspected)
 	ends := newEndQueue()
 	orphans := &orphanSweep{cache: mgr.GetClient(), live: mgr.GetAPIReader(), cluster: o.Cluster, deaths: dead}
 	sweeper := &Sweeper{
@@ -131,7 +132,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err := checker.SetupWithManager(mgr, options); err != nil {
 		return fmt.Errorf("set up the Backend controller: %w", err)
 	}
-	pool := &WorkerPoolReconciler{Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock}
+	pool := &WorkerPoolReconciler{Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, suspects: suspected}
 	if err := pool.SetupWithManager(mgr, options); err != nil {
 		return fmt.Errorf("set up the WorkerPool controller: %w", err)
 	}

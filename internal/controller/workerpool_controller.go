@@ -49,6 +49,8 @@ type WorkerPoolReconciler struct {
 	Events   events.EventRecorder
 	Clock    clock.PassiveClock
 
+	suspects *suspects
+
 	mu      sync.Mutex
 	applied map[types.NamespacedName]appliedPool
 }
@@ -168,6 +170,11 @@ func (r *WorkerPoolReconciler) observe(ctx context.Context, pool *v1alpha1.Worke
 		return poolSeen{}, fmt.Errorf("list pods of pool %s: %w", pool.Name, err)
 	}
 	seen.Pods = pods.Items
+	for i := range pods.Items {
+		if text := r.suspects.of(pods.Items[i].UID); text != "" {
+			seen.suspect(pods.Items[i].Name, text)
+		}
+	}
 	return seen, nil
 }
 

@@ -40,9 +40,18 @@ type poolSeen struct {
 	// older generation does not show the pool's spec yet.
 	Applied int64
 	Pods    []corev1.Pod
+	// Suspects says, by the name of a pod, which quarantined runs its worker executed when it died.
+	Suspects map[string]string
 	// Workers are the live workers of the Backend, of all pools.
 	Workers []store.Worker
 	Now     time.Time
+}
+
+func (s *poolSeen) suspect(pod, text string) {
+	if s.Suspects == nil {
+		s.Suspects = map[string]string{}
+	}
+	s.Suspects[pod] = text
 }
 
 // poolState is the reason and the message of a pool's conditions. Ready means that its pods
@@ -111,11 +120,11 @@ func evaluatePool(seen poolSeen) poolState {
 	}
 	state, ok := evaluateDeployment(d)
 	if !ok {
-		state, ok = evaluatePods(seen.Pods, seen.Now)
+		state, ok = evaluatePods(&seen)
 	}
 	if !ok {
 		state = poolState{reason: v1alpha1.ReasonRollingOut, message: fmt.Sprintf("%d of %d pods are ready, %d are up to date%s%s",
-			d.Status.ReadyReplicas, desired, d.Status.UpdatedReplicas, haltMessage(d), deathMessage(seen.Pods, seen.Now))}
+			d.Status.ReadyReplicas, desired, d.Status.UpdatedReplicas, haltMessage(d), deathMessage(&seen))}
 	}
 	if state.reason == v1alpha1.ReasonImagePullFailed {
 		state.message += pullAdvice(seen.Pool)
@@ -159,7 +168,8 @@ func haltMessage(d *appsv1.Deployment) string {
 
 // deathMessage describes the newest end of a container that is not up again, or was not for
 // long. One end is no crash loop: a node may have been short of memory.
-func deathMessage(pods []corev1.Pod, now time.Time) string {
+func deathMessage(seen *poolSeen) string {
+	pods, now := seen.Pods, seen.Now
 	var text string
 	var newest time.Time
 	for i := range pods {
@@ -174,7 +184,7 @@ func deathMessage(pods []corev1.Pod, now time.Time) string {
 					continue
 				}
 				newest = t.FinishedAt.Time
-				text = fmt.Sprintf("; container %s of pod %s has ended (%d restarts)%s", c.Name, pods[i].Name, c.RestartCount, terminationMessage(t))
+				text = fmt.Sprintf("; container %s of pod %s has ended (%d restarts)%s", c.Name, pods[i].Name, c.RestartCount, terminationMessage(t)+seen.Suspects[pods[i].Name])
 			}
 		}
 	}
@@ -203,8 +213,8 @@ func crashLoops(c *corev1.ContainerStatus, now time.Time) bool {
 
 // evaluatePods finds why a pod does not become ready, in the newest pod for which that is
 // known.
-func evaluatePods(pods []corev1.Pod, now time.Time) (poolState, bool) {
-	pods = slices.Clone(pods)
+func evaluatePods(seen *poolSeen) (poolState, bool) {
+	pods := slices.Clone(seen.Pods)
 	slices.SortFunc(pods, func(a, b corev1.Pod) int {
 		return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 	})
@@ -212,7 +222,10 @@ func evaluatePods(pods []corev1.Pod, now time.Time) (poolState, bool) {
 		if pods[i].DeletionTimestamp != nil {
 			continue
 		}
-		if state, ok := evaluatePod(&pods[i], now); ok {
+		if state, ok := evaluatePod(&pods[i], seen.Now); ok {
+			if state.reason == v1alpha1.ReasonCrashLooping {
+				state.message += seen.Suspects[pods[i].Name]
+			}
 			return state, true
 		}
 	}

@@ -139,6 +139,17 @@ func TestEvaluatePool(t *testing.T) {
 			seen: broken(unschedulable),
 			want: poolState{reason: v1alpha1.ReasonPodsUnschedulable, message: "pod p fits on no node: 0/1 nodes: Insufficient cpu"},
 		},
+		"its worker died with a quarantined run": {
+			seen: func() poolSeen {
+				seen := dead(1, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}, died(time.Second, time.Second))
+				seen.suspect("p", `; it executed run order-7 (step "kill")`)
+				return seen
+			}(),
+			want: poolState{
+				reason:  v1alpha1.ReasonCrashLooping,
+				message: `container worker of pod p keeps ending (1 restarts): exit code 137, OOMKilled; it executed run order-7 (step "kill")`,
+			},
+		},
 		"not starting": {
 			seen: broken(waiting("CreateContainerConfigError", "no key")),
 			want: poolState{

@@ -15,6 +15,8 @@
 //	                                                         gone (object deleted), refused, error
 //	openworkflow_leases_released_total   cause               leases cleared: container (ended), pod (deleted), worker
 //	                                                         (not announced in time)
+//	openworkflow_runs_quarantined_total  -                   runs whose worker has died with them for the second time in a
+//	                                                         row, or a later time
 //	openworkflow_sweep_duration_seconds  sweep               histogram: one sweep of deadline, rescue, repair, orphan or
 //	                                                         retention
 //	openworkflow_panics_total            work                panics in work for one Backend, which were contained: create,
@@ -68,6 +70,11 @@ var (
 		Help: "Leases of dead workers cleared by the manager, by cause: container, pod, worker.",
 	}, []string{"cause"})
 
+	RunsQuarantined = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "openworkflow_runs_quarantined_total",
+		Help: "Runs quarantined after the second or a later death in a row of their worker.",
+	})
+
 	Panics = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "openworkflow_panics_total",
 		Help: "Panics in the manager's work for one Backend that were contained, by work.",
@@ -82,5 +89,6 @@ var (
 
 func init() {
 	metrics.Registry.MustRegister(
-		BackendUp, RunsMirrored, RunsCanceled, RunsExpired, RunsRescued, RunsRemoved, StatusWrites, LeasesReleased, SweepDuration, Panics)
+		BackendUp, RunsMirrored, RunsCanceled, RunsExpired, RunsRescued, RunsRemoved, RunsQuarantined,
+		StatusWrites, LeasesReleased, SweepDuration, Panics)
 }

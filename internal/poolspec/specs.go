@@ -29,7 +29,9 @@ const (
 	defaultConcurrency  = 10
 	defaultLeaseSeconds = 10
 	defaultHealthPort   = 8081
-	defaultGraceSeconds = 30
+	// DefaultMaxWorkerDeaths is exported for the manager, which releases the leases of dead workers.
+	DefaultMaxWorkerDeaths = 5
+	defaultGraceSeconds    = 30
 
 	// shutdownSeconds is the part of a pod's grace period in which the worker releases
 	// the runs whose steps did not end in time, and sends its last reports.
@@ -242,6 +244,7 @@ func addEnv(worker *corev1ac.ContainerApplyConfiguration, in Input, grace int64)
 	value(workerenv.Schema, in.Schema)
 	value(workerenv.Concurrency, strconv.Itoa(int(ptr.Deref(spec.Concurrency, defaultConcurrency))))
 	value(workerenv.LeaseSeconds, strconv.Itoa(int(ptr.Deref(spec.LeaseDurationSeconds, defaultLeaseSeconds))))
+	value(workerenv.MaxWorkerDeaths, strconv.Itoa(int(ptr.Deref(spec.MaxWorkerDeaths, DefaultMaxWorkerDeaths))))
 	value(workerenv.GraceSeconds, strconv.FormatInt(max(grace-shutdownSeconds, 1), 10))
 	value(workerenv.HealthPort, strconv.Itoa(int(ptr.Deref(spec.HealthPort, defaultHealthPort))))
 	value(workerenv.Pool, in.Pool.Name)

@@ -60,6 +60,9 @@ func phase(run *openworkflow.Run) int64 {
 // ObservedGeneration is left to the manager, which alone has seen the object's spec.
 func Status(run *openworkflow.Run, steps openworkflow.StepSummary, worker string) v1alpha1.WorkflowRunStatus {
 	state := stateOf(run)
+	if state == v1alpha1.RunWaiting && setAside(run, steps) {
+		state = v1alpha1.RunPending
+	}
 	status := v1alpha1.WorkflowRunStatus{
 		Revision:  new(Revision(run, steps)),
 		State:     state,
@@ -119,6 +122,21 @@ func released(run *openworkflow.Run) bool {
 	return run.AvailableAt != nil && !run.AvailableAt.After(run.UpdatedAt)
 }
 
+// setAside reports whether the run waits to be executed again after its worker has died several
+// times. A run that was parked for something else is due later, or has made progress.
+func setAside(run *openworkflow.Run, steps openworkflow.StepSummary) bool {
+	delays := openworkflow.DeathDelays()
+	return run.Quarantined() && run.Parked() && run.AvailableAt != nil &&
+		!run.AvailableAt.After(run.UpdatedAt.Add(delays[len(delays)-1])) && !run.MadeProgress(steps.Newest)
+}
+
+// QuarantineMessage says how often the run's worker has died, in which step, and when the run
+// is executed again.
+func QuarantineMessage(run *openworkflow.Run, steps openworkflow.StepSummary) string {
+	step := truncate(openworkflow.SuspectedStep(steps.Newest), maxStepName)
+	return fmt.Sprintf("%s; next attempt%s, apart from other such runs", openworkflow.DescribeDeaths(step, run.Deaths), at(run.AvailableAt))
+}
+
 // explain says why the run is in its state, as a condition reason and a sentence.
 func explain(run *openworkflow.Run, steps openworkflow.StepSummary, state v1alpha1.RunState) (reason, message string) {
 	if run.SuspendedAt != nil && !state.Terminal() && state != v1alpha1.RunRunning {
@@ -132,6 +150,9 @@ func explain(run *openworkflow.Run, steps openworkflow.StepSummary, state v1alph
 		if failure.Message == openworkflow.DeadlineMessage {
 			return v1alpha1.ReasonDeadlineExceeded, "the run did not end before its deadline"
 		}
+		if failure.Name == openworkflow.WorkerDeathsName {
+			return v1alpha1.ReasonWorkerDeathsExceeded, failure.Message
+		}
 		return v1alpha1.ReasonWorkflowFailed, failure.Message
 	case v1alpha1.RunCanceled:
 		return v1alpha1.ReasonCanceled, "the run was canceled"
@@ -143,6 +164,9 @@ func explain(run *openworkflow.Run, steps openworkflow.StepSummary, state v1alph
 	case v1alpha1.RunWaiting:
 		return v1alpha1.ReasonWaiting, waitMessage(run, steps)
 	case v1alpha1.RunPending:
+		if setAside(run, steps) {
+			return v1alpha1.ReasonQuarantined, QuarantineMessage(run, steps)
+		}
 		return explainPending(run)
 	}
 	return v1alpha1.ReasonPending, "waiting for a worker"

@@ -125,6 +125,42 @@ func TestStatusSaysWhereARunIs(t *testing.T) {
 			state: v1alpha1.RunFailed, reason: v1alpha1.ReasonWorkflowFailed,
 			message: "card was declined", truths: "Failed Stalled",
 		},
+		"quarantined": {
+			run: row(func(r *openworkflow.Run) {
+				r.Status, r.Attempts, r.Deaths, r.DiedAt, r.AvailableAt = openworkflow.RunRunning, 3, 3, after(0), after(5*time.Second)
+			}),
+			steps: charging,
+			state: v1alpha1.RunPending, reason: v1alpha1.ReasonQuarantined,
+			message: `the worker process has died 3 times in a row in step "charge-card" of the run; next attempt at 2026-01-02T03:04:10Z, ` +
+				`apart from other such runs`, truths: "Reconciling",
+		},
+		"after one death": {
+			run: row(func(r *openworkflow.Run) {
+				r.Status, r.Attempts, r.Deaths, r.DiedAt = openworkflow.RunRunning, 3, 1, after(0)
+			}),
+			steps: charging,
+			state: v1alpha1.RunPending, reason: v1alpha1.ReasonPending,
+			message: "waiting for a worker to go on", truths: "Reconciling",
+		},
+		"asleep after several deaths": {
+			run: row(func(r *openworkflow.Run) {
+				r.Status, r.Attempts, r.Deaths, r.DiedAt, r.AvailableAt = openworkflow.RunRunning, 3, 3, after(-time.Hour), after(10*time.Second)
+			}),
+			steps: openworkflow.StepSummary{Running: 1, Names: 1, Newest: []openworkflow.StepAttempt{
+				{ID: "a", StepName: "nap", Kind: openworkflow.KindSleep, Status: openworkflow.StepRunning, CreatedAt: t0},
+			}},
+			state: v1alpha1.RunWaiting, reason: v1alpha1.ReasonWaiting,
+			message: `sleeping in step "nap" until 2026-01-02T03:04:15Z`, truths: "Reconciling",
+		},
+		"its worker has died too often": {
+			run: row(func(r *openworkflow.Run) {
+				r.Status, r.Attempts, r.AvailableAt, r.FinishedAt = openworkflow.RunFailed, 6, nil, after(time.Second)
+				r.Error = openworkflow.WorkerDeathsError("charge-card", 5).Encode()
+			}),
+			state: v1alpha1.RunFailed, reason: v1alpha1.ReasonWorkerDeathsExceeded,
+			message: `the worker process has died 5 times in a row in step "charge-card" of the run, without progress; the run is not executed again`,
+			truths:  "Failed Stalled",
+		},
 		"past its deadline": {
 			run: row(func(r *openworkflow.Run) {
 				r.Status, r.AvailableAt, r.FinishedAt = openworkflow.RunFailed, nil, after(time.Second)

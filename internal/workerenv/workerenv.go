@@ -28,6 +28,8 @@ const (
 	Concurrency = "OPENWORKFLOW_CONCURRENCY"
 	// LeaseSeconds is how long a claim holds without a heartbeat.
 	LeaseSeconds = "OPENWORKFLOW_LEASE_SECONDS"
+	// MaxWorkerDeaths is how often in a row a worker may die with a run until the run fails.
+	MaxWorkerDeaths = "OPENWORKFLOW_MAX_WORKER_DEATHS"
 	// GraceSeconds is how long steps may go on after the worker was told to stop.
 	GraceSeconds = "OPENWORKFLOW_GRACE_SECONDS"
 	// HealthPort is the port of the health endpoints; 0 turns them off.
