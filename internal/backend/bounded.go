@@ -113,6 +113,20 @@ func (s boundedStore) ReleaseLeases(ctx context.Context, r store.ReleaseRequest)
 	return answer(ctx, func(ctx context.Context) ([]store.ReleasedRun, error) { return s.Store.ReleaseLeases(ctx, r) })
 }
 
+func (s boundedStore) ForeignClaims(ctx context.Context, limit int) ([]store.ForeignClaim, error) {
+	return answer(ctx, func(ctx context.Context) ([]store.ForeignClaim, error) { return s.Store.ForeignClaims(ctx, limit) })
+}
+
+func (s boundedStore) CountTakeover(ctx context.Context, lease openworkflow.Lease, since time.Time, from int, workerID string) (int, error) {
+	return answer(ctx, func(ctx context.Context) (int, error) {
+		return s.Store.CountTakeover(ctx, lease, since, from, workerID)
+	})
+}
+
+func (s boundedStore) ApplyAndClaim(ctx context.Context, batch store.Batch) (store.BatchResult, error) {
+	return answer(ctx, func(ctx context.Context) (store.BatchResult, error) { return s.Store.ApplyAndClaim(ctx, batch) })
+}
+
 func (s boundedStore) Workers(ctx context.Context, within time.Duration) ([]store.Worker, error) {
 	return answer(ctx, func(ctx context.Context) ([]store.Worker, error) { return s.Store.Workers(ctx, within) })
 }

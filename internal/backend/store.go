@@ -36,6 +36,9 @@ type Store interface {
 	RemoveRuns(ctx context.Context, r store.Retention, ids []string) (store.Removed, []string, error)
 	RemoveStrayDeliveries(ctx context.Context, r store.Retention, after string, limit int) (string, int, error)
 	ReleaseLeases(ctx context.Context, r store.ReleaseRequest) ([]store.ReleasedRun, error)
+	ForeignClaims(ctx context.Context, limit int) ([]store.ForeignClaim, error)
+	CountTakeover(ctx context.Context, lease openworkflow.Lease, since time.Time, from int, workerID string) (deaths int, err error)
+	ApplyAndClaim(ctx context.Context, batch store.Batch) (store.BatchResult, error)
 	Workers(ctx context.Context, within time.Duration) ([]store.Worker, error)
 	RemoveWorker(ctx context.Context, podUID, process string) error
 	Notify(ctx context.Context) error

@@ -36,6 +36,7 @@
 //	sweep.go                    the loop of each sweep over an open database
 //	sweep_deadlines.go          fails runs past their deadline
 //	sweep_rescue.go             makes due what a lost wake-up left waiting
+//	sweep_takeovers.go          counts the deaths of OpenWorkflow's own workers
 //	sweep_repair.go             writes statuses that differ from their rows
 //	sweep_ends.go               compares ended objects with their rows once
 //	sweep_orphans.go            cancels runs of deleted objects, clears leases of dead workers

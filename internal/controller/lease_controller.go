@@ -79,9 +79,29 @@ type deaths struct {
 
 	mu       sync.Mutex
 	released map[types.UID]string // the last death, by the uid of the pod
+	// foreign is when a worker that announces nothing has died in place last, by Backend.
+	foreign map[types.NamespacedName]time.Time
 }
 
-func newDeaths(s *suspects) *deaths { return &deaths{suspects: s, released: map[types.UID]string{}} }
+func newDeaths(s *suspects) *deaths {
+	return &deaths{
+		suspects: s, released: map[types.UID]string{}, foreign: map[types.NamespacedName]time.Time{},
+	}
+}
+
+// addForeign remembers the death in place of a worker that announces nothing.
+func (d *deaths) addForeign(of types.NamespacedName, at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.foreign[of] = at
+}
+
+func (d *deaths) lastForeign(of types.NamespacedName) (at time.Time, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at, ok = d.foreign[of]
+	return at, ok
+}
 
 func (d *deaths) isReleased(pod types.UID, death string) bool {
 	d.mu.Lock()
@@ -257,6 +277,9 @@ func (r *LeaseReconciler) connection(req leaseRequest) *backend.Connection {
 // death in place counts for each of the runs.
 func (d *deaths) release(ctx context.Context, conn *backend.Connection, req leaseRequest, cause string) error {
 	request := store.ReleaseRequest{PodUID: string(req.PodUID), Died: req.InPlace}
+	if req.InPlace && !announces(conn, string(req.PodUID)) {
+		d.addForeign(conn.Key, time.Now())
+	}
 	if req.InPlace {
 		request.MaxDeaths = d.suspects.maxDeaths(ctx, req.Namespace, req.Pool)
 	}

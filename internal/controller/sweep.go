@@ -32,7 +32,8 @@ const (
 type Intervals struct {
 	// Deadline is for runs past their deadline. Defaults to 1 s.
 	Deadline time.Duration
-	// Rescue is for runs that wait for something that has happened. Defaults to 3 s.
+	// Rescue is for runs that wait for something that has happened, and for takeovers from
+	// workers of OpenWorkflow's. Defaults to 3 s.
 	Rescue time.Duration
 	// Repair is for objects whose status differs from their row. Defaults to 3 s.
 	Repair time.Duration
@@ -90,6 +91,7 @@ func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 	}
 	deadlines := &deadlineSweep{conn: conn, repairer: repairer}
 	rescue := &rescueSweep{conn: conn, repairer: repairer, every: s.Intervals.Rescue / 2}
+	takeovers := &takeoverSweep{cache: s.Client, conn: conn, deaths: s.orphans.deaths}
 	status := &repairSweep{repairer: repairer, backends: s.Backends}
 	ends := &endSweep{repairer: repairer, queue: s.ends}
 	retention := &retentionSweep{cache: s.Client, conn: conn, cluster: s.orphans.cluster}
@@ -97,6 +99,7 @@ func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 	return []sweep{
 		{"deadline", s.Intervals.Deadline, deadlines.run},
 		{"rescue", s.Intervals.Rescue, rescue.run},
+		{"takeover", s.Intervals.Rescue, takeovers.run},
 		{"repair", s.Intervals.Repair, status.run},
 		{"end", s.Intervals.Repair, ends.run},
 		{"orphan", s.Intervals.Orphan, orphans},

@@ -70,6 +70,7 @@
 //	                                  A of waiters, SKIP LOCKED; S
 //	CancelRuns, FailExpired           R and parents, likewise; FailExpired always NOWAIT
 //	SuspendRuns, ResumeRuns           R, NOWAIT
+//	CountTakeover                     R, SKIP LOCKED
 //	CreateRuns                        keys, in the order of their numbers
 //	RemoveRuns                        R that have ended, SKIP LOCKED; S and A of those, bounded by lock_timeout
 //
@@ -113,6 +114,7 @@
 //	wake.go            makes runs due whose wait has a result
 //	signals.go         the delivery of signals
 //	notify.go          NOTIFY and LISTEN
+//	takeovers.go       runs of OpenWorkflow's workers, and the deaths of those
 //	sweep.go           fails expired runs, rescues runs whose wake was lost
 //
 //	runs.go            runs by id, cancellation, deadlines, runs of objects

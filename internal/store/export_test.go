@@ -25,6 +25,7 @@ const PlanOnceSQL = sessionSQL
 func (s *Store) ClaimSQL() string          { return s.sql(claimTemplate) }
 func (s *Store) ClaimGivenBackSQL() string { return s.sql(claimGivenBackTemplate) }
 func (s *Store) ReleaseSQL() string        { return s.sql(releaseSQL) }
+func (s *Store) CountTakeoverSQL() string  { return s.sql(countTakeoverSQL) }
 func (s *Store) ExpiredSQL() string        { return s.sql(expiredSQL) }
 func (s *Store) OpenObjectRunsSQL() string { return s.sql(openObjectRunsSQL) }
 func (s *Store) StepsSQL() string          { return s.sql(anyStepsSQL) }

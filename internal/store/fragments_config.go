@@ -55,9 +55,12 @@ func deathCount(run string) string {
 		THEN ` + configCount(run, configDeaths) + ` ELSE 0 END`
 }
 
-// madeProgress says that the run has made progress since its last death: a step attempt has
+// madeProgress says that the run has made progress since its last death.
+func madeProgress(run string) string { return progressSince(run, configTime(run, configDiedAt)) }
+
+// progressSince says that the run has made progress since an instant: a step attempt has
 // ended, or a wait has begun. It reads the run's step attempts by an index on the run.
-func madeProgress(run string) string {
+func progressSince(run, at string) string {
 	return `EXISTS (
 		SELECT
 		FROM {schema}.step_attempts a
@@ -65,7 +68,7 @@ func madeProgress(run string) string {
 			AND CASE
 				WHEN a.finished_at IS NOT NULL THEN a.finished_at
 				WHEN a.kind IN ('sleep', 'workflow', 'signal-wait') THEN a.updated_at -- created_at has whole milliseconds
-			END > ` + configTime(run, configDiedAt) + `
+			END > ` + at + `
 	)`
 }
 

@@ -211,6 +211,9 @@ func (f *fixture) expectIndexes() {
 			"operator_runs_given_back_idx",
 		},
 		"release": {f.ReleaseSQL(), []any{"default", "pod7", "x", true, 5, openworkflow.DeathDelays()}, "operator_runs_lease_idx"},
+		"takeover": {
+			f.CountTakeoverSQL(), []any{"default", ids[2], ws[2], time.Now().Add(-time.Hour), 3, "manager.x.1"}, "workflow_runs_pkey",
+		},
 		"expired": {f.ExpiredSQL(), []any{"default", 10}, "operator_runs_deadline_idx"},
 		"objects": {f.OpenObjectRunsSQL(), []any{"default", "c", "parked-2", 10}, "operator_runs_object_idx"},
 		"steps": {
