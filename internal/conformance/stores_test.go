@@ -24,6 +24,7 @@ type Store interface {
 	CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error)
 	SuspendRuns(ctx context.Context, ids []string) (int, error)
 	ResumeRuns(ctx context.Context, ids []string) (int, error)
+	Fork(ctx context.Context, r store.ForkRequest) (store.ForkResult, error)
 	FailExpired(ctx context.Context, limit int) ([]string, error)
 	SendSignals(ctx context.Context, signals []store.Signal) ([][]string, error)
 	ListenEnds(ctx context.Context, wake func()) error

@@ -148,17 +148,7 @@ func NewStepError(step string, payload openworkflow.Error) *StepError {
 	return &StepError{Step: step, Name: payload.Name, Message: payload.Message, Stack: payload.Stack}
 }
 
-func (e *StepError) Error() string {
-	return "step " + quote(e.Step) + " failed: " + e.Message
-}
-
-func quote(s string) string {
-	b, err := json.Marshal(s)
-	if err != nil { // a string always marshals
-		return s
-	}
-	return string(b)
-}
+func (e *StepError) Error() string { return openworkflow.StepFailure(e.Step, e.Message) }
 
 type executionKey struct{}
 

@@ -22,6 +22,7 @@
 //	apply.go     ApplyAndClaim
 //	claim.go     claims, heartbeats, the release of leases, suspension
 //	runs.go      creation, cancellation and deadlines of runs
+//	fork.go      runs that take over results of others
 //	signals.go   signals, the results of waits, Sweep
 //	workers.go   the live processes and what they serve
 //	notify.go    notifications

@@ -42,6 +42,16 @@ func DecodeError(raw json.RawMessage) Error {
 	return e
 }
 
+// StepFailure is the text of the error that a workflow of ours gets from a step that has failed. An
+// error that wraps it contains the text.
+func StepFailure(step, message string) string {
+	name, err := json.Marshal(step)
+	if err != nil { // a string always marshals
+		panic(err)
+	}
+	return "step " + string(name) + " failed: " + message
+}
+
 // Messages that are part of the format.
 const (
 	// DeadlineMessage is the error of a run that passed its deadline (R44, R100).

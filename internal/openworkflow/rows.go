@@ -84,6 +84,13 @@ type Run struct {
 	// (StepAttempt.ProgressAt) outdates both. They are 0 and nil when there was no death.
 	Deaths int
 	DiedAt *time.Time
+	// ForkedFrom is ours, in the run's config: the id of the run whose results this one took over
+	// when it was created, nil if it is no fork. ForkStep is the durable name of the step at which
+	// it left that run's history, nil if it took over all of it or nothing.
+	ForkedFrom, ForkStep *string
+	// SupersededBy is ours, in the run's config: the id of the newest run that was forked from this
+	// one, nil for none.
+	SupersededBy *string
 }
 
 // Definition identifies the workflow of the run.

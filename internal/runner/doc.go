@@ -51,7 +51,7 @@
 // # A pass
 //
 //	claim, claimForEnding
-//	  └─> startPasses ──> loadHistories, unless this is the first claim of the run
+//	  └─> startPasses ──> loadHistories, unless this is the first claim of a run that is no fork
 //	        └─> runPass
 //	              ├─ execute: the workflow's function on a goroutine of its own. For each step,
 //	              │    replay         returns the result if the history has one; else

@@ -15,23 +15,23 @@ import (
 
 // startPasses starts a pass for each of these runs, which were claimed together.
 func (r *Runner) startPasses(runs []openworkflow.Run) {
-	var claimedBefore []*execution
+	var withHistory []*execution
 	for i := range runs {
 		e := newExecution(r, &runs[i])
 		r.leases.add(e.lease, e)
-		if e.run.Attempts > 1 {
-			claimedBefore = append(claimedBefore, e)
+		if e.run.Attempts > 1 || e.run.ForkedFrom != nil {
+			withHistory = append(withHistory, e)
 			continue
 		}
 		r.passes.Go(func() { r.runPass(e) })
 	}
-	if len(claimedBefore) == 0 {
+	if len(withHistory) == 0 {
 		return
 	}
 	r.passes.Go(func() {
-		err := r.loadHistories(claimedBefore)
+		err := r.loadHistories(withHistory)
 		var quarantined []*execution
-		for _, e := range claimedBefore {
+		for _, e := range withHistory {
 			if err == nil && e.isQuarantined() {
 				quarantined = append(quarantined, e)
 				continue
@@ -83,9 +83,9 @@ func (r *Runner) finishPass(e *execution) {
 	r.releaseSlots(1)
 }
 
-// loadHistories sets the history of each run that was claimed before, from the cache or else
-// the database, and what has arrived for its waits. A run that is claimed for the first time
-// has none (decision 5). It retries until it succeeds or writeCtx ends.
+// loadHistories sets the history of each run, from the cache or else the database, and what has
+// arrived for its waits. It is for runs that were claimed before, and for forks: others have no
+// history (decision 5). It retries until it succeeds or writeCtx ends.
 func (r *Runner) loadHistories(executions []*execution) error {
 	histories := map[string]*history{}
 	var uncached []string
@@ -124,7 +124,7 @@ func (r *Runner) loadHistories(executions []*execution) error {
 	return nil
 }
 
-// restoreHistory sets what is known of a run that was claimed before.
+// restoreHistory sets what is known of a run that has a history.
 func (e *execution) restoreHistory(h *history, arrived map[string]store.WaitResult) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -72,6 +72,8 @@
 //	SuspendRuns, ResumeRuns           R, NOWAIT
 //	CountTakeover                     R, SKIP LOCKED
 //	CreateRuns                        keys, in the order of their numbers
+//	Fork                              R of the source, which has ended, NOWAIT; the new run's key, bounded by lock_timeout; new R;
+//	                                  key share on R of children, SKIP LOCKED; new A
 //	RemoveRuns                        R that have ended, SKIP LOCKED; S and A of those, bounded by lock_timeout
 //
 // A transaction that fails with 55P03 (lock not available), 40P01 (deadlock) or 40001
@@ -105,6 +107,8 @@
 //
 //	create.go          CreateRuns, idempotency keys
 //	key_holder.go      compares a run with the one that holds its key
+//	fork.go            Fork: a run that takes over results of one that has ended
+//	fork_plan.go       which results a fork takes over
 //	claim.go           Claim, ClaimRequest, the cursors of claims
 //	lease.go           heartbeats, the release of leases, suspension
 //	write.go           ApplyAndClaim: its types, one round trip, bisecting

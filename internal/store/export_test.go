@@ -57,6 +57,11 @@ func (s *Store) WriteSendSQL() string     { return s.sql(writeSendSQL) }
 func (s *Store) WakeParkedSQL() string    { return s.sql(wakeParkedSQL) }
 func (s *Store) SweepWaitsSQL() string    { return s.sql(sweepWaitsSQL) }
 
+// The statements of forks.
+func (s *Store) ForkHistorySQL() string { return s.sql(forkHistorySQL) }
+func (s *Store) CopyStepsSQL() string   { return s.sql(copyStepsSQL) }
+func (s *Store) LinkForkSQL() string    { return s.sql(linkForkSQL) }
+
 func (s *Store) ChildrenSQL() string { return s.sql(childrenSQL) }
 func (s *Store) OutcomesSQL() string { return s.sql(outcomesSQL) }
 

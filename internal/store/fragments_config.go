@@ -22,6 +22,12 @@ const (
 	// counts as absent. Progress of the run since then outdates both.
 	configDeaths = `'openworkflow.dev/deaths'`
 	configDiedAt = `'openworkflow.dev/diedAt'`
+	// configForkedFrom is the id of the run whose results a fork took over, and configForkStep
+	// the durable name of the step at which it left that run's history.
+	configForkedFrom = `'openworkflow.dev/forkedFrom'`
+	configForkStep   = `'openworkflow.dev/forkStep'`
+	// configSupersededBy is the id of the newest run that was forked from the run.
+	configSupersededBy = `'openworkflow.dev/supersededBy'`
 )
 
 // configOf is the run's config, or an empty one when it is no object.
@@ -70,6 +76,11 @@ func progressSince(run, at string) string {
 				WHEN a.kind IN ('sleep', 'workflow', 'signal-wait') THEN a.updated_at -- created_at has whole milliseconds
 			END > ` + at + `
 	)`
+}
+
+// configText is a text in the run's config, NULL when there is none.
+func configText(run, key string) string {
+	return `CASE WHEN jsonb_typeof(` + run + `.config -> ` + key + `) = 'string' THEN ` + run + `.config ->> ` + key + ` END`
 }
 
 // timeEntry is a config with one instant, an SQL expression that is not NULL.

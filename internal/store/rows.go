@@ -14,7 +14,8 @@ var runColumns = `r.namespace_id, r.id, r.workflow_name, r.version, r.status, r.
 	r.context, r.input, r.output, r.error, r.attempts, r.parent_step_attempt_id, r.worker_id,
 	r.available_at, r.deadline_at, r.started_at, r.finished_at, r.created_at, r.updated_at,
 	` + configTime("r", configSuspendedAt) + `, ` + configCount("r", configFailures) + `,
-	` + deathCount("r") + `, ` + configTime("r", configDiedAt)
+	` + deathCount("r") + `, ` + configTime("r", configDiedAt) + `, ` +
+	configText("r", configForkedFrom) + `, ` + configText("r", configForkStep) + `, ` + configText("r", configSupersededBy)
 
 func scanRun(row pgx.CollectableRow) (openworkflow.Run, error) { return scanRunAnd(row) }
 
@@ -25,7 +26,7 @@ func scanRunAnd(row pgx.CollectableRow, more ...any) (openworkflow.Run, error) {
 		(*jsonColumn)(&r.Context), (*jsonColumn)(&r.Input), (*jsonColumn)(&r.Output), (*jsonColumn)(&r.Error),
 		&r.Attempts, &r.ParentStepAttemptID, &r.WorkerID,
 		&r.AvailableAt, &r.DeadlineAt, &r.StartedAt, &r.FinishedAt, &r.CreatedAt, &r.UpdatedAt, &r.SuspendedAt, &r.Failures,
-		&r.Deaths, &r.DiedAt}, more...)...)
+		&r.Deaths, &r.DiedAt, &r.ForkedFrom, &r.ForkStep, &r.SupersededBy}, more...)...)
 	return r, err
 }
 

@@ -15,7 +15,8 @@ const cancelBatch = 1000
 
 // childrenSQL returns the runs that step attempts of the runs $2 started. It finds children by
 // the link in either row: a worker that died between its two writes left only one of them
-// (R98c). Reads step_attempts_workflow_run_created_at_idx, workflow_runs_parent_step_idx and
+// (R98c). The copied attempt of a fork leads to a child too, but the child has its parent's link to
+// the attempt that started it, and is not the fork's. Reads step_attempts_workflow_run_created_at_idx, workflow_runs_parent_step_idx and
 // the primary key.
 const childrenSQL = `
 WITH a AS MATERIALIZED (
@@ -30,7 +31,8 @@ JOIN {schema}.workflow_runs c ON c.parent_step_attempt_namespace_id = a.namespac
 UNION
 SELECT c.id, c.status
 FROM a
-JOIN {schema}.workflow_runs c ON c.namespace_id = a.child_workflow_run_namespace_id AND c.id = a.child_workflow_run_id`
+JOIN {schema}.workflow_runs c ON c.namespace_id = a.child_workflow_run_namespace_id AND c.id = a.child_workflow_run_id
+WHERE c.parent_step_attempt_id IS NULL OR c.parent_step_attempt_id = a.id`
 
 // CancelTree cancels the runs and all open runs below them: their children, the children of
 // those, and so on, also below children that have ended. It cancels nothing below a given run

@@ -1,0 +1,218 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+)
+
+// The errors of Fork about its request.
+var (
+	// ErrNotEnded means that the source of a fork is open. Cancel it first: a run that goes on
+	// beside its fork would do the same work twice.
+	ErrNotEnded = errors.New("run has not ended")
+	// ErrInvalidFork means that the request asks for what the source does not have.
+	ErrInvalidFork = errors.New("invalid fork")
+)
+
+// ForkRequest asks for a new run that takes over results of one that has ended.
+type ForkRequest struct {
+	// Source is the id of the run that has ended.
+	Source string
+	// Run is the new run. Its workflow and version are those of the source, whatever it says. A
+	// nil Input is that of the source; the JSON value null is none.
+	Run NewRun
+	// From says which results the new run takes over.
+	From ForkPoint
+	// RestartChildren leaves out the results of child runs, so that these are started anew. All
+	// other results stay, also those that were computed from a child's output.
+	RestartChildren bool
+	// Outputs are results by durable name, which replace those of the source: of a function or a
+	// child its output, of a wait for a signal the signal's data. A step with an output counts as
+	// completed.
+	Outputs map[string]json.RawMessage
+}
+
+// ForkPoint is the place in the source's history up to which results are taken over. The zero
+// value takes over nothing: the new run is a rerun.
+type ForkPoint struct {
+	// Step is the durable name of a step, nil for none: a name may be empty. Completed steps that
+	// began before it are taken over.
+	Step *string
+	// LastFailed takes over all completed steps but those that began after the failure that ended
+	// the source. Set at most one of the two.
+	LastFailed bool
+}
+
+// ForkResult says what Fork has made.
+type ForkResult struct {
+	Created
+	// Step is the durable name of the step at which the new run leaves the history of its source;
+	// nil if it takes over all of it or nothing.
+	Step *string
+	// Kept is the number of steps whose results the new run takes over.
+	Kept int
+}
+
+// maxForkAttempts bounds what Fork reads into memory. A run has 1,000 attempts at most unless its
+// workflow says otherwise (R110).
+const maxForkAttempts = 100_000
+
+// forkSourceSQL locks the source. It waits for no lock, as Fork is repeated. Primary key.
+var forkSourceSQL = `
+SELECT ` + runColumns + `
+FROM {schema}.workflow_runs r
+WHERE r.namespace_id = $1 AND r.id = $2
+FOR NO KEY UPDATE NOWAIT`
+
+// forkHistorySQL reads the attempts of the source without what they carry, which stays in the
+// database: contexts, outputs, and stacks of errors. It reads
+// step_attempts_workflow_run_created_at_idx, which has the order of a history (R71).
+const forkHistorySQL = `
+SELECT a.namespace_id, a.id, a.workflow_run_id, a.step_name, a.kind, a.status, NULL::jsonb, NULL::jsonb,
+	CASE WHEN a.status = 'failed' THEN CASE WHEN jsonb_typeof(a.error) = 'object' THEN a.error - 'stack' ELSE a.error END END,
+	a.child_workflow_run_id, a.started_at, a.finished_at, a.created_at, a.updated_at
+FROM {schema}.step_attempts a
+WHERE a.namespace_id = $1 AND a.workflow_run_id = $2
+ORDER BY a.created_at, a.id
+LIMIT $3`
+
+// copyStepsSQL copies the attempts $3 to the run $2 under the ids $4, with their times. Those
+// of $5 are completed with the outputs $6 instead. The link to a child run is copied too: a
+// TypeScript worker takes a failed attempt without one for an attempt that never started its
+// child (R98b). A child that retention is removing is left out. Primary keys.
+const copyStepsSQL = `
+INSERT INTO {schema}.step_attempts (
+	namespace_id, id, workflow_run_id, step_name, kind, status, config, context, output, error,
+	child_workflow_run_namespace_id, child_workflow_run_id, started_at, finished_at, created_at, updated_at
+)
+SELECT a.namespace_id, copy.new_id, $2, a.step_name, a.kind,
+	CASE WHEN copy.corrected OR a.status = 'succeeded' THEN 'completed' ELSE a.status END,
+	'{}', a.context,
+	CASE WHEN copy.corrected THEN copy.output::jsonb ELSE a.output END,
+	CASE WHEN NOT copy.corrected THEN a.error END,
+	child.namespace_id, child.id, a.started_at, coalesce(a.finished_at, now()), a.created_at, now()
+FROM (
+	SELECT $1::text AS namespace_id, c.*
+	FROM unnest($3::text[], $4::text[], $5::bool[], $6::text[]) c (id, new_id, corrected, output)
+	OFFSET 0 -- stays a table, see idTable
+) copy
+JOIN {schema}.step_attempts a USING (namespace_id, id)
+LEFT JOIN LATERAL (
+	SELECT c.namespace_id, c.id
+	FROM {schema}.workflow_runs c
+	WHERE c.namespace_id = a.child_workflow_run_namespace_id AND c.id = a.child_workflow_run_id
+	FOR KEY SHARE SKIP LOCKED
+) child ON true`
+
+// linkForkSQL writes the lineage into the configs of the new run $2 and of its source $3. It
+// changes nothing else of the source, not even updated_at, which is when the source ended
+// (removableRun). Primary key.
+var linkForkSQL = `
+UPDATE {schema}.workflow_runs r
+SET config = ` + configOf("r") + ` || CASE
+		WHEN r.id = $3 THEN jsonb_build_object(` + configSupersededBy + `, $2::text)
+		ELSE jsonb_strip_nulls(jsonb_build_object(` + configForkedFrom + `, $3::text, ` + configForkStep + `, $4::text))
+	END
+FROM (SELECT $1::text AS namespace_id, unnest(ARRAY[$2::text, $3::text]) AS id) ids
+WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id`
+
+// Fork creates a run that takes over results of one that has ended, in one transaction. The
+// source keeps its status, output and error; its config names the new run (SupersededBy).
+//
+// A run that has the new run's id is returned as it is, so the call may be repeated, also after
+// the source was removed. So is a run that holds its idempotency key. Listeners are notified if
+// the run is due now.
+//
+// The error is ErrNotFound if the source does not exist, ErrNotEnded while it is open, and
+// ErrInvalidFork if the request is at odds with the source.
+func (s *Store) Fork(ctx context.Context, r ForkRequest) (ForkResult, error) {
+	chosen := r.Run.ID != ""
+	if !chosen {
+		r.Run.ID = openworkflow.NewID()
+	}
+	if !storableID(r.Source) {
+		return ForkResult{}, forkSourceMissing(r.Source)
+	}
+	var result ForkResult
+	err := repeat(ctx, func(int) error {
+		if chosen && r.Run.ID != r.Source {
+			if runs, err := s.RunStates(ctx, []string{r.Run.ID}); err != nil || runs[r.Run.ID] != nil {
+				result = ForkResult{Created: Created{RunID: r.Run.ID}}
+				return err
+			}
+		}
+		return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
+			result, err = s.fork(ctx, tx, r)
+			return err
+		})
+	})
+	if err != nil {
+		return ForkResult{}, Classify(err)
+	}
+	if result.Inserted && r.Run.Due(time.Now()) {
+		_ = s.Notify(ctx) // without the hint, a poll finds it
+	}
+	return result, nil
+}
+
+func forkSourceMissing(id string) error { return fmt.Errorf("run %s: %w", id, ErrNotFound) }
+
+// forkSource locks the source and reads its history. The lock keeps retention from removing it.
+func (s *Store) forkSource(ctx context.Context, tx pgx.Tx, id string) (*openworkflow.Run, []openworkflow.StepAttempt, error) {
+	rows, err := tx.Query(ctx, s.sql(forkSourceSQL), s.namespace, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	source, err := pgx.CollectExactlyOneRow(rows, scanRun)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil, forkSourceMissing(id)
+	}
+	if err != nil || !source.Status.Terminal() { // of an open run, no history is needed
+		return &source, nil, err
+	}
+	if rows, err = tx.Query(ctx, s.sql(forkHistorySQL), s.namespace, id, maxForkAttempts+1); err != nil {
+		return nil, nil, err
+	}
+	attempts, err := pgx.CollectRows(rows, scanStep)
+	if len(attempts) > maxForkAttempts {
+		return nil, nil, invalidFork("run %s has more than %d step attempts", id, maxForkAttempts)
+	}
+	return &source, attempts, err
+}
+
+// fork is the transaction of Fork.
+func (s *Store) fork(ctx context.Context, tx pgx.Tx, r ForkRequest) (ForkResult, error) {
+	source, attempts, err := s.forkSource(ctx, tx, r.Source)
+	if err != nil {
+		return ForkResult{}, err
+	}
+	plan, err := NewForkPlan(source, attempts, r)
+	if err != nil {
+		return ForkResult{}, err
+	}
+	created, err := s.CreateRunsIn(ctx, tx, []NewRun{plan.Run})
+	if err != nil {
+		return ForkResult{}, err
+	}
+	if !created[0].Inserted {
+		return ForkResult{Created: created[0]}, nil
+	}
+	var ids, newIDs []string
+	var corrected []bool
+	var outputs []*string
+	for _, c := range plan.Copies {
+		ids, newIDs = append(ids, c.AttemptID), append(newIDs, openworkflow.NewID())
+		corrected, outputs = append(corrected, c.Corrected), append(outputs, jsonArg(c.Output))
+	}
+	var b sqlBatch
+	b.Queue(s.sql(copyStepsSQL), s.namespace, r.Run.ID, ids, newIDs, corrected, outputs)
+	b.Queue(s.sql(linkForkSQL), s.namespace, r.Run.ID, source.ID, plan.Step)
+	return ForkResult{Created: created[0], Step: plan.Step, Kept: plan.Kept}, tx.SendBatch(ctx, &b.Batch).Close()
+}
