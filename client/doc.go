@@ -1,5 +1,5 @@
-// Package client starts workflow runs from Go programs. It also awaits, signals, cancels, lists
-// and reads runs. It needs Postgres and a worker, but no Kubernetes.
+// Package client starts workflow runs from Go programs. It also awaits, signals, cancels, forks,
+// lists and reads runs. It needs Postgres and a worker, but no Kubernetes.
 //
 // A worker is a program that implements workflows (packages workflow, step and worker). A client
 // is any program that knows the name and the types of a workflow: it imports the definition, or

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,6 +31,27 @@ var (
 		}
 		return "approved by " + by, nil
 	})
+	Ship = workflow.Define("ship", func(ctx context.Context, order string) (string, error) {
+		parcel, err := step.Run(ctx, "pack", func(context.Context) (string, error) {
+			packed.Add(1)
+			return "packed", nil
+		})
+		if err != nil {
+			return "", err
+		}
+		return step.Run(ctx, "ship", func(context.Context) (string, error) {
+			if !shipperHasCome.Load() {
+				return "", step.NonRetryable(errors.New("the shipper is away"))
+			}
+			return parcel + " and shipped", nil
+		})
+	})
+)
+
+// What the steps of Ship do, and depend on.
+var (
+	packed         atomic.Int32
+	shipperHasCome atomic.Bool
 )
 
 // Reports is a workflow that no worker of these examples serves.
@@ -369,6 +391,67 @@ func ExampleClient_Cancel() {
 	_, err = run.Result(ctx)
 	fmt.Println(errors.Is(err, client.ErrCanceled))
 	// Output: true
+}
+
+func ExampleRetry() {
+	ctx := context.Background()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	run, err := client.Start(ctx, c, Ship, "order 7")
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = run.Result(ctx)
+	fmt.Println(err)
+
+	// The order is packed, and a shipper has come: only the step that failed is executed again.
+	shipperHasCome.Store(true)
+	retried, err := client.Retry[string](ctx, c, run.ID())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(retried.Result(ctx))
+	fmt.Println("packed", packed.Load(), "time")
+	// Output:
+	// workflow "ship" failed: the shipper is away
+	// packed and shipped <nil>
+	// packed 1 time
+}
+
+func ExampleFork() {
+	ctx := context.Background()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	run, err := client.Start(ctx, c, Greet, "Ada")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := run.Result(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	rerun, err := client.Fork[string](ctx, c, run.ID(), client.Input("Grace"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(rerun.Result(ctx))
+	corrected, err := client.Fork[string](ctx, c, run.ID(), client.FromStep("greet"), client.Output("greet", "good day"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(corrected.Result(ctx))
+	_, err = client.Fork[string](ctx, c, run.ID(), client.FromStep("great"))
+	fmt.Println(errors.Is(err, client.ErrInvalidFork))
+	// Output:
+	// hello, Grace <nil>
+	// good day <nil>
+	// true
 }
 
 func ExampleClient_Signal() {

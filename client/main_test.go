@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	c.Close()
-	stop := startWorker(url, Greet, Approve)
+	stop := startWorker(url, Greet, Approve, Ship)
 	testpg.Main(m, stop, drop)
 }
 

@@ -56,6 +56,12 @@ type Run struct {
 	// ParentStepID is the Step.ID of the step that started the run as a child. Empty for
 	// other runs.
 	ParentStepID string
+	// ForkedFrom is the id of the run whose results the run took over (see [Fork]), and ForkStep
+	// the step at which it left that run's history. Empty for other runs, and ForkStep also for a
+	// run that took over all results or none.
+	ForkedFrom, ForkStep string
+	// SupersededBy is the id of the newest run that was forked from this one. Empty for none.
+	SupersededBy string
 	// WorkerID is the fencing token of the claim under which the run executes or has
 	// completed. Its form has no meaning.
 	WorkerID string
@@ -215,6 +221,9 @@ func publicRun(r *openworkflow.Run) Run {
 		Error:          publicError(r.Error),
 		Attempts:       r.Attempts,
 		ParentStepID:   value(r.ParentStepAttemptID),
+		ForkedFrom:     value(r.ForkedFrom),
+		ForkStep:       value(r.ForkStep),
+		SupersededBy:   value(r.SupersededBy),
 		WorkerID:       value(r.WorkerID),
 		AvailableAt:    value(r.AvailableAt),
 		DeadlineAt:     value(r.DeadlineAt),

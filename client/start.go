@@ -20,14 +20,17 @@ import (
 // idempotencyWindow is how long a run keeps its idempotency key (R51).
 const idempotencyWindow = 24 * time.Hour
 
-// StartOption is an option of [Start], [StartTx] and [StartBatch].
-type StartOption interface{ start(run *store.NewRun) error }
+// StartOption is an option of [Start], [StartTx] and [StartBatch], and of [Fork] and [Retry].
+type StartOption interface {
+	ForkOption
+	start(run *store.NewRun) error
+}
 
 type startOption func(run *store.NewRun) error
 
 func (o startOption) start(run *store.NewRun) error { return o(run) }
 
-// KeyOption is returned by [IdempotencyKey]. It is an option of starts and of signals.
+// KeyOption is returned by [IdempotencyKey]. It is an option of starts, forks and signals.
 type KeyOption string
 
 // IdempotencyKey makes a repeated start or signal take effect once. The key must not be empty.

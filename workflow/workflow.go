@@ -224,7 +224,8 @@ func decodeInput[In any](input json.RawMessage) (In, error) {
 // RunInfo describes a run to its own workflow. It is the same at every execution of the run.
 type RunInfo struct {
 	// ID is the id of the run: the uid of its WorkflowRun object, if an object started it. ID
-	// and the name of a step make an idempotency key for a call to another system.
+	// and the name of a step make an idempotency key for a call to another system. A fork of the
+	// run (client.Fork) has another id.
 	ID string
 	// WorkflowName and Version are those that the run was started with. Version is empty for
 	// the unversioned workflow.
