@@ -454,6 +454,40 @@ func ExampleFork() {
 	// true
 }
 
+func ExampleDryRun() {
+	ctx := context.Background()
+	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	run, err := client.Start(ctx, c, Greet, "Ada")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if _, err := run.Result(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	// The next release calls another step first.
+	next := workflow.Define("greet", func(ctx context.Context, name string) (string, error) {
+		title, err := step.Run(ctx, "title", func(context.Context) (string, error) { return "Countess ", nil })
+		if err != nil {
+			return "", err
+		}
+		return step.Run(ctx, "greet", func(context.Context) (string, error) { return "hello, " + title + name, nil })
+	})
+	report, err := client.DryRun(ctx, c, next, run.ID(), client.FromStep("greet"), client.Output("greet", "good day"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("executes", report.Next)
+	fmt.Println("does not ask for", report.NotAsked)
+	// Output:
+	// executes [{title function}]
+	// does not ask for [greet]
+}
+
 func ExampleClient_Signal() {
 	ctx := context.Background()
 	c, err := client.Open(ctx, client.Config{PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL")})

@@ -44,7 +44,7 @@ func FromStep(name string) ForkOption {
 	})
 }
 
-// FromFailure is what [Retry] does, as an option of [Fork].
+// FromFailure is what [Retry] does, as an option of [Fork] and [DryRun].
 func FromFailure() ForkOption {
 	return forkOption(func(r *store.ForkRequest) error {
 		r.From.LastFailed = true

@@ -1,11 +1,16 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/openworkflow-operator/operator/client"
+	"github.com/openworkflow-operator/operator/step"
+	"github.com/openworkflow-operator/operator/workflow"
 )
 
 // ended starts a run of the workflow that nobody serves, gives it a completed step "a", and cancels it.
@@ -95,5 +100,64 @@ func TestFork_P7_SaysWhatIsWrong(t *testing.T) {
 	f.expect(open, "status", "pending")
 	if _, err := client.Retry[string](t.Context(), f.Client, open); !errors.Is(err, client.ErrNotEnded) {
 		t.Errorf("retry of an open run: %v", err)
+	}
+}
+
+func TestDryRun_StoresNothing(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	source := f.ended()
+	w := workflow.Define("wf", func(ctx context.Context, in order) (string, error) {
+		for _, name := range []string{"a", "b"} {
+			if _, err := step.Run(ctx, name, func(context.Context) (int, error) {
+				t.Error("the function of a step was called")
+				return 0, nil
+			}); err != nil {
+				return "", err
+			}
+		}
+		return in.ID, nil
+	})
+	report := must[client.DryRunReport](t)(client.DryRun(t.Context(), f.Client, w, source, client.FromFailure()))
+	want := client.DryRunReport{Kept: []string{"a"}, Next: []client.NextStep{{Name: "b", Kind: client.KindFunction}}}
+	if diff := cmp.Diff(want, report); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
+	}
+	f.expect(source, "config", "{}")
+	f.expect(source, "(SELECT count(*) FROM openworkflow.workflow_runs)", "1")
+}
+
+func TestDryRun_P7_SaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	source := f.ended()
+	open := started(t)(client.Start(t.Context(), f.Client, plain, order{ID: "8"})).ID()
+	nothing := func(context.Context, order) (string, error) { return "", nil }
+	w := workflow.Define("wf", nothing)
+	prefix := "dry run: fork run "
+	for name, c := range map[string]struct {
+		workflow *workflow.Workflow[order, string]
+		run      string
+		options  []client.ForkOption
+		want     string
+	}{
+		"only declared": {plain, source, nil, prefix + source + ": the workflow is only declared in this program: a dry run needs its function"},
+		"another workflow": {
+			workflow.Define("other", nothing), source, nil, prefix + source + `: invalid fork: it is a run of workflow "wf", version ""`,
+		},
+		"no such run": {w, "missing", nil, prefix + "missing: workflow run does not exist"},
+		"an open run": {w, open, nil, prefix + open + ": run " + open + " is pending: run has not ended"},
+		"no such step": {
+			w, source, []client.ForkOption{client.FromStep("b")},
+			prefix + source + ": invalid fork: run " + source + ` has no step "b"; the nearest of its 1 steps: "a"`,
+		},
+		"two fork points": {
+			w, source, []client.ForkOption{client.FromStep("a"), client.FromFailure()},
+			prefix + source + ": invalid fork: a fork starts either from a named step or from the one that failed, not from both",
+		},
+	} {
+		if report, err := client.DryRun(t.Context(), f.Client, c.workflow, c.run, c.options...); err == nil || err.Error() != c.want {
+			t.Errorf("%s: %+v, %v\nwant %s", name, report, err, c.want)
+		}
 	}
 }

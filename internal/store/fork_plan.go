@@ -121,6 +121,23 @@ func (h *forkHistory) copyResults(
 	return len(kept)
 }
 
+// History returns the attempts that the fork begins with, of those of its source.
+func (p *ForkPlan) History(attempts []openworkflow.StepAttempt) []openworkflow.StepAttempt {
+	byID := make(map[string]openworkflow.StepAttempt, len(attempts))
+	for _, a := range attempts {
+		byID[a.ID] = a
+	}
+	history := make([]openworkflow.StepAttempt, 0, len(p.Copies))
+	for _, c := range p.Copies {
+		a := byID[c.AttemptID]
+		if c.Corrected {
+			a.Status, a.Output, a.Error = openworkflow.StepCompleted, openworkflow.Column(c.Output), nil
+		}
+		history = append(history, a)
+	}
+	return history
+}
+
 func invalidFork(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalidFork, fmt.Sprintf(format, args...))
 }
