@@ -157,6 +157,11 @@ func TestFork_P1_ParallelStepsThatCompletedAreKept(t *testing.T) {
 	w := workflow.Define("wf", func(ctx context.Context, in []string) ([]string, error) {
 		run := workflow.Info(ctx).ID
 		return step.Map(ctx, "item", in, 0, func(ctx context.Context, item string) (string, error) {
+			for item == *l.broken.Load() && ctx.Err() == nil { // it fails when the others are stored
+				if steps, err := b.store.StepSummaries(ctx, []string{run}, 1); err == nil && steps[run].Completed == len(in)-1 {
+					break
+				}
+			}
 			return l.step(run, item)(ctx)
 		})
 	})
