@@ -107,7 +107,7 @@ WITH served AS MATERIALIZED (
 // leaseChosen leases the chosen runs. Both claims end with it.
 const leaseChosen = `UPDATE {schema}.workflow_runs r
 SET status       = 'running',
-	attempts     = r.attempts + 1,
+	attempts     = least(r.attempts, 2147483646) + 1, -- whoever may write rows may write the largest integer
 	worker_id    = $4::text || ($6::bigint + c.n - 1),
 	available_at = now() + $5::interval,
 	started_at   = coalesce(r.started_at, now()),

@@ -313,3 +313,18 @@ func TestClaim_P3FindsWhatIsDueBehindTheFront(t *testing.T) {
 		t.Errorf("claimed %d of 19 runs, the late one: %t", len(claimed), claimed[late])
 	}
 }
+
+// TestClaim_P9_ARunWithTheMostAttemptsStopsNoClaim: anybody who may write rows may write the
+// largest integer, to which nothing can be added.
+func TestClaim_P9_ARunWithTheMostAttemptsStopsNoClaim(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	ids := f.create(2)
+	f.exec(`UPDATE openworkflow.workflow_runs SET attempts = 2147483647 WHERE id = $1`, ids[0])
+
+	if runs := f.claim(10); len(runs) != 2 {
+		t.Errorf("claimed %d runs, want 2", len(runs))
+	}
+	f.expect(ids[0], "attempts", "2147483647")
+	f.expect(ids[1], "attempts", "1")
+}

@@ -106,16 +106,28 @@ func (s *Store) Workers(ctx context.Context, within time.Duration) ([]Worker, er
 	var workers []Worker
 	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		var w Worker
-		var workflows []served
-		if err := row.Scan(&w.PodUID, &w.Process, &w.PodName, &w.Pool, &workflows, &w.SeenAt); err != nil {
+		var workflows json.RawMessage
+		if err := row.Scan(&w.PodUID, &w.Process, &w.PodName, &w.Pool, (*jsonColumn)(&workflows), &w.SeenAt); err != nil {
 			return err
 		}
-		for _, d := range workflows {
-			d.Name = unique.Make(d.Name).Value() // the same in all workers of a pool
-			w.Workflows = append(w.Workflows, openworkflow.Definition(d))
-		}
+		w.Workflows = decodeServed(workflows)
 		workers = append(workers, w)
 		return nil
 	}, s.sql(workersSQL), s.namespace, within, MaxWorkers, maxWorkersBytes)
 	return workers, Classify(err)
+}
+
+// decodeServed reads the workflows column. A value of another shape is that of a worker that
+// serves nothing: anybody who may write rows may write it, and the other workers are read with
+// it.
+func decodeServed(column json.RawMessage) (workflows []openworkflow.Definition) {
+	var all []served
+	if json.Unmarshal(column, &all) != nil {
+		return nil
+	}
+	for _, d := range all {
+		d.Name = unique.Make(d.Name).Value() // the same in all workers of a pool
+		workflows = append(workflows, openworkflow.Definition(d))
+	}
+	return workflows
 }

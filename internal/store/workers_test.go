@@ -69,3 +69,27 @@ func TestWorkers(t *testing.T) {
 		t.Errorf("%s rows, want the forgotten one gone", n)
 	}
 }
+
+// TestWorkers_P9_AMalformedOneHidesNoOther: anybody who may write rows may announce a worker.
+func TestWorkers_P9_AMalformedOneHidesNoOther(t *testing.T) {
+	t.Parallel()
+	for _, workflows := range []string{`null`, `{}`, `"wf"`, `[1]`, `[{"name": {}}]`, `[{"name": "wf", "version": 1}]`} {
+		t.Run(workflows, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			good := store.Worker{PodUID: "u1", Process: "p1", Workflows: []openworkflow.Definition{{Name: "wf"}}}
+			if _, err := f.SaveWorker(t.Context(), good, time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			f.exec(`
+INSERT INTO openworkflow.operator_workers (namespace_id, pod_uid, process, pod_name, pool, workflows, seen_at)
+VALUES ('default', 'u2', 'p1', '', '', $1::text::jsonb, now())`, workflows)
+
+			workers, err := f.Workers(t.Context(), time.Minute)
+
+			if err != nil || len(workers) != 2 || len(workers[0].Workflows) != 1 || len(workers[1].Workflows) != 0 {
+				t.Errorf("workers are %+v, %v", workers, err)
+			}
+		})
+	}
+}
