@@ -78,18 +78,25 @@ func FormatTime(t time.Time) string {
 // without a time is UTC.
 var timeLayouts = []string{time.RFC3339Nano, "2006-01-02T15:04Z07:00", "2006-01-02"}
 
-// ParseTime reads a date from a JSON column (R30). It returns an error for any other text,
-// which readers treat as an instant in the past (R72).
+// maxDate is how many milliseconds JavaScript's dates reach from 1970 to either side.
+const maxDate = 100_000_000 * day
+
+// ParseTime reads a date from a JSON column (R30). It returns an error for any other text, and
+// for a date that JavaScript does not have. Readers treat it as an instant in the past (R72).
 func ParseTime(s string) (time.Time, error) {
-	if t, ok := parseExpandedYear(s); ok {
-		return t, nil
-	}
+	t, ok := parseExpandedYear(s)
 	for _, layout := range timeLayouts {
-		if t, err := time.Parse(layout, s); err == nil {
-			return t.UTC(), nil
+		if ok {
+			break
 		}
+		var err error
+		t, err = time.Parse(layout, s)
+		ok = err == nil
 	}
-	return time.Time{}, fmt.Errorf("invalid date %q", s)
+	if ms := t.UnixMilli(); !ok || ms < -maxDate || ms > maxDate {
+		return time.Time{}, fmt.Errorf("invalid date %q", s)
+	}
+	return t.UTC(), nil
 }
 
 // parseExpandedYear reads JavaScript's form for years outside 0 to 9999: a sign and six

@@ -204,8 +204,21 @@ func TestTime_R30(t *testing.T) {
 	if got, err := ParseTime("2026-01-02T05:04:05+02:00"); err != nil || !got.Equal(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)) {
 		t.Errorf("ParseTime with a zone = %v, %v", got, err)
 	}
-	if _, err := ParseTime("not-a-date"); err == nil {
-		t.Error("ParseTime(not-a-date) succeeded")
+	if got, err := ParseTime("+275760-09-13T00:00:00.000Z"); err != nil || FormatTime(got) != "+275760-09-13T00:00:00.000Z" {
+		t.Errorf("ParseTime of JavaScript's last date = %v, %v", got, err)
+	}
+}
+
+// TestParseTime_R72_RefusesWhatJavaScriptDoesNotHave: a sleep is over for both languages, or for
+// neither.
+func TestParseTime_R72_RefusesWhatJavaScriptDoesNotHave(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{
+		"not-a-date", "+275760-09-13T00:00:00.001Z", "-271821-04-19T23:59:59.999Z", "+999999-12-31T23:59:59.999Z", "+999999-12-31T23:59:59.999-12:00",
+	} {
+		if got, err := ParseTime(text); err == nil {
+			t.Errorf("ParseTime(%s) = %v", text, got)
+		}
 	}
 }
 
