@@ -115,6 +115,11 @@ property: ## Run random workflows with a crash at each write; "make test" runs f
 	hack/require.sh postgres
 	go test ./test/property -count=1 -timeout 2h $(or $(TESTFLAGS),-programs=10000 -postgres-programs=500)
 
+.PHONY: fuzz
+fuzz: ## Run each fuzz test for FUZZTIME (1m); "make test" runs the inputs in testdata/fuzz.
+	hack/require.sh postgres
+	hack/fuzz.sh $(or $(FUZZTIME),1m) $(TESTFLAGS)
+
 .PHONY: test-postgres
 test-postgres: ## Run the tests that need a database on VERSIONS of Postgres ("15 16 17 18").
 	hack/require.sh pgbouncer

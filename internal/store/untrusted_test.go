@@ -6,9 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const goodURL = "postgres://shop:s3cr3t@db.example.test:5432/shop"
@@ -79,44 +76,4 @@ func TestDropEnvironment_P9_LeavesNoPostgresVariable(t *testing.T) {
 	if c := config.ConnConfig; c.Host != "db.test" || c.Port != 5432 || c.Password != "p" || len(c.RuntimeParams) != 0 {
 		t.Errorf("host %s, port %d, parameters %v", c.Host, c.Port, c.RuntimeParams)
 	}
-}
-
-// FuzzParseURL looks for a URL that is accepted although it reads a file, changes the pool or
-// sets a session's parameter, for one that makes parse panic, and for one that an error quotes.
-func FuzzParseURL(f *testing.F) {
-	for _, url := range []string{
-		goodURL, goodURL + "?pool_health_check_period=0s", goodURL + "?sslrootcert=/etc/passwd", "postgres://u:p@a:1,b:2/db?sslmode=allow",
-		"postgres://[::1]:5432/db", "postgresql://u@h?ssl=true", "postgres://u:p?q@h/db?options=x", "postgres://%zz", "postgres://u@h/db?%73ervice=x",
-		"postgres://u@h/db?sslmode=disable&&connect_timeout=-1", "host=a user=b", "postgres://u@%2Ftmp/db",
-	} {
-		f.Add(url)
-	}
-	f.Fuzz(func(t *testing.T, url string) {
-		config, err := parse(Options{URL: url, Untrusted: true, MaxConns: 10, ApplicationName: "openworkflow-manager"}, &violation{})
-		if err != nil {
-			if !errors.Is(err, ErrInvalidURL) {
-				t.Errorf("the error is no ErrInvalidURL: %v", err)
-			}
-			if len(url) > 60 && strings.Contains(err.Error(), url) {
-				t.Errorf("the error quotes the URL: %v", err)
-			}
-			return
-		}
-		c := config.ConnConfig
-		if config.MaxConns != 10 || config.MinConns != 0 || config.MinIdleConns != 0 || config.HealthCheckPeriod != time.Minute ||
-			config.PingTimeout <= 0 || c.ConnectTimeout <= 0 || c.ConnectTimeout > connectTimeout || c.MaxProtocolMessageBodyLen != maxMessage {
-			t.Errorf("the URL changes the pool: %+v", config)
-		}
-		if len(c.RuntimeParams) != 1 || c.RuntimeParams["application_name"] != "openworkflow-manager" {
-			t.Errorf("the URL sets parameters of the session: %v", c.RuntimeParams)
-		}
-		if c.TLSConfig != nil && len(c.TLSConfig.Certificates) > 0 {
-			t.Error("the URL reads a certificate")
-		}
-		for _, host := range append([]*pgconn.FallbackConfig{{Host: c.Host, Port: c.Port}}, c.Fallbacks...) {
-			if network, _ := pgconn.NetworkAddress(host.Host, host.Port); network != "tcp" {
-				t.Errorf("the URL names a socket: %q", host.Host)
-			}
-		}
-	})
 }
