@@ -61,6 +61,13 @@ type sizes struct {
 	large              int
 	objects            int
 	peerRuns           int
+	// locked is how long a row is locked, poisonRounds how often W11 is measured, and good its
+	// number of good runs.
+	locked       time.Duration
+	poisonRounds int
+	good         int
+	// policed is the number of bare objects that are created with policies, and without.
+	policed int
 }
 
 var full = sizes{
@@ -68,6 +75,7 @@ var full = sizes{
 	latencies: 200, idle: 20 * time.Second, lease: 10 * time.Second,
 	history: 1_000_000, backlog: 200_000, steps: 1000, children: 500, parked: 10_000, large: 400,
 	objects: 20_000, peerRuns: 4000,
+	locked: time.Minute, poisonRounds: 2, good: 1000, policed: 4000,
 }
 
 var short = sizes{
@@ -75,6 +83,7 @@ var short = sizes{
 	latencies: 100, idle: 5 * time.Second, lease: 2 * time.Second,
 	history: 20_000, backlog: 10_000, steps: 500, children: 200, parked: 1000, large: 50,
 	objects: 1000, peerRuns: 500,
+	locked: 3 * time.Second, good: 50, policed: 500,
 }
 
 // session is one run of the suite.
@@ -95,7 +104,7 @@ func newSession() *session {
 		s.sizes = short
 	}
 	if *rounds > 0 {
-		s.rounds, s.slowRounds = *rounds, *rounds
+		s.rounds, s.slowRounds, s.poisonRounds = *rounds, *rounds, *rounds
 	}
 	if *many > 0 {
 		s.sizes.objects = *many
@@ -120,6 +129,8 @@ func TestBench(t *testing.T) {
 		t.Run("W7", func(t *testing.T) { s.fanOut(t, d) })
 		t.Run("W8", func(t *testing.T) { s.signals(t, d) })
 		t.Run("W9", func(t *testing.T) { s.payloads(t, d) })
+		t.Run("W10", func(t *testing.T) { s.lockedRow(t, d) })
+		t.Run("W11", func(t *testing.T) { s.poison(t, d) })
 	})
 	t.Run("disk=2ms", func(t *testing.T) {
 		d := startDisk(t, slow, slowFlush...)

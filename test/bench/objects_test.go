@@ -42,6 +42,7 @@ func (s *session) objects(t *testing.T) {
 	})
 	d := startDisk(t, asIs)
 	t.Run("executed", func(t *testing.T) { executed(t, d, "W6 objects") })
+	t.Run("policies", func(t *testing.T) { s.policies(t, c) })
 	t.Run("waiting", func(t *testing.T) {
 		sample := c.waiting(t, d, "bench-waiting", s.sizes.objects, s.idle)
 		s.report.Add(asIs, "W6 waiting objects", sample)

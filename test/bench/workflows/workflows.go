@@ -131,5 +131,5 @@ var payload = func() string {
 
 // All are what a worker of the benchmarks serves.
 func All() []workflow.Definition {
-	return []workflow.Definition{Five, Long, Echo, Ticking, FanOut, Parent, Waiting, Large}
+	return []workflow.Definition{Five, Long, Echo, Ticking, FanOut, Parent, Waiting, Large, Recorded, Poison}
 }
