@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
@@ -342,6 +343,9 @@ func (r *BackendReconciler) databaseURLs(ctx context.Context, object *v1alpha1.B
 // secret reads a Secret of the Backend. The key and what it should hold are for the message that it
 // is missing.
 func (r *BackendReconciler) secret(ctx context.Context, namespace, name, key, content string) (*corev1.Secret, error) {
+	if invalid := validation.NameIsDNSSubdomain(name, false); len(invalid) > 0 {
+		return nil, secretImpossible(name) // the client would refuse a path, such as ../other
+	}
 	secret := &corev1.Secret{}
 	err := within(ctx, connectTimeout, func(ctx context.Context) error {
 		return r.Secrets.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, secret)

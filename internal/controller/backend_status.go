@@ -62,6 +62,11 @@ func secretMissing(name, key, content string) error {
 	return errSecret{fmt.Sprintf("Secret %q does not exist: create it with %s under the key %q", name, content, key)}
 }
 
+// secretImpossible is the error of a Secret that cannot exist.
+func secretImpossible(name string) error {
+	return errSecret{fmt.Sprintf("no Secret can have the name %q: correct it in spec.postgres", name)}
+}
+
 // secretKeyMissing is the error of a Secret without the key. It names the keys that exist.
 func secretKeyMissing(name, key, content string, keys []string) error {
 	has := "it is empty"

@@ -57,6 +57,11 @@ func TestBackend_SaysHowToFixIt(t *testing.T) {
 			reason:  v1alpha1.ReasonSecretNotFound,
 			message: []string{`Secret "absent" does not exist: create it with the database URL under the key "uri"`},
 		},
+		"no name": {
+			change:  func(b *v1alpha1.Backend) { b.Spec.Postgres.URLSecretRef.Name = "../other/secrets/db" },
+			reason:  v1alpha1.ReasonSecretNotFound,
+			message: []string{`no Secret can have the name "../other/secrets/db": correct it in spec.postgres`},
+		},
 		"no key": {
 			url:     w.URL,
 			change:  func(b *v1alpha1.Backend) { b.Spec.Postgres.URLSecretRef.Key = "url" },
