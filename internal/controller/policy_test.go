@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -127,11 +128,16 @@ func TestPolicy_P9_TheManagerWritesOnlyWhatAPoolOwns(t *testing.T) {
 	})
 	theirs := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "theirs"}}
 	w.create(theirs)
+	var refusal error
 	awaitRefusal(t, "that no WorkerPool owns", func() error {
 		taken := theirs.DeepCopy()
 		taken.OwnerReferences = owner
-		return manager.Patch(t.Context(), taken, client.MergeFrom(theirs))
+		refusal = manager.Patch(t.Context(), taken, client.MergeFrom(theirs))
+		return refusal
 	})
+	if !apierrors.IsForbidden(refusal) { // an invalid object would be a fault of the pool's template
+		t.Errorf("the refusal is %v", refusal)
+	}
 	open := newTestRun("open")
 	w.create(open)
 	awaitRefusal(t, "only runs that have ended", func() error { return manager.Delete(t.Context(), open) })
