@@ -13,7 +13,7 @@
 # The server's port; the cluster uses the ten ports before it.
 : "${DEVCLUSTER_POSTGRES_PORT:=$((DEVCLUSTER_PORT + 10))}"
 dir=$STATE/postgres # holds data/, which is the server's own, and the password
-role=openworkflow   # owns the database of the same name; not a superuser
+role=openworkflow   # owns the database of the same name, and makes others; not a superuser
 
 bin() {
 	local found
@@ -54,7 +54,7 @@ create() {
 	# The superuser never gets a password, so nobody can log in as it.
 	confined "$bin/postgres" --single -D /mnt postgres
 	"${wrapped[@]}" >>"$STATE/logs/initdb.log" 2>&1 <<-SQL || die "see $STATE/logs/initdb.log"
-		CREATE ROLE $role LOGIN CREATEDB PASSWORD '$secret'
+		CREATE ROLE $role LOGIN CREATEDB CREATEROLE PASSWORD '$secret'
 		CREATE DATABASE $role OWNER $role
 	SQL
 	mv "$dir/password.new" "$dir/password" # start_postgres treats it as created from here on

@@ -29,10 +29,16 @@ type Conn struct {
 	*pgproto3.Backend
 }
 
-// Start starts a server, which ends with the test.
+// Start starts a server at a loopback address, which ends with the test.
 func Start(t testing.TB, behavior Behavior) *Server {
 	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	return StartAt(t, "127.0.0.1", behavior)
+}
+
+// StartAt is Start at another address of this machine, for clients outside of it.
+func StartAt(t testing.TB, address string, behavior Behavior) *Server {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort(address, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
