@@ -77,6 +77,14 @@ import (
 // claims the run, or at the end of the grace period of a shutdown. context.Cause tells which:
 // [workflow.ErrCanceled], ErrDeadlineExceeded, ErrLeaseLost or ErrShutdown.
 //
+// fn must honor its context, because nothing else can stop it. If fn has not returned 10 s after
+// the end of its context, the worker leaves it behind: what it returns later is dropped, the
+// worker logs its name, the WorkerPool counts it (status.stuckSteps), and another run takes its
+// place. A worker lends as many places as it executes runs at a time (its concurrency). Beyond
+// that, a function that does not return occupies a place, and a worker whose places are all
+// occupied claims nothing. The same holds for code of the workflow outside steps. While the run
+// is the worker's and its context has not ended, fn may take as long as it likes.
+//
 // If fn returns an error or panics, the attempt has failed. The step is retried by its policy
 // ([Retry]), and Run does not return meanwhile. After the last attempt, Run returns an
 // [*Error], at this and at every later execution.

@@ -13,6 +13,7 @@
 //	claim.go           which runs to claim, how many, and when
 //	slots.go           how many runs are executed at once
 //	quarantine.go      runs whose workers die
+//	stuck.go           functions that do not return: their slots are lent, within a bound
 //	lease.go           heartbeats, and what they find out: lost, canceled, suspended
 //	flush.go           group commit: the one way in which passes write to the database
 //	pass.go            the start and the final write of a pass: one execution under one claim
@@ -61,7 +62,7 @@
 //	              │    The outcome is one of: returned, retry later, parked, hand back, suspended, abandoned.
 //	              ├─ finish: writes the run's row and the writeBuffer in one transaction, claims the
 //	              │    next runs with it, and reports the run
-//	              └─ finishPass: frees the slot
+//	              └─ finishPass: frees the slot, or lends it while a function does not return (stuckPasses)
 //
 // # Two conventions
 //

@@ -50,14 +50,18 @@ type execution struct {
 	names *openworkflow.Names // used on the workflow's goroutine only
 	busy  atomic.Bool         // a method of durable.Execution is being called
 
-	// mu guards history, futures, executing, waitResults, suspended and outcome.
+	// mu guards history, futures, executing, branches, branchesEnded, waitResults, suspended and
+	// outcome.
 	mu      sync.Mutex
 	history *history
 	// futures are the steps that were started and have not resolved, in order.
 	futures []*future
 	// executing counts the functions that are executing on goroutines of their own.
 	executing int
-	branches  sync.WaitGroup
+	// branches counts the goroutines of futures. Once the execution is over, none is added, and
+	// branchesEnded, if made, is closed when the last one ends.
+	branches      int
+	branchesEnded chan struct{}
 	// waitResults is what has arrived for waiting attempts, by attempt id.
 	waitResults map[string]store.WaitResult
 	suspended   bool
@@ -69,6 +73,8 @@ type execution struct {
 	// suspect says that the run's worker has died, and that the run has made no durable progress
 	// since.
 	suspect atomic.Bool
+	// left are the goroutines that had not ended when execute returned.
+	left goroutines
 
 	buffer writeBuffer
 }
@@ -151,44 +157,98 @@ func (e *execution) Info() durable.RunInfo {
 	return info
 }
 
-// exitTimeout is how long the workflow's goroutine may take to end after the execution has.
-const exitTimeout = 10 * time.Second
-
 // execute calls the workflow's function and returns the outcome. The function has a goroutine
 // of its own, which may end at any call of a step. When execute returns, deferred functions
-// have run and the functions of steps have ended, so that none of their results is lost.
-//
-// A workflow's goroutine that does not end within exitTimeout, because a deferred function
-// blocks, is left behind: it can write nothing, and the run must not wait for it.
+// have run and the functions of steps have ended, so that none of their results is lost, except
+// for what does not end within exitTimeout (awaitExits).
 func (e *execution) execute(definition durable.Definition) outcome {
 	if e.run.DeadlineAt != nil {
 		ctx, cancel := context.WithDeadlineCause(e.ctx, time.Now().Add(e.until(*e.run.DeadlineAt)), durable.ErrDeadlineExceeded)
 		defer cancel()
 		e.ctx = ctx
 	}
-	done := make(chan struct{})
+	ended := make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(ended)
 		output, err := e.protect(func() (json.RawMessage, error) {
 			return definition.Execute(e.ctx, e.run.Input)
 		})
 		e.setOutcome(outcome{kind: outcomeReturned, output: output, err: err})
 	}()
-	select {
-	case <-done:
-	case <-e.hasOutcome:
-		select {
-		case <-done:
-		case <-time.After(exitTimeout):
-			e.log().Error("The workflow's goroutine does not end; does a deferred function block?")
-		}
-	}
-	// Without an outcome, the author's code has called runtime.Goexit.
-	e.setOutcome(outcome{kind: outcomeReturned, err: errGoexit})
-	e.branches.Wait()
+	e.awaitExits(ended)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return *e.outcome
+}
+
+// awaitExits waits until the goroutines of an execution have ended, and makes sure that it has
+// an outcome. It gives up those that have not ended exitTimeout after their context has, and the
+// workflow's also if it has not ended exitTimeout after the execution. A function whose context has
+// not ended may take as long as it likes.
+func (e *execution) awaitExits(workflow <-chan struct{}) {
+	timeout := exitTimeout
+	workflow = e.awaitExit(workflow, e.hasOutcome, timeout)
+	if workflow == nil { // without an outcome, the author's code has called runtime.Goexit
+		e.setOutcome(outcome{kind: outcomeReturned, err: errGoexit})
+	} else { // without an outcome, the context has ended
+		e.setOutcome(e.interrupted())
+		e.left = goroutines{since: time.Now().Add(-exitTimeout), cause: errOver}
+		if e.ctx.Err() != nil {
+			timeout, e.left.cause = 0, context.Cause(e.ctx)
+		}
+	}
+	branches := e.awaitExit(e.branchesEnd(), nil, timeout)
+	if branches != nil {
+		if workflow == nil {
+			e.left = goroutines{since: time.Now().Add(-exitTimeout), cause: context.Cause(e.ctx)}
+		}
+		e.mu.Lock()
+		e.outcome = new(e.interrupted()) // a run ends when its functions have, and these have not
+		e.mu.Unlock()
+	}
+	e.left.workflow, e.left.branches = workflow, branches
+}
+
+// awaitExit waits until ended is closed, and returns nil, as for a nil channel. Once the context of
+// the execution has ended or over is closed, it waits for no longer than the timeout, and returns
+// ended.
+func (e *execution) awaitExit(ended, over <-chan struct{}, timeout time.Duration) <-chan struct{} {
+	if ended == nil {
+		return nil
+	}
+	select {
+	case <-ended:
+		return nil
+	case <-over:
+	case <-e.ctx.Done():
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return nil
+	case <-timer.C:
+		return ended
+	}
+}
+
+// branchesEnd returns a channel that is closed when the goroutines of all futures of an
+// execution that is over have ended, nil if they have.
+func (e *execution) branchesEnd() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.branches == 0 {
+		return nil
+	}
+	e.branchesEnded = make(chan struct{})
+	return e.branchesEnded
+}
+
+// endBranchLocked is called when the goroutine of a future ends.
+func (e *execution) endBranchLocked() {
+	if e.branches--; e.branches == 0 && e.branchesEnded != nil {
+		close(e.branchesEnded)
+	}
 }
 
 var errGoexit = errors.New("the goroutine of a workflow or a step was ended with runtime.Goexit")

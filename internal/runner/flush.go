@@ -17,6 +17,16 @@ import (
 type write struct {
 	steps []store.StepWrite
 	run   *store.RunWrite
+	// keepsSlot says that the end of the run does not free the slot of the pass (stuckPasses).
+	keepsSlot bool
+}
+
+// ending returns how many slots are free after the write.
+func (w write) ending() int {
+	if w.run == nil || w.keepsSlot {
+		return 0
+	}
+	return 1
 }
 
 // flusher is the one way in which passes write to the database: group commit, one transaction
@@ -41,15 +51,14 @@ func newFlusher(r *Runner) *flusher {
 // while another session has locked the run. It returns store.ErrLeaseLost if the pass no longer holds its run, or the error of a value
 // that cannot be stored. If ctx ends first, it returns the cause, and the write may or may
 // not happen.
-func (f *flusher) submit(ctx context.Context, steps []store.StepWrite, run *store.RunWrite) error {
-	w := write{steps: steps, run: run}
+func (f *flusher) submit(ctx context.Context, w write) error {
 	if f.group.TryAcquire() {
 		outcome, err := f.writeAlone(ctx, w)
 		if err == nil {
 			return f.whenUnlocked(ctx, w, outcome)
 		}
 		// The group retries it, in a batch with the writes of others.
-		w.steps = slices.Clone(steps)
+		w.steps = slices.Clone(w.steps)
 		markMaybeWritten(w.steps)
 	}
 	return f.whenUnlocked(ctx, w, f.group.Join(ctx, w))
@@ -91,8 +100,7 @@ func (w write) runs() []store.RunWrite {
 // is a failure of the database, or the end of ctx; outcome is the result of the write.
 func (f *flusher) writeAlone(ctx context.Context, w write) (outcome, err error) {
 	defer f.group.Release()
-	runs := w.runs()
-	stepErrs, runErrs, err := f.tryOnce(ctx, store.Batch{Steps: w.steps, Runs: runs, Claim: f.runner.claimForEnding(len(runs))})
+	stepErrs, runErrs, err := f.tryOnce(ctx, store.Batch{Steps: w.steps, Runs: w.runs(), Claim: f.runner.claimForEnding(w.ending())})
 	if err != nil {
 		return nil, err
 	}
@@ -157,14 +165,16 @@ func markMaybeWritten(steps []store.StepWrite) {
 func (f *flusher) flush(ctx context.Context, batch []*groupcommit.Write[write]) {
 	var steps []store.StepWrite
 	var runs []store.RunWrite
+	ending := 0
 	for _, w := range batch {
 		steps = append(steps, w.Item.steps...)
+		ending += w.Item.ending()
 		if w.Item.run != nil {
 			runs = append(runs, *w.Item.run)
 		}
 	}
 	var stepErrs, runErrs []error
-	request := f.runner.claimForEnding(len(runs))
+	request := f.runner.claimForEnding(ending)
 	err := retry(ctx, f.log, "Could not write to the database", func(ctx context.Context) (err error) {
 		stepErrs, runErrs, err = f.tryOnce(ctx, store.Batch{Steps: steps, Runs: runs, Claim: request})
 		if request = nil; err != nil {

@@ -87,9 +87,9 @@ func (h *history) noteProgress(a openworkflow.StepAttempt) {
 }
 
 // insert makes the map if it is nil: most runs need few of these maps.
-func insert[V any](m *map[string]V, key string, value V) {
+func insert[K comparable, V any](m *map[K]V, key K, value V) {
 	if *m == nil {
-		*m = map[string]V{}
+		*m = map[K]V{}
 	}
 	(*m)[key] = value
 }

@@ -84,3 +84,19 @@ func (l *lines) count(word string) int {
 	defer l.mu.Unlock()
 	return strings.Count(l.text.String(), word)
 }
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// with returns the first line that has both texts, empty if there is none.
+func (l *lines) with(text, other string) string {
+	for line := range strings.Lines(l.String()) {
+		if strings.Contains(line, text) && strings.Contains(line, other) {
+			return line
+		}
+	}
+	return ""
+}

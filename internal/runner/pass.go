@@ -71,7 +71,8 @@ func (r *Runner) runPass(e *execution) {
 	r.finish(e, *ended)
 }
 
-// finishPass ends a pass, whatever its outcome, and frees its slot.
+// finishPass ends a pass, whatever its outcome, and frees its slot, unless functions of the run
+// have not returned.
 func (r *Runner) finishPass(e *execution) {
 	r.leases.remove(e.lease)
 	if e.suspect.Load() {
@@ -80,6 +81,10 @@ func (r *Runner) finishPass(e *execution) {
 	r.waitPoller.remove(e)
 	e.buffer.stop()
 	e.revoke(durable.ErrLeaseLost) // the workflow's goroutine may still be running; it must not write
+	if !e.left.ended() {
+		r.leaveBehind(e)
+		return
+	}
 	r.releaseSlots(1)
 }
 
@@ -287,7 +292,7 @@ func (e *execution) submitEnd(w store.RunWrite) error {
 	e.buffer.flushMu.Lock() // a flush in progress comes first
 	defer e.buffer.flushMu.Unlock()
 	steps := e.buffer.popAll()
-	err := e.runner.flusher.submit(e.writeCtx, steps, &w)
+	err := e.runner.flusher.submit(e.writeCtx, write{steps: steps, run: &w, keepsSlot: !e.left.ended()})
 	if err != nil && len(steps) > 0 && !e.lostLease(err) {
 		return unstorable(steps, err)
 	}

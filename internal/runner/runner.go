@@ -94,6 +94,7 @@ type Runner struct {
 	passes     sync.WaitGroup
 	slots      slots
 	quarantine quarantine
+	stuck      stuckPasses
 	givenBack  givenBackTurns
 	claimWake  wake.Flag     // runs may be due, and a slot may be free
 	drain      chan struct{} // closed by Drain
@@ -154,6 +155,13 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 	r.writeCtx, r.cancelWrites = context.WithCancelCause(context.Background())
 	r.flusher = newFlusher(r)
 	r.leases = newLeaseKeeper(s, options.Lease, r.log)
+	r.stuck = stuckPasses{
+		log:       r.log,
+		slots:     options.Concurrency,
+		functions: r.runningRows.executingOf,
+		changed:   wake.New(),
+		passes:    map[*execution]struct{}{},
+	}
 	r.histories = newHistoryCache()
 	r.waitPoller = newWaitPoller(r)
 	r.notifyDue = newNotifyLimiter(s.Notify)
@@ -162,7 +170,7 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 }
 
 // Ready reports whether the runner has reached the database and claims runs.
-func (r *Runner) Ready() bool { return r.ready.Load() && !r.draining.Load() }
+func (r *Runner) Ready() bool { return r.ready.Load() && !r.draining.Load() && !r.stuck.blocked() }
 
 // Drain stops the claims, and lets each pass end at its next step. Runs that are not finished
 // are handed back, and are due at once for other workers. Drain returns immediately; wait for
@@ -179,6 +187,7 @@ func (r *Runner) Drain() {
 // second later their runs are handed back. Run does not return because the database fails: it
 // retries.
 func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
+	defer r.stuck.stop()
 	defer r.cancelPasses(durable.ErrShutdown)
 	defer r.cancelWrites(durable.ErrShutdown)
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
@@ -252,8 +261,8 @@ func (r *Runner) releasePreviousProcess(ctx context.Context) bool {
 	return true
 }
 
-// announce writes every 10 s, until ctx ends, that this worker is live and what it serves. It
-// then removes that row.
+// announce writes every 10 s, until ctx ends, that this worker is live and what it serves, and
+// at once when functions do not return. It then removes that row.
 func (r *Runner) announce(ctx context.Context) {
 	const interval = 10 * time.Second
 	worker := store.Worker{
@@ -266,6 +275,7 @@ func (r *Runner) announce(ctx context.Context) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	save := func(ctx context.Context) error {
+		worker.StuckSteps, worker.Blocked = r.stuck.count(), r.stuck.blocked()
 		peers, err := r.store.SaveWorker(ctx, worker, 3*interval)
 		if err == nil {
 			r.peers.Store(int64(peers))
@@ -276,6 +286,7 @@ func (r *Runner) announce(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-ticker.C:
+		case <-r.stuck.changed:
 		}
 	}
 	removeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)

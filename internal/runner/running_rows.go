@@ -3,6 +3,7 @@ package runner
 import (
 	"container/list"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,8 +22,10 @@ type runningRows struct {
 	mu sync.Mutex
 	// pending are the attempts whose rows are not written, *pendingRow, oldest first.
 	pending list.List
-	timer   *time.Timer
-	armed   bool
+	// executing are the attempts that have lasted for longer than that.
+	executing map[*pendingRow]struct{}
+	timer     *time.Timer
+	armed     bool
 }
 
 // pendingRow is an attempt that is executing.
@@ -59,6 +62,8 @@ func (s *runningRows) cancel(row *pendingRow) (written bool) {
 	done := row.done
 	if done == nil {
 		s.pending.Remove(row.entry)
+	} else {
+		delete(s.executing, row)
 	}
 	s.mu.Unlock()
 	if done == nil {
@@ -94,14 +99,30 @@ func (s *runningRows) writeDue() {
 		}
 		s.pending.Remove(entry)
 		row.done = make(chan struct{})
+		insert(&s.executing, row, struct{}{})
 		go row.write()
 	}
+}
+
+// executingOf returns the durable names of the steps of an execution whose functions have been
+// executing for longer than runningRowDelay.
+func (s *runningRows) executingOf(e *execution) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for row := range s.executing {
+		if row.execution == e {
+			names = append(names, row.attempt.StepName)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 func (row *pendingRow) write() {
 	defer close(row.done)
 	e := row.execution
-	err := e.runner.flusher.submit(e.writeCtx, []store.StepWrite{e.firstWrite(row.attempt)}, nil)
+	err := e.runner.flusher.submit(e.writeCtx, write{steps: []store.StepWrite{e.firstWrite(row.attempt)}})
 	if errors.Is(err, store.ErrLeaseLost) {
 		e.onLeaseLost()
 	}

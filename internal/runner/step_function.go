@@ -82,7 +82,7 @@ func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep
 	over := e.outcome != nil
 	if !over {
 		e.futures = append(e.futures, f)
-		e.branches.Add(1)
+		e.branches++
 		if first != nil {
 			e.executing++
 		}
@@ -100,10 +100,10 @@ func (e *execution) startFunction(ctx context.Context, step durable.FunctionStep
 // again.
 func (e *execution) runBranch(ctx context.Context, f *future, step durable.FunctionStep, first *openworkflow.StepAttempt) {
 	executing := first != nil
-	defer e.branches.Done()
 	defer func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
+		defer e.endBranchLocked()
 		if executing {
 			e.executing--
 			if !f.resolved { // the author's function has called runtime.Goexit
@@ -227,10 +227,9 @@ var errTryAgain = errors.New("the step has failed and is tried again")
 func (e *execution) runAttempt(
 	ctx context.Context, attempt openworkflow.StepAttempt, step durable.FunctionStep, inline bool,
 ) (json.RawMessage, error) {
-	row := e.runner.runningRows.schedule(e, attempt)
-	output, err := e.callTraced(ctx, attempt.StepName, step)
+	output, written, err := e.callAsAttempt(ctx, attempt, step)
 	write := e.stepWrite
-	if !e.runner.runningRows.cancel(row) {
+	if !written {
 		write = e.firstWrite
 	}
 
@@ -253,6 +252,17 @@ func (e *execution) runAttempt(
 		e.exitWith(e.interrupted()) // interrupting a function is no failure of it
 	}
 	return nil, e.failAttempt(attempt, write, step.Retry, err)
+}
+
+// callAsAttempt calls the function. Written says whether the running row of the attempt may have
+// been written.
+func (e *execution) callAsAttempt(
+	ctx context.Context, attempt openworkflow.StepAttempt, step durable.FunctionStep,
+) (output json.RawMessage, written bool, err error) {
+	row := e.runner.runningRows.schedule(e, attempt)
+	defer func() { written = e.runner.runningRows.cancel(row) }() // also when the function calls runtime.Goexit
+	output, err = e.callTraced(ctx, attempt.StepName, step)
+	return output, written, err
 }
 
 // callTraced is callFunction in a span of its own.

@@ -160,7 +160,7 @@ func (e *execution) writeBufferedLocked() {
 // if this worker no longer holds the run. The error it returns is that of a value that cannot
 // be stored.
 func (e *execution) writeSteps(steps []store.StepWrite) error {
-	err := e.runner.flusher.submit(e.writeCtx, steps, nil)
+	err := e.runner.flusher.submit(e.writeCtx, write{steps: steps})
 	if errors.Is(err, store.ErrLeaseLost) || e.writeCtx.Err() != nil {
 		e.exitWith(e.onLeaseLost())
 	}

@@ -216,6 +216,13 @@ BEGIN
 	END IF;
 END
 $$`},
+
+	// 13: functions of a worker that do not return. The columns have defaults, so the statements of
+	// the previous release, which name their columns, go on.
+	{`
+ALTER TABLE {schema}.operator_workers
+	ADD COLUMN IF NOT EXISTS stuck_steps integer NOT NULL DEFAULT 0,
+	ADD COLUMN IF NOT EXISTS blocked boolean NOT NULL DEFAULT false`},
 }
 
 // foreignKey adds a foreign key, not yet checked against the rows that exist, unless there is

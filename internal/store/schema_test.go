@@ -30,6 +30,8 @@ var additions = []string{
 	"column operator_workers.5 pool text not null",
 	"column operator_workers.6 workflows jsonb not null",
 	"column operator_workers.7 seen_at timestamp with time zone not null",
+	"column operator_workers.8 stuck_steps integer not null default 0",
+	"column operator_workers.9 blocked boolean not null default false",
 	"constraint operator_migrations.operator_migrations_pkey PRIMARY KEY (version) valid",
 	"constraint operator_sweeps.operator_sweeps_pkey PRIMARY KEY (namespace_id) valid",
 	"constraint operator_workers.operator_workers_pkey PRIMARY KEY (namespace_id, pod_uid, process) valid",

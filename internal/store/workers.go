@@ -23,6 +23,11 @@ type Worker struct {
 	Pool    string
 	// Workflows are what it serves.
 	Workflows []openworkflow.Definition
+	// StuckSteps is how many functions of runs that are no longer the worker's do not return,
+	// although their contexts have ended.
+	StuckSteps int
+	// Blocked says that such functions occupy all slots, so that the worker claims nothing.
+	Blocked bool
 	// SeenAt is the server's time of its last announcement. SaveWorker ignores it.
 	SeenAt time.Time
 }
@@ -42,10 +47,11 @@ WITH forgotten AS (
 	WHERE namespace_id = $1
 		AND (pod_uid = $2 AND process <> $3 OR seen_at < now() - interval '1 day' AND (pod_uid, process) <> ($2, $3))
 ), saved AS (
-	INSERT INTO {schema}.operator_workers (namespace_id, pod_uid, process, pod_name, pool, workflows, seen_at)
-	VALUES ($1, $2, $3, $4, $5, $6::text::jsonb, now())
+	INSERT INTO {schema}.operator_workers (namespace_id, pod_uid, process, pod_name, pool, workflows, stuck_steps, blocked, seen_at)
+	VALUES ($1, $2, $3, $4, $5, $6::text::jsonb, $8, $9, now())
 	ON CONFLICT (namespace_id, pod_uid, process) DO UPDATE
-	SET pod_name = excluded.pod_name, pool = excluded.pool, workflows = excluded.workflows, seen_at = excluded.seen_at
+	SET pod_name = excluded.pod_name, pool = excluded.pool, workflows = excluded.workflows,
+		stuck_steps = excluded.stuck_steps, blocked = excluded.blocked, seen_at = excluded.seen_at
 )
 SELECT 1 + count(*)
 FROM {schema}.operator_workers
@@ -64,7 +70,7 @@ func (s *Store) SaveWorker(ctx context.Context, w Worker, within time.Duration) 
 		return 0, err
 	}
 	err = s.pool.QueryRow(ctx, s.sql(saveWorkerSQL),
-		s.namespace, w.PodUID, w.Process, w.PodName, w.Pool, string(column), within).Scan(&peers)
+		s.namespace, w.PodUID, w.Process, w.PodName, w.Pool, string(column), within, w.StuckSteps, w.Blocked).Scan(&peers)
 	return peers, Classify(err)
 }
 
@@ -85,11 +91,11 @@ const (
 )
 
 const workersSQL = `
-SELECT pod_uid, process, pod_name, pool, workflows, seen_at
+SELECT pod_uid, process, pod_name, pool, workflows, stuck_steps, blocked, seen_at
 FROM (
 	SELECT *, sum(octet_length(concat(pod_uid, process, pod_name, pool, workflows))) OVER (ORDER BY seen_at DESC, pod_uid, process) AS bytes
 	FROM (
-		SELECT pod_uid, process, pod_name, pool, workflows, seen_at
+		SELECT pod_uid, process, pod_name, pool, workflows, stuck_steps, blocked, seen_at
 		FROM {schema}.operator_workers
 		WHERE namespace_id = $1 AND seen_at >= now() - $2::interval
 		ORDER BY seen_at DESC, pod_uid, process
@@ -107,7 +113,7 @@ func (s *Store) Workers(ctx context.Context, within time.Duration) ([]Worker, er
 	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
 		var w Worker
 		var workflows json.RawMessage
-		if err := row.Scan(&w.PodUID, &w.Process, &w.PodName, &w.Pool, (*jsonColumn)(&workflows), &w.SeenAt); err != nil {
+		if err := row.Scan(&w.PodUID, &w.Process, &w.PodName, &w.Pool, (*jsonColumn)(&workflows), &w.StuckSteps, &w.Blocked, &w.SeenAt); err != nil {
 			return err
 		}
 		w.Workflows = decodeServed(workflows)

@@ -43,6 +43,13 @@ func TestWorkers(t *testing.T) {
 		t.Errorf("workers differ (-want +got):\n%s", diff)
 	}
 
+	stuck := one
+	stuck.StuckSteps, stuck.Blocked = 3, true
+	save(stuck)
+	if diff := cmp.Diff([]store.Worker{stuck, two}, list(time.Minute)); diff != "" {
+		t.Errorf("workers with functions that do not return differ (-want +got):\n%s", diff)
+	}
+
 	restarted := one
 	restarted.Process = "p2"
 	save(restarted)
