@@ -29,6 +29,10 @@ const (
 	// ConditionEncrypted is true when the manager's connections to a Backend's database are
 	// encrypted. It says nothing before the database was reached.
 	ConditionEncrypted = "Encrypted"
+
+	// ConditionStuckSteps is true while functions of a WorkerPool's workers do not return although
+	// their runs have ended or moved on. Other runs are executed in their place, up to a bound.
+	ConditionStuckSteps = "StuckSteps"
 )
 
 // ReasonNotObserved is the reason of Ready=Unknown, which the API server sets by default on every
@@ -161,4 +165,9 @@ const (
 	ReasonContainerNotStarting = "ContainerNotStarting"
 	// ReasonPodsUnschedulable: a pod fits on no node, or its creation is refused.
 	ReasonPodsUnschedulable = "PodsUnschedulable"
+	// ReasonContextIgnored: functions do not honor the end of their context (StuckSteps).
+	ReasonContextIgnored = "ContextIgnored"
+	// ReasonStuckSteps: functions that do not return occupy all slots of a worker, which claims no
+	// runs (Ready).
+	ReasonStuckSteps = "StuckSteps"
 )

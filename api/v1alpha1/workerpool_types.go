@@ -134,7 +134,13 @@ type WorkerPoolStatus struct {
 	// +kubebuilder:validation:MaxItems=256
 	Workflows []ServedWorkflow `json:"workflows,omitempty"`
 
-	// conditions are Ready, and Reconciling or Stalled while true.
+	// stuckSteps is the number of functions in the pool's live workers that do not return although
+	// their runs have ended or moved on. Empty means none.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	StuckSteps *int32 `json:"stuckSteps,omitempty"`
+
+	// conditions are Ready, and Reconciling, Stalled or StuckSteps while true.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -456,6 +456,11 @@ func (in *WorkerPoolStatus) DeepCopyInto(out *WorkerPoolStatus) {
 		*out = make([]ServedWorkflow, len(*in))
 		copy(*out, *in)
 	}
+	if in.StuckSteps != nil {
+		in, out := &in.StuckSteps, &out.StuckSteps
+		*out = new(int32)
+		**out = **in
+	}
 	if in.Conditions != nil {
 		in, out := &in.Conditions, &out.Conditions
 		*out = make([]v1.Condition, len(*in))

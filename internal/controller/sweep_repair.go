@@ -38,9 +38,9 @@ const (
 type repairSweep struct {
 	repairer *statusRepairer
 	backends *backend.Registry
-	// memo is that of the previous sweep, and served what its live workers served.
-	memo   memo
-	served string
+	// memo is that of the previous sweep, and announced what its live workers had announced.
+	memo      memo
+	announced string
 }
 
 // memo is what one sweep remembers for the next one, by the uid of the object.
@@ -111,8 +111,8 @@ func (s *repairSweep) run(ctx context.Context) error {
 	return nil
 }
 
-// refreshFleet reads which workers are live, and notifies the pools when what they serve
-// has changed.
+// refreshFleet reads which workers are live, and notifies the pools when what they serve, or
+// the number of their functions that do not return, has changed.
 func (s *repairSweep) refreshFleet(ctx context.Context) (*fleet, error) {
 	conn := s.repairer.conn
 	workers, err := conn.Store.Workers(ctx, liveWithin)
@@ -127,17 +127,21 @@ func (s *repairSweep) refreshFleet(ctx context.Context) (*fleet, error) {
 		return nil, err
 	}
 	f := newFleet(conn.Key.Name, pools, workers)
-	if served := servedText(workers); served != s.served {
-		s.served = served
+	if announced := announcedText(workers); announced != s.announced {
+		s.announced = announced
 		s.backends.Notify(conn.Key)
 	}
 	return f, nil
 }
 
-// servedText returns a text that changes when what any pool's live workers serve does.
-func servedText(workers []store.Worker) string {
+// announcedText returns a text that changes when what any pool's live workers serve does, or how
+// many functions of a worker do not return.
+func announcedText(workers []store.Worker) string {
 	var texts []string
 	for _, w := range workers {
+		if w.StuckSteps > 0 {
+			texts = append(texts, fmt.Sprintf("%s\x00%s\x00%s\x00%d\x00%v", w.Pool, w.PodUID, w.Process, w.StuckSteps, w.Blocked))
+		}
 		for _, d := range w.Workflows {
 			version := "\x00"
 			if d.Version != nil {

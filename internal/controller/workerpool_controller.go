@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	appsv1ac "k8s.io/client-go/applyconfigurations/apps/v1"
@@ -32,6 +33,7 @@ import (
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/backoff"
+	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/poolspec"
 )
 
@@ -114,6 +116,7 @@ func (r *WorkerPoolReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 			r.mu.Lock()
 			delete(r.applied, req.NamespacedName)
 			r.mu.Unlock()
+			metrics.StuckSteps.DeleteLabelValues(req.Namespace, req.Name)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
@@ -275,15 +278,20 @@ func rejection(err error) string {
 
 // writeStatus writes the status of a pool if it has changed, and an event for a new reason.
 func (r *WorkerPoolReconciler) writeStatus(ctx context.Context, pool *v1alpha1.WorkerPool, status v1alpha1.WorkerPoolStatus) error {
+	metrics.StuckSteps.WithLabelValues(pool.Namespace, pool.Name).Set(float64(ptr.Deref(status.StuckSteps, 0)))
 	unreadable := pool.Unreadable.StatusUnreadable()
 	if !unreadable && equality.Semantic.DeepEqual(pool.Status, status) {
 		return nil
 	}
 	before := conditionReason(pool.Status.Conditions)
+	stuckBefore := meta.IsStatusConditionTrue(pool.Status.Conditions, v1alpha1.ConditionStuckSteps)
 	patch := statusPatch(pool.DeepCopy(), status, unreadable)
 	pool.Status = status
 	if err := r.Status().Patch(ctx, pool, patch, client.FieldOwner(v1alpha1.FieldManager)); err != nil {
 		return client.IgnoreNotFound(fmt.Errorf("write status of WorkerPool %s: %w", pool.Name, err))
+	}
+	if stuck := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionStuckSteps); stuck != nil && !stuckBefore {
+		r.Events.Eventf(pool, nil, corev1.EventTypeWarning, v1alpha1.ConditionStuckSteps, "Execute", "%s", stuck.Message)
 	}
 	if after := conditionReason(status.Conditions); after != before {
 		switch after {

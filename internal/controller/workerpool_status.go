@@ -80,18 +80,55 @@ func planPoolStatus(seen poolSeen) v1alpha1.WorkerPoolStatus {
 	for _, c := range pool.Status.Conditions {
 		status.Conditions = append(status.Conditions, *c.DeepCopy())
 	}
+	stuck := stuckIn(pool, seen.Workers)
+	if stuck.functions > 0 {
+		status.StuckSteps = &stuck.functions
+	}
 	state := evaluatePool(seen)
 	state.message = truncateText(state.message, 1024)
 	set := conditionSetter(&status.Conditions, pool.Generation, seen.Now)
 	set(v1alpha1.ConditionReady, state.ready, state.reason, state.message)
 	set.only(v1alpha1.ConditionReconciling, !state.ready && !state.stalled, state.reason, state.message)
 	set.only(v1alpha1.ConditionStalled, !state.ready && state.stalled, state.reason, state.message)
+	set.only(v1alpha1.ConditionStuckSteps, stuck.functions > 0, v1alpha1.ReasonContextIgnored, stuck.message())
 	return status
 }
 
+// stuckSteps are the functions of a pool that do not return.
+type stuckSteps struct {
+	functions int32
+	// workers is how many workers have such functions, and blocked how many of these claim
+	// nothing.
+	workers, blocked int
+}
+
+// maxStuckSteps bounds the number that is shown: a worker's row is written by tenants.
+const maxStuckSteps = 1_000_000
+
+func stuckIn(pool *v1alpha1.WorkerPool, workers []store.Worker) stuckSteps {
+	var stuck stuckSteps
+	for _, w := range workers {
+		if w.Pool != pool.Name || w.StuckSteps <= 0 {
+			continue
+		}
+		stuck.workers++
+		stuck.functions = int32(min(int(stuck.functions)+w.StuckSteps, maxStuckSteps))
+		if w.Blocked {
+			stuck.blocked++
+		}
+	}
+	return stuck
+}
+
+// message says what to do.
+func (s stuckSteps) message() string {
+	return fmt.Sprintf("%d functions in %d workers do not return although their runs have ended or moved on: "+
+		"make them honor their context, the workers' logs name their steps; restarting the pods ends them", s.functions, s.workers)
+}
+
 // evaluatePool returns the first state that applies: the template is rejected, the Backend
-// is not ready, pods cannot be created or do not become ready, the rollout is under way or
-// complete.
+// is not ready, pods cannot be created or do not become ready, workers claim nothing, the rollout
+// is under way or complete.
 func evaluatePool(seen poolSeen) poolState {
 	if text := seen.Pool.Unreadable.SpecMessage(); text != "" {
 		return poolState{stalled: true, reason: v1alpha1.ReasonUnreadable, message: text}
@@ -112,7 +149,8 @@ func evaluatePool(seen poolSeen) poolState {
 	desired := ptr.Deref(seen.Pool.Spec.Replicas, 1)
 	current := d.Generation >= seen.Applied && d.Status.ObservedGeneration >= d.Generation && ptr.Deref(d.Spec.Replicas, 1) == desired
 	complete := current && d.Status.UpdatedReplicas == desired && d.Status.Replicas == desired && d.Status.AvailableReplicas == desired
-	if complete {
+	stuck := stuckIn(seen.Pool, seen.Workers)
+	if complete && stuck.blocked == 0 {
 		if desired == 0 {
 			return poolState{ready: true, reason: v1alpha1.ReasonPodsReady, message: "the pool is scaled to 0; its runs wait"}
 		}
@@ -121,6 +159,10 @@ func evaluatePool(seen poolSeen) poolState {
 	state, ok := evaluateDeployment(d)
 	if !ok {
 		state, ok = evaluatePods(&seen)
+	}
+	if !ok && stuck.blocked > 0 && current && d.Status.UpdatedReplicas == desired { // else the rollout may mend it
+		return poolState{stalled: true, reason: v1alpha1.ReasonStuckSteps,
+			message: fmt.Sprintf("%d workers claim no runs, as all their slots are occupied: %s", stuck.blocked, stuck.message())}
 	}
 	if !ok {
 		state = poolState{reason: v1alpha1.ReasonRollingOut, message: fmt.Sprintf("%d of %d pods are ready, %d are up to date%s%s",

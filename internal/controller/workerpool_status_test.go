@@ -11,6 +11,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/store"
 )
 
 func TestEvaluatePool(t *testing.T) {
@@ -86,6 +87,22 @@ func TestEvaluatePool(t *testing.T) {
 		"complete before the change": {
 			seen: poolSeen{Backend: ready, Deployment: deployment(2, 2, 2), Applied: 3},
 			want: poolState{reason: v1alpha1.ReasonRollingOut, message: "2 of 2 pods are ready, 2 are up to date"},
+		},
+		"stuck steps": {
+			seen: poolSeen{Backend: ready, Deployment: deployment(2, 2, 2), Workers: []store.Worker{{Pool: "shop", StuckSteps: 3}}},
+			want: poolState{ready: true, reason: v1alpha1.ReasonPodsReady, message: "2 of 2 pods are ready"},
+		},
+		"stuck steps in all slots": {
+			seen: poolSeen{Backend: ready, Deployment: deployment(2, 2, 1), Workers: []store.Worker{
+				{Pool: "shop", StuckSteps: 3, Blocked: true}, {Pool: "shop", StuckSteps: 1}, {Pool: "other", StuckSteps: 9},
+			}},
+			want: poolState{stalled: true, reason: v1alpha1.ReasonStuckSteps, message: "1 workers claim no runs, as all their slots are occupied: " +
+				"4 functions in 2 workers do not return although their runs have ended or moved on: " +
+				"make them honor their context, the workers' logs name their steps; restarting the pods ends them"},
+		},
+		"stuck steps in all slots, and pods that are replaced": {
+			seen: poolSeen{Backend: ready, Deployment: deployment(1, 3, 2), Workers: []store.Worker{{Pool: "shop", StuckSteps: 3, Blocked: true}}},
+			want: poolState{reason: v1alpha1.ReasonRollingOut, message: "2 of 2 pods are ready, 1 are up to date"},
 		},
 		"old pods left": {
 			seen: poolSeen{Backend: ready, Deployment: deployment(2, 3, 3)},

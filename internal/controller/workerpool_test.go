@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -13,10 +14,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/poolspec"
+	"github.com/openworkflow-operator/operator/internal/store"
 )
 
 // owned reads an object that belongs to a pool.
@@ -191,4 +195,85 @@ func TestPool_ShowsWhatIsWrongWithItsPods(t *testing.T) {
 	if !meta.IsStatusConditionTrue(pool.Status.Conditions, v1alpha1.ConditionStalled) {
 		t.Errorf("conditions are %+v", pool.Status.Conditions)
 	}
+}
+
+// The workers announce functions that do not return. The pool counts them, and is not ready when
+// they occupy all slots of a worker.
+func TestPool_P3_ShowsStepsThatDoNotReturn(t *testing.T) {
+	w := newWorld(t)
+	m := w.start()
+	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
+	pool := newPool("shop")
+	w.create(pool)
+	w.awaitPool(pool, v1alpha1.ReasonRollingOut)
+	deployment := owned(w, "shop", &appsv1.Deployment{})
+	deployment.Status = appsv1.DeploymentStatus{
+		ObservedGeneration: deployment.Generation, Replicas: 1, UpdatedReplicas: 1, ReadyReplicas: 1, AvailableReplicas: 1,
+	}
+	if err := w.Status().Update(t.Context(), deployment); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitPool(pool, v1alpha1.ReasonPodsReady)
+
+	s := w.store()
+	announce := func(pool string, stuck int, blocked bool) {
+		if _, err := s.SaveWorker(t.Context(), store.Worker{
+			PodUID: pool + "-uid", Process: "p", PodName: pool + "-1", Pool: pool, StuckSteps: stuck, Blocked: blocked,
+		}, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	announce("another", 7, true)
+	announce("shop", 3, false)
+	w.awaitStuck(pool, v1alpha1.ReasonPodsReady, 3)
+	announce("shop", 20, true)
+	w.awaitStuck(pool, v1alpha1.ReasonStuckSteps, 20)
+	if !meta.IsStatusConditionTrue(pool.Status.Conditions, v1alpha1.ConditionStalled) {
+		t.Errorf("conditions are %+v", pool.Status.Conditions)
+	}
+	if got := w.poolGauge("openworkflow_pool_stuck_steps", "shop"); got != 20 {
+		t.Errorf("the metric is %v", got)
+	}
+	announce("shop", 0, false)
+	w.awaitStuck(pool, v1alpha1.ReasonPodsReady, 0)
+	m.halt()
+}
+
+// poolGauge returns the value of a gauge of a pool, -1 if there is none.
+func (w *world) poolGauge(name, pool string) float64 {
+	w.t.Helper()
+	families, err := metrics.Registry.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			if family.GetName() == name && labels["namespace"] == w.Namespace && labels["pool"] == pool {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
+}
+
+// awaitStuck waits until a pool has this reason and this number of functions that do not return.
+func (w *world) awaitStuck(pool *v1alpha1.WorkerPool, reason string, functions int32) {
+	w.t.Helper()
+	eventually(w.t, func() error {
+		fetch(w, pool)
+		stuck := meta.FindStatusCondition(pool.Status.Conditions, v1alpha1.ConditionStuckSteps)
+		text := ""
+		if stuck != nil {
+			text = stuck.Message
+		}
+		if conditionReason(pool.Status.Conditions) != reason || ptr.Deref(pool.Status.StuckSteps, 0) != functions ||
+			(functions > 0) != strings.HasPrefix(text, fmt.Sprintf("%d functions in 1 workers do not return", functions)) {
+			return fmt.Errorf("status is %+v, want %s with %d functions that do not return", pool.Status, reason, functions)
+		}
+		return nil
+	})
 }

@@ -1,9 +1,11 @@
 // Package metrics holds the manager's own metrics, defined together so that they stay few.
 // They are served beside those of controller-runtime (queue depths, reconcile times, API
-// calls). Except for a gauge and a histogram, all are counters.
+// calls). Except for two gauges and a histogram, all are counters.
 //
 //	metric                               labels              meaning
 //	openworkflow_backend_up              namespace, backend  gauge: 1 while the database can be used
+//	openworkflow_pool_stuck_steps        namespace, pool     gauge: functions in the pool's workers that do not return
+//	                                                         although their runs have ended or moved on
 //	openworkflow_runs_mirrored_total     outcome             objects inserted, attached (to the run of an idempotency
 //	                                                         key) or rejected (invalid input)
 //	openworkflow_runs_canceled_total     cause               runs canceled: spec, deleted (object), orphaned (object
@@ -34,6 +36,11 @@ var (
 		Name: "openworkflow_backend_up",
 		Help: "1 while the Backend's database can be used, else 0.",
 	}, []string{"namespace", "backend"})
+
+	StuckSteps = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "openworkflow_pool_stuck_steps",
+		Help: "Functions in the workers of a WorkerPool that do not return although their runs have ended or moved on.",
+	}, []string{"namespace", "pool"})
 
 	RunsMirrored = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "openworkflow_runs_mirrored_total",
@@ -89,6 +96,6 @@ var (
 
 func init() {
 	metrics.Registry.MustRegister(
-		BackendUp, RunsMirrored, RunsCanceled, RunsExpired, RunsRescued, RunsRemoved, RunsQuarantined,
+		BackendUp, StuckSteps, RunsMirrored, RunsCanceled, RunsExpired, RunsRescued, RunsRemoved, RunsQuarantined,
 		StatusWrites, LeasesReleased, SweepDuration, Panics)
 }
