@@ -71,8 +71,10 @@ type entry struct {
 	failures int
 	// everReady is true once this connection was ready: pods may rely on its settings.
 	everReady bool
-	// lingering is true when the Backend was deleted and its connection is still open.
+	// lingering is true when the Backend was deleted and its connection is still open, until close
+	// fires.
 	lingering bool
+	close     *time.Timer
 }
 
 // readyOrLingering reports whether the connection is usable, or was until its Backend was
@@ -223,6 +225,9 @@ func (r *Registry) Publish(key types.NamespacedName, conn *Connection, state Sta
 		e = &entry{}
 		r.entries[key] = e
 	}
+	if e.lingering { // a Backend of the same name was created
+		e.close.Stop()
+	}
 	changed := e.state != state || e.conn != conn
 	r.updateLocked(e, conn, state)
 	failures = e.failures
@@ -264,20 +269,23 @@ func (r *Registry) Remove(key types.NamespacedName) {
 		r.mu.Unlock()
 		return
 	}
-	e.lingering = true
+	e.lingering, e.failures = true, 0
 	e.state = NotFound(key.Name)
-	r.mu.Unlock()
-
-	metrics.BackendUp.DeleteLabelValues(key.Namespace, key.Name)
-	r.Notify(key)
-	time.AfterFunc(r.Linger, func() {
+	var timer *time.Timer
+	timer = time.AfterFunc(r.Linger, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if r.entries[key] == e && e.lingering {
+		// A timer that could not be stopped belongs to an earlier deletion.
+		if r.entries[key] == e && e.lingering && e.close == timer {
 			r.closeLocked(e)
 			delete(r.entries, key)
 		}
 	})
+	e.close = timer
+	r.mu.Unlock()
+
+	metrics.BackendUp.DeleteLabelValues(key.Namespace, key.Name)
+	r.Notify(key)
 }
 
 func (r *Registry) startLoops(c *Connection) {

@@ -100,6 +100,40 @@ func TestRegistry_States(t *testing.T) {
 	})
 }
 
+// A Backend is deleted, created and deleted again within the time that its connection lingers:
+// that time counts from the last deletion.
+func TestRegistry_P3_LingersFromTheLastDeletion(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRegistry()
+		conn, database := newFakeConnection("1")
+		r.Publish(key, conn, failing)
+		r.Publish(key, conn, ready)
+		for range 3 { // each deletion has a timer
+			r.Remove(key)
+			time.Sleep(r.Linger / 4)
+			r.Publish(key, conn, ready)
+			time.Sleep(r.Linger / 8)
+		}
+		r.Publish(key, conn, failing)
+		r.Remove(key)
+		time.Sleep(r.Linger - time.Second)
+		synctest.Wait()
+		if r.ReadyOrLingering(key) != conn || r.State(key) != NotFound("default") || database.closed {
+			t.Errorf("the connection does not linger: state %+v, closed %t", r.State(key), database.closed)
+		}
+		if n := r.Publish(key, conn, failing); n != 1 {
+			t.Errorf("a new Backend begins with %d failures, want 1", n)
+		}
+		r.Remove(key)
+		time.Sleep(r.Linger)
+		synctest.Wait()
+		if r.State(key) != (State{}) || !database.closed {
+			t.Errorf("the connection has lingered: state %+v, closed %t", r.State(key), database.closed)
+		}
+	})
+}
+
 func TestRegistry_ClosesWhatItReplacesAndWhatIsOpenAtTheEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
