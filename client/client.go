@@ -10,6 +10,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/internal/tracing"
+	"github.com/openworkflow-operator/operator/internal/workerenv"
 )
 
 // Config configures a Client.
@@ -39,12 +40,12 @@ type Config struct {
 //	OPENWORKFLOW_NAMESPACE_ID   NamespaceID
 func ConfigFromEnv() (Config, error) {
 	config := Config{
-		PostgresURL: os.Getenv("OPENWORKFLOW_POSTGRES_URL"),
-		Schema:      os.Getenv("OPENWORKFLOW_SCHEMA"),
-		NamespaceID: os.Getenv("OPENWORKFLOW_NAMESPACE_ID"),
+		PostgresURL: os.Getenv(workerenv.PostgresURL),
+		Schema:      os.Getenv(workerenv.Schema),
+		NamespaceID: os.Getenv(workerenv.NamespaceID),
 	}
 	if config.PostgresURL == "" {
-		return config, errors.New("OPENWORKFLOW_POSTGRES_URL is not set: it is the URL of the database, postgres://user:password@host/database")
+		return config, errors.New(workerenv.PostgresURL + " is not set: it is the URL of the database, postgres://user:password@host/database")
 	}
 	return config, nil
 }

@@ -1,5 +1,5 @@
 // Package workerenv names the environment variables by which a WorkerPool configures its
-// workers: the manager sets them, package worker reads them. It imports nothing, as it is
+// workers: the manager sets them, packages worker and client read them. It imports nothing, as it is
 // linked into authors' programs.
 package workerenv
 
