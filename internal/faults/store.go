@@ -1,7 +1,8 @@
 // Package faults kills workers at chosen moments, for tests. It stands between an execution
 // engine and its store. It drops a write, or the acknowledgement of a write, and ends the
 // lease of the run, so that all that the worker held in memory is lost. Another claim then
-// takes the run over, as after any death of a worker.
+// takes the run over, as after any death of a worker. This is the death of the worker of one run,
+// which learns that it has lost the run. A Process dies with all its runs, and learns nothing.
 //
 // It records what was stored, apart from the store. Tests compare with that record that no
 // step is executed again once its completion is stored.
@@ -197,29 +198,13 @@ func (s *Store) applyAndRecord(ctx context.Context, batch store.Batch) (store.Ba
 // strikeWrites calls strike for the writes of each lease. It returns the leases whose writes
 // are dropped, and all leases whose worker is dead.
 func (s *Store) strikeWrites(batch store.Batch) (dropped map[openworkflow.Lease]bool, dead []openworkflow.Lease) {
-	var order []openworkflow.Lease
-	writes := map[openworkflow.Lease]*Write{}
-	of := func(l openworkflow.Lease) *Write {
-		if writes[l] == nil {
-			writes[l] = &Write{Lease: l}
-			order = append(order, l)
-		}
-		return writes[l]
-	}
-	for _, w := range batch.Steps {
-		write := of(w.Lease)
-		write.Steps = append(write.Steps, w)
-	}
-	for i, w := range batch.Runs {
-		of(w.Lease).Run = &batch.Runs[i]
-	}
 	dropped = map[openworkflow.Lease]bool{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, l := range order {
-		strike := Before
+	for _, write := range writesOf(batch) {
+		l, strike := write.Lease, Before
 		if !s.dead[l.WorkerID] {
-			strike = s.strike(*writes[l])
+			strike = s.strike(write)
 		}
 		if strike == None {
 			continue
@@ -229,6 +214,28 @@ func (s *Store) strikeWrites(batch store.Batch) (dropped map[openworkflow.Lease]
 		dropped[l] = strike == Before
 	}
 	return dropped, dead
+}
+
+// writesOf returns what a batch writes for each lease.
+func writesOf(batch store.Batch) []Write {
+	var writes []Write
+	index := map[openworkflow.Lease]int{}
+	of := func(l openworkflow.Lease) *Write {
+		i, known := index[l]
+		if !known {
+			i = len(writes)
+			index[l], writes = i, append(writes, Write{Lease: l})
+		}
+		return &writes[i]
+	}
+	for _, w := range batch.Steps {
+		write := of(w.Lease)
+		write.Steps = append(write.Steps, w)
+	}
+	for i, w := range batch.Runs {
+		of(w.Lease).Run = &batch.Runs[i]
+	}
+	return writes
 }
 
 // SendSignal implements runner.Store.

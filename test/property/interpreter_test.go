@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/openworkflow-operator/operator/step"
@@ -90,8 +91,8 @@ func (x *interpreter) node(ctx context.Context, n Node) (trace []string, err err
 		for i, branch := range n.Branches {
 			begun[i] = x.begin(ctx, branch)
 		}
-		for _, f := range begun {
-			result, err := f.await()
+		for i := range begun {
+			result, err := begun[(n.First+i)%len(begun)].await()
 			trace = append(trace, result...)
 			if err != nil {
 				return trace, err
@@ -111,11 +112,45 @@ func (x *interpreter) node(ctx context.Context, n Node) (trace []string, err err
 		}
 		trace, err := begun[index].await()
 		return append([]string{fmt.Sprint("selected ", index)}, trace...), err
+	case opRace:
+		return x.race(ctx, n)
 	case opFail:
 		return nil, errors.New("the program fails")
 	default:
 		return nil, fmt.Errorf("unknown node %q", n.Op)
 	}
+}
+
+// race awaits the branches in the order in which they have results. Its own result does not depend
+// on the order, so that all executions can be compared.
+func (x *interpreter) race(ctx context.Context, n Node) (trace []string, err error) {
+	begun := make([]future, len(n.Branches))
+	left := make([]int, len(n.Branches)) // numbers of branches
+	for i, branch := range n.Branches {
+		begun[i], left[i] = x.begin(ctx, branch), i
+	}
+	results, errs := make([][]string, len(begun)), make([]error, len(begun))
+	for len(left) > 0 {
+		pending := make([]step.Pending, len(left))
+		for i, branch := range left {
+			pending[i] = begun[branch].pending
+		}
+		index, err := step.Select(ctx, n.Name, pending...)
+		if err != nil {
+			return nil, err
+		}
+		before, err := step.Run(ctx, n.Name, func(context.Context) (int, error) { return index, nil })
+		if err != nil {
+			return nil, err
+		}
+		if before != index {
+			return nil, fmt.Errorf("the race chose number %d, and %d in an earlier execution", index, before)
+		}
+		branch := left[index]
+		left = slices.Delete(left, index, index+1)
+		results[branch], errs[branch] = begun[branch].await()
+	}
+	return slices.Concat(results...), errors.Join(errs...)
 }
 
 // future is a branch that was started.

@@ -36,8 +36,10 @@ type Node struct {
 	// first item that fails for good.
 	Limit int `json:"limit,omitempty"`
 	Item  int `json:"item,omitempty"`
-	// Branches are what a parallel or a select node begins.
+	// Branches are what a parallel, a select or a race node begins. First is the one that a
+	// parallel node awaits first; it goes on with the next, and after the last with number 0.
 	Branches []Node `json:"branches,omitempty"`
+	First    int    `json:"first,omitempty"`
 	// Child is what a child run does.
 	Child *Program `json:"child,omitempty"`
 }
@@ -57,7 +59,10 @@ const (
 	// opSelect begins its branches and goes on with the first that has a result. One of
 	// them is quick, the others are forever, so that the result is the same each time.
 	opSelect Op = "select"
-	opFail   Op = "fail"
+	// opRace begins its branches and selects one after the other until all have a result. Any may
+	// be first. A step stores each choice, and a later execution must find the same.
+	opRace Op = "race"
+	opFail Op = "fail"
 )
 
 // forever is longer than any program lasts.
@@ -89,21 +94,27 @@ func (g *generator) program(depth int) Program {
 }
 
 func (g *generator) node(depth int) Node {
-	switch n := g.IntN(20); {
-	case n < 11:
+	switch n := g.IntN(22); {
+	case n < 10:
 		return g.branch(depth)
-	case n < 12:
+	case n < 11:
 		return Node{Op: opSend, Name: g.name()}
-	case n < 13:
+	case n < 14:
 		node := Node{Op: opMap, Name: g.name(), Value: g.IntN(6), Limit: g.IntN(4), Fails: g.IntN(3), Attempts: 1 + g.IntN(3), Catch: g.IntN(2) == 0}
 		if node.Value > 0 && g.IntN(2) == 0 {
 			node.Item, node.Fatal = g.IntN(node.Value), true
 		}
 		return node
 	case n < 17:
-		node := Node{Op: opParallel, Catch: g.IntN(2) == 0}
+		node := Node{Op: opParallel, Catch: g.IntN(2) == 0, First: g.IntN(4)}
 		for range 2 + g.IntN(3) {
 			node.Branches = append(node.Branches, g.branch(depth))
+		}
+		return node
+	case n < 19:
+		node := Node{Op: opRace, Name: g.name(), Catch: g.IntN(2) == 0}
+		for range 2 + g.IntN(2) {
+			node.Branches = append(node.Branches, g.racer())
 		}
 		return node
 	default:
@@ -173,6 +184,18 @@ func (g *generator) selection(depth int) Node {
 	return node
 }
 
+// racer returns a branch that ends soon, at no certain time.
+func (g *generator) racer() Node {
+	switch g.IntN(4) {
+	case 0:
+		return Node{Op: opSleep, Name: g.name(), Units: g.IntN(2)}
+	case 1:
+		return Node{Op: opWait, Name: g.name(), Signal: g.signal(), Value: 1 + g.IntN(100)}
+	default:
+		return g.step()
+	}
+}
+
 func (g *generator) name() string { return []string{"a", "b", "c"}[g.IntN(3)] }
 
 func (g *generator) signal() string {
@@ -219,7 +242,7 @@ func fewer(nodes []Node) (all [][]Node) {
 	for i, n := range nodes {
 		with(i)
 		switch {
-		case n.Op == opParallel:
+		case n.Op == opParallel, n.Op == opRace:
 			for _, branches := range fewer(n.Branches) {
 				change := n
 				change.Branches = branches

@@ -22,8 +22,8 @@ import (
 )
 
 var (
-	programs         = flag.Uint64("programs", 200, "how many random programs are executed in memory")
-	postgresPrograms = flag.Uint64("postgres-programs", 30, "how many random programs are executed on Postgres")
+	programs         = flag.Uint64("programs", 150, "how many random programs are executed in memory")
+	postgresPrograms = flag.Uint64("postgres-programs", 20, "how many random programs are executed on Postgres")
 	crashes          = flag.Int("crashes", 4, "how many executions of each program have one crash, at a write taken at random; "+
 		"-1 means one before and one after each write")
 	seedFlag    = flag.Uint64("seed", 0, "the seed of the random programs; 0 means a new one")
@@ -102,7 +102,8 @@ func report(t *testing.T, seed, number uint64, p Program, err error, check func(
 func TestMemory_P1_P3_EveryCrashHasTheSameResult(t *testing.T) {
 	t.Parallel()
 	w := newMemory()
-	var executions, writes atomic.Int64
+	t.Cleanup(w.graves.Wait)
+	var executions, writes, deaths atomic.Int64
 	var mu sync.Mutex
 	seen := map[Op]int{}
 	completed := 0
@@ -119,31 +120,44 @@ func TestMemory_P1_P3_EveryCrashHasTheSameResult(t *testing.T) {
 			completed++
 		}
 		mu.Unlock()
-		again := func(how string, strike func(faults.Write) faults.Strike) (execution, error) {
-			e, err := w.execute(p, strike)
+		again := func(how string, plan faultPlan) error {
+			e, err := w.execute(p, plan)
 			executions.Add(1)
 			writes.Add(int64(e.writes))
+			deaths.Add(int64(e.deaths))
 			if err == nil && e.outcome != base.outcome {
 				err = fmt.Errorf("the run has %s\nundisturbed, it has %s", e.outcome, base.outcome)
 			}
 			if err != nil {
 				err = fmt.Errorf("with %s: %w", how, err)
 			}
-			return e, err
+			return err
 		}
 		for i := range single(base.writes) {
 			at, how := i/2+1, []faults.Strike{faults.Before, faults.After}[i%2]
 			if *crashes >= 0 {
 				at, how = 1+rand.IntN(base.writes), []faults.Strike{faults.Before, faults.After}[rand.IntN(2)]
 			}
-			if _, err := again(fmt.Sprintf("a crash %s write %d", how, at), strikeAt(at, how)); err != nil {
+			if err := again(fmt.Sprintf("a crash %s write %d", how, at), strikeAt(at, how)); err != nil {
 				return err
 			}
 		}
-		_, err = again("crashes before and after every write", storm())
-		return err
+		for i := range single(base.transactions) / 2 {
+			at, how := i/2+1, []faults.Strike{faults.Before, faults.After}[i%2]
+			if *crashes >= 0 {
+				at = 1 + rand.IntN(base.transactions)
+			}
+			if err := again(fmt.Sprintf("the end of the process %s transaction %d", how, at), dieAt(at, how)); err != nil {
+				return err
+			}
+		}
+		if err := again("crashes before and after every write", storm()); err != nil {
+			return err
+		}
+		return again("the end of the process before and after every write", stops())
 	})
-	t.Logf("%d executions with crashes, %d writes; programs by kind of node: %v; %d completed", executions.Load(), writes.Load(), seen, completed)
+	t.Logf("%d executions with crashes, %d writes, %d processes that ended; programs by kind of node: %v; %d completed",
+		executions.Load(), writes.Load(), deaths.Load(), seen, completed)
 }
 
 // single is how many executions have one crash.
@@ -159,18 +173,20 @@ func single(writes int) int {
 func TestPostgres_P1_P3_EveryCrashHasTheSameResult(t *testing.T) {
 	t.Parallel()
 	memory, w := newMemory(), newPostgres(t)
+	t.Cleanup(w.graves.Wait)
 	forEach(t, *postgresPrograms, func(p Program) error {
 		base, err := memory.execute(p, undisturbed)
 		if err != nil {
 			return fmt.Errorf("undisturbed in memory: %w", err)
 		}
-		for how, strike := range map[string]func(faults.Write) faults.Strike{
+		for how, plan := range map[string]faultPlan{
 			"undisturbed": undisturbed,
-			"with crashes before and after every write":   storm(),
-			"with a crash after the third write":          strikeAt(3, faults.After),
-			"with a crash before the write after another": strikeAt(4, faults.Before),
+			"with crashes before and after every write":               storm(),
+			"with the end of the process before and after each write": stops(),
+			"with a crash after the third write":                      strikeAt(3, faults.After),
+			"with the end of the process before the fourth":           dieAt(4, faults.Before),
 		} {
-			e, err := w.execute(p, strike)
+			e, err := w.execute(p, plan)
 			if err == nil && e.outcome != base.outcome {
 				err = fmt.Errorf("the run has %s\nin memory, it has %s", e.outcome, base.outcome)
 			}

@@ -33,20 +33,32 @@ type world struct {
 	// patience is how long one execution may take.
 	patience time.Duration
 	options  runner.Options
+	// graves are the processes that have stopped and whose goroutines have not ended.
+	graves sync.WaitGroup
+}
+
+// faultPlan says when workers die.
+type faultPlan struct {
+	// strike kills the worker of one run, at one of its writes.
+	strike func(faults.Write) faults.Strike
+	// die stops the whole process without an error, at a transaction; the container is started
+	// again.
+	die func(writes []faults.Write) faults.Strike
 }
 
 // execution is what became of a program once.
 type execution struct {
 	// outcome is the result of the run, in words.
 	outcome string
-	// writes counts the writes of all runs.
-	writes int
+	// writes counts the writes of all runs, and transactions those with at least one.
+	writes, transactions int
+	// deaths counts the processes that stopped.
+	deaths int
 }
 
-// execute executes a program, with workers that die as strike says. The error says
-// which promise was broken.
-func (w *world) execute(p Program, strike func(faults.Write) faults.Strike) (execution, error) {
-	var e execution
+// execute executes a program, with workers that die as planned. The error says which promise was
+// broken.
+func (w *world) execute(p Program, plan faultPlan) (e execution, err error) {
 	definitions := make([]durable.Definition, 0, 3)
 	var served []openworkflow.Definition
 	for _, d := range w.workflows() {
@@ -57,40 +69,43 @@ func (w *world) execute(p Program, strike func(faults.Write) faults.Strike) (exe
 	if err != nil {
 		return e, err
 	}
-	defer done()
 	var mu sync.Mutex
 	var broken error
 	f := faults.New(db, func(write faults.Write) faults.Strike {
 		mu.Lock()
 		defer mu.Unlock()
 		e.writes++
-		return strike(write)
+		return plan.strike(write)
 	})
-	for i, d := range definitions {
-		definitions[i] = f.Intercept(d, func(ctx context.Context, call faults.Call) (json.RawMessage, error) {
-			failed, err := f.BeforeCall(call.Worker, call.Run.ID, call.Step)
-			if err != nil {
-				if errors.Is(err, faults.ErrAgain) {
-					mu.Lock()
-					defer mu.Unlock()
-					broken = err
-				}
-				return nil, err
-			}
-			return call.Next(context.WithValue(ctx, failedKey{}, failed))
-		})
+	pod := &pod{world: w, faults: f, definitions: definitions, uid: openworkflow.NewID()}
+	pod.die = func(writes []faults.Write) faults.Strike {
+		mu.Lock()
+		defer mu.Unlock()
+		e.transactions++
+		return plan.die(writes)
 	}
-	r, err := runner.New(f, definitions, w.options)
-	if err != nil {
-		return e, err
+	pod.broken = func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		broken = err
 	}
 	ctx, stop := context.WithTimeout(context.Background(), w.patience)
 	defer stop()
-	var task sync.WaitGroup
-	task.Go(func() { _ = r.Run(ctx, 0) })
+	var container sync.WaitGroup
+	container.Go(func() { pod.run(ctx) })
 	defer func() {
 		stop()
-		task.Wait()
+		container.Wait()
+		e.deaths = pod.deaths
+		if pod.deaths == 0 {
+			pod.processes.Wait()
+			done()
+			return
+		}
+		w.graves.Go(func() { // a process without its database takes a second to end
+			pod.processes.Wait()
+			done()
+		})
 	}()
 
 	id, err := w.start(ctx, db, p)
@@ -112,6 +127,66 @@ func (w *world) execute(p Program, strike func(faults.Write) faults.Strike) (exe
 	defer mu.Unlock()
 	e.outcome = outcome(runs[id])
 	return e, errors.Join(broken, completedOnce(steps[id]))
+}
+
+// pod is a worker whose container is started again when its process stops.
+type pod struct {
+	*world
+	faults      *faults.Store
+	definitions []durable.Definition
+	uid         string
+	die         func(writes []faults.Write) faults.Strike
+	broken      func(err error) // called when a step is executed again
+
+	processes sync.WaitGroup
+	deaths    int // to be read when run has returned
+}
+
+// run runs one process after the other, until ctx ends.
+func (p *pod) run(ctx context.Context) {
+	for {
+		process := p.faults.Process(p.die)
+		options := p.options
+		options.PodUID = p.uid
+		r, err := runner.New(process, p.intercepted(process), options)
+		if err != nil {
+			p.broken(err)
+			return
+		}
+		life, kill := context.WithCancel(ctx)
+		p.processes.Go(func() { _ = r.Run(life, 0) })
+		select {
+		case <-ctx.Done():
+			kill()
+			return
+		case <-process.Stopped():
+			kill()
+			process.AwaitCalls()
+			p.deaths++
+		}
+	}
+}
+
+// intercepted returns the definitions with functions that are called only as long as the process
+// lives, and that may not be called once their completion is stored.
+func (p *pod) intercepted(process *faults.Process) []durable.Definition {
+	definitions := slices.Clone(p.definitions)
+	for i, d := range definitions {
+		definitions[i] = p.faults.Intercept(d, func(ctx context.Context, call faults.Call) (json.RawMessage, error) {
+			failed, err := p.faults.BeforeCall(call.Worker, call.Run.ID, call.Step)
+			switch {
+			case process.Dead(): // then another process may have completed the step meanwhile
+				return nil, faults.ErrDead
+			case errors.Is(err, faults.ErrAgain):
+				p.broken(err)
+			}
+			if err != nil {
+				return nil, err
+			}
+			return call.Next(context.WithValue(ctx, failedKey{}, failed))
+		})
+	}
+	return definitions
 }
 
 // start starts the program, and what sends it signals.
@@ -244,38 +319,81 @@ func awaitEnd(ctx context.Context, db listener, id string) error {
 	}
 }
 
-// strikeAt kills the worker at one write.
-func strikeAt(at int, how faults.Strike) func(faults.Write) faults.Strike {
+// strikes are the deaths that everything that is written meets in a storm, one after the other.
+// What a run survives without progress depends on their number.
+var strikes = []faults.Strike{faults.Before, faults.After}
+
+var undisturbed = faultPlan{
+	strike: func(faults.Write) faults.Strike { return faults.None },
+	die:    func([]faults.Write) faults.Strike { return faults.None },
+}
+
+// strikeAt kills the worker of a run at one write.
+func strikeAt(at int, how faults.Strike) faultPlan {
+	plan := undisturbed
 	seen := 0
-	return func(faults.Write) faults.Strike {
+	plan.strike = func(faults.Write) faults.Strike {
 		if seen++; seen != at {
 			return faults.None
 		}
 		return how
 	}
+	return plan
 }
 
-// storm kills a worker before and after everything that is written.
-func storm() func(faults.Write) faults.Strike {
-	left := map[string][]faults.Strike{}
-	return func(w faults.Write) faults.Strike {
-		what := w.RunID + " " + w.String()
-		strikes, known := left[what]
-		if !known {
-			strikes = []faults.Strike{faults.Before, faults.After}
-			if w.Claim {
-				strikes = []faults.Strike{faults.After}
-			}
-		}
-		if len(strikes) == 0 {
+// dieAt stops the process at one transaction.
+func dieAt(at int, how faults.Strike) faultPlan {
+	plan := undisturbed
+	seen := 0
+	plan.die = func([]faults.Write) faults.Strike {
+		if seen++; seen != at {
 			return faults.None
 		}
-		left[what] = strikes[1:]
-		return strikes[0]
+		return how
 	}
+	return plan
 }
 
-func undisturbed(faults.Write) faults.Strike { return faults.None }
+// storm kills the worker of a run before and after everything that is written.
+func storm() faultPlan {
+	plan, left := undisturbed, strikesLeft{}
+	plan.strike = left.next
+	return plan
+}
+
+// stops stops the process before and after everything that is written.
+func stops() faultPlan {
+	plan, left := undisturbed, strikesLeft{}
+	plan.die = func(writes []faults.Write) faults.Strike {
+		how := faults.None
+		for _, w := range writes {
+			if how == faults.None {
+				how = left.next(w)
+			}
+		}
+		return how
+	}
+	return plan
+}
+
+// strikesLeft are those that a write has not met, by what it writes.
+type strikesLeft map[string][]faults.Strike
+
+func (left strikesLeft) next(w faults.Write) faults.Strike {
+	what := w.RunID + " " + w.String()
+	rest, known := left[what]
+	if !known {
+		rest = strikes
+		if w.Claim {
+			rest = []faults.Strike{faults.After}
+		}
+	}
+	if len(rest) == 0 {
+		return faults.None
+	}
+	left[what] = rest[1:]
+	return rest[0]
+}
 
 // kinds lists the kinds of nodes of a program, for a test's coverage.
 func (p Program) kinds() (all []Op) {
