@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -53,20 +54,7 @@ func TestDeadlines_P6_RunsGoOnWhenAllConnectionsHang(t *testing.T) {
 		receive(t, started, "all runs to be executed")
 	}
 
-	conn, err := pgx.Connect(t.Context(), b.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
-	rows, err := conn.Query(t.Context(),
-		`SELECT pid FROM pg_stat_activity WHERE application_name = 'hangs' AND state = 'idle'`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
-	if err != nil || len(pids) == 0 {
-		t.Fatalf("the worker has no idle connection: %v, %v", pids, err)
-	}
+	pids := idleBackends(b, "hangs")
 	for _, pid := range pids {
 		signalBackend(t, pid, syscall.SIGSTOP)
 		t.Cleanup(func() { signalBackend(t, pid, syscall.SIGCONT) })
@@ -165,6 +153,138 @@ func TestDeadlines_P6_ACallThatHangsIsGivenUp(t *testing.T) {
 			t.Errorf("%s was called %d times, want once more after it hung", method, n)
 		}
 	}
+}
+
+// stoppingStore stops the server processes behind all idle connections of a worker, right before
+// the first call of one method, which is then made on one of these connections.
+type stoppingStore struct {
+	*store.Store
+	method string
+	stop   func()
+	called calls
+	// answered gets the time of the first answer after that.
+	answered chan time.Time
+}
+
+func observe[T any](s *stoppingStore, method string, call func() (T, error)) (T, error) {
+	if method != s.method {
+		return call()
+	}
+	if s.called.add(method) == 1 {
+		s.stop()
+	}
+	result, err := call()
+	if err == nil {
+		select {
+		case s.answered <- time.Now():
+		default:
+		}
+	}
+	return result, err
+}
+
+func (s *stoppingStore) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
+	return observe(s, "ReleaseLeases", func() ([]string, error) { return s.Store.ReleaseLeases(ctx, podUID, exceptProcess) })
+}
+
+func (s *stoppingStore) SaveWorker(ctx context.Context, w store.Worker, within time.Duration) (int, error) {
+	return observe(s, "SaveWorker", func() (int, error) { return s.Store.SaveWorker(ctx, w, within) })
+}
+
+func (s *stoppingStore) LoadSteps(ctx context.Context, runIDs []string) (map[string][]openworkflow.StepAttempt, error) {
+	return observe(s, "LoadSteps", func() (map[string][]openworkflow.StepAttempt, error) { return s.Store.LoadSteps(ctx, runIDs) })
+}
+
+func (s *stoppingStore) WaitResults(ctx context.Context, attemptIDs []string) (map[string]store.WaitResult, error) {
+	return observe(s, "WaitResults", func() (map[string]store.WaitResult, error) { return s.Store.WaitResults(ctx, attemptIDs) })
+}
+
+func (s *stoppingStore) SendSignal(ctx context.Context, w store.StepWrite, signal store.Signal) ([]string, error) {
+	return observe(s, "SendSignal", func() ([]string, error) { return s.Store.SendSignal(ctx, w, signal) })
+}
+
+// TestDeadlines_P6_EachCallIsMadeAgainOnANewConnection: a call is made on a connection whose other
+// end does not answer any more. It is given up and made again, on a new connection, and the run
+// goes on. Each call meets the fault right when it is made, so none is spared by chance.
+func TestDeadlines_P6_EachCallIsMadeAgainOnANewConnection(t *testing.T) {
+	for _, method := range []string{"ReleaseLeases", "SaveWorker", "LoadSteps", "WaitResults", "SendSignal"} {
+		t.Run(method, func(t *testing.T) {
+			b := newBench(t)
+			goOn := make(chan struct{})
+			release := sync.OnceFunc(func() { close(goOn) })
+			w := workflow.Define("calls", func(ctx context.Context, n int) (int, error) {
+				if err := step.Sleep(ctx, "rest", 10*time.Millisecond); err != nil { // LoadSteps
+					return 0, err
+				}
+				held := step.Go(ctx, "held", func(context.Context) (int, error) { <-goOn; return n, nil })
+				if _, err := step.RunWorkflow(ctx, quick, n); err != nil { // WaitResults
+					return 0, err
+				}
+				release()
+				if _, err := held.Await(); err != nil {
+					return 0, err
+				}
+				if _, err := step.SendSignal(ctx, "nobody", n); err != nil {
+					return 0, err
+				}
+				return step.Run(ctx, "last", func(context.Context) (int, error) { return n, nil })
+			})
+			id := b.start(w, `7`)
+			// A worker that has gone has begun the run, so the next one reads its history.
+			runs, err := b.store.Claim(t.Context(), store.ClaimRequest{
+				Served: []openworkflow.Definition{{Name: w.Name()}}, Max: 1, WorkerIDPrefix: "gone.", First: 1, Lease: time.Millisecond,
+			})
+			if err != nil || len(runs) != 1 {
+				t.Fatalf("claimed %d runs: %v", len(runs), err)
+			}
+			s, err := store.Open(t.Context(), store.Options{URL: b.url, ApplicationName: "calls", MaxConns: 4})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(s.Close)
+			var stopped time.Time
+			stopping := &stoppingStore{Store: s, method: method, answered: make(chan time.Time, 1)}
+			stopping.stop = func() {
+				stopped = time.Now()
+				for _, pid := range idleBackends(b, "calls") {
+					signalBackend(t, pid, syscall.SIGSTOP)
+					t.Cleanup(func() { signalBackend(t, pid, syscall.SIGCONT) })
+				}
+			}
+			b.workOn(stopping, runner.Options{PollInterval: 200 * time.Millisecond}, w, quick)
+			answered := receive(t, stopping.answered, method+" to be answered")
+			if took := answered.Sub(stopped); took > 30*time.Second {
+				t.Errorf("%s was answered after %s", method, took)
+			}
+			if got := b.completed(id); got != `7` {
+				t.Errorf("output is %s", got)
+			}
+		})
+	}
+}
+
+// idleBackends returns the server processes of the idle connections of an application to the
+// database of the bench.
+func idleBackends(b *bench, application string) []int {
+	b.Helper()
+	conn, err := pgx.Connect(b.Context(), b.url)
+	if err != nil {
+		b.Error(err)
+		return nil
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(b.Context())) }()
+	rows, err := conn.Query(b.Context(), `
+		SELECT pid FROM pg_stat_activity
+		WHERE application_name = $1 AND state = 'idle' AND datname = current_database()`, application)
+	if err != nil {
+		b.Error(err)
+		return nil
+	}
+	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if err != nil || len(pids) == 0 {
+		b.Errorf("%s has no idle connection: %v, %v", application, pids, err)
+	}
+	return pids
 }
 
 // signalBackend signals a server process.
