@@ -35,9 +35,7 @@ func (w *world) awaitCorrected(run *v1alpha1.WorkflowRun, state v1alpha1.RunStat
 // TestRun_P4_AForgedStatusIsCorrected: whatever a worker's token can do to a status, the object
 // agrees with the row within seconds.
 func TestRun_P4_AForgedStatusIsCorrected(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
+	w := newManagedWorld(t)
 	ended := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)
 	completed := []map[string]any{
 		{"type": "Ready", "status": "True", "reason": "Completed", "message": "", "lastTransitionTime": ended},
@@ -51,12 +49,10 @@ func TestRun_P4_AForgedStatusIsCorrected(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := w.in(t)
-			run := newTestRun("order", func(r *run) {
+			run := w.pendingRun("order", func(r *run) {
 				r.Name, r.GenerateName = "", "order-"
 				r.Spec.WorkflowName, r.Spec.TTLSecondsAfterFinished = "nobody-serves", new(int32(0))
 			})
-			w.create(run)
-			w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
 			if err := patchStatus(w, run, forged); err != nil {
 				t.Fatal(err)
 			}
@@ -75,12 +71,8 @@ func TestRun_P4_AForgedStatusIsCorrected(t *testing.T) {
 
 // TestRun_P4_AForgedResultIsCorrected: an end that was real keeps its result.
 func TestRun_P4_AForgedResultIsCorrected(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
-	run := newTestRun("order")
-	w.create(run)
-	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	w := newManagedWorld(t)
+	run := w.pendingRun("order")
 	s := w.store()
 	end(t, s, claim(t, s, "pod"), store.RunWrite{Op: store.RunComplete, Output: json.RawMessage(`{"b": 1.0, "a": [null, "<"]}`)})
 	w.awaitState(run, v1alpha1.RunCompleted, v1alpha1.ReasonCompleted)

@@ -16,11 +16,9 @@ import (
 )
 
 func TestLeases_AreReleasedWhenTheWorkerEnds(t *testing.T) {
-	w := newWorld(t)
-	w.start(func(o *managerOptions) {
+	w := newManagedWorld(t, func(o *managerOptions) {
 		o.Intervals = Intervals{Deadline: time.Hour, Rescue: time.Hour, Repair: time.Hour, Orphan: time.Hour}
 	})
-	w.backend()
 	ends := map[string]func(*testing.T, *world, *corev1.Pod){
 		"terminated": func(_ *testing.T, w *world, p *corev1.Pod) {
 			w.podStatus(p, corev1.ContainerStatus{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, ContainerID: "c://1"}}})
@@ -45,17 +43,13 @@ func TestLeases_AreReleasedWhenTheWorkerEnds(t *testing.T) {
 	for name, kill := range ends {
 		t.Run(name, func(t *testing.T) {
 			w := w.in(t)
-			run := newTestRun(name)
-			w.create(run)
-			w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+			run := w.pendingRun(name)
 			s := w.store()
 			pod := podOf("shop", name)
 			w.create(pod)
 			w.podStatus(pod, corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
 			claimed := claim(t, s, string(pod.UID))
-			other := newTestRun(name + "-other")
-			w.create(other)
-			w.awaitState(other, v1alpha1.RunPending, v1alpha1.ReasonPending)
+			other := w.pendingRun(name + "-other")
 			claim(t, s, "living")
 
 			begin := time.Now()
@@ -114,9 +108,7 @@ func (w *world) awaitLeaseSweeps(s *store.Store) {
 	w.create(canary)
 	w.podStatus(canary, corev1.ContainerStatus{State: containerRuns})
 	for i, worker := range []string{string(canary.UID), name} {
-		run := newTestRun(fmt.Sprintf("%s-%d", name, i))
-		w.create(run)
-		w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+		w.pendingRun(fmt.Sprintf("%s-%d", name, i))
 		claimed := claim(w.t, s, worker)
 		if i == 0 {
 			w.podStatus(canary, corev1.ContainerStatus{State: containerEnded("c://" + name)})
@@ -141,9 +133,7 @@ func (w *world) awaitLeaseSweeps(s *store.Store) {
 // A pod has more containers than the worker: those of the template, and those that a mesh's
 // webhook puts before and behind it. None of their ends concerns the worker's leases.
 func TestLeases_P1_StayWhenAnotherContainerEnds(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
+	w := newManagedWorld(t)
 	for name, test := range map[string]struct {
 		containers []string
 		annotation string // the worker that the manager has named, if it has
@@ -157,9 +147,7 @@ func TestLeases_P1_StayWhenAnotherContainerEnds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := w.in(t)
-			run := newTestRun(name)
-			w.create(run)
-			w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+			w.pendingRun(name)
 			s := w.store()
 			pod := podOf("shop", name)
 			delete(pod.Annotations, v1alpha1.AnnotationWorkerContainer)
@@ -225,12 +213,8 @@ func TestLeases_P1_StayWhenAnotherContainerEnds(t *testing.T) {
 // A pod shows the death of its worker until after the worker was restarted and has claimed
 // again. Neither that status nor a sweep takes the leases of the new process.
 func TestLeases_P1_AreReleasedOncePerDeath(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
-	run := newTestRun("order")
-	w.create(run)
-	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	w := newManagedWorld(t)
+	run := w.pendingRun("order")
 	s := w.store()
 	pod := podOf("shop", "shop-1")
 	w.create(pod)
@@ -296,9 +280,7 @@ func TestLeases_OfWorkersThatDiedWhileTheManagerWasDown(t *testing.T) {
 	w := newWorld(t)
 	m := w.start()
 	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
-	run := newTestRun("order")
-	w.create(run)
-	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	run := w.pendingRun("order")
 	m.halt()
 	s := w.store()
 	claim(t, s, "gone")

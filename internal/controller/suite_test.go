@@ -172,6 +172,15 @@ func newWorldAt(t *testing.T, url string) *world {
 	return w
 }
 
+// newManagedWorld is newWorld with a manager and the Backend "default".
+func newManagedWorld(t *testing.T, changes ...func(*managerOptions)) *world {
+	t.Helper()
+	w := newWorld(t)
+	w.start(changes...)
+	w.backend()
+	return w
+}
+
 // in returns the world for a subtest, which fails instead of the whole test.
 func (w *world) in(t *testing.T) *world {
 	sub := *w
@@ -361,6 +370,15 @@ func newTestRun(name string, changes ...func(*v1alpha1.WorkflowRun)) *v1alpha1.W
 	for _, change := range changes {
 		change(run)
 	}
+	return run
+}
+
+// pendingRun creates a WorkflowRun, and waits until its row waits for a worker.
+func (w *world) pendingRun(name string, changes ...func(*v1alpha1.WorkflowRun)) *v1alpha1.WorkflowRun {
+	w.t.Helper()
+	run := newTestRun(name, changes...)
+	w.create(run)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
 	return run
 }
 

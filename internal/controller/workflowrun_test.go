@@ -66,9 +66,7 @@ func end(t *testing.T, s *store.Store, claimed openworkflow.Run, write store.Run
 }
 
 func TestRun_IsMirroredByItsUID(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
+	w := newManagedWorld(t)
 	run := newTestRun("order", func(r *run) {
 		r.Spec.Version = "2"
 		r.Spec.Input = &apiextensionsv1.JSON{Raw: []byte(`{"total":42}`)}
@@ -102,9 +100,7 @@ func TestRun_IsMirroredByItsUID(t *testing.T) {
 }
 
 func TestRun_AppliedTwiceChangesNothing(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
+	w := newManagedWorld(t)
 	apply := func() *unstructured.Unstructured {
 		o := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": v1alpha1.GroupVersion.String(), "kind": "WorkflowRun",
@@ -187,9 +183,7 @@ func TestRun_DefinitionIsImmutable(t *testing.T) {
 }
 
 func TestRun_Cancel(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
+	w := newManagedWorld(t)
 	run := newTestRun("order")
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
@@ -206,9 +200,7 @@ func TestRun_Cancel(t *testing.T) {
 }
 
 func TestRun_CanceledBeforeItBeganNeverBegins(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
+	w := newManagedWorld(t)
 	run := newTestRun("order", func(r *run) { r.Spec.Cancel = new(true) })
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunCanceled, v1alpha1.ReasonCanceled)
@@ -218,9 +210,7 @@ func TestRun_CanceledBeforeItBeganNeverBegins(t *testing.T) {
 }
 
 func TestRun_SuspendAndResume(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
+	w := newManagedWorld(t)
 	run := newTestRun("order", func(r *run) { r.Spec.Suspend = new(true) })
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonSuspended)
@@ -255,9 +245,7 @@ func TestRun_SuspendAndResume(t *testing.T) {
 }
 
 func TestRun_TTLDeletesTheEndedObjectAndKeepsTheRow(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
+	w := newManagedWorld(t)
 	run := newTestRun("order", func(r *run) { r.Spec.TTLSecondsAfterFinished = new(int32(0)) })
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
@@ -275,9 +263,7 @@ func TestRun_TTLDeletesTheEndedObjectAndKeepsTheRow(t *testing.T) {
 }
 
 func TestRun_FailsAtItsDeadline(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
+	w := newManagedWorld(t)
 	run := newTestRun("order", func(r *run) { r.Spec.TimeoutSeconds = new(int64(1)) })
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunFailed, v1alpha1.ReasonDeadlineExceeded)
@@ -288,9 +274,7 @@ func TestRun_FailsAtItsDeadline(t *testing.T) {
 
 // Clients that wait for results are notified of runs that the manager ends.
 func TestRun_EndsMadeByTheManagerAreNotified(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
+	w := newManagedWorld(t)
 	ends := wake.New()
 	ctx, cancel := context.WithCancel(t.Context())
 	var listening sync.WaitGroup
@@ -331,9 +315,7 @@ func TestRun_EndsMadeByTheManagerAreNotified(t *testing.T) {
 // OpenWorkflow's worker ends a child and wakes its parent in two statements. If it dies
 // between them, the parent keeps waiting (R171).
 func TestRun_ParentThatWasNotWokenIsRescued(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
+	w := newManagedWorld(t)
 	run := newTestRun("order")
 	w.create(run)
 	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
@@ -359,12 +341,8 @@ func TestRun_ParentThatWasNotWokenIsRescued(t *testing.T) {
 }
 
 func TestRun_ProgressOfWorkersThatReportNothing(t *testing.T) {
-	w := newWorld(t)
-	w.start()
-	w.backend()
-	run := newTestRun("order")
-	w.create(run)
-	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	w := newManagedWorld(t)
+	run := w.pendingRun("order")
 	s := w.store()
 	claimed := claim(t, s, "pod")
 	w.awaitState(run, v1alpha1.RunRunning, v1alpha1.ReasonRunning)
@@ -403,9 +381,7 @@ func TestRun_DeletionInEachStateCancelsTheRow(t *testing.T) {
 	for name, state := range states {
 		t.Run(name, func(t *testing.T) {
 			w := w.in(t)
-			run := newTestRun(name)
-			w.create(run)
-			w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+			run := w.pendingRun(name)
 			s := w.store()
 			if state.prepare != nil {
 				state.prepare(t, s, claim(t, s, "pod"))
@@ -428,12 +404,8 @@ func TestRun_IdempotencyKeyAttaches(t *testing.T) {
 	w.start()
 	w.backend()
 	key := func(r *run) { r.Spec.IdempotencyKey = "order-1" }
-	first := newTestRun("first", key)
-	w.create(first)
-	w.awaitState(first, v1alpha1.RunPending, v1alpha1.ReasonPending)
-	second := newTestRun("second", key)
-	w.create(second)
-	w.awaitState(second, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	first := w.pendingRun("first", key)
+	second := w.pendingRun("second", key)
 	if second.Status.RunID != string(first.UID) {
 		t.Fatalf("second shows run %s, want %s", second.Status.RunID, first.UID)
 	}
