@@ -11,6 +11,9 @@ import (
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
+// slowItem is longer than it takes to store the failure of another item.
+const slowItem = 3 * time.Millisecond
+
 // interpreter executes programs.
 type interpreter struct {
 	unit time.Duration
@@ -82,6 +85,9 @@ func (x *interpreter) node(ctx context.Context, n Node) (trace []string, err err
 		values, err := step.Map(ctx, n.Name, items, n.Limit, func(ctx context.Context, item int) (int, error) {
 			each := n
 			each.Fatal = n.Fatal && item >= n.Item
+			if n.Fatal && !each.Fatal { // it is under way while another item fails, and completes after that
+				time.Sleep(slowItem)
+			}
 			_, err := each.call(ctx)
 			return 2 * item, err
 		}, step.Retry(x.policy(n.Attempts)))

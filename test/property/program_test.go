@@ -85,7 +85,13 @@ const maxDepth = 2
 func (g *generator) program(depth int) Program {
 	p := Program{Retries: g.IntN(4) == 0}
 	for range 1 + g.IntN(5-depth) {
-		p.Nodes = append(p.Nodes, g.node(depth))
+		node := g.node(depth)
+		p.Nodes = append(p.Nodes, node)
+		if node.Op == opMap && node.Fatal && node.Catch { // which names a failed map takes shows in the next ones
+			again := g.step()
+			again.Name, again.Fatal = node.Name, false
+			p.Nodes = append(p.Nodes, again)
+		}
 	}
 	if g.IntN(8) == 0 {
 		p.Nodes = append(p.Nodes, Node{Op: opFail})
@@ -103,6 +109,9 @@ func (g *generator) node(depth int) Node {
 		node := Node{Op: opMap, Name: g.name(), Value: g.IntN(6), Limit: g.IntN(4), Fails: g.IntN(3), Attempts: 1 + g.IntN(3), Catch: g.IntN(2) == 0}
 		if node.Value > 0 && g.IntN(2) == 0 {
 			node.Item, node.Fatal = g.IntN(node.Value), true
+			if g.IntN(2) == 0 { // all items before the one that fails are under way with it, and some are left
+				node.Limit, node.Value, node.Fails = node.Item+1, node.Value+2, 0
+			}
 		}
 		return node
 	case n < 17:
