@@ -31,7 +31,7 @@ var (
 		}
 		return "approved by " + by, nil
 	})
-	Ship = workflow.Define("ship", func(ctx context.Context, order string) (string, error) {
+	Ship = workflow.Define("ship", func(ctx context.Context, _ string) (string, error) {
 		parcel, err := step.Run(ctx, "pack", func(context.Context) (string, error) {
 			packed.Add(1)
 			return "packed", nil

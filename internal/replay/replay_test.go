@@ -146,7 +146,7 @@ func TestRun_P7_SaysHowTheCodeFails(t *testing.T) {
 	}
 
 	ctx, cancel := context.WithCancelCause(t.Context())
-	stuck := durable.DefinitionOf(workflow.Define("wf", func(ctx context.Context, _ int) (int, error) {
+	stuck := durable.DefinitionOf(workflow.Define("wf", func(_ context.Context, _ int) (int, error) {
 		cancel(errors.New("no patience"))
 		<-t.Context().Done()
 		return 0, nil

@@ -75,7 +75,7 @@ func (b *bench) fork(r store.ForkRequest) string {
 func TestFork_P1_KeptStepsAreNotExecutedAgain(t *testing.T) {
 	b := newBench(t)
 	l := newForkLedger("last")
-	child := workflow.Define("child", func(ctx context.Context, in string) (string, error) { return l.run(ctx, "in child") })
+	child := workflow.Define("child", func(ctx context.Context, _ string) (string, error) { return l.run(ctx, "in child") })
 	listener := workflow.Define("listener", func(ctx context.Context, _ struct{}) (string, error) {
 		data, _, err := step.WaitForSignal[string](ctx, "sent")
 		return data, err

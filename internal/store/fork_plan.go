@@ -67,7 +67,7 @@ func NewForkPlan(source *openworkflow.Run, attempts []openworkflow.StepAttempt, 
 		plan.Step = &from.name
 	}
 	takesOver := func(s *forkStep) bool {
-		return s != from && !follows(s) && !(r.RestartChildren && s.kind == openworkflow.KindWorkflow)
+		return s != from && !follows(s) && (!r.RestartChildren || s.kind != openworkflow.KindWorkflow)
 	}
 	copies := map[string]ForkCopy{}
 	plan.Kept = h.copyResults(copies, takesOver, outputs)
