@@ -128,6 +128,7 @@
 //	outcomes.go        how runs ended
 //	list.go            pages of runs and step attempts
 //	count.go           runs by status
+//	view.go            what people and tools read: bounded, read-only, without payloads
 //	retention.go       the removal of ended runs and of signals
 //	workers.go         the live processes and what they serve
 package store
