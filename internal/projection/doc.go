@@ -6,6 +6,7 @@
 //
 //	status.go      Status: rows to status, at most 8 KiB; Revision, which orders statuses
 //	values.go      which values a status can hold, and what becomes of others
+//	state.go       the state of a run, and why
 //	conditions.go  the conditions of a status
 //	patch.go       the request bodies that write a status, and how a refusal is recognized
 package projection
