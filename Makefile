@@ -43,12 +43,13 @@ deps: ## Install the Debian packages that the targets need (as root).
 ##@ Development
 
 .PHONY: generate
-generate: ## Generate the deep copies of the custom resources.
+generate: ## Generate the deep copies of the resources, and the schema of the data API.
 	$(CONTROLLER_GEN) object paths=./api/...
+	hack/openapi.sh internal/dataapi/openapi
 
 .PHONY: manifests
 manifests: ## Generate the custom resource definitions and the manager's role.
-	$(CONTROLLER_GEN) crd paths=./api/... output:crd:dir=config/crd/bases
+	$(CONTROLLER_GEN) crd paths=./api/v1alpha1/... output:crd:dir=config/crd/bases
 	$(CONTROLLER_GEN) rbac:roleName=openworkflow-manager paths=./internal/controller/... output:rbac:dir=config/rbac
 
 .PHONY: fmt

@@ -28,7 +28,9 @@ func TestProgramsLinkOnlyWhatTheyNeed(t *testing.T) {
 		"worker": {"./examples/...", []string{
 			"sigs.k8s.io/controller-runtime", // caches and informers, which double the packages of a program
 			"github.com/prometheus",          // a worker serves no metrics
+			"k8s.io/apiserver",
 			module + "internal/controller",
+			module + "internal/dataapi",
 			module + "internal/metrics",
 			module + "cmd",
 		}},

@@ -1,0 +1,183 @@
+package dataapi
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
+
+	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+const (
+	// readTimeout is when the server ends a statement that reads.
+	readTimeout = 5 * time.Second
+	// defaultLimit and maxLimit bound the number of items of one answer.
+	defaultLimit, maxLimit = 500, 1000
+)
+
+// reader reads runs of a namespace's databases.
+type reader struct {
+	databases *Databases
+	// cluster is the uid of the kube-system namespace, which the contexts of runs name.
+	cluster string
+}
+
+// position is where a page of a list ends, as the text of continue.
+type position struct {
+	CreatedAt time.Time `json:"t"`
+	ID        string    `json:"id"`
+}
+
+func (p position) String() string {
+	raw, err := json.Marshal(p)
+	if err != nil { // times and texts always marshal
+		panic(err)
+	}
+	return base64.RawURLEncoding.EncodeToString(raw)
+}
+
+// parsePosition returns nil for no position.
+func parsePosition(text string) (*openworkflow.Cursor, error) {
+	if text == "" {
+		return nil, nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	var p position
+	if err == nil {
+		err = json.Unmarshal(raw, &p)
+	}
+	if err != nil || p.ID == "" {
+		return nil, apierrors.NewResourceExpired("the value of continue is not one of this list: start from the first page")
+	}
+	return &openworkflow.Cursor{CreatedAt: p.CreatedAt, ID: p.ID}, nil
+}
+
+// limitOf returns the number of items of a page.
+func limitOf(limit int64) int {
+	if limit <= 0 {
+		return defaultLimit
+	}
+	return int(min(limit, maxLimit))
+}
+
+// found is a run and the database that has it.
+type found struct {
+	store.RunView
+	db *database
+}
+
+// list returns a page of a namespace's runs, newest first.
+func (r *reader) list(ctx context.Context, namespace string, selector fields.Selector, after string, limit int) (*datav1alpha1.RunList, error) {
+	wanted, err := parseSelector(selector, namespace)
+	if err != nil {
+		return nil, err
+	}
+	cursor, err := parsePosition(after)
+	if err != nil {
+		return nil, err
+	}
+	list := &datav1alpha1.RunList{Items: []datav1alpha1.Run{}}
+	if wanted.none {
+		return list, nil
+	}
+	err = r.databases.use(ctx, namespace, wanted.backend, func(open []*database) error {
+		runs, err := readPage(ctx, open, wanted, cursor, limit+1)
+		if err != nil {
+			return err
+		}
+		if len(runs) > limit {
+			runs = runs[:limit]
+			last := runs[limit-1]
+			list.Continue = position{last.CreatedAt, last.ID}.String()
+		}
+		for i := range runs {
+			list.Items = append(list.Items, r.runOf(&runs[i].Run, runs[i].ParentRunID, runs[i].db.backend, namespace))
+		}
+		return nil
+	})
+	return list, err
+}
+
+// readPage merges the pages of several databases. A run that two Backends show is returned
+// once.
+func readPage(ctx context.Context, open []*database, wanted selected, cursor *openworkflow.Cursor, limit int) ([]found, error) {
+	var all []found
+	for _, db := range open {
+		var runs []store.RunView
+		var err error
+		if wanted.id != "" {
+			runs, err = readOne(ctx, db, wanted)
+		} else {
+			runs, err = db.View(readTimeout).Runs(ctx, wanted.ViewFilter, cursor, limit)
+		}
+		if err != nil {
+			return nil, answer(ctx, db, err)
+		}
+		for _, run := range runs {
+			all = append(all, found{run, db})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b found) int {
+		if c := b.CreatedAt.Compare(a.CreatedAt); c != 0 {
+			return c
+		}
+		return strings.Compare(b.ID, a.ID)
+	})
+	all = slices.CompactFunc(all, func(a, b found) bool { return a.ID == b.ID && a.CreatedAt.Equal(b.CreatedAt) })
+	return all[:min(limit, len(all))], nil
+}
+
+// readOne finds the run that a selector names, if it has the other properties too.
+func readOne(ctx context.Context, db *database, wanted selected) ([]store.RunView, error) {
+	run, err := db.View(readTimeout).Run(ctx, wanted.id)
+	if err != nil || run == nil {
+		return nil, err
+	}
+	if !wanted.matches(run) {
+		return nil, nil
+	}
+	return []store.RunView{*run}, nil
+}
+
+// find calls f with the database that has a run. Without one it returns NotFound.
+func (r *reader) find(ctx context.Context, namespace, id string, f func(db *database, run *store.RunView) error) error {
+	return r.databases.use(ctx, namespace, "", func(open []*database) error {
+		for _, db := range open {
+			run, err := db.View(readTimeout).Run(ctx, id)
+			if err != nil {
+				return answer(ctx, db, err)
+			}
+			if run != nil {
+				return answer(ctx, db, f(db, run))
+			}
+		}
+		return apierrors.NewNotFound(resource, id)
+	})
+}
+
+// steps returns a page of the step attempts of a run, and the text of continue.
+func (r *reader) steps(ctx context.Context, db *database, id string, payloads bool, o *datav1alpha1.ReadOptions) (steps []openworkflow.StepAttempt, next string, err error) {
+	cursor, err := parsePosition(o.Continue)
+	if err != nil {
+		return nil, "", err
+	}
+	limit := limitOf(o.Limit)
+	steps, err = db.View(readTimeout).Steps(ctx, id, payloads, cursor, limit+1)
+	if err != nil {
+		return nil, "", fmt.Errorf("read steps of run %s: %w", id, err)
+	}
+	if len(steps) > limit {
+		steps = steps[:limit]
+		next = position{steps[limit-1].CreatedAt, steps[limit-1].ID}.String()
+	}
+	return steps, next, nil
+}

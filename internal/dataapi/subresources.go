@@ -1,0 +1,156 @@
+package dataapi
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+
+	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/store"
+)
+
+var (
+	_ rest.GetterWithOptions = &runSteps{}
+	_ rest.GetterWithOptions = &runHistory{}
+	_ rest.Getter            = &runPayload{}
+)
+
+// readOptions returns the options of a request for a page.
+func readOptions(object runtime.Object) (*datav1alpha1.ReadOptions, error) {
+	o, ok := object.(*datav1alpha1.ReadOptions)
+	if !ok {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("options %T: want ReadOptions", object))
+	}
+	return o, nil
+}
+
+// runSteps serves runs/steps: the step attempts of a run, without payloads.
+type runSteps struct {
+	reader
+	tables
+}
+
+func (*runSteps) New() runtime.Object { return &datav1alpha1.RunSteps{} }
+func (*runSteps) Destroy()            {}
+func (*runSteps) NewGetOptions() (runtime.Object, bool, string) {
+	return &datav1alpha1.ReadOptions{}, false, ""
+}
+
+// Get returns a page of the step attempts, oldest first.
+func (s *runSteps) Get(ctx context.Context, id string, options runtime.Object) (runtime.Object, error) {
+	o, err := readOptions(options)
+	if err != nil {
+		return nil, err
+	}
+	namespace := genericapirequest.NamespaceValue(ctx)
+	out := &datav1alpha1.RunSteps{Items: []datav1alpha1.Step{}}
+	err = s.find(ctx, namespace, id, func(db *database, run *store.RunView) error {
+		steps, next, err := s.steps(ctx, db, id, false, o)
+		if err != nil {
+			return err
+		}
+		out.ObjectMeta, out.Continue = objectMeta(&run.Run, namespace), next
+		for i := range steps {
+			out.Items = append(out.Items, stepOf(&steps[i]))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// runPayload serves runs/payload: the run's input, output and error, whole.
+type runPayload struct {
+	reader
+	tables
+}
+
+func (*runPayload) New() runtime.Object { return &datav1alpha1.RunPayload{} }
+func (*runPayload) Destroy()            {}
+
+// Get returns the payload of a run.
+func (s *runPayload) Get(ctx context.Context, id string, _ *metav1.GetOptions) (runtime.Object, error) {
+	namespace := genericapirequest.NamespaceValue(ctx)
+	var out *datav1alpha1.RunPayload
+	err := s.find(ctx, namespace, id, func(db *database, _ *store.RunView) error {
+		run, err := db.View(readTimeout).FullRun(ctx, id)
+		if err != nil {
+			return err
+		}
+		if run == nil { // it was removed since
+			return apierrors.NewNotFound(resource, id)
+		}
+		out = &datav1alpha1.RunPayload{
+			ObjectMeta: objectMeta(run, namespace),
+			Input:      jsonOf(run.Input), Output: jsonOf(run.Output), Error: jsonOf(run.Error),
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// runHistory serves runs/history: a run with its step attempts and all payloads, for export.
+type runHistory struct {
+	reader
+	tables
+}
+
+func (*runHistory) New() runtime.Object { return &datav1alpha1.RunHistory{} }
+func (*runHistory) Destroy()            {}
+func (*runHistory) NewGetOptions() (runtime.Object, bool, string) {
+	return &datav1alpha1.ReadOptions{}, false, ""
+}
+
+// Get returns the run with a page of its step attempts.
+func (s *runHistory) Get(ctx context.Context, id string, options runtime.Object) (runtime.Object, error) {
+	o, err := readOptions(options)
+	if err != nil {
+		return nil, err
+	}
+	namespace := genericapirequest.NamespaceValue(ctx)
+	var out *datav1alpha1.RunHistory
+	err = s.find(ctx, namespace, id, func(db *database, found *store.RunView) error {
+		out, err = s.history(ctx, db, found, namespace, o)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (s *runHistory) history(ctx context.Context, db *database, found *store.RunView, namespace string, o *datav1alpha1.ReadOptions) (*datav1alpha1.RunHistory, error) {
+	run, err := db.View(readTimeout).FullRun(ctx, found.ID)
+	if err != nil {
+		return nil, err
+	}
+	if run == nil {
+		return nil, apierrors.NewNotFound(resource, found.ID)
+	}
+	steps, next, err := s.steps(ctx, db, run.ID, true, o)
+	if err != nil {
+		return nil, err
+	}
+	shown := s.runOf(run, found.ParentRunID, db.backend, namespace)
+	out := &datav1alpha1.RunHistory{
+		ObjectMeta: shown.ObjectMeta, Spec: shown.Spec, Status: shown.Status,
+		Output: jsonOf(run.Output), Error: jsonOf(run.Error), Steps: []datav1alpha1.HistoryStep{}, Continue: next,
+	}
+	out.Spec.Input = jsonOf(run.Input)
+	for i := range steps {
+		out.Steps = append(out.Steps, datav1alpha1.HistoryStep{
+			Step: stepOf(&steps[i]), Context: jsonOf(steps[i].Context), Output: jsonOf(steps[i].Output), Error: jsonOf(steps[i].Error),
+		})
+	}
+	return out, nil
+}

@@ -1,0 +1,124 @@
+package dataapi
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
+)
+
+// tables prints resources as kubectl shows them.
+type tables struct{}
+
+func column(name, kind, description string, priority int32) metav1.TableColumnDefinition {
+	return metav1.TableColumnDefinition{Name: name, Type: kind, Description: description, Priority: priority}
+}
+
+var (
+	runColumns = []metav1.TableColumnDefinition{
+		column("Name", "string", "The run's id.", 0),
+		column("Workflow", "string", "The name of the workflow.", 0),
+		column("Status", "string", "The state of the run.", 0),
+		column("Object", "string", "The WorkflowRun that the run mirrors, if there is one.", 0),
+		column("Age", "string", "The time since the run was created.", 0),
+		column("Duration", "string", "The time from the first claim to the end.", 0),
+		column("Version", "string", "The version of the workflow.", 1),
+		column("Attempts", "integer", "The number of claims by workers.", 1),
+		column("Backend", "string", "The Backend that holds the run.", 1),
+		column("Parent", "string", "The run that started this one.", 1),
+		column("Reason", "string", "Why the run is in its state.", 1),
+	}
+	stepColumns = []metav1.TableColumnDefinition{
+		column("Name", "string", "The step's durable name.", 0),
+		column("Kind", "string", "What the step does.", 0),
+		column("Status", "string", "The state of the attempt.", 0),
+		column("Started", "string", "The time since the attempt started.", 0),
+		column("Duration", "string", "The time from the attempt's start to its end.", 0),
+		column("Error", "string", "The type of the attempt's error.", 0),
+		column("Child", "string", "The run that the step has started.", 1),
+		column("Signal", "string", "The signal that the step waits for.", 1),
+	}
+	objectColumns = []metav1.TableColumnDefinition{
+		column("Name", "string", "The run's id.", 0),
+		column("Age", "string", "The time since the run was created.", 0),
+	}
+)
+
+// ConvertToTable prints a list or an object.
+func (tables) ConvertToTable(_ context.Context, object runtime.Object, options runtime.Object) (*metav1.Table, error) {
+	now := time.Now()
+	table := &metav1.Table{ColumnDefinitions: objectColumns}
+	switch o := object.(type) {
+	case *datav1alpha1.RunList:
+		table.ListMeta, table.ColumnDefinitions = o.ListMeta, runColumns
+		for i := range o.Items {
+			table.Rows = append(table.Rows, runRow(&o.Items[i], now))
+		}
+	case *datav1alpha1.Run:
+		table.ColumnDefinitions = runColumns
+		table.Rows = append(table.Rows, runRow(o, now))
+	case *datav1alpha1.RunSteps:
+		table.Continue, table.ColumnDefinitions = o.Continue, stepColumns
+		for i := range o.Items {
+			table.Rows = append(table.Rows, stepRow(&o.Items[i], now))
+		}
+	case metav1.Object:
+		table.Rows = append(table.Rows, metav1.TableRow{
+			Cells:  []any{o.GetName(), age(o.GetCreationTimestamp().Time, now)},
+			Object: runtime.RawExtension{Object: object},
+		})
+	default:
+		return nil, fmt.Errorf("print %T: no table is known for it", object)
+	}
+	if o, ok := options.(*metav1.TableOptions); ok && o != nil && o.NoHeaders {
+		table.ColumnDefinitions = nil
+	}
+	return table, nil
+}
+
+func runRow(r *datav1alpha1.Run, now time.Time) metav1.TableRow {
+	return metav1.TableRow{
+		Cells: []any{
+			r.Name, r.Spec.WorkflowName, r.Status.State, r.Status.Object, age(r.CreationTimestamp.Time, now),
+			span(r.Status.StartedAt, r.Status.FinishedAt, now),
+			r.Spec.Version, int64(r.Status.Attempts), r.Spec.Backend, r.Status.Parent, r.Status.Reason,
+		},
+		Object: runtime.RawExtension{Object: r},
+	}
+}
+
+func stepRow(s *datav1alpha1.Step, now time.Time) metav1.TableRow {
+	started, length := "", ""
+	if s.StartedAt != nil {
+		started, length = age(s.StartedAt.Time, now), duration.HumanDuration(now.Sub(s.StartedAt.Time))
+		if s.FinishedAt != nil {
+			length = s.FinishedAt.Sub(s.StartedAt.Time).Round(time.Millisecond).String()
+		}
+	}
+	return metav1.TableRow{Cells: []any{s.Name, s.Kind, s.State, started, length, s.ErrorName, s.Child, s.Signal}}
+}
+
+// age is the time since t, for people.
+func age(t, now time.Time) string {
+	if t.IsZero() {
+		return "<unknown>"
+	}
+	return duration.HumanDuration(now.Sub(t))
+}
+
+// span is the time from the start to the end, or until now.
+func span(start, end *metav1.Time, now time.Time) string {
+	switch {
+	case start == nil:
+		return ""
+	case end == nil:
+		return duration.HumanDuration(now.Sub(start.Time))
+	default:
+		return duration.HumanDuration(end.Sub(start.Time))
+	}
+}
