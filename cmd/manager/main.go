@@ -41,11 +41,14 @@ type options struct {
 	namespaces     string
 	selector       string
 	pprofAddress   string
-	attachAcross   bool
-	allowLocal     bool
-	denied         string
-	qps            float64
-	burst          int
+
+	dataAPIAddress, dataAPICertificates string
+
+	attachAcross bool
+	allowLocal   bool
+	denied       string
+	qps          float64
+	burst        int
 }
 
 func main() {
@@ -57,6 +60,8 @@ func main() {
 	flag.StringVar(&o.leaderElection, "leader-election-namespace", "", "Namespace of the leader election's Lease. Defaults to the manager's own.")
 	flag.StringVar(&o.namespaces, "namespaces", "", "Namespaces to watch, separated by commas. Empty means all namespaces.")
 	flag.StringVar(&o.pprofAddress, "pprof-bind-address", "0", "Loopback address of Go's pprof endpoint, for example 127.0.0.1:6060. 0 turns it off.")
+	flag.StringVar(&o.dataAPIAddress, "data-api-bind-address", "0", "Address of the data API, for example :8444. 0 turns it off.")
+	flag.StringVar(&o.dataAPICertificates, "data-api-cert-dir", "", "Directory with tls.crt and tls.key of the data API, read again when they change. Empty makes the manager issue and renew its own.")
 	flag.BoolVar(&o.attachAcross, "attach-across-namespaces", false, "Let an idempotencyKey find the run of an object in another namespace, where Backends of several namespaces share one schema and namespaceID.")
 	flag.BoolVar(&o.allowLocal, "allow-local-databases", false, "Connect to databases at loopback and link-local addresses and Unix sockets too: for a manager outside a cluster.")
 	flag.StringVar(&o.denied, "deny-database-networks", "", "Networks in which no Backend's database may be, separated by commas, such as the service network 10.96.0.0/12.")
@@ -183,6 +188,9 @@ func manage(ctx context.Context, config *rest.Config, o options, namespaces []st
 	if err := controller.Setup(ctx, mgr, controller.Options{
 		Cluster: cluster, SkipNameValidation: o.selector != "", AttachAcrossNamespaces: o.attachAcross, Open: rule.Open,
 	}); err != nil {
+		return err
+	}
+	if err := addDataAPI(mgr, config, o, cluster, rule); err != nil {
 		return err
 	}
 	return mgr.Start(ctx)
