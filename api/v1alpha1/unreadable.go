@@ -129,7 +129,7 @@ func readLenient(raw json.RawMessage, into reflect.Value, path string, unreadabl
 // readParts decodes the members or elements of a value one by one. Of a list it keeps the elements
 // that can be read whole. It returns false for a value that has no parts.
 func readParts(raw json.RawMessage, into reflect.Value, path string, unreadable *[]string) bool {
-	if _, leaf := into.Addr().Interface().(json.Unmarshaler); leaf && into.Kind() != reflect.Pointer {
+	if _, leaf := reflect.TypeAssert[json.Unmarshaler](into.Addr()); leaf && into.Kind() != reflect.Pointer {
 		return false
 	}
 	switch into.Kind() {

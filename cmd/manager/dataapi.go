@@ -58,9 +58,9 @@ func addDataAPI(mgr ctrl.Manager, config *rest.Config, o options, cluster string
 			o.Dial = rule.Dial
 			return store.Open(ctx, o)
 		}},
-		options:   dataapi.Options{Config: config, Cluster: cluster},
-		client:    live,
-		log:       mgr.GetLogger().WithName("data-api"),
+		options: dataapi.Options{Config: config, Cluster: cluster},
+		client:  live,
+		log:     mgr.GetLogger().WithName("data-api"),
 	})
 }
 

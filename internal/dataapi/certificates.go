@@ -31,10 +31,11 @@ import (
 )
 
 const (
-	// SecretName is the Secret with the authority and the certificate of the data API, and
-	// AuthorityName the ConfigMap from which clients read the authority. Both are in the manager's
-	// namespace.
-	SecretName, AuthorityName = "openworkflow-data-api", "openworkflow-data-api-ca"
+	// SecretName is the Secret of the manager's namespace with the authority and the certificate
+	// of the data API.
+	SecretName = "openworkflow-data-api"
+	// AuthorityName is the ConfigMap of that namespace from which clients read the authority.
+	AuthorityName = "openworkflow-data-api-ca"
 
 	keyAuthority, keyAuthorityKey = "ca.crt", "ca.key"
 
@@ -139,7 +140,7 @@ func (c *Certificates) refresh(ctx context.Context) error {
 		return err
 	}
 	if changed {
-		secret.ObjectMeta.Namespace, secret.ObjectMeta.Name, secret.Type = c.Namespace, SecretName, corev1.SecretTypeTLS
+		secret.Namespace, secret.Name, secret.Type = c.Namespace, SecretName, corev1.SecretTypeTLS
 		secret.Data = map[string][]byte{
 			keyAuthority: issued.authority, keyAuthorityKey: issued.authorityKey,
 			corev1.TLSCertKey: issued.cert, corev1.TLSPrivateKeyKey: issued.key,

@@ -145,7 +145,7 @@ func TestCertificates_AreServedOnceRenewed(t *testing.T) {
 	if err := own.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,12 +159,13 @@ func TestCertificates_AreServedOnceRenewed(t *testing.T) {
 	running.Go(func() { _ = server.Start(ctx) })
 
 	shown := func() []byte {
-		conn, err := tls.Dial("tcp", listener.Addr().String(), &tls.Config{InsecureSkipVerify: true, ServerName: serviceNames[0]})
+		dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, ServerName: serviceNames[0]}}
+		conn, err := dialer.DialContext(t.Context(), "tcp", listener.Addr().String())
 		if err != nil {
 			return nil
 		}
 		defer func() { _ = conn.Close() }()
-		return conn.ConnectionState().PeerCertificates[0].Raw
+		return conn.(*tls.Conn).ConnectionState().PeerCertificates[0].Raw
 	}
 	wait := func(want []byte) {
 		t.Helper()

@@ -146,17 +146,25 @@ func (d *Databases) acquire(ctx context.Context, object *v1alpha1.Backend) (*dat
 
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	url, err := d.url(ctx, object)
+	postgres := &object.Spec.Postgres
+	url, err := d.read(ctx, object.Namespace, postgres.URLSecretRef.Name, postgres.URLSecretRef.Key)
 	if err != nil {
 		return nil, err
 	}
+	var ca []byte
+	if ref := postgres.CASecretRef; ref.Name != "" {
+		if ca, err = d.read(ctx, object.Namespace, ref.Name, ref.Key); err != nil {
+			return nil, err
+		}
+	}
 	options := store.Options{
-		URL:             url,
+		URL:             string(url),
 		Schema:          object.Spec.Schema,
 		NamespaceID:     namespaceID(object),
 		ApplicationName: "openworkflow-data-api",
 		MaxConns:        maxConns,
 		Untrusted:       true,
+		Encryption:      store.Encryption{Mode: postgres.SSLMode, CA: ca},
 	}
 	hash := backend.Hash(options, "")
 	if entry := d.reuse(key, hash, now); entry != nil {
@@ -189,7 +197,7 @@ func (d *Databases) publish(key types.NamespacedName, entry *database) (*databas
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		entry.Store.Close()
+		entry.Close()
 		return nil, errClosed
 	}
 	if d.entries == nil {
@@ -212,7 +220,7 @@ func (d *Databases) release(entry *database) {
 
 func (d *Databases) releaseLocked(entry *database) {
 	if entry.users--; entry.users == 0 {
-		go entry.Store.Close() // it waits for statements that were abandoned
+		go entry.Close() // it waits for statements that were abandoned
 	}
 }
 
@@ -223,18 +231,16 @@ func (d *Databases) removeLocked(key types.NamespacedName) {
 	}
 }
 
-// url reads the URL of a Backend's database.
-func (d *Databases) url(ctx context.Context, object *v1alpha1.Backend) (string, error) {
-	ref := object.Spec.Postgres.URLSecretRef
+// read returns a key of a Secret.
+func (d *Databases) read(ctx context.Context, namespace, name, key string) ([]byte, error) {
 	var secret corev1.Secret
-	if err := d.Secrets.Get(ctx, types.NamespacedName{Namespace: object.Namespace, Name: ref.Name}, &secret); err != nil {
-		return "", fmt.Errorf("read Secret %q: %w", ref.Name, err)
+	if err := d.Secrets.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &secret); err != nil {
+		return nil, fmt.Errorf("read Secret %q: %w", name, err)
 	}
-	url := secret.Data[ref.Key]
-	if len(url) == 0 {
-		return "", fmt.Errorf("the Secret %q has no key %q", ref.Name, ref.Key)
+	if len(secret.Data[key]) == 0 {
+		return nil, fmt.Errorf("the Secret %q has no key %q", name, key)
 	}
-	return string(url), nil
+	return secret.Data[key], nil
 }
 
 // namespaceID returns the OpenWorkflow namespace that the Backend's runs have in the tables.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -29,22 +28,18 @@ func unavailable(object *v1alpha1.Backend, err error) error {
 	return apierrors.NewServiceUnavailable(fmt.Sprintf("the database of Backend %q cannot be used now: its Ready condition says why", object.Name))
 }
 
-// queryCanceled is the SQLSTATE of a statement that has reached its timeout.
-const queryCanceled = "57014"
-
 // answer turns an error of a database into one of the API, which names no address.
 func answer(ctx context.Context, db *database, err error) error {
 	if err == nil {
 		return nil
 	}
 	var status apierrors.APIStatus
-	var failure *pgconn.PgError
 	switch {
 	case errors.As(err, &status):
 		return err
 	case ctx.Err() != nil:
 		return apierrors.NewTimeoutError("the request was given up", retryAfter)
-	case errors.As(err, &failure) && failure.Code == queryCanceled, errors.Is(err, context.DeadlineExceeded):
+	case store.StatementTimeout(err), errors.Is(err, context.DeadlineExceeded):
 		return apierrors.NewTimeoutError(fmt.Sprintf("the database of Backend %q did not answer within %v", db.backend, readTimeout), retryAfter)
 	case errors.Is(err, store.ErrInvalidJSON), errors.Is(err, store.ErrTooLarge):
 		return apierrors.NewBadRequest("a value cannot be stored: " + err.Error())

@@ -97,7 +97,7 @@ func startCluster() error {
 
 // serve starts the data API on a loopback port.
 func serve(config *rest.Config) error {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}

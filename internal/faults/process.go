@@ -17,6 +17,9 @@ import (
 type Process struct {
 	*Store
 	die func(writes []Write) Strike
+	// Uncounted makes the process release what its predecessor held without counting a death, so
+	// that no run is set aside for a time.
+	Uncounted bool
 
 	calls   sync.RWMutex // held for reading by each call
 	stopped atomic.Bool
@@ -122,8 +125,9 @@ func (p *Process) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d 
 }
 
 // ReleaseLeases implements runner.Store.
-func (p *Process) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
-	return gate(p, func() ([]string, error) { return p.Store.ReleaseLeases(ctx, podUID, exceptProcess) })
+func (p *Process) ReleaseLeases(ctx context.Context, r store.ReleaseRequest) ([]store.ReleasedRun, error) {
+	r.Died = r.Died && !p.Uncounted
+	return gate(p, func() ([]store.ReleasedRun, error) { return p.Store.ReleaseLeases(ctx, r) })
 }
 
 // Sweep implements runner.Store.

@@ -183,8 +183,8 @@ func observe[T any](s *stoppingStore, method string, call func() (T, error)) (T,
 	return result, err
 }
 
-func (s *stoppingStore) ReleaseLeases(ctx context.Context, podUID, exceptProcess string) ([]string, error) {
-	return observe(s, "ReleaseLeases", func() ([]string, error) { return s.Store.ReleaseLeases(ctx, podUID, exceptProcess) })
+func (s *stoppingStore) ReleaseLeases(ctx context.Context, r store.ReleaseRequest) ([]store.ReleasedRun, error) {
+	return observe(s, "ReleaseLeases", func() ([]store.ReleasedRun, error) { return s.Store.ReleaseLeases(ctx, r) })
 }
 
 func (s *stoppingStore) SaveWorker(ctx context.Context, w store.Worker, within time.Duration) (int, error) {

@@ -103,7 +103,7 @@ func TestQuarantine_P3_OneAtATimeBesideOthers(t *testing.T) {
 	type moment struct{ held, deaths int }
 	moments := make(chan moment, quarantined)
 	suspects := workflow.Define("suspects", func(ctx context.Context, n int) (int, error) {
-		_, err := step.Run(ctx, "kill", func(ctx context.Context) (int, error) {
+		_, err := step.Run(ctx, "kill", func(context.Context) (int, error) {
 			most.Store(max(most.Load(), inside.Add(1)))
 			defer inside.Add(-1)
 			if begun.Add(1) == 1 {

@@ -59,6 +59,13 @@ type readOnlyError struct{}
 func (readOnlyError) Error() string        { return "database is read-only" }
 func (readOnlyError) Is(target error) bool { return target == ErrUnreachable }
 
+// StatementTimeout reports whether an error means that the server ended a statement at its
+// timeout.
+func StatementTimeout(err error) bool {
+	var failure *pgconn.PgError
+	return errors.As(err, &failure) && failure.Code == "57014"
+}
+
 // readOnlyCode is the SQLSTATE of a write in a read-only transaction.
 const readOnlyCode = "25006"
 

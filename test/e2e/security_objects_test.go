@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -188,13 +189,9 @@ func tryAnnotations(a *attacker) {
 func (t *tenant) newPool(name string, pod, container fields) *unstructured.Unstructured {
 	t.Helper()
 	worker := fields{"name": "worker", "image": "localhost/checkout:dev", "imagePullPolicy": "IfNotPresent"}
-	for member, value := range container {
-		worker[member] = value
-	}
+	maps.Copy(worker, container)
 	spec := fields{"containers": []any{worker}}
-	for member, value := range pod {
-		spec[member] = value
-	}
+	maps.Copy(spec, pod)
 	return t.object("WorkerPool", name, fields{"template": fields{"spec": spec}})
 }
 

@@ -112,7 +112,7 @@ func (a *attacker) newTurncoat(harm func(c net.Conn)) *turncoat {
 	a.must(err)
 	address, err := url.Parse(a.url)
 	a.must(err)
-	real := net.JoinHostPort("127.0.0.1", address.Port())
+	upstream := net.JoinHostPort("127.0.0.1", address.Port())
 	address.Host = listener.Addr().String()
 	t := &turncoat{url: address.String()}
 	var conns sync.WaitGroup
@@ -123,16 +123,16 @@ func (a *attacker) newTurncoat(harm func(c net.Conn)) *turncoat {
 			if err != nil {
 				return
 			}
-			conns.Go(func() { t.relay(a, c, real, harm) })
+			conns.Go(func() { t.relay(a, c, upstream, harm) })
 		}
 	})
 	return t
 }
 
 // relay passes on what client and server send, until the turn.
-func (t *turncoat) relay(a *attacker, c net.Conn, real string, harm func(c net.Conn)) {
+func (t *turncoat) relay(a *attacker, c net.Conn, upstream string, harm func(c net.Conn)) {
 	defer func() { _ = c.Close() }()
-	server, err := (&net.Dialer{}).DialContext(a.Context(), "tcp", real)
+	server, err := (&net.Dialer{}).DialContext(a.Context(), "tcp", upstream)
 	if err != nil {
 		return
 	}

@@ -214,6 +214,7 @@ func newPostgres(t *testing.T) *world {
 		interpreter: newInterpreter(5 * time.Millisecond),
 		patience:    time.Minute,
 		options:     runner.Options{PollInterval: 50 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)},
+		uncounted:   true,
 		open: func([]openworkflow.Definition) (database, func(context.Context, string) error, func(), error) {
 			db, err := store.Open(context.Background(), store.Options{URL: url, NamespaceID: openworkflow.NewID(), MaxConns: 6})
 			if err != nil {

@@ -33,6 +33,9 @@ type world struct {
 	// patience is how long one execution may take.
 	patience time.Duration
 	options  runner.Options
+	// uncounted deaths set no run aside. A storm strikes a run more often than it may kill its
+	// worker, and only where time is skipped may it be set aside for a minute.
+	uncounted bool
 	// graves are the processes that have stopped and whose goroutines have not ended.
 	graves sync.WaitGroup
 }
@@ -146,6 +149,7 @@ type pod struct {
 func (p *pod) run(ctx context.Context) {
 	for {
 		process := p.faults.Process(p.die)
+		process.Uncounted = p.uncounted
 		options := p.options
 		options.PodUID = p.uid
 		r, err := runner.New(process, p.intercepted(process), options)
@@ -257,7 +261,7 @@ func newMemory() *world {
 		interpreter: newInterpreter(time.Minute),
 		patience:    time.Minute,
 		// Nothing may depend on the poll.
-		options: runner.Options{Lease: time.Hour, PollInterval: time.Hour, Logger: slog.New(slog.DiscardHandler)},
+		options: runner.Options{Lease: time.Hour, PollInterval: time.Hour, MaxWorkerDeaths: 1000, Logger: slog.New(slog.DiscardHandler)},
 		open: func(served []openworkflow.Definition) (database, func(context.Context, string) error, func(), error) {
 			db := memstore.New(served...)
 			return db, func(ctx context.Context, id string) error {
