@@ -30,23 +30,24 @@ const (
 // reviewBackoff repeats TokenReviews and SubjectAccessReviews.
 var reviewBackoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 1.5, Jitter: 0.2, Steps: 4}
 
-// authenticate makes the API server decide who a caller is and what they may do. Package
-// options of k8s.io/apiserver does this only for programs inside the cluster.
-func authenticate(config *server.RecommendedConfig, rest *clientrest.Config) error {
+// authenticate makes the API server decide who a caller is and what they may do. It returns what
+// keeps the authorities current. Package options of k8s.io/apiserver does this only for programs
+// inside the cluster.
+func authenticate(config *server.RecommendedConfig, rest *clientrest.Config) ([]dynamiccertificates.ControllerRunner, error) {
 	rest = clientrest.CopyConfig(rest)
 	rest.QPS, rest.Burst = 200, 400
 	client, err := kubernetes.NewForConfig(rest)
 	if err != nil {
-		return fmt.Errorf("reach the API server for reviews: %w", err)
+		return nil, fmt.Errorf("reach the API server for reviews: %w", err)
 	}
 	certificates, err := dynamiccertificates.NewDynamicCAFromConfigMapController(
 		"client-ca", authenticationNamespace, authenticationName, "client-ca-file", client)
 	if err != nil {
-		return fmt.Errorf("read the authorities of client certificates: %w", err)
+		return nil, fmt.Errorf("read the authorities of client certificates: %w", err)
 	}
 	headers, err := requestHeaders(client)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	factory := authenticatorfactory.DelegatingAuthenticatorConfig{
 		ClientCertificateCAContentProvider: certificates,
@@ -56,19 +57,16 @@ func authenticate(config *server.RecommendedConfig, rest *clientrest.Config) err
 		CacheTTL:                           reviewCache,
 		RequestHeaderConfig:                headers,
 	}
-	info := &config.Authentication
-	if err := info.ApplyClientCert(certificates, config.SecureServing); err != nil {
-		return fmt.Errorf("accept client certificates: %w", err)
-	}
+	authorities := []dynamiccertificates.ControllerRunner{certificates}
 	if headers != nil {
-		info.RequestHeaderConfig = headers
-		if err := info.ApplyClientCert(headers.CAContentProvider, config.SecureServing); err != nil {
-			return fmt.Errorf("accept requests that the API server passes on: %w", err)
+		config.Authentication.RequestHeaderConfig = headers
+		if runner, ok := headers.CAContentProvider.(dynamiccertificates.ControllerRunner); ok {
+			authorities = append(authorities, runner)
 		}
 	}
-	info.Authenticator, config.OpenAPIConfig.SecurityDefinitions, err = factory.New()
+	config.Authentication.Authenticator, config.OpenAPIConfig.SecurityDefinitions, err = factory.New()
 	if err != nil {
-		return fmt.Errorf("configure authentication: %w", err)
+		return nil, fmt.Errorf("configure authentication: %w", err)
 	}
 	config.Authorization.Authorizer, err = authorizerfactory.DelegatingAuthorizerConfig{
 		SubjectAccessReviewClient: client.AuthorizationV1(),
@@ -77,9 +75,9 @@ func authenticate(config *server.RecommendedConfig, rest *clientrest.Config) err
 		WebhookRetryBackoff:       &reviewBackoff,
 	}.New()
 	if err != nil {
-		return fmt.Errorf("configure authorization: %w", err)
+		return nil, fmt.Errorf("configure authorization: %w", err)
 	}
-	return nil
+	return authorities, nil
 }
 
 // requestHeaders returns how the API server names callers whose requests it passes on, nil in a

@@ -2,8 +2,12 @@ package dataapi
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,7 +18,6 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
-	"k8s.io/apiserver/pkg/server/options"
 	"k8s.io/apiserver/pkg/util/compatibility"
 	clientrest "k8s.io/client-go/rest"
 
@@ -25,6 +28,9 @@ import (
 // requestTimeout bounds a request. It is longer than a statement may take, so that its error
 // is reported.
 const requestTimeout = 30 * time.Second
+
+// shutdownTimeout bounds the wait for requests in flight when the server ends.
+const shutdownTimeout = 5 * time.Second
 
 // Options say how the data API is served.
 type Options struct {
@@ -41,6 +47,10 @@ type Options struct {
 // Server serves the data API.
 type Server struct {
 	generic *server.GenericAPIServer
+	// authorities are kept current while the server runs.
+	authorities []dynamiccertificates.ControllerRunner
+	listener    net.Listener
+	certificate dynamiccertificates.CertKeyContentProvider
 }
 
 // New returns a server that reads and writes by the databases. Callers are identified by the
@@ -59,7 +69,12 @@ func New(databases *Databases, o Options) (*Server, error) {
 	config.OpenAPIV3Config = server.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, namer)
 	config.OpenAPIV3Config.Info.Title = "OpenWorkflow data API"
 
-	if err := secure(config, o); err != nil {
+	// The generic server keeps the certificate that it serves in a way that is a data race, and
+	// nothing calls it by a loopback connection. So this package serves.
+	config.SecureServing = &server.SecureServingInfo{Listener: newIdleListener(o.Listener.Addr())}
+	config.LoopbackClientConfig = &clientrest.Config{}
+	authorities, err := authenticate(config, o.Config)
+	if err != nil {
 		return nil, err
 	}
 	generic, err := config.Complete().New("openworkflow-data-api", server.NewEmptyDelegate())
@@ -71,31 +86,56 @@ func New(databases *Databases, o Options) (*Server, error) {
 	if err := generic.InstallAPIGroups(&group); err != nil {
 		return nil, fmt.Errorf("install the data API: %w", err)
 	}
-	return &Server{generic: generic}, nil
+	return &Server{generic: generic, authorities: authorities, listener: o.Listener, certificate: o.Certificate}, nil
 }
 
 // Start serves until ctx ends.
 func (s *Server) Start(ctx context.Context) error {
-	if err := s.generic.PrepareRun().RunWithContext(ctx); err != nil {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	for _, a := range s.authorities {
+		running.Go(func() { a.Run(ctx, 1) })
+	}
+	prepared := s.generic.PrepareRun()
+	running.Go(func() { _ = prepared.RunWithContext(ctx) })
+
+	server := &http.Server{
+		Handler:           s.generic.Handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       90 * time.Second,
+		MaxHeaderBytes:    1 << 20,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000}, // the API server passes all on by one connection
+		// The authenticator verifies client certificates, by authorities that may change.
+		TLSConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert, GetCertificate: s.current,
+		},
+	}
+	context.AfterFunc(ctx, func() {
+		ending, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+		defer cancel()
+		if server.Shutdown(ending) != nil {
+			_ = server.Close()
+		}
+	})
+	if err := server.ServeTLS(s.listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve the data API: %w", err)
 	}
 	return nil
 }
 
+// current returns the certificate for a connection.
+func (s *Server) current(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	cert, err := tls.X509KeyPair(s.certificate.CurrentCertKeyContent())
+	if err != nil {
+		return nil, fmt.Errorf("use the certificate of the data API: %w", err)
+	}
+	return &cert, nil
+}
+
 // NeedLeaderElection says that standbys serve too.
 func (s *Server) NeedLeaderElection() bool { return false }
-
-// secure sets how connections are encrypted and callers are identified.
-func secure(config *server.RecommendedConfig, o Options) error {
-	serving := options.NewSecureServingOptions()
-	serving.Listener = o.Listener
-	serving.ServerCert = options.GeneratableKeyCert{GeneratedCert: o.Certificate}
-	serving.HTTP2MaxStreamsPerConnection = 1000
-	if err := serving.WithLoopback().ApplyToConfig(&config.Config); err != nil {
-		return fmt.Errorf("configure the data API's listener: %w", err)
-	}
-	return authenticate(config, o.Config)
-}
 
 // storage returns the handlers of the resources.
 func storage(r reader) map[string]rest.Storage {
@@ -124,3 +164,29 @@ func newScheme() (*runtime.Scheme, serializer.CodecFactory) {
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	return scheme, serializer.NewCodecFactory(scheme)
 }
+
+// idleListener accepts no connection.
+type idleListener struct {
+	address net.Addr
+	once    sync.Once
+	closed  chan struct{}
+}
+
+func newIdleListener(address net.Addr) *idleListener {
+	return &idleListener{address: address, closed: make(chan struct{})}
+}
+
+// Accept returns when the listener is closed.
+func (l *idleListener) Accept() (net.Conn, error) {
+	<-l.closed
+	return nil, net.ErrClosed
+}
+
+// Close ends Accept.
+func (l *idleListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+// Addr returns the address at which another listener accepts.
+func (l *idleListener) Addr() net.Addr { return l.address }

@@ -254,7 +254,7 @@ func (e *execution) runAttempt(
 	return nil, e.failAttempt(attempt, write, step.Retry, err)
 }
 
-// callAsAttempt calls the function. Written says whether the running row of the attempt may have
+// callAsAttempt (might not return) calls the function. Written says whether the running row of the attempt may have
 // been written.
 func (e *execution) callAsAttempt(
 	ctx context.Context, attempt openworkflow.StepAttempt, step durable.FunctionStep,

@@ -72,19 +72,21 @@ func (w *world) execute(p Program, plan faultPlan) (e execution, err error) {
 	if err != nil {
 		return e, err
 	}
+	// A process that has stopped may still be about to write when the run has ended.
 	var mu sync.Mutex
+	var writes, transactions int
 	var broken error
 	f := faults.New(db, func(write faults.Write) faults.Strike {
 		mu.Lock()
 		defer mu.Unlock()
-		e.writes++
+		writes++
 		return plan.strike(write)
 	})
 	pod := &pod{world: w, faults: f, definitions: definitions, uid: openworkflow.NewID()}
 	pod.die = func(writes []faults.Write) faults.Strike {
 		mu.Lock()
 		defer mu.Unlock()
-		e.transactions++
+		transactions++
 		return plan.die(writes)
 	}
 	pod.broken = func(err error) {
@@ -128,7 +130,7 @@ func (w *world) execute(p Program, plan faultPlan) (e execution, err error) {
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	e.outcome = outcome(runs[id])
+	e.outcome, e.writes, e.transactions = outcome(runs[id]), writes, transactions
 	return e, errors.Join(broken, completedOnce(steps[id]))
 }
 
