@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // for a kubeconfig outside the cluster
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
@@ -72,6 +73,7 @@ func main() {
 	logs.BindFlags(flag.CommandLine)
 	flag.Parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logs)))
+	klog.SetLogger(ctrl.Log.WithName("kubernetes")) // what libraries of Kubernetes log
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50) // most memory is in long-lived caches
 	}

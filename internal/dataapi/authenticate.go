@@ -45,7 +45,7 @@ func authenticate(config *server.RecommendedConfig, rest *clientrest.Config) ([]
 	if err != nil {
 		return nil, fmt.Errorf("read the authorities of client certificates: %w", err)
 	}
-	headers, err := requestHeaders(client)
+	headers, names, err := requestHeaders(client)
 	if err != nil {
 		return nil, err
 	}
@@ -57,13 +57,7 @@ func authenticate(config *server.RecommendedConfig, rest *clientrest.Config) ([]
 		CacheTTL:                           reviewCache,
 		RequestHeaderConfig:                headers,
 	}
-	authorities := []dynamiccertificates.ControllerRunner{certificates}
-	if headers != nil {
-		config.Authentication.RequestHeaderConfig = headers
-		if runner, ok := headers.CAContentProvider.(dynamiccertificates.ControllerRunner); ok {
-			authorities = append(authorities, runner)
-		}
-	}
+	config.Authentication.RequestHeaderConfig = headers
 	config.Authentication.Authenticator, config.OpenAPIConfig.SecurityDefinitions, err = factory.New()
 	if err != nil {
 		return nil, fmt.Errorf("configure authentication: %w", err)
@@ -77,16 +71,18 @@ func authenticate(config *server.RecommendedConfig, rest *clientrest.Config) ([]
 	if err != nil {
 		return nil, fmt.Errorf("configure authorization: %w", err)
 	}
-	return authorities, nil
+	return []dynamiccertificates.ControllerRunner{certificates, names}, nil
 }
 
-// requestHeaders returns how the API server names callers whose requests it passes on, nil in a
-// cluster that passes none on.
-func requestHeaders(client kubernetes.Interface) (*authenticatorfactory.RequestHeaderConfig, error) {
+// requestHeaders returns how the API server names callers whose requests it passes on. In a
+// cluster without an authority for that, no such request is accepted.
+func requestHeaders(client kubernetes.Interface) (
+	*authenticatorfactory.RequestHeaderConfig, dynamiccertificates.ControllerRunner, error,
+) {
 	authority, err := dynamiccertificates.NewDynamicCAFromConfigMapController(
 		"request-header-ca", authenticationNamespace, authenticationName, "requestheader-client-ca-file", client)
 	if err != nil {
-		return nil, fmt.Errorf("read the authority of the API server's own certificate: %w", err)
+		return nil, nil, fmt.Errorf("read the authority of the API server's own certificate: %w", err)
 	}
 	provider := &options.DynamicRequestHeaderController{
 		ConfigMapCAController: authority,
@@ -95,8 +91,8 @@ func requestHeaders(client kubernetes.Interface) (*authenticatorfactory.RequestH
 			"requestheader-username-headers", "requestheader-uid-headers", "requestheader-group-headers",
 			"requestheader-extra-headers-prefix", "requestheader-allowed-names"),
 	}
-	if err := provider.RunOnce(context.Background()); err != nil || len(authority.CurrentCABundleContent()) == 0 {
-		return nil, err
+	if err := provider.RunOnce(context.Background()); err != nil {
+		return nil, nil, fmt.Errorf("read how the API server names callers: %w", err)
 	}
 	return &authenticatorfactory.RequestHeaderConfig{
 		CAContentProvider:   provider,
@@ -105,5 +101,5 @@ func requestHeaders(client kubernetes.Interface) (*authenticatorfactory.RequestH
 		GroupHeaders:        headerrequest.StringSliceProviderFunc(provider.GroupHeaders),
 		ExtraHeaderPrefixes: headerrequest.StringSliceProviderFunc(provider.ExtraHeaderPrefixes),
 		AllowedClientNames:  headerrequest.StringSliceProviderFunc(provider.AllowedClientNames),
-	}, nil
+	}, provider, nil
 }

@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -20,6 +22,7 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/util/compatibility"
 	clientrest "k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/dataapi/openapi"
@@ -106,6 +109,7 @@ func (s *Server) Start(ctx context.Context) error {
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       90 * time.Second,
 		MaxHeaderBytes:    1 << 20,
+		ErrorLog:          slog.NewLogLogger(logr.ToSlogHandler(ctrl.Log.WithName("data-api")), slog.LevelDebug),
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000}, // the API server passes all on by one connection
 		// The authenticator verifies client certificates, by authorities that may change.
 		TLSConfig: &tls.Config{
