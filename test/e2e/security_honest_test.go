@@ -11,7 +11,11 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -34,6 +38,10 @@ type honestLoad struct {
 	ended   map[string]time.Time
 	// errors are refusals of creates, which nobody expects.
 	errors []error
+	// bare are the ConfigMaps that are created and updated meanwhile, which only the API server
+	// handles: by name, when each was created, and how long it took.
+	bareSince map[string]time.Time
+	bare      latencies
 	// arrived has room for one value, which says that ended has changed.
 	arrived chan struct{}
 }
@@ -41,7 +49,7 @@ type honestLoad struct {
 // newHonestLoad begins to watch the honest tenant's runs.
 func (s *scene) newHonestLoad() *honestLoad {
 	s.Helper()
-	l := &honestLoad{tenant: s.honest, created: map[string]time.Time{}, ended: map[string]time.Time{}, arrived: make(chan struct{}, 1)}
+	l := &honestLoad{tenant: s.honest, created: map[string]time.Time{}, ended: map[string]time.Time{}, bareSince: map[string]time.Time{}, arrived: make(chan struct{}, 1)}
 	if err := v1alpha1.AddToScheme(l.admin.Scheme()); err != nil {
 		s.Fatal(err)
 	}
@@ -52,6 +60,7 @@ func (s *scene) newHonestLoad() *honestLoad {
 	ctx, cancel := context.WithCancel(s.Context())
 	var watching sync.WaitGroup
 	watching.Go(func() { l.watch(ctx) })
+	watching.Go(func() { l.watchBare(ctx) })
 	s.Cleanup(func() { cancel(); watching.Wait() })
 	return l
 }
@@ -71,6 +80,61 @@ func (l *honestLoad) watch(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// watchBare updates each of the bare ConfigMaps once it is seen, and notes when the update is seen.
+func (l *honestLoad) watchBare(ctx context.Context) {
+	for ctx.Err() == nil {
+		events, err := l.admin.Watch(ctx, &corev1.ConfigMapList{}, client.InNamespace(l.namespace), client.MatchingLabels{"bare": "true"})
+		if err != nil {
+			continue
+		}
+		for event := range events.ResultChan() {
+			object, ok := event.Object.(*corev1.ConfigMap)
+			switch {
+			case !ok || event.Type == watch.Deleted:
+			case object.Data["updated"] == "":
+				patch := client.RawPatch(types.MergePatchType, []byte(`{"data": {"updated": "true"}}`))
+				go func() { _ = l.admin.Patch(ctx, object.DeepCopy(), patch) }()
+			default:
+				l.endBare(object.Name, time.Now())
+				go func() { _ = l.admin.Delete(ctx, object.DeepCopy()) }()
+			}
+		}
+	}
+}
+
+func (l *honestLoad) endBare(name string, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if since, open := l.bareSince[name]; open {
+		l.bare = append(l.bare, at.Sub(since))
+		delete(l.bareSince, name)
+	}
+}
+
+// takeBare returns how long the bare ConfigMaps have taken since it was last called: two writes,
+// and an event of each, as a run needs of the API server.
+func (l *honestLoad) takeBare() latencies {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	took := l.bare
+	for _, since := range l.bareSince {
+		took = append(took, time.Since(since))
+	}
+	clear(l.bareSince)
+	l.bare = nil
+	slices.Sort(took)
+	return took
+}
+
+func (l *honestLoad) createBare(name string) {
+	l.mu.Lock()
+	l.bareSince[name] = time.Now()
+	l.mu.Unlock()
+	_ = l.admin.Create(l.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+		Namespace: l.namespace, Name: name, Labels: map[string]string{"bare": "true"},
+	}})
 }
 
 func (l *honestLoad) end(name string, at time.Time) {
@@ -116,6 +180,7 @@ func (l *honestLoad) createOrders(ctx context.Context, busy *sync.WaitGroup) (na
 		name := fmt.Sprintf("order-%d", time.Now().UnixNano())
 		names = append(names, name)
 		busy.Go(func() { l.createOrder(name) })
+		busy.Go(func() { l.createBare(name) })
 	}
 }
 
@@ -357,5 +422,5 @@ func (l latencies) quantile(share float64) time.Duration {
 // String lists the latencies that matter.
 func (l latencies) String() string {
 	round := func(share float64) time.Duration { return l.quantile(share).Round(100 * time.Microsecond) }
-	return fmt.Sprintf("%d orders, p50 %v, p90 %v, p99 %v, max %v", len(l), round(0.5), round(0.9), round(0.99), round(1))
+	return fmt.Sprintf("%d, p50 %v, p90 %v, p99 %v, max %v", len(l), round(0.5), round(0.9), round(0.99), round(1))
 }

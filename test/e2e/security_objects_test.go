@@ -64,7 +64,7 @@ func tryLargeInputs(a *attacker) {
 	}
 	input := strings.Repeat("x", 900_000)
 	var last *unstructured.Unstructured
-	a.repeat(min(500*time.Millisecond, *attacked/time.Duration(n)), func(i int) {
+	a.repeat(min(time.Second, *attacked/time.Duration(n)), func(i int) {
 		if i < n {
 			last = a.newRun(fmt.Sprintf("large-%d", i), fields{"workflowName": "checkout", "backendRef": fields{"name": "missing"}, "input": input})
 			last.SetLabels(map[string]string{"size": "large"})
@@ -84,7 +84,7 @@ func tryThousands(a *attacker) {
 		n = 500
 	}
 	var last *unstructured.Unstructured
-	a.repeat(20*time.Millisecond, func(i int) {
+	a.repeat(50*time.Millisecond, func(i int) {
 		if i < n {
 			last = a.newRun(fmt.Sprintf("many-%d", i), fields{"workflowName": "nobody-serves", "input": i})
 			a.must(a.create(last))
@@ -156,7 +156,7 @@ func (t *tenant) mustSay(o client.Object, want string) {
 
 // Objects that come and go under one name leave nothing behind: the last one is mirrored.
 func tryChurn(a *attacker) {
-	a.repeat(100*time.Millisecond, func(i int) {
+	a.repeat(250*time.Millisecond, func(i int) {
 		for _, o := range []client.Object{
 			a.newRun("churn", fields{"workflowName": "nobody-serves", "idempotencyKey": fmt.Sprintf("churn-%d", i%3)}),
 			a.newBackend("churn", "no-such-secret", a.login),
@@ -174,7 +174,7 @@ func tryChurn(a *attacker) {
 func tryAnnotations(a *attacker) {
 	run := a.newRun("annotated", fields{"workflowName": "nobody-serves"})
 	a.must(a.create(run))
-	a.repeat(200*time.Millisecond, func(i int) {
+	a.repeat(time.Second, func(i int) {
 		text := strings.Repeat(string(rune('a'+i%26)), 100_000)
 		patch := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, `{"metadata": {"annotations": {"spam": %q}}}`, text))
 		for _, o := range []client.Object{run, a.newBackend("default", "db", a.login), a.object("WorkerPool", "checkout", fields{})} {

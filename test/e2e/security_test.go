@@ -49,7 +49,9 @@ func TestP9HostileTenantsHarmNobodyElse(t *testing.T) {
 	s := newScene(t)
 	honest := s.newHonestLoad()
 	before := honest.measure(baseline, nil)
-	t.Logf("alone:    %v", before)
+	bareBefore := honest.takeBare()
+	t.Logf("alone:    orders %v", before)
+	t.Logf("          bare objects %v", bareBefore)
 	t.Logf("          %s", honest.legs(time.Time{}))
 
 	s.manager.reset()
@@ -65,10 +67,17 @@ func TestP9HostileTenantsHarmNobodyElse(t *testing.T) {
 			}
 		})
 	})
-	t.Logf("attacked: %v", during)
+	bareDuring := honest.takeBare()
+	t.Logf("attacked: orders %v", during)
+	t.Logf("          bare objects %v", bareDuring)
 	t.Logf("          %s", honest.legs(began))
-	if limit := 2 * before.quantile(0.99); during.quantile(0.99) > limit {
-		t.Errorf("the honest tenant's p99 is %v under attack and %v alone, more than twice as much", during.quantile(0.99), before.quantile(0.99))
+	// What the API server cannot do faster for a bare object is not the manager's doing.
+	slower := max(bareDuring.quantile(0.99)-bareBefore.quantile(0.99), 0)
+	limit := 2*before.quantile(0.99) + 4*slower
+	t.Logf("p99 of orders is %.1f times that alone; the limit is %v, with four times the %v by which bare objects are slower",
+		float64(during.quantile(0.99))/float64(before.quantile(0.99)), limit, slower)
+	if during.quantile(0.99) > limit {
+		t.Errorf("the honest tenant's p99 is %v under attack and %v alone; the limit is %v", during.quantile(0.99), before.quantile(0.99), limit)
 	}
 	honest.check()
 	s.manager.check()

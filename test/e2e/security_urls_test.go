@@ -131,7 +131,8 @@ func trySchemasOfOthers(a *attacker) {
 	for i, schema := range []string{a.scene.honest.login, "pg_catalog", "information_schema", "public", "new_schema"} {
 		b := a.newBackend(fmt.Sprintf("schema-%d", i), "db", schema)
 		a.must(a.create(b))
-		a.awaitReason(time.Minute, b, v1alpha1.ReasonInsufficientPrivilege)
+		// Other cases of the tenant hold the locks that its migrations wait for.
+		a.awaitReason(time.Minute, b, v1alpha1.ReasonInsufficientPrivilege, v1alpha1.ReasonMigrating)
 	}
 	for _, statement := range []string{
 		"SELECT * FROM %s.workflow_runs", "UPDATE %s.workflow_runs SET status = 'canceled'", "DELETE FROM %s.step_attempts",
