@@ -70,13 +70,15 @@ func (c *cluster) round(t *testing.T, d *disk, namespace string, n int, idle tim
 	around("before")
 
 	manager := c.manage(t, b, namespace)
+	pod := c.workerPod(t, namespace)
 	reporting := start(t, 0, []string{
 		"BENCH_KUBECONFIG=" + c.kubeconfig,
 		"BENCH_OBJECTS=" + namespace,
 		"OPENWORKFLOW_NAMESPACE_ID=" + namespace,
 		"OPENWORKFLOW_POSTGRES_URL=" + b.url,
 		"OPENWORKFLOW_CONCURRENCY=" + strconv.Itoa(slots),
-		"POD_NAME=bench",
+		"POD_NAME=" + pod.Name,
+		"POD_UID=" + string(pod.UID),
 	}, program(t, "./test/bench/worker"))
 
 	spent := func() map[string]time.Duration {
@@ -220,4 +222,18 @@ func fiveSteps() v1alpha1.WorkflowRunStatus {
 		ID: openworkflow.NewID(), Status: openworkflow.RunCompleted, Attempts: 1, Output: []byte("10"),
 		StartedAt: &now, FinishedAt: &now, CreatedAt: now, UpdatedAt: now,
 	}, openworkflow.StepSummary{Completed: 5, Names: 5}, "bench")
+}
+
+// workerPod creates the object of a worker's pod. The manager waits for the reports of workers in
+// pods of the namespace only.
+func (c *cluster) workerPod(t *testing.T, namespace string) *corev1.Pod {
+	t.Helper()
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "bench", Labels: map[string]string{v1alpha1.LabelWorkerPool: "bench"}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "worker", Image: "bench"}}},
+	}
+	if err := c.Create(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	return pod
 }
