@@ -36,6 +36,14 @@ func KeyOf(namespace string, ref v1alpha1.BackendReference) types.NamespacedName
 	return types.NamespacedName{Namespace: namespace, Name: NameOf(ref)}
 }
 
+// NamespaceID returns the OpenWorkflow namespace that the Backend's runs have in the tables.
+func NamespaceID(object *v1alpha1.Backend) string {
+	if object.Spec.NamespaceID != "" {
+		return object.Spec.NamespaceID
+	}
+	return object.Namespace
+}
+
 // NameOf returns the name of the Backend that a reference names.
 func NameOf(ref v1alpha1.BackendReference) string {
 	if ref.Name == "" {

@@ -194,7 +194,7 @@ func (r *BackendReconciler) checkDatabase(ctx context.Context, task *checkTask, 
 	options := store.Options{
 		URL:             urls.main,
 		Schema:          object.Spec.Schema,
-		NamespaceID:     namespaceID(object),
+		NamespaceID:     backend.NamespaceID(object),
 		ApplicationName: "openworkflow-manager",
 		MaxConns:        10,
 		KeyPatience:     keyPatience,

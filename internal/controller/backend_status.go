@@ -234,7 +234,7 @@ func planBackend(object *v1alpha1.Backend, c backendCheck, now time.Time) (backe
 	}
 	status := *object.Status.DeepCopy()
 	status.ObservedGeneration = object.Generation
-	status.NamespaceID = namespaceID(object)
+	status.NamespaceID = backend.NamespaceID(object)
 	if c.version != "" {
 		status.ServerVersion = truncateText(c.version, 64)
 	}
@@ -286,15 +286,6 @@ func setEncrypted(set setCondition, encrypted bool) {
 	}
 	set(v1alpha1.ConditionEncrypted, false, v1alpha1.ReasonNotEncrypted, "the connection to the database is not encrypted: whoever is on the way "+
 		"reads passwords, inputs and results; turn on TLS in the server, and set spec.postgres.sslMode to verify-full, with its CA in caSecretRef")
-}
-
-// namespaceID returns the OpenWorkflow namespace that the Backend's runs have in the
-// tables.
-func namespaceID(object *v1alpha1.Backend) string {
-	if object.Spec.NamespaceID != "" {
-		return object.Spec.NamespaceID
-	}
-	return object.Namespace
 }
 
 // retention returns how long ended runs are kept, nil for ever.

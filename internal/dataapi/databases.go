@@ -52,6 +52,9 @@ type database struct {
 	// backend is the Backend's name.
 	backend string
 	hash    string
+	// uid and generation are those of the Backend that the URL was read for.
+	uid        types.UID
+	generation int64
 	// users counts the requests under way, and one for being the Backend's current one.
 	users     int
 	checkedAt time.Time
@@ -136,7 +139,7 @@ func (d *Databases) acquire(ctx context.Context, object *v1alpha1.Backend) (*dat
 	now := time.Now()
 	d.mu.Lock()
 	entry := d.entries[key]
-	if entry != nil && now.Sub(entry.checkedAt) < secretMaxAge {
+	if entry != nil && entry.uid == object.UID && entry.generation == object.Generation && now.Sub(entry.checkedAt) < secretMaxAge {
 		entry.users++
 		entry.usedAt = now
 		d.mu.Unlock()
@@ -160,14 +163,14 @@ func (d *Databases) acquire(ctx context.Context, object *v1alpha1.Backend) (*dat
 	options := store.Options{
 		URL:             string(url),
 		Schema:          object.Spec.Schema,
-		NamespaceID:     namespaceID(object),
+		NamespaceID:     backend.NamespaceID(object),
 		ApplicationName: "openworkflow-data-api",
 		MaxConns:        maxConns,
 		Untrusted:       true,
 		Encryption:      store.Encryption{Mode: postgres.SSLMode, CA: ca},
 	}
 	hash := backend.Hash(options, "")
-	if entry := d.reuse(key, hash, now); entry != nil {
+	if entry := d.reuse(object, hash, now); entry != nil {
 		return entry, nil
 	}
 	opened, err := d.Open(ctx, options)
@@ -175,20 +178,20 @@ func (d *Databases) acquire(ctx context.Context, object *v1alpha1.Backend) (*dat
 		return nil, err
 	}
 	return d.publish(key, &database{
-		Store: opened, backend: object.Name, hash: hash, checkedAt: now, usedAt: now,
+		Store: opened, backend: object.Name, hash: hash, uid: object.UID, generation: object.Generation, checkedAt: now, usedAt: now,
 	})
 }
 
 // reuse returns the current database if it was opened with the same URL.
-func (d *Databases) reuse(key types.NamespacedName, hash string, now time.Time) *database {
+func (d *Databases) reuse(object *v1alpha1.Backend, hash string, now time.Time) *database {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	entry := d.entries[key]
+	entry := d.entries[client.ObjectKeyFromObject(object)]
 	if entry == nil || entry.hash != hash {
 		return nil
 	}
 	entry.users++
-	entry.checkedAt, entry.usedAt = now, now
+	entry.uid, entry.generation, entry.checkedAt, entry.usedAt = object.UID, object.Generation, now, now
 	return entry
 }
 
@@ -241,12 +244,4 @@ func (d *Databases) read(ctx context.Context, namespace, name, key string) ([]by
 		return nil, fmt.Errorf("the Secret %q has no key %q", name, key)
 	}
 	return secret.Data[key], nil
-}
-
-// namespaceID returns the OpenWorkflow namespace that the Backend's runs have in the tables.
-func namespaceID(object *v1alpha1.Backend) string {
-	if object.Spec.NamespaceID != "" {
-		return object.Spec.NamespaceID
-	}
-	return object.Namespace
 }

@@ -22,6 +22,9 @@ const (
 	readTimeout = 5 * time.Second
 	// defaultLimit and maxLimit bound the number of items of one answer.
 	defaultLimit, maxLimit = 500, 1000
+	// maxPayloadSteps bounds the step attempts of a page with payloads, and maxPayloadReads the
+	// answers with payloads that are made at a time: they may be large.
+	maxPayloadSteps, maxPayloadReads = 20, 2
 )
 
 // reader reads runs of a namespace's databases.
@@ -171,6 +174,9 @@ func (r *reader) steps(ctx context.Context, db *database, id string, payloads bo
 		return nil, "", err
 	}
 	limit := limitOf(o.Limit)
+	if payloads {
+		limit = min(limit, maxPayloadSteps)
+	}
 	steps, err = db.View(readTimeout).Steps(ctx, id, payloads, cursor, limit+1)
 	if err != nil {
 		return nil, "", fmt.Errorf("read steps of run %s: %w", id, err)
@@ -180,4 +186,18 @@ func (r *reader) steps(ctx context.Context, db *database, id string, payloads bo
 		next = position{steps[limit-1].CreatedAt, steps[limit-1].ID}.String()
 	}
 	return steps, next, nil
+}
+
+// payloadReads has a place for each answer with payloads that is being read, for all namespaces.
+var payloadReads = make(chan struct{}, maxPayloadReads)
+
+// withPayloads calls f while few other answers with payloads are being read.
+func withPayloads(ctx context.Context, f func() error) error {
+	select {
+	case payloadReads <- struct{}{}:
+		defer func() { <-payloadReads }()
+		return f()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

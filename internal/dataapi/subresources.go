@@ -11,6 +11,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -80,7 +81,11 @@ func (s *runPayload) Get(ctx context.Context, id string, _ *metav1.GetOptions) (
 	namespace := genericapirequest.NamespaceValue(ctx)
 	var out *datav1alpha1.RunPayload
 	err := s.find(ctx, namespace, id, func(db *database, _ *store.RunView) error {
-		run, err := db.View(readTimeout).FullRun(ctx, id)
+		var run *openworkflow.Run
+		err := withPayloads(ctx, func() (err error) {
+			run, err = db.View(readTimeout).FullRun(ctx, id)
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -120,8 +125,10 @@ func (s *runHistory) Get(ctx context.Context, id string, options runtime.Object)
 	namespace := genericapirequest.NamespaceValue(ctx)
 	var out *datav1alpha1.RunHistory
 	err = s.find(ctx, namespace, id, func(db *database, found *store.RunView) error {
-		out, err = s.history(ctx, db, found, namespace, o)
-		return err
+		return withPayloads(ctx, func() (err error) {
+			out, err = s.history(ctx, db, found, namespace, o)
+			return err
+		})
 	})
 	if err != nil {
 		return nil, err
