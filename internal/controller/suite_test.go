@@ -269,7 +269,7 @@ func (m *manager) halt() {
 		if strings.Contains(m.logs.String(), "is forbidden: User") {
 			m.t.Errorf("the manager lacks a right:\n%s", m.logs)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(60 * time.Second):
 		m.t.Error("the manager did not end")
 	}
 }

@@ -5,21 +5,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/runner"
 	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/testpg"
 	"github.com/openworkflow-operator/operator/step"
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
-// TestDeadlines_P6_RunsGoOnWhenAllConnectionsHang: the server processes behind the worker's
-// connections are stopped. The connections stay open, and nothing answers on them.
+// TestDeadlines_P6_RunsGoOnWhenAllConnectionsHang: the worker's connections stay open, and nothing
+// answers on them.
 func TestDeadlines_P6_RunsGoOnWhenAllConnectionsHang(t *testing.T) {
 	b := newBench(t)
 	const runs = 4
@@ -41,7 +39,8 @@ func TestDeadlines_P6_RunsGoOnWhenAllConnectionsHang(t *testing.T) {
 		}
 		return step.Run(ctx, "last", func(context.Context) (int, error) { return n, nil })
 	})
-	s, err := store.Open(t.Context(), store.Options{URL: b.url, ApplicationName: "hangs", MaxConns: 4})
+	link := testpg.NewLink(t, b.url)
+	s, err := store.Open(t.Context(), store.Options{URL: link.URL, ApplicationName: "hangs", MaxConns: 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,11 +53,7 @@ func TestDeadlines_P6_RunsGoOnWhenAllConnectionsHang(t *testing.T) {
 		receive(t, started, "all runs to be executed")
 	}
 
-	pids := idleBackends(b, "hangs")
-	for _, pid := range pids {
-		signalBackend(t, pid, syscall.SIGSTOP)
-		t.Cleanup(func() { signalBackend(t, pid, syscall.SIGCONT) })
-	}
+	link.Hang()
 	stopped := time.Now()
 	close(goOn)
 	for i, id := range ids {
@@ -66,12 +61,12 @@ func TestDeadlines_P6_RunsGoOnWhenAllConnectionsHang(t *testing.T) {
 			t.Errorf("run %d returned %s", i, got)
 		}
 	}
-	t.Logf("%d of %d connections hung; all runs ended %s later", len(pids), 4, time.Since(stopped))
+	t.Logf("all runs ended %s later", time.Since(stopped))
 
 	// The worker has announced itself since, so nobody reports that there is none.
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
-	for end := stopped.Add(30 * time.Second); ; <-ticker.C {
+	for end := stopped.Add(time.Minute); ; <-ticker.C {
 		workers, err := b.store.Workers(t.Context(), time.Hour)
 		if err == nil && len(workers) == 1 && workers[0].SeenAt.After(stopped) {
 			return
@@ -155,23 +150,23 @@ func TestDeadlines_P6_ACallThatHangsIsGivenUp(t *testing.T) {
 	}
 }
 
-// stoppingStore stops the server processes behind all idle connections of a worker, right before
-// the first call of one method, which is then made on one of these connections.
-type stoppingStore struct {
+// severedStore makes the connections of a worker hang right before the first call of one method,
+// which is then made on one of these connections.
+type severedStore struct {
 	*store.Store
 	method string
-	stop   func()
+	sever  func()
 	called calls
 	// answered gets the time of the first answer after that.
 	answered chan time.Time
 }
 
-func observe[T any](s *stoppingStore, method string, call func() (T, error)) (T, error) {
+func observe[T any](s *severedStore, method string, call func() (T, error)) (T, error) {
 	if method != s.method {
 		return call()
 	}
 	if s.called.add(method) == 1 {
-		s.stop()
+		s.sever()
 	}
 	result, err := call()
 	if err == nil {
@@ -183,23 +178,23 @@ func observe[T any](s *stoppingStore, method string, call func() (T, error)) (T,
 	return result, err
 }
 
-func (s *stoppingStore) ReleaseLeases(ctx context.Context, r store.ReleaseRequest) ([]store.ReleasedRun, error) {
+func (s *severedStore) ReleaseLeases(ctx context.Context, r store.ReleaseRequest) ([]store.ReleasedRun, error) {
 	return observe(s, "ReleaseLeases", func() ([]store.ReleasedRun, error) { return s.Store.ReleaseLeases(ctx, r) })
 }
 
-func (s *stoppingStore) SaveWorker(ctx context.Context, w store.Worker, within time.Duration) (int, error) {
+func (s *severedStore) SaveWorker(ctx context.Context, w store.Worker, within time.Duration) (int, error) {
 	return observe(s, "SaveWorker", func() (int, error) { return s.Store.SaveWorker(ctx, w, within) })
 }
 
-func (s *stoppingStore) LoadSteps(ctx context.Context, runIDs []string) (map[string][]openworkflow.StepAttempt, error) {
+func (s *severedStore) LoadSteps(ctx context.Context, runIDs []string) (map[string][]openworkflow.StepAttempt, error) {
 	return observe(s, "LoadSteps", func() (map[string][]openworkflow.StepAttempt, error) { return s.Store.LoadSteps(ctx, runIDs) })
 }
 
-func (s *stoppingStore) WaitResults(ctx context.Context, attemptIDs []string) (map[string]store.WaitResult, error) {
+func (s *severedStore) WaitResults(ctx context.Context, attemptIDs []string) (map[string]store.WaitResult, error) {
 	return observe(s, "WaitResults", func() (map[string]store.WaitResult, error) { return s.Store.WaitResults(ctx, attemptIDs) })
 }
 
-func (s *stoppingStore) SendSignal(ctx context.Context, w store.StepWrite, signal store.Signal) ([]string, error) {
+func (s *severedStore) SendSignal(ctx context.Context, w store.StepWrite, signal store.Signal) ([]string, error) {
 	return observe(s, "SendSignal", func() ([]string, error) { return s.Store.SendSignal(ctx, w, signal) })
 }
 
@@ -237,60 +232,30 @@ func TestDeadlines_P6_EachCallIsMadeAgainOnANewConnection(t *testing.T) {
 			if err != nil || len(runs) != 1 {
 				t.Fatalf("claimed %d runs: %v", len(runs), err)
 			}
-			s, err := store.Open(t.Context(), store.Options{URL: b.url, ApplicationName: "calls", MaxConns: 4})
+			link := testpg.NewLink(t, b.url)
+			s, err := store.Open(t.Context(), store.Options{URL: link.URL, ApplicationName: "calls", MaxConns: 4})
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(s.Close)
 			var stopped time.Time
-			stopping := &stoppingStore{Store: s, method: method, answered: make(chan time.Time, 1)}
-			stopping.stop = func() {
-				stopped = time.Now()
-				for _, pid := range idleBackends(b, "calls") {
-					signalBackend(t, pid, syscall.SIGSTOP)
-					t.Cleanup(func() { signalBackend(t, pid, syscall.SIGCONT) })
+			severed := &severedStore{Store: s, method: method, answered: make(chan time.Time, 1)}
+			severed.sever = func() {
+				// A connection is idle after this, for the call that comes.
+				if _, err := s.Workers(t.Context(), time.Hour); err != nil {
+					t.Error(err)
 				}
+				stopped = time.Now()
+				link.Hang()
 			}
-			b.workOn(stopping, runner.Options{PollInterval: 200 * time.Millisecond}, w, quick)
-			answered := receive(t, stopping.answered, method+" to be answered")
-			if took := answered.Sub(stopped); took > 30*time.Second {
+			b.workOn(severed, runner.Options{PollInterval: 200 * time.Millisecond}, w, quick)
+			answered := receive(t, severed.answered, method+" to be answered")
+			if took := answered.Sub(stopped); took > 45*time.Second {
 				t.Errorf("%s was answered after %s", method, took)
 			}
 			if got := b.completed(id); got != `7` {
 				t.Errorf("output is %s", got)
 			}
 		})
-	}
-}
-
-// idleBackends returns the server processes of the idle connections of an application to the
-// database of the bench.
-func idleBackends(b *bench, application string) []int {
-	b.Helper()
-	conn, err := pgx.Connect(b.Context(), b.url)
-	if err != nil {
-		b.Error(err)
-		return nil
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(b.Context())) }()
-	rows, err := conn.Query(b.Context(), `
-		SELECT pid FROM pg_stat_activity
-		WHERE application_name = $1 AND state = 'idle' AND datname = current_database()`, application)
-	if err != nil {
-		b.Error(err)
-		return nil
-	}
-	pids, err := pgx.CollectRows(rows, pgx.RowTo[int])
-	if err != nil || len(pids) == 0 {
-		b.Errorf("%s has no idle connection: %v, %v", application, pids, err)
-	}
-	return pids
-}
-
-// signalBackend signals a server process.
-func signalBackend(t *testing.T, pid int, sig syscall.Signal) {
-	t.Helper()
-	if err := syscall.Kill(pid, sig); err != nil {
-		t.Errorf("send %v to a server process: %v", sig, err)
 	}
 }

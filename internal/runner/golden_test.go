@@ -437,7 +437,7 @@ func (x *trial) settle(want map[string]*runEnd) {
 	x.Helper()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	timeout := time.After(30 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		runs := x.read("workflow_runs")
 		names := x.names(runs, x.read("step_attempts"))

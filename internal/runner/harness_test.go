@@ -118,7 +118,7 @@ func (b *bench) await(id, what string, ok func(*openworkflow.Run) bool) *openwor
 	b.Helper()
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(60 * time.Second)
 	var last *openworkflow.Run
 	for {
 		runs, err := b.store.GetRuns(b.Context(), []string{id})
@@ -199,7 +199,7 @@ func receive[T any](t testing.TB, from <-chan T, what string) T {
 	select {
 	case v := <-from:
 		return v
-	case <-time.After(30 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatalf("gave up waiting for %s", what)
 		panic("unreachable")
 	}

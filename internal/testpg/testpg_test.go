@@ -1,7 +1,10 @@
 package testpg_test
 
 import (
+	"context"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -49,4 +52,25 @@ func TestServer_KeepsCommitsOverStopAndCrash(t *testing.T) {
 			t.Errorf("found %q, want it kept", got)
 		}
 	}
+}
+
+func TestLink_HangsTheConnectionsOfNowOnly(t *testing.T) {
+	t.Parallel()
+	link := testpg.NewLink(t, testpg.New(t))
+	conn, err := pgx.Connect(t.Context(), link.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(t.Context()) }()
+	var one int
+	if err := conn.QueryRow(t.Context(), `SELECT 1`).Scan(&one); err != nil {
+		t.Fatal(err)
+	}
+	link.Hang()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := conn.QueryRow(ctx, `SELECT 1`).Scan(&one); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a query on a connection that hangs ended with %v", err)
+	}
+	query(t, link.URL, `SELECT 'new'`)
 }
