@@ -1,6 +1,7 @@
 package testpg
 
 import (
+	"context"
 	"net"
 	"net/url"
 	"sync"
@@ -46,7 +47,7 @@ func NewLink(t testing.TB, database string) *Link {
 	u.Host = listener.Addr().String()
 	l.URL = u.String()
 	var tasks sync.WaitGroup
-	tasks.Go(func() { l.accept(listener, &tasks) })
+	tasks.Go(func() { l.accept(t.Context(), listener, &tasks) })
 	t.Cleanup(func() {
 		_ = listener.Close()
 		l.close()
@@ -56,13 +57,13 @@ func NewLink(t testing.TB, database string) *Link {
 }
 
 // accept connects each client with the server until the listener is closed.
-func (l *Link) accept(listener net.Listener, tasks *sync.WaitGroup) {
+func (l *Link) accept(ctx context.Context, listener net.Listener, tasks *sync.WaitGroup) {
 	for {
 		client, err := listener.Accept()
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", l.server)
+		server, err := (&net.Dialer{}).DialContext(ctx, "tcp", l.server)
 		if err != nil {
 			_ = client.Close()
 			continue
