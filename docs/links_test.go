@@ -14,6 +14,7 @@ const module = "github.com/openworkflow-operator/operator/"
 // onlyInTests are the packages that no program links.
 var onlyInTests = []string{
 	"testing", module + "internal/testpg", module + "internal/crdtest", module + "internal/faults", module + "internal/memstore", module + "internal/exampletest",
+	module + "internal/dataapi/dataapitest",
 	module + "workflow/workflowtest",
 }
 
