@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+)
+
+const (
+	// completeTimeout bounds what a completion asks servers for.
+	completeTimeout = 3 * time.Second
+	// completeLimit is the largest number of names of each kind that are suggested.
+	completeLimit = 100
+)
+
+// completeFlags completes the values of the flags that all verbs share.
+func (f *factory) completeFlags(root *cobra.Command) {
+	namespaces := func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
+		defer cancel()
+		core, err := f.core()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		list, err := core.Namespaces().List(ctx, metav1.ListOptions{Limit: completeLimit})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		for i := range list.Items {
+			names = append(names, list.Items[i].Name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+	must(root.RegisterFlagCompletionFunc("namespace", namespaces))
+	must(root.RegisterFlagCompletionFunc("manager-namespace", namespaces))
+	must(root.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		var names []string
+		if config, err := f.config.ToRawKubeConfigLoader().RawConfig(); err == nil {
+			for name := range config.Contexts {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}))
+}
+
+// completeRun completes a verb's only argument: names of WorkflowRuns, then ids of runs without
+// an object.
+func (f *factory) completeRun(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
+	defer cancel()
+	return append(f.objectNames(ctx), f.runIDs(ctx)...), cobra.ShellCompDirectiveNoFileComp
+}
+
+func (f *factory) objectNames(ctx context.Context) []string {
+	namespace, err := f.namespace()
+	if err != nil {
+		return nil
+	}
+	objects, err := f.objects()
+	if err != nil {
+		return nil
+	}
+	list := &v1alpha1.WorkflowRunList{}
+	if objects.Get().Namespace(namespace).Resource("workflowruns").Param("limit", "100").Do(ctx).Into(list) != nil {
+		return nil
+	}
+	var names []string
+	for i := range list.Items {
+		names = append(names, list.Items[i].Name)
+	}
+	return names
+}
+
+func (f *factory) runIDs(ctx context.Context) []string {
+	namespace, err := f.namespace()
+	if err != nil {
+		return nil
+	}
+	data, err := f.data(ctx)
+	if err != nil {
+		return nil
+	}
+	list, err := data.list(ctx, namespace, fields.Everything(), completeLimit, "")
+	if err != nil {
+		return nil
+	}
+	var ids []string
+	for i := range list.Items {
+		if run := &list.Items[i]; run.Status.Object == "" {
+			ids = append(ids, run.Name)
+		}
+	}
+	return ids
+}
