@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -165,6 +166,7 @@ func newScheme() (*runtime.Scheme, serializer.CodecFactory) {
 	must(datav1alpha1.AddToScheme(scheme))
 	must(scheme.SetVersionPriority(datav1alpha1.GroupVersion))
 	must(scheme.AddFieldLabelConversionFunc(datav1alpha1.GroupVersion.WithKind("Run"), convertField))
+	must(scheme.AddConversionFunc((*url.Values)(nil), (*datav1alpha1.ReadOptions)(nil), convertReadOptions))
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	return scheme, serializer.NewCodecFactory(scheme)
 }

@@ -3,9 +3,12 @@ package dataapi
 import (
 	"context"
 	"fmt"
+	"net/url"
+	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -28,6 +31,21 @@ func readOptions(object runtime.Object) (*datav1alpha1.ReadOptions, error) {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("options %T: want ReadOptions", object))
 	}
 	return o, nil
+}
+
+// convertReadOptions decodes the options of a request from its query.
+func convertReadOptions(in, out any, _ conversion.Scope) error {
+	query, o := *in.(*url.Values), out.(*datav1alpha1.ReadOptions)
+	o.Continue = query.Get("continue")
+	limit := query.Get("limit")
+	if limit == "" {
+		return nil
+	}
+	var err error
+	if o.Limit, err = strconv.ParseInt(limit, 10, 64); err != nil {
+		return fmt.Errorf("limit %q: want a number of step attempts", limit)
+	}
+	return nil
 }
 
 // runSteps serves runs/steps: the step attempts of a run, without payloads.
