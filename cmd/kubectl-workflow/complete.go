@@ -104,3 +104,32 @@ func (f *factory) runIDs(ctx context.Context) []string {
 	}
 	return ids
 }
+
+// completeWorkflow completes the name of a workflow: those that the namespace's pools serve.
+func (f *factory) completeWorkflow(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
+	defer cancel()
+	namespace, err := f.namespace()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	objects, err := f.objects()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	pools := &v1alpha1.WorkerPoolList{}
+	if objects.Get().Namespace(namespace).Resource("workerpools").Do(ctx).Into(pools) != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for i := range pools.Items {
+		for _, w := range pools.Items[i].Status.Workflows {
+			names = append(names, w.Name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
+}

@@ -61,8 +61,7 @@ func (o *describeOptions) run(ctx context.Context, argument string) error {
 	case !o.printer.plain():
 		return o.printer.print(o.Out, listOf(d.objects()...), nil)
 	}
-	d.print(o.Out, o.now(), timelineOptions{steps: o.steps, wide: o.printer.format() == "wide"})
-	return nil
+	return d.print(o.Out, o.now(), timelineOptions{steps: o.steps, wide: o.printer.format() == "wide"})
 }
 
 // read reads the run and its steps from the data API.

@@ -72,10 +72,16 @@ func TestTimeline_IsBounded(t *testing.T) {
 		steps = append(steps, attempt("step", "completed", i, i+1))
 	}
 	var out strings.Builder
-	printTimeline(&out, steps, &datav1alpha1.Run{}, noon.Add(10_000*time.Second), timelineOptions{steps: 8})
+	draw := func(steps []datav1alpha1.Step, now time.Time, o timelineOptions) {
+		t.Helper()
+		if err := printTimeline(&out, steps, &datav1alpha1.Run{}, now, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	draw(steps, noon.Add(10_000*time.Second), timelineOptions{steps: 8})
 	golden(t, "timeline_bounded", out.String())
 	out.Reset()
-	printTimeline(&out, steps, &datav1alpha1.Run{}, noon.Add(10_000*time.Second), timelineOptions{})
+	draw(steps, noon.Add(10_000*time.Second), timelineOptions{})
 	if lines := strings.Count(out.String(), "\n"); lines != 10_002 {
 		t.Errorf("all steps are %d lines, want 10002", lines)
 	}
@@ -90,6 +96,8 @@ func TestTimeline_KeepsHostileNamesInTheirLine(t *testing.T) {
 		attempt("open", "running", 4, 0),
 	}
 	var out strings.Builder
-	printTimeline(&out, steps, &datav1alpha1.Run{}, noon.Add(6*time.Second), timelineOptions{})
+	if err := printTimeline(&out, steps, &datav1alpha1.Run{}, noon.Add(6*time.Second), timelineOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	golden(t, "timeline_hostile", out.String())
 }

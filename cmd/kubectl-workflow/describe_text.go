@@ -9,10 +9,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
 )
 
 // print writes what a person wants to know of the run.
-func (d *described) print(out io.Writer, now time.Time, o timelineOptions) {
+func (d *described) print(out io.Writer, now time.Time, o timelineOptions) error {
 	name, message := "<none>, the run was started without a WorkflowRun", ""
 	switch {
 	case d.object != nil:
@@ -22,13 +23,15 @@ func (d *described) print(out io.Writer, now time.Time, o timelineOptions) {
 	}
 	about := []string{"Object", name, "Namespace", d.namespace}
 	if d.run == nil {
-		fieldsOf(out, append(about, "Workflow", d.object.Spec.WorkflowName, "Version", d.object.Spec.Version,
+		return fieldsOf(out, append(about, "Workflow", d.object.Spec.WorkflowName, "Version", d.object.Spec.Version,
 			"Backend", d.object.Spec.BackendRef.Name, "Status", string(d.object.Status.State),
 			"Run", "<none>, the manager has not started it yet", "Message", message)...)
-		return
 	}
-	fieldsOf(out, append(append(about, runFields(d.run, now)...), "Message", message)...)
-	printTimeline(out, d.steps.Items, d.run, now, o)
+	fields := append(append(about, runFields(d.run, now)...), "Message", message)
+	if err := fieldsOf(out, fields...); err != nil {
+		return err
+	}
+	return printTimeline(out, d.steps.Items, d.run, now, o)
 }
 
 // runFields are the names and values that describe a run.
@@ -59,8 +62,8 @@ func stateText(run *datav1alpha1.Run) string {
 	if reason := run.Status.Reason; reason != "" && reason != run.Status.State {
 		text = fmt.Sprintf("%s (%s)", text, reason)
 	}
-	if run.Status.Suspended {
-		text += ", suspended"
+	if run.Status.Suspended && run.Status.Reason != v1alpha1.ReasonSuspended {
+		text += ", suspended" // once the step that executes has ended
 	}
 	return text
 }

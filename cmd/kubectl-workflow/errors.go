@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"net/url"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -56,7 +56,7 @@ func ended(state v1alpha1.RunState) error {
 func exitCode(err error) int {
 	var end *endError
 	var away *unreachableError
-	var network net.Error
+	var network *url.Error
 	switch {
 	case errors.As(err, &end):
 		return end.code

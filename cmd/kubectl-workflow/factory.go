@@ -29,6 +29,8 @@ type factory struct {
 	managerNamespace string
 	// reach returns how the data API is reached with the credentials of a configuration.
 	reach func(ctx context.Context, user *rest.Config, managerNamespace string) (*rest.Config, error)
+	// connected is the client that data has returned.
+	connected *dataClient
 }
 
 // addFlags adds kubectl's own flags, and those that all verbs share.
@@ -37,6 +39,11 @@ func (f *factory) addFlags(root *cobra.Command) {
 	root.PersistentFlags().StringVar(&f.managerNamespace, "manager-namespace", "",
 		"Namespace of the manager. Found by itself if it is "+defaultManagerNamespace+", or if you may list Services.")
 	f.completeFlags(root)
+}
+
+// note tells the user something that is no output.
+func (f *factory) note(format string, args ...any) {
+	_, _ = fmt.Fprintf(f.ErrOut, format+"\n", args...) // nobody reads it then
 }
 
 // namespace returns the namespace of the flags, the context, or "default".
@@ -76,8 +83,16 @@ func (f *factory) objects() (*rest.RESTClient, error) {
 	return restClient(config, v1alpha1.GroupVersion)
 }
 
-// data connects to the data API and returns a client of it.
+// data returns a client of the data API. It connects once.
 func (f *factory) data(ctx context.Context) (*dataClient, error) {
+	if f.connected != nil {
+		return f.connected, nil
+	}
+	return f.reconnect(ctx)
+}
+
+// reconnect is data with a new connection, after the one there was has failed.
+func (f *factory) reconnect(ctx context.Context) (*dataClient, error) {
 	config, err := f.restConfig()
 	if err != nil {
 		return nil, err
@@ -89,7 +104,8 @@ func (f *factory) data(ctx context.Context) (*dataClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &dataClient{rest: client}, nil
+	f.connected = &dataClient{rest: client}
+	return f.connected, nil
 }
 
 // scheme has all kinds that the plugin reads, writes and prints.

@@ -53,8 +53,8 @@ func (w *world) history() {
 
 // step is an attempt of a history. Times are seconds after the run's start.
 type step struct {
-	name, kind, status, err, child, context string
-	from, to                                int
+	id, name, kind, status, err, child, context string
+	from, to                                    int
 }
 
 func (w *world) steps(run int, steps []step) {
@@ -64,6 +64,10 @@ func (w *world) steps(run int, steps []step) {
 		if kind == "" {
 			kind = "function"
 		}
+		id := s.id
+		if id == "" {
+			id = fmt.Sprintf("%d-%d", run, i)
+		}
 		w.exec(`INSERT INTO openworkflow.step_attempts
 			(namespace_id, id, workflow_run_id, step_name, kind, status, config, context, output, error,
 			 child_workflow_run_namespace_id, child_workflow_run_id, created_at, started_at, finished_at, updated_at)
@@ -72,7 +76,7 @@ func (w *world) steps(run int, steps []step) {
 			CASE WHEN $9 <> '' THEN $1 END, nullif($9, ''), t.start, t.start,
 			CASE WHEN $6 <> 'running' THEN started_at + $11 * interval '1 s' END, now()
 		FROM openworkflow.workflow_runs, LATERAL (SELECT started_at + $10 * interval '1 s' AS start) t WHERE id = $3`,
-			w.Namespace, fmt.Sprintf("%d-%d", run, i), runSeq(run), s.name, kind, s.status, s.context, s.err, s.child, s.from, s.to)
+			w.Namespace, id, runSeq(run), s.name, kind, s.status, s.context, s.err, s.child, s.from, s.to)
 	}
 }
 
@@ -90,6 +94,16 @@ func (w *world) object() *v1alpha1.WorkflowRun {
 		w.t.Fatal(err)
 	}
 	return object
+}
+
+// status gives an object a state, as a worker or the manager does.
+func (w *world) status(name string, state v1alpha1.RunState, message string) {
+	w.t.Helper()
+	object := w.workflowRun(name)
+	object.Status.RunID, object.Status.State, object.Status.Message = string(object.UID), state, message
+	if err := cluster.Admin.Status().Update(w.t.Context(), object); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // workflowRun reads an object.

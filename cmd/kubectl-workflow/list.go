@@ -186,13 +186,13 @@ func (o *listOptions) printChunk(page *datav1alpha1.RunList) error {
 func (o *listOptions) printEnd(count int64, next string, namespaces []string) {
 	switch {
 	case count == 0 && o.allNamespaces:
-		fmt.Fprintln(o.ErrOut, "No runs found.")
+		o.note("No runs found.")
 	case count == 0:
-		fmt.Fprintf(o.ErrOut, "No runs found in namespace %s.\n", namespaces[0])
+		o.note("No runs found in namespace %s.", namespaces[0])
 	case next != "" && o.allNamespaces:
-		fmt.Fprintf(o.ErrOut, "There are more than %d runs: see them with --limit 0.\n", count)
+		o.note("There are more than %d runs: see them with --limit 0.", count)
 	case next != "":
-		fmt.Fprintf(o.ErrOut, "There are more runs: see them with --continue %s, or all with --limit 0.\n", next)
+		o.note("There are more runs: see them with --continue %s, or all with --limit 0.", next)
 	}
 }
 

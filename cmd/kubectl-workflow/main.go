@@ -9,7 +9,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -51,7 +50,7 @@ func run(ctx context.Context, f *factory, args []string) int {
 	}
 	var silent *endError
 	if !errors.As(err, &silent) || silent.message != "" {
-		fmt.Fprintln(f.ErrOut, "error:", explain(err))
+		f.note("error: %s", explain(err))
 	}
 	return exitCode(err)
 }

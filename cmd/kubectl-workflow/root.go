@@ -50,6 +50,5 @@ func newRoot(f *factory) *cobra.Command {
 		newList(f),
 		newDescribe(f),
 	)
-	// Each group has one add, with one verb a line.
 	return root
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
@@ -82,12 +83,58 @@ type target struct {
 	namespace string
 	// object is the WorkflowRun of that name, nil for a run that is named by its id.
 	object *v1alpha1.WorkflowRun
+	// run is the run, nil if nobody has read it.
+	run *datav1alpha1.Run
 	// id is the run's id. The run of an object may not have been started yet.
 	id string
 }
 
 // started reports whether the run has a row, so that the data API knows it.
 func (t *target) started() bool { return t.object == nil || t.object.Status.RunID != "" }
+
+// name is how a user names the run.
+func (t *target) name() string {
+	if t.object != nil {
+		return t.object.Name
+	}
+	return t.id
+}
+
+// any returns the object, or else the run.
+func (t *target) any() runtime.Object {
+	switch {
+	case t.object != nil:
+		return t.object
+	case t.run != nil:
+		return t.run
+	default:
+		return &datav1alpha1.Run{ObjectMeta: metav1.ObjectMeta{Namespace: t.namespace, Name: t.id}}
+	}
+}
+
+// attached reports whether the object shows a run that another one has started.
+func (t *target) attached() bool {
+	return t.object != nil && t.object.Status.RunID != "" && t.object.Status.RunID != string(t.object.UID)
+}
+
+// findRun resolves an argument and reads the run from the data API.
+func (f *factory) findRun(ctx context.Context, argument string) (*target, *dataClient, error) {
+	found, err := f.find(ctx, argument)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !found.started() {
+		return nil, nil, fmt.Errorf("the manager has not started the run of WorkflowRun %s yet: %s", found.name(), found.object.Status.Message)
+	}
+	data, err := f.data(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if found.run, err = data.run(ctx, found.namespace, found.id); err != nil {
+		return nil, nil, fmt.Errorf("read run %s: %w", found.id, err)
+	}
+	return found, data, nil
+}
 
 // find resolves an argument: the name of a WorkflowRun, else the id of a run. Prefixes decide
 // where both exist. It does not ask whether a run of the id exists.

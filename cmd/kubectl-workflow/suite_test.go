@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -88,6 +91,11 @@ var editorRules = []rbacv1.PolicyRule{
 	{APIGroups: []string{""}, Resources: []string{"pods", "pods/log", "events"}, Verbs: []string{"get", "list", "watch"}},
 }
 
+// rule allows a verb on resources of the data API.
+func rule(verb string, resources ...string) rbacv1.PolicyRule {
+	return rbacv1.PolicyRule{APIGroups: []string{datav1alpha1.GroupVersion.Group}, Verbs: []string{verb}, Resources: resources}
+}
+
 // user grants rights in the namespace to a new user, and returns their kubeconfig.
 func (w *world) user(name string, rules ...rbacv1.PolicyRule) string {
 	w.t.Helper()
@@ -138,16 +146,49 @@ func (w *world) run(args ...string) result {
 func (w *world) runAs(kubeconfig, in string, args ...string) result {
 	w.t.Helper()
 	var out, errOut bytes.Buffer
+	code := w.execute(kubeconfig, genericiooptions.IOStreams{In: strings.NewReader(in), Out: &out, ErrOut: &errOut}, args)
+	return result{out: out.String(), errOut: errOut.String(), code: code}
+}
+
+func (w *world) execute(kubeconfig string, streams genericiooptions.IOStreams, args []string) int {
 	f := &factory{
-		IOStreams: genericiooptions.IOStreams{In: strings.NewReader(in), Out: &out, ErrOut: &errOut},
+		IOStreams: streams,
 		config:    genericclioptions.NewConfigFlags(true),
 		now:       func() time.Time { return noon },
 		reach: func(_ context.Context, user *rest.Config, _ string) (*rest.Config, error) {
 			return cluster.DataAs(user), nil
 		},
 	}
-	code := run(w.t.Context(), f, append([]string{"--kubeconfig", kubeconfig, "-n", w.Namespace}, args...))
-	return result{out: out.String(), errOut: errOut.String(), code: code}
+	return run(w.t.Context(), f, append([]string{"--kubeconfig", kubeconfig, "-n", w.Namespace}, args...))
+}
+
+// follow executes a command line that goes on. Its lines come one by one; exit returns the exit
+// code and what else was printed.
+func (w *world) follow(args ...string) (next func() string, exit func() result) {
+	w.t.Helper()
+	read, write := io.Pipe()
+	w.t.Cleanup(func() { _ = read.Close() })
+	var errOut bytes.Buffer
+	code := make(chan int, 1)
+	go func() {
+		code <- w.execute(w.kubeconfig, genericiooptions.IOStreams{In: strings.NewReader(""), Out: write, ErrOut: &errOut}, args)
+		_ = write.Close()
+	}()
+	lines := bufio.NewScanner(read)
+	next = func() string {
+		if !lines.Scan() {
+			w.t.Fatalf("%v ended: exit code %d, %s", args, <-code, &errOut)
+		}
+		return lines.Text()
+	}
+	exit = func() result {
+		rest, _ := io.ReadAll(read)
+		for lines.Scan() {
+			rest = append(rest, lines.Text()+"\n"...)
+		}
+		return result{out: string(rest), code: <-code, errOut: errOut.String()}
+	}
+	return next, exit
 }
 
 // exec executes a statement in the test's database.
@@ -163,9 +204,19 @@ func (w *world) exec(sql string, args ...any) {
 	}
 }
 
-// golden compares a text with a file, in which the test's namespace has a fixed name.
+// instants are the times in an output.
+var instants = regexp.MustCompile(`\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`)
+
+// golden compares a text with a file, in which the test's namespace has a fixed name, and times
+// since the test's start are NOW.
 func (w *world) golden(name, got string) {
 	w.t.Helper()
+	got = instants.ReplaceAllStringFunc(got, func(text string) string {
+		if at, err := time.Parse(time.RFC3339Nano, text); err == nil && time.Since(at).Abs() < time.Hour {
+			return "NOW"
+		}
+		return text
+	})
 	golden(w.t, name, strings.ReplaceAll(got, w.Namespace, "test-namespace"[:len(w.Namespace)]))
 }
 

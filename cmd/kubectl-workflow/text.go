@@ -65,12 +65,21 @@ func line(text string, limit int) string {
 
 // fieldsOf prints names and values in two columns, as kubectl describe does. Pairs without a
 // value are left out.
-func fieldsOf(out io.Writer, pairs ...string) {
-	w := printers.GetNewTabWriter(out)
+func fieldsOf(out io.Writer, pairs ...string) error {
+	var b strings.Builder
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if pairs[i+1] != "" {
-			fmt.Fprintf(w, "%s:\t%s\n", pairs[i], line(pairs[i+1], 500))
+			fmt.Fprintf(&b, "%s:\t%s\n", pairs[i], line(pairs[i+1], 500))
 		}
 	}
-	_ = w.Flush()
+	return printColumns(out, b.String())
+}
+
+// printColumns prints a text whose columns are separated by tabs.
+func printColumns(out io.Writer, text string) error {
+	w := printers.GetNewTabWriter(out)
+	if _, err := io.WriteString(w, text); err != nil {
+		return err
+	}
+	return w.Flush()
 }

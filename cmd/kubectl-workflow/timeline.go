@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/cli-runtime/pkg/printers"
-
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
 )
 
@@ -27,40 +25,42 @@ type timelineOptions struct {
 
 // printTimeline prints the step attempts of a run, each as a bar: # an execution, . a wait, x a
 // failed attempt.
-func printTimeline(out io.Writer, steps []datav1alpha1.Step, run *datav1alpha1.Run, now time.Time, o timelineOptions) {
+func printTimeline(out io.Writer, steps []datav1alpha1.Step, run *datav1alpha1.Run, now time.Time, o timelineOptions) error {
 	if len(steps) == 0 {
-		fmt.Fprintln(out, "Steps:  <none>")
-		return
+		_, err := io.WriteString(out, "Steps:  <none>\n")
+		return err
 	}
 	attempts := attemptsOf(steps)
 	scale := scaleOf(steps, run, now)
-	fmt.Fprintf(out, "Steps:  %s over %s, # executes, . waits, x failed\n", countSteps(steps), short(scale.length))
-	w := printers.GetNewTabWriter(out)
+	if _, err := fmt.Fprintf(out, "Steps:  %s over %s, # executes, . waits, x failed\n", countSteps(steps), short(scale.length)); err != nil {
+		return err
+	}
+	text := &strings.Builder{}
 	header := "  START\tTIMELINE\tSTEP\tKIND\tSTATUS\tDURATION\tDETAILS"
 	if o.wide {
 		header += "\tATTEMPT-ID"
 	}
-	fmt.Fprintln(w, header)
+	text.WriteString(header + "\n")
 	head, tail := bounds(len(steps), o.steps)
 	for i := range steps {
 		if i == head && head < tail {
-			fmt.Fprintf(w, "  ...\t%s\t%d more attempts, see --steps 0\t\t\t\t\n", strings.Repeat(" ", barWidth), tail-head)
+			fmt.Fprintf(text, "  ...\t%s\t%d more attempts, see --steps 0\t\t\t\t\n", strings.Repeat(" ", barWidth), tail-head)
 		}
 		if i < head || i >= tail {
-			printStep(w, &steps[i], attempts[i], scale, o.wide)
+			printStep(text, &steps[i], attempts[i], scale, o.wide)
 		}
 	}
-	_ = w.Flush()
+	return printColumns(out, text.String())
 }
 
-func printStep(w io.Writer, s *datav1alpha1.Step, attempt int, scale scale, wide bool) {
+func printStep(text *strings.Builder, s *datav1alpha1.Step, attempt int, scale scale, wide bool) {
 	start, end := timesOf(s, scale.now)
-	fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s", short(start.Sub(scale.start)), scale.bar(s),
+	fmt.Fprintf(text, "  %s\t%s\t%s\t%s\t%s\t%s\t%s", short(start.Sub(scale.start)), scale.bar(s),
 		line(s.Name, nameWidth), s.Kind, s.State, short(end.Sub(start)), details(s, attempt))
 	if wide {
-		fmt.Fprintf(w, "\t%s", s.ID)
+		fmt.Fprintf(text, "\t%s", s.ID)
 	}
-	fmt.Fprintln(w)
+	text.WriteString("\n")
 }
 
 // details says what else there is: the error, the number of the attempt, what is waited for.

@@ -32,11 +32,14 @@ type tunnel struct {
 	pods []endpoint
 }
 
+// dialTimeout bounds the wait for one pod, whose node may be gone.
+const dialTimeout = 15 * time.Second
+
 // dial connects to the first pod that answers. The address is that of the Service.
-func (t *tunnel) dial(context.Context, string, string) (net.Conn, error) {
+func (t *tunnel) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	var failed []error
 	for _, pod := range t.pods {
-		conn, err := t.open(pod)
+		conn, err := t.openWithin(ctx, pod)
 		if err == nil {
 			return conn, nil
 		}
@@ -46,6 +49,33 @@ func (t *tunnel) dial(context.Context, string, string) (net.Conn, error) {
 		}
 	}
 	return nil, errors.Join(failed...)
+}
+
+// openWithin is open for at most dialTimeout. Upgrades of connections know no context.
+func (t *tunnel) openWithin(ctx context.Context, pod endpoint) (net.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, fmt.Errorf("no answer within %v", dialTimeout))
+	defer cancel()
+	type opened struct {
+		conn net.Conn
+		err  error
+	}
+	result := make(chan opened)
+	go func() {
+		conn, err := t.open(pod)
+		select {
+		case result <- opened{conn, err}:
+		case <-ctx.Done():
+			if err == nil {
+				_ = conn.Close()
+			}
+		}
+	}()
+	select {
+	case r := <-result:
+		return r.conn, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // open asks the API server for a stream to the port, by websocket and, where a proxy or an old
@@ -137,7 +167,7 @@ func (c *streamConn) Read(p []byte) (int, error) {
 
 // Close ends the connection to the API server too, which serves this port only.
 func (c *streamConn) Close() error {
-	_ = c.Stream.Reset()
+	_ = c.Reset()
 	return c.connection.Close()
 }
 
