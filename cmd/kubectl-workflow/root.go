@@ -47,8 +47,10 @@ func newRoot(f *factory) *cobra.Command {
 		}
 	}
 	add(groupRuns,
+		newStart(f),
 		newList(f),
 		newDescribe(f),
+		newWatch(f),
 	)
 	return root
 }
