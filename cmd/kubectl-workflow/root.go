@@ -53,5 +53,8 @@ func newRoot(f *factory) *cobra.Command {
 		newWatch(f),
 		newOutput(f),
 	)
+	add(groupSteer,
+		newSignal(f),
+	)
 	return root
 }
