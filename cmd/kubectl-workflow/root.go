@@ -55,6 +55,9 @@ func newRoot(f *factory) *cobra.Command {
 	)
 	add(groupSteer,
 		newSignal(f),
+		newCancel(f),
+		newSuspend(f),
+		newResume(f),
 	)
 	return root
 }
