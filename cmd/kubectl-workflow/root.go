@@ -51,6 +51,7 @@ func newRoot(f *factory) *cobra.Command {
 		newList(f),
 		newDescribe(f),
 		newWatch(f),
+		newLogs(f),
 		newOutput(f),
 	)
 	add(groupSteer,
