@@ -53,6 +53,7 @@ func newRoot(f *factory) *cobra.Command {
 		newWatch(f),
 		newLogs(f),
 		newOutput(f),
+		newExport(f),
 	)
 	add(groupSteer,
 		newSignal(f),
