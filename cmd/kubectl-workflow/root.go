@@ -54,6 +54,7 @@ func newRoot(f *factory) *cobra.Command {
 		newLogs(f),
 		newOutput(f),
 		newExport(f),
+		newImport(f),
 	)
 	add(groupSteer,
 		newSignal(f),

@@ -109,6 +109,7 @@
 //	key_holder.go      compares a run with the one that holds its key
 //	fork.go            Fork: a run that takes over results of one that has ended
 //	fork_plan.go       which results a fork takes over
+//	import.go          ImportRun: a run of another database with its history
 //	claim.go           Claim, ClaimRequest, the cursors of claims
 //	lease.go           heartbeats, the release of leases, suspension
 //	write.go           ApplyAndClaim: its types, one round trip, bisecting
