@@ -198,6 +198,15 @@ demo-down: ## Remove everything that the demo started.
 build: ## Build the commands into bin/.
 	go build -trimpath -o bin/ ./cmd/...
 
+.PHONY: plugin
+plugin: ## Build the kubectl plugin into bin/, with the name under which kubectl finds its completion.
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/ ./cmd/kubectl-workflow
+	ln -sf kubectl-workflow bin/kubectl_complete-workflow
+
+.PHONY: krew
+krew: ## Write archives of the plugin and a krew manifest to dist/krew, for VERSION at BASE_URL.
+	VERSION=$(VERSION) BASE_URL=$(BASE_URL) hack/krew.sh
+
 .PHONY: run
 run: ## Run the manager on this machine, against the current cluster.
 	go run ./cmd/manager --allow-local-databases

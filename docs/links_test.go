@@ -45,6 +45,16 @@ func TestProgramsLinkOnlyWhatTheyNeed(t *testing.T) {
 			module + "internal/tracing",  // runs are traced where they execute
 			"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp", // only workers send traces over HTTP
 		}},
+		"plugin": {"./cmd/kubectl-workflow", []string{
+			"sigs.k8s.io/controller-runtime", // one request per question: it keeps no caches
+			"k8s.io/apiserver",
+			module + "internal/backend", // it asks the manager by its API
+			module + "internal/controller",
+			module + "internal/dataapi",
+			module + "internal/runner", // and executes nothing
+			module + "worker",
+			"go.opentelemetry.io/otel/exporters",
+		}},
 		"client": {"./client", []string{
 			"k8s.io", // a client needs no Kubernetes
 			"sigs.k8s.io",
