@@ -61,6 +61,18 @@ func (s boundedStore) ResumeRuns(ctx context.Context, ids []string) (int, error)
 	return answer(ctx, func(ctx context.Context) (int, error) { return s.Store.ResumeRuns(ctx, ids) })
 }
 
+func (s boundedStore) Fork(ctx context.Context, r store.ForkRequest) (store.ForkResult, error) {
+	return answer(ctx, func(ctx context.Context) (store.ForkResult, error) { return s.Store.Fork(ctx, r) })
+}
+
+func (s boundedStore) Forks(ctx context.Context, after string, limit int) ([]store.NotedFork, error) {
+	return answer(ctx, func(ctx context.Context) ([]store.NotedFork, error) { return s.Store.Forks(ctx, after, limit) })
+}
+
+func (s boundedStore) ForgetForks(ctx context.Context, ids []string) error {
+	return within(ctx, callTimeout, func(ctx context.Context) error { return s.Store.ForgetForks(ctx, ids) })
+}
+
 // FailExpired is called every second, and waits for no row. So it notices that the database is
 // slow while no run starts.
 func (s boundedStore) FailExpired(ctx context.Context, limit int) (ids []string, err error) {

@@ -28,6 +28,9 @@ type Store interface {
 	CancelRuns(ctx context.Context, ids []string) (map[string]openworkflow.RunStatus, error)
 	SuspendRuns(ctx context.Context, ids []string) (int, error)
 	ResumeRuns(ctx context.Context, ids []string) (int, error)
+	Fork(ctx context.Context, r store.ForkRequest) (store.ForkResult, error)
+	Forks(ctx context.Context, after string, limit int) ([]store.NotedFork, error)
+	ForgetForks(ctx context.Context, ids []string) error
 
 	FailExpired(ctx context.Context, limit int) ([]string, error)
 	Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error)

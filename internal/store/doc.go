@@ -110,6 +110,7 @@
 //	fork.go            Fork: a run that takes over results of one that has ended
 //	fork_plan.go       which results a fork takes over
 //	import.go          ImportRun: a run of another database with its history
+//	lineage.go         forks whose lineage is still to be shown
 //	claim.go           Claim, ClaimRequest, the cursors of claims
 //	lease.go           heartbeats, the release of leases, suspension
 //	write.go           ApplyAndClaim: its types, one round trip, bisecting

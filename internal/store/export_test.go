@@ -59,6 +59,7 @@ func (s *Store) SweepWaitsSQL() string    { return s.sql(sweepWaitsSQL) }
 
 // The statements of forks.
 func (s *Store) ForkHistorySQL() string { return s.sql(forkHistorySQL) }
+func (s *Store) ForksSQL() string       { return s.sql(forksSQL) }
 func (s *Store) CopyStepsSQL() string   { return s.sql(copyStepsSQL) }
 func (s *Store) LinkForkSQL() string    { return s.sql(linkForkSQL) }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -60,26 +61,34 @@ type ForkResult struct {
 	Kept int
 }
 
-// maxForkAttempts bounds what Fork reads into memory. A run has 1,000 attempts at most unless its
-// workflow says otherwise (R110).
-const maxForkAttempts = 100_000
+// Bounds of what Fork reads into memory. A run has 1,000 attempts at most unless its workflow says
+// otherwise (R110).
+const (
+	maxForkAttempts = 100_000
+	// maxForkTexts is the number of bytes of all names of steps and errors.
+	maxForkTexts = 32 << 20
+	// forkPage is the number of attempts of one statement. Their answer has 8 MiB of errors at most.
+	forkPage = 2000
+)
 
-// forkSourceSQL locks the source. It waits for no lock, as Fork is repeated. Primary key.
+// forkSourceSQL locks the source. It waits for no lock, as Fork is repeated. Of what the source
+// carries it reads the input, if $3, and as much of the error as a status shows. Primary key.
 var forkSourceSQL = `
-SELECT ` + runColumns + `
+SELECT ` + strings.NewReplacer("r.context, r.input, r.output, r.error",
+	`NULL::jsonb, CASE WHEN $3 THEN r.input END, NULL::jsonb, `+shownError("r.error")).Replace(runColumns) + `
 FROM {schema}.workflow_runs r
 WHERE r.namespace_id = $1 AND r.id = $2
 FOR NO KEY UPDATE NOWAIT`
 
-// forkHistorySQL reads the attempts of the source without what they carry, which stays in the
-// database: contexts, outputs, and stacks of errors. It reads
+// forkHistorySQL reads a page of the attempts of the source without what they carry, which stays in
+// the database: contexts, outputs, and what of an error a status does not show. It reads
 // step_attempts_workflow_run_created_at_idx, which has the order of a history (R71).
-const forkHistorySQL = `
+var forkHistorySQL = `
 SELECT a.namespace_id, a.id, a.workflow_run_id, a.step_name, a.kind, a.status, NULL::jsonb, NULL::jsonb,
-	CASE WHEN a.status = 'failed' THEN CASE WHEN jsonb_typeof(a.error) = 'object' THEN a.error - 'stack' ELSE a.error END END,
+	CASE WHEN a.status = 'failed' THEN ` + shownError("a.error") + ` END,
 	a.child_workflow_run_id, a.started_at, a.finished_at, a.created_at, a.updated_at
 FROM {schema}.step_attempts a
-WHERE a.namespace_id = $1 AND a.workflow_run_id = $2
+WHERE a.namespace_id = $1 AND a.workflow_run_id = $2 AND (a.created_at, a.id) > ($4::timestamptz, $5::text)
 ORDER BY a.created_at, a.id
 LIMIT $3`
 
@@ -165,8 +174,8 @@ func (s *Store) Fork(ctx context.Context, r ForkRequest) (ForkResult, error) {
 func forkSourceMissing(id string) error { return fmt.Errorf("run %s: %w", id, ErrNotFound) }
 
 // forkSource locks the source and reads its history. The lock keeps retention from removing it.
-func (s *Store) forkSource(ctx context.Context, tx pgx.Tx, id string) (*openworkflow.Run, []openworkflow.StepAttempt, error) {
-	rows, err := tx.Query(ctx, s.sql(forkSourceSQL), s.namespace, id)
+func (s *Store) forkSource(ctx context.Context, tx pgx.Tx, id string, input bool) (*openworkflow.Run, []openworkflow.StepAttempt, error) {
+	rows, err := tx.Query(ctx, s.sql(forkSourceSQL), s.namespace, id, input)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -177,19 +186,41 @@ func (s *Store) forkSource(ctx context.Context, tx pgx.Tx, id string) (*openwork
 	if err != nil || !source.Status.Terminal() { // of an open run, no history is needed
 		return &source, nil, err
 	}
-	if rows, err = tx.Query(ctx, s.sql(forkHistorySQL), s.namespace, id, maxForkAttempts+1); err != nil {
-		return nil, nil, err
-	}
-	attempts, err := pgx.CollectRows(rows, scanStep)
-	if len(attempts) > maxForkAttempts {
-		return nil, nil, invalidFork("run %s has more than %d step attempts", id, maxForkAttempts)
-	}
+	attempts, err := s.forkHistory(ctx, tx, id)
 	return &source, attempts, err
+}
+
+// forkHistory reads the history of a source, page by page: an answer of an untrusted server has a
+// limit.
+func (s *Store) forkHistory(ctx context.Context, tx pgx.Tx, id string) (attempts []openworkflow.StepAttempt, err error) {
+	texts := 0
+	for last := (openworkflow.StepAttempt{}); ; last = attempts[len(attempts)-1] {
+		rows, err := tx.Query(ctx, s.sql(forkHistorySQL), s.namespace, id, forkPage, last.CreatedAt, last.ID)
+		if err != nil {
+			return nil, err
+		}
+		page, err := pgx.CollectRows(rows, scanStep)
+		if err != nil {
+			return nil, err
+		}
+		for i := range page {
+			texts += len(page[i].StepName) + len(page[i].Error)
+		}
+		attempts = append(attempts, page...)
+		switch {
+		case len(attempts) > maxForkAttempts:
+			return nil, invalidFork("run %s has more than %d step attempts", id, maxForkAttempts)
+		case texts > maxForkTexts:
+			return nil, invalidFork("the names and errors of the steps of run %s have more than %d bytes", id, maxForkTexts)
+		case len(page) < forkPage:
+			return attempts, nil
+		}
+	}
 }
 
 // fork is the transaction of Fork.
 func (s *Store) fork(ctx context.Context, tx pgx.Tx, r ForkRequest) (ForkResult, error) {
-	source, attempts, err := s.forkSource(ctx, tx, r.Source)
+	source, attempts, err := s.forkSource(ctx, tx, r.Source, r.Run.Input == nil)
 	if err != nil {
 		return ForkResult{}, err
 	}
@@ -214,5 +245,6 @@ func (s *Store) fork(ctx context.Context, tx pgx.Tx, r ForkRequest) (ForkResult,
 	var b sqlBatch
 	b.Queue(s.sql(copyStepsSQL), s.namespace, r.Run.ID, ids, newIDs, corrected, outputs)
 	b.Queue(s.sql(linkForkSQL), s.namespace, r.Run.ID, source.ID, plan.Step)
+	b.Queue(s.sql(noteForkSQL), s.namespace, r.Run.ID)
 	return ForkResult{Created: created[0], Step: plan.Step, Kept: plan.Kept}, tx.SendBatch(ctx, &b.Batch).Close()
 }

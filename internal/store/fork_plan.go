@@ -263,6 +263,7 @@ func (h *forkHistory) endingFailure() *forkStep {
 		return nil
 	}
 	end := openworkflow.DecodeError(h.source.Error)
+	message := beginning(end.Message)
 	var same, wrapped *forkStep
 	for _, s := range h.steps {
 		failure, ok := s.failed()
@@ -271,13 +272,19 @@ func (h *forkHistory) endingFailure() *forkStep {
 		}
 		e := openworkflow.DecodeError(failure.Error)
 		switch {
-		case e.Name == end.Name && e.Message == end.Message:
+		case e.Name == end.Name && beginning(e.Message) == message:
 			same = s
-		case wrapped == nil && strings.Contains(end.Message, openworkflow.StepFailure(s.name, e.Message)):
+		case wrapped == nil && strings.Contains(end.Message, beginning(openworkflow.StepFailure(s.name, e.Message))):
 			wrapped = s
 		}
 	}
 	return cmp.Or(same, wrapped)
+}
+
+// beginning returns what is compared of an error's text. Of long errors, no more is read.
+func beginning(text string) string {
+	const compared = 1000 // bytes, less than maxShownText
+	return text[:min(len(text), compared)]
 }
 
 // outputs checks the corrected outputs of a request and returns them as they are stored (R26).

@@ -133,10 +133,11 @@ func TestFork_PlanReadsOnlyTheSource(t *testing.T) {
 	f.create(1, func(n *store.NewRun) { n.ID = "new" })
 	for range 2 {
 		for name, plan := range map[string]string{
-			"history": f.explain(f.ForkHistorySQL(), "default", "done-1", 1000),
+			"history": f.explain(f.ForkHistorySQL(), "default", "done-1", 1000, time.Time{}, ""),
 			"copies": f.explain(f.CopyStepsSQL(), "default", "new",
 				[]string{"step-done-1"}, []string{"copy"}, []bool{false}, []*string{nil}),
-			"link": f.explain(f.LinkForkSQL(), "default", "new", "done-1", nil),
+			"link":  f.explain(f.LinkForkSQL(), "default", "new", "done-1", nil),
+			"forks": f.explain(f.ForksSQL(), "default", "", 500),
 		} {
 			if strings.Contains(plan, "Seq Scan on") || strings.Contains(plan, "Rows Removed") {
 				t.Errorf("%s reads other rows:\n%s", name, plan)
@@ -365,5 +366,79 @@ func TestFork_ReadsNoLineageOfAnotherType(t *testing.T) {
 	}
 	if _, err := f.Fork(t.Context(), store.ForkRequest{Source: "\x00"}); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("a source with an id that no row can have: %v", err)
+	}
+}
+
+// TestForks_AreNotedUntilTheyAreForgotten: a fork tells its source until somebody has handled it.
+func TestForks_AreNotedUntilTheyAreForgotten(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	source := f.create(1)[0]
+	f.end(source)
+	forks := func() []store.NotedFork {
+		t.Helper()
+		noted, err := f.Forks(t.Context(), "", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return noted
+	}
+	if got := forks(); got != nil {
+		t.Fatalf("forks %v before the first", got)
+	}
+	fork := f.fork(store.ForkRequest{Source: source})
+	again, err := f.Fork(t.Context(), store.ForkRequest{Source: source, Run: store.NewRun{ID: fork.RunID}})
+	if err != nil || again.Inserted {
+		t.Fatalf("a repeated call: %+v, %v", again, err)
+	}
+	want := store.NotedFork{RunID: fork.RunID, Source: source}
+	for _, c := range []struct {
+		do   func()
+		want store.NotedFork
+	}{
+		{func() {}, want},
+		{func() { f.end(fork.RunID) }, store.NotedFork{RunID: fork.RunID, Source: source, Ended: true}},
+		{func() { f.age("2 days") }, store.NotedFork{RunID: fork.RunID, Source: source, Ended: true, Old: true}},
+		{func() { f.exec(`DELETE FROM openworkflow.workflow_runs WHERE id = $1`, fork.RunID) }, store.NotedFork{RunID: fork.RunID, Ended: true, Old: true}},
+	} {
+		c.do()
+		if diff := cmp.Diff([]store.NotedFork{c.want}, forks()); diff != "" {
+			t.Errorf("forks (-want +got):\n%s", diff)
+		}
+	}
+	if noted, err := f.Forks(t.Context(), fork.RunID, 10); err != nil || len(noted) != 0 {
+		t.Errorf("after the last: %v, %v", noted, err)
+	}
+	if err := f.ForgetForks(t.Context(), []string{fork.RunID, "other"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := forks(); got != nil {
+		t.Errorf("forks %v after they were forgotten", got)
+	}
+}
+
+// TestFork_P9_LongErrorsOfAHistory: what a step carries must not fill the process that forks. The
+// failed step is found by the beginning of its error.
+func TestFork_P9_LongErrorsOfAHistory(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	l := f.start()
+	long := strings.Repeat("x", 1<<20)
+	failure := fmt.Sprintf(`{"name":"Error","message":%q,"stack":%q}`, "no "+long, long)
+	f.must([]store.StepWrite{step(l, "a", completed, `1`)}, nil)
+	f.must([]store.StepWrite{step(l, "b", openworkflow.StepFailed, failure)}, []store.RunWrite{ending(l, store.RunFail)})
+	f.exec(`UPDATE openworkflow.workflow_runs SET error = $2::text::jsonb, output = $2::text::jsonb WHERE id = $1`, l.RunID,
+		fmt.Sprintf(`{"name":"Error","message":%q}`, openworkflow.StepFailure("b", "no "+long)))
+	f.exec(`
+INSERT INTO openworkflow.step_attempts (namespace_id, id, workflow_run_id, step_name, kind, status, config, error, created_at, updated_at)
+SELECT 'default', 'retry-' || i, $1, 'a', 'function', 'failed', '{}', $2::text::jsonb, now(), now() FROM generate_series(1, 40) i`, l.RunID, failure)
+	s, err := store.Open(t.Context(), store.Options{URL: f.url, Untrusted: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	fork, err := s.Fork(t.Context(), store.ForkRequest{Source: l.RunID, From: lastFailed})
+	if err != nil || fork.Step == nil || *fork.Step != "b" || fork.Kept != 1 {
+		t.Errorf("forked %+v, %v", fork, err)
 	}
 }

@@ -223,6 +223,14 @@ $$`},
 ALTER TABLE {schema}.operator_workers
 	ADD COLUMN IF NOT EXISTS stuck_steps integer NOT NULL DEFAULT 0,
 	ADD COLUMN IF NOT EXISTS blocked boolean NOT NULL DEFAULT false`},
+
+	// 14: the forks whose lineage the objects of earlier runs may not show yet.
+	{`
+CREATE TABLE IF NOT EXISTS {schema}.operator_forks (
+	namespace_id text NOT NULL,
+	run_id       text NOT NULL,
+	PRIMARY KEY (namespace_id, run_id)
+)`},
 }
 
 // foreignKey adds a foreign key, not yet checked against the rows that exist, unless there is

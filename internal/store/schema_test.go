@@ -18,6 +18,8 @@ import (
 
 // additions is everything that we add to OpenWorkflow's catalogue.
 var additions = []string{
+	"column operator_forks.1 namespace_id text not null",
+	"column operator_forks.2 run_id text not null",
 	"column operator_migrations.1 version bigint not null",
 	"column operator_migrations.2 applied_at timestamp with time zone not null default now()",
 	"column operator_sweeps.1 namespace_id text not null",
@@ -32,6 +34,7 @@ var additions = []string{
 	"column operator_workers.7 seen_at timestamp with time zone not null",
 	"column operator_workers.8 stuck_steps integer not null default 0",
 	"column operator_workers.9 blocked boolean not null default false",
+	"constraint operator_forks.operator_forks_pkey PRIMARY KEY (namespace_id, run_id) valid",
 	"constraint operator_migrations.operator_migrations_pkey PRIMARY KEY (version) valid",
 	"constraint operator_sweeps.operator_sweeps_pkey PRIMARY KEY (namespace_id) valid",
 	"constraint operator_workers.operator_workers_pkey PRIMARY KEY (namespace_id, pod_uid, process) valid",
@@ -54,9 +57,11 @@ var additions = []string{
 	"index CREATE INDEX operator_runs_new_idx ON openworkflow.workflow_runs USING btree " +
 		"(((namespace_id || ''::text)), workflow_name, COALESCE(version, ''::text), available_at, created_at) " +
 		"WHERE (status = 'pending'::text)",
+	"index CREATE UNIQUE INDEX operator_forks_pkey ON openworkflow.operator_forks USING btree (namespace_id, run_id)",
 	"index CREATE UNIQUE INDEX operator_migrations_pkey ON openworkflow.operator_migrations USING btree (version)",
 	"index CREATE UNIQUE INDEX operator_sweeps_pkey ON openworkflow.operator_sweeps USING btree (namespace_id)",
 	"index CREATE UNIQUE INDEX operator_workers_pkey ON openworkflow.operator_workers USING btree (namespace_id, pod_uid, process)",
+	"relation operator_forks r",
 	"relation operator_migrations r",
 	"relation operator_sweeps r",
 	"relation operator_workers r",
