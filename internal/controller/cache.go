@@ -66,7 +66,7 @@ func stripRun(in any) (any, error) {
 	} else if size, _ := inputSize(run); size > maxCachedInput {
 		spec.Input = leaveOutInput(size)
 	}
-	if status.State.Terminal() {
+	if status.State.Terminal() && !isDigest(status) { // what the cache has may be stripped again
 		ended := v1alpha1.WorkflowRunSpec{BackendRef: spec.BackendRef, TTLSecondsAfterFinished: spec.TTLSecondsAfterFinished}
 		if spec.IdempotencyKey != "" { // it decides which row the object may show
 			ended.WorkflowName, ended.IdempotencyKey = spec.WorkflowName, spec.IdempotencyKey

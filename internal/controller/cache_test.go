@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -41,6 +42,10 @@ func TestStripRun_KeepsWhatItsEndDependsOn(t *testing.T) {
 	})
 	if ended.Status.Message != "" || ended.Status.Steps != nil || ended.Spec.WorkflowName != "" {
 		t.Errorf("a run that has ended became %+v", ended)
+	}
+	again, err := stripRun(ended.DeepCopy())
+	if diff := cmp.Diff(ended, again); err != nil || diff != "" { // client-go strips what it lists twice
+		t.Errorf("stripped again it differs: %v\n%s", err, diff)
 	}
 	if plan := planRun(runSeen{Run: ended, Now: noon.Add(9 * time.Second)}); plan.Action != runDelete {
 		t.Errorf("it is not deleted after its ttl but %+v", plan)
