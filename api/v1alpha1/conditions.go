@@ -81,6 +81,15 @@ const (
 	// ReasonKeyConflict: another run holds the run's idempotencyKey, with another input or version
 	// or in another namespace. The run was never started.
 	ReasonKeyConflict = "KeyConflict"
+	// ReasonSourceNotFound: the run that spec.from names does not exist yet, or not any more.
+	ReasonSourceNotFound = "SourceNotFound"
+	// ReasonSourceNotEnded: the run that spec.from names has not ended.
+	ReasonSourceNotEnded = "SourceNotEnded"
+	// ReasonInvalidFork: spec.from asks for what the run that it names does not have, so the run was
+	// never started.
+	ReasonInvalidFork = "InvalidFork"
+	// ReasonSuperseded: the run has failed, and a run that was forked from it has completed.
+	ReasonSuperseded = "Superseded"
 	// ReasonRunMissing: the run was started, but its row is no longer in the database. It is not
 	// started again, because its steps may have run.
 	ReasonRunMissing = "RunMissing"

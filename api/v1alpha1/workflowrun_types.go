@@ -9,31 +9,41 @@ import (
 // the run are immutable; cancel, suspend and ttlSecondsAfterFinished may change at any time.
 //
 // Immutability is one rule, because the API server evaluates each rule at every status write.
-// +kubebuilder:validation:XValidation:rule="self == oldSelf || (self.workflowName == oldSelf.workflowName && self.backendRef == oldSelf.backendRef && (has(self.version) ? has(oldSelf.version) && self.version == oldSelf.version : !has(oldSelf.version)) && (has(self.idempotencyKey) ? has(oldSelf.idempotencyKey) && self.idempotencyKey == oldSelf.idempotencyKey : !has(oldSelf.idempotencyKey)) && (has(self.availableAt) ? has(oldSelf.availableAt) && self.availableAt == oldSelf.availableAt : !has(oldSelf.availableAt)) && (has(self.timeoutSeconds) ? has(oldSelf.timeoutSeconds) && self.timeoutSeconds == oldSelf.timeoutSeconds : !has(oldSelf.timeoutSeconds)) && (has(self.deadlineAt) ? has(oldSelf.deadlineAt) && self.deadlineAt == oldSelf.deadlineAt : !has(oldSelf.deadlineAt)))",message="workflowName, backendRef, version, idempotencyKey, availableAt, deadlineAt and timeoutSeconds are immutable: delete the WorkflowRun and create another"
+// +kubebuilder:validation:XValidation:rule="self == oldSelf || (self.workflowName == oldSelf.workflowName && self.backendRef == oldSelf.backendRef && (has(self.version) ? has(oldSelf.version) && self.version == oldSelf.version : !has(oldSelf.version)) && (has(self.idempotencyKey) ? has(oldSelf.idempotencyKey) && self.idempotencyKey == oldSelf.idempotencyKey : !has(oldSelf.idempotencyKey)) && (has(self.availableAt) ? has(oldSelf.availableAt) && self.availableAt == oldSelf.availableAt : !has(oldSelf.availableAt)) && (has(self.timeoutSeconds) ? has(oldSelf.timeoutSeconds) && self.timeoutSeconds == oldSelf.timeoutSeconds : !has(oldSelf.timeoutSeconds)) && (has(self.deadlineAt) ? has(oldSelf.deadlineAt) && self.deadlineAt == oldSelf.deadlineAt : !has(oldSelf.deadlineAt)) && (has(self.from) ? has(oldSelf.from) && self.from == oldSelf.from : !has(oldSelf.from)))",message="workflowName, backendRef, version, idempotencyKey, availableAt, deadlineAt, timeoutSeconds and from are immutable: delete the WorkflowRun and create another"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.cancel) || !oldSelf.cancel || (has(self.cancel) && self.cancel)",message="cancel cannot be taken back"
 // +kubebuilder:validation:XValidation:rule="!has(self.deadlineAt) || !has(self.timeoutSeconds)",message="give deadlineAt or timeoutSeconds, not both"
+// +kubebuilder:validation:XValidation:rule="!has(self.from) || !has(self.idempotencyKey)",message="give from or idempotencyKey, not both: each WorkflowRun with from is a run of its own"
 type WorkflowRunSpec struct {
 	// backendRef names the Backend that holds the run. Defaults to the one named default.
 	// +optional
 	// +default={"name": "default"}
 	BackendRef BackendReference `json:"backendRef,omitzero"`
 
-	// workflowName is the name of the workflow, as its worker defines it.
+	// workflowName is the name of the workflow, as its worker defines it. With from, it must be that
+	// of the run that is forked.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	WorkflowName string `json:"workflowName,omitempty"`
 
 	// version is the version of the workflow, which must match exactly. Empty means the
-	// unversioned workflow.
+	// unversioned workflow. With from, empty means the version of the run that is forked.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Version string `json:"version,omitempty"`
 
-	// input is the input of the workflow: any JSON value, up to 1 MiB. Empty means null.
+	// input is the input of the workflow: any JSON value, up to 1 MiB. Empty means null. With from,
+	// empty means the input of the run that is forked.
 	// +optional
 	Input *apiextensionsv1.JSON `json:"input,omitempty"`
+
+	// from makes the run a fork: a new run of the same workflow that takes over stored results of a
+	// run that has ended, which itself does not change. Steps whose results are taken over are not
+	// executed again. The run starts once that run has ended. Empty means a run that starts from
+	// nothing.
+	// +optional
+	From *ForkSource `json:"from,omitzero"`
 
 	// idempotencyKey makes all WorkflowRuns with the same key and the same workflow share one
 	// run: a later object shows the run that the first one started, even when the first object
@@ -78,6 +88,80 @@ type WorkflowRunSpec struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
+}
+
+// ForkSource says which results a fork takes over, and of which run. Without step and lastFailed it
+// takes over none: the fork is a rerun.
+// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="has(self.runName) != has(self.runID)",message="give runName, for a WorkflowRun of this namespace, or runID, for any run of the Backend: one of the two"
+// +kubebuilder:validation:XValidation:rule="!has(self.step) || !has(self.lastFailed) || !self.lastFailed",message="give step or lastFailed, not both: step names the first step to execute again, lastFailed means the one that made the run fail"
+// +kubebuilder:validation:XValidation:rule="!has(self.outputs) || has(self.step) || (has(self.lastFailed) && self.lastFailed)",message="outputs need step or lastFailed: without them the run starts from nothing and takes over no results"
+type ForkSource struct {
+	// runName is the name of the WorkflowRun to fork, in the same namespace and of the same Backend.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	RunName string `json:"runName,omitempty"`
+
+	// runID is the id of the run to fork, in the same Backend: status.runID of its WorkflowRun, or
+	// the id of a run without an object.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	RunID string `json:"runID,omitempty"`
+
+	// step is the durable name of the first step to execute again ("page:1" is the second "page").
+	// The results of steps that began before its first attempt are taken over.
+	// +optional
+	// +kubebuilder:validation:MinLength=0
+	// +kubebuilder:validation:MaxLength=1024
+	Step *string `json:"step,omitempty"`
+
+	// lastFailed makes the run a retry: it takes over all completed steps but those that began after
+	// the failure that ended the run.
+	// +optional
+	LastFailed *bool `json:"lastFailed,omitempty"`
+
+	// outputs are corrected results of steps, in place of those that the run had. Each of these steps
+	// must have begun before the one from which the fork starts, or be that one. It counts as
+	// completed, whatever became of it.
+	// +optional
+	// +listType=map
+	// +listMapKey=step
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	Outputs []StepOutput `json:"outputs,omitempty"`
+
+	// children says what becomes of child runs that have ended before the step from which the fork
+	// starts: Keep takes over their results, Restart starts them anew. Defaults to Keep.
+	// +optional
+	// +kubebuilder:validation:Enum=Keep;Restart
+	Children ForkChildren `json:"children,omitempty"`
+}
+
+// ForkChildren says what a fork does about child runs.
+// +enum
+type ForkChildren string
+
+const (
+	// ForkKeepChildren takes over the results of child runs.
+	ForkKeepChildren ForkChildren = "Keep"
+	// ForkRestartChildren starts child runs anew.
+	ForkRestartChildren ForkChildren = "Restart"
+)
+
+// StepOutput is a corrected result of a step.
+type StepOutput struct {
+	// step is the durable name of the step.
+	// +required
+	// +kubebuilder:validation:MinLength=0
+	// +kubebuilder:validation:MaxLength=1024
+	Step *string `json:"step,omitempty"`
+
+	// value is the result: of a function or a child run its output, of a wait for a signal the
+	// signal's data. Empty means null.
+	// +optional
+	Value *apiextensionsv1.JSON `json:"value,omitempty"`
 }
 
 // RunState is the state of a run.
@@ -147,6 +231,26 @@ type WorkflowRunStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	RunID string `json:"runID,omitempty"`
+
+	// forkedFrom is the id of the run whose results the run took over. Empty if it is no fork.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	ForkedFrom string `json:"forkedFrom,omitempty"`
+
+	// forkStep is the step at which the run left the history of the run that it was forked from, cut
+	// at 128 characters. Empty if it took over all of that or nothing.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	ForkStep string `json:"forkStep,omitempty"`
+
+	// supersededBy is the id of the newest run that was forked from this one. Once it, or one that
+	// was forked from it in turn, has completed, a failed run is Ready, with the reason Superseded.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	SupersededBy string `json:"supersededBy,omitempty"`
 
 	// worker is the pod that executes the run, or that executed it last.
 	// +optional
@@ -322,6 +426,8 @@ type StepStatus struct {
 // +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.spec.version`,priority=1
 // +kubebuilder:printcolumn:name="Attempts",type=integer,JSONPath=`.status.attempts`,priority=1
 // +kubebuilder:printcolumn:name="Run-ID",type=string,JSONPath=`.status.runID`,priority=1
+// +kubebuilder:printcolumn:name="Forked-From",type=string,JSONPath=`.status.forkedFrom`,priority=1
+// +kubebuilder:printcolumn:name="Superseded-By",type=string,JSONPath=`.status.supersededBy`,priority=1
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.message`,priority=1
 
 // WorkflowRun is one run of a workflow.

@@ -61,6 +61,10 @@ func stripRun(in any) (any, error) {
 	run.ManagedFields, run.Annotations, run.Labels = nil, nil, nil
 	run.OwnerReferences = controllerOnly(run)
 	spec, status := &run.Spec, &run.Status
+	if spec.From != nil && !isLeftOutInput(run) { // it is read when the fork is made
+		spec.Input = leaveOutInput(valuesSize(spec))
+		spec.From.Outputs = nil
+	}
 	if status.RunID != "" || status.State.Terminal() {
 		spec.Input = nil
 	} else if size, _ := inputSize(run); size > maxCachedInput {
@@ -74,8 +78,8 @@ func stripRun(in any) (any, error) {
 		*spec = ended
 		*status = v1alpha1.WorkflowRunStatus{
 			ObservedGeneration: status.ObservedGeneration, Revision: status.Revision, Corrections: status.Corrections,
-			State: status.State, RunID: status.RunID, Worker: status.Worker, FinishedAt: status.FinishedAt,
-			Output: endDigest(status),
+			State: status.State, RunID: status.RunID, SupersededBy: status.SupersededBy,
+			Worker: status.Worker, FinishedAt: status.FinishedAt, Output: endDigest(status),
 		}
 	}
 	share(&run.Namespace, &spec.BackendRef.Name, &spec.WorkflowName, &spec.Version, &status.Worker, &status.Message)

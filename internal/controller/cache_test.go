@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -33,6 +34,13 @@ func TestStripRun_KeepsWhatItsEndDependsOn(t *testing.T) {
 		return out.(*v1alpha1.WorkflowRun)
 	}
 	fresh := strip(func(*run) {})
+	value := &apiextensionsv1.JSON{Raw: []byte(`"value"`)}
+	fork := strip(func(r *run) {
+		r.Spec.Input, r.Spec.From = value, &v1alpha1.ForkSource{RunName: "a", Outputs: []v1alpha1.StepOutput{{Step: new("b"), Value: value}}}
+	})
+	if size, left := inputSize(fork); size != 14 || !left || fork.Spec.From.RunName != "a" || fork.Spec.From.Outputs != nil {
+		t.Errorf("a fork became %+v", fork.Spec)
+	}
 	if fresh.ManagedFields != nil || fresh.Annotations != nil || fresh.Spec.WorkflowName == "" {
 		t.Errorf("a new run became %+v", fresh)
 	}

@@ -24,6 +24,7 @@
 //	workflowrun_events.go       which events and timeouts reconcile a run
 //	workflowrun_plan.go         what should happen to a run; pure
 //	workflowrun_row.go          which row an object shows, and whether its status came from it; pure
+//	workflowrun_fork.go         runs that take over results of another, and wait for it
 //	workflowrun_input.go        large inputs, which the cache leaves out
 //	workflowrun_status.go       writes the status of a run
 //	refusals.go                 statuses that the API server has refused
@@ -39,6 +40,7 @@
 //	sweep_takeovers.go          counts the deaths of OpenWorkflow's own workers
 //	sweep_repair.go             writes statuses that differ from their rows
 //	sweep_ends.go               compares ended objects with their rows once
+//	sweep_lineage.go            shows which run supersedes an ended one
 //	sweep_orphans.go            cancels runs of deleted objects, clears leases of dead workers
 //	sweep_retention.go          removes runs that ended long ago
 //

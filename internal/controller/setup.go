@@ -85,7 +85,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
-	for _, index := range []func(context.Context, client.FieldIndexer) error{indexOpenRuns, indexAttachedRuns, indexOwnedRuns, indexPods} {
+	for _, index := range []func(context.Context, client.FieldIndexer) error{indexOpenRuns, indexAttachedRuns, indexOwnedRuns, indexForks, indexPods} {
 		if err := index(ctx, mgr.GetFieldIndexer()); err != nil {
 			return err
 		}

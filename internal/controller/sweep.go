@@ -35,7 +35,8 @@ type Intervals struct {
 	// Rescue is for runs that wait for something that has happened, and for takeovers from
 	// workers of OpenWorkflow's. Defaults to 3 s.
 	Rescue time.Duration
-	// Repair is for objects whose status differs from their row. Defaults to 3 s.
+	// Repair is for objects whose status differs from their row, or from what has become of their
+	// forks. Defaults to 3 s.
 	Repair time.Duration
 	// Orphan is for runs whose object is gone, and for dead workers. Defaults to 30 s.
 	Orphan time.Duration
@@ -94,6 +95,7 @@ func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 	takeovers := &takeoverSweep{cache: s.Client, conn: conn, deaths: s.orphans.deaths}
 	status := &repairSweep{repairer: repairer, backends: s.Backends}
 	ends := &endSweep{repairer: repairer, queue: s.ends}
+	lineage := &lineageSweep{repairer: repairer, cluster: s.orphans.cluster}
 	retention := &retentionSweep{cache: s.Client, conn: conn, cluster: s.orphans.cluster}
 	orphans := func(ctx context.Context) error { return s.orphans.run(ctx, conn) }
 	return []sweep{
@@ -102,6 +104,7 @@ func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 		{"takeover", s.Intervals.Rescue, takeovers.run},
 		{"repair", s.Intervals.Repair, status.run},
 		{"end", s.Intervals.Repair, ends.run},
+		{"lineage", s.Intervals.Repair, lineage.run},
 		{"orphan", s.Intervals.Orphan, orphans},
 		{"retention", s.Intervals.Retention, retention.run},
 	}

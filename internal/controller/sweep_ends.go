@@ -63,7 +63,8 @@ func (q *endQueue) take(key types.NamespacedName, n int) (objects []*v1alpha1.Wo
 // endSweep compares each object that shows an end with its row, once. Workers write ends, and the
 // API server lets a terminal state change only by a correction, so an end that did not come from
 // the row would stay for ever. An object without a row is left alone: its end may be older than
-// the row's retention by hand, and a run that was refused has none.
+// the row's retention by hand, and a run that was refused has none. Of a failed run it also shows
+// which run supersedes it.
 type endSweep struct {
 	repairer *statusRepairer
 	queue    *endQueue
@@ -99,9 +100,18 @@ func (r *statusRepairer) correctEnds(ctx context.Context, objects []*v1alpha1.Wo
 	if err != nil {
 		return nil, err
 	}
+	successions, err := readSuccessions(ctx, r.conn, rows)
+	if err != nil {
+		return nil, err
+	}
 	var differing []runSeen
 	for _, o := range objects {
-		if seen := r.seenWith(o, rows); forged(&seen) {
+		seen := r.seenWith(o, rows)
+		if seen.Row == nil {
+			continue
+		}
+		seen.Succession = successions[seen.Row.ID]
+		if forged(&seen) || o.Status.State.Terminal() && behind(&seen) {
 			differing = append(differing, seen)
 		}
 	}

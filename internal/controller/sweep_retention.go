@@ -148,7 +148,7 @@ func (s *retentionSweep) withoutObject(ctx context.Context, runs []store.EndedRu
 	return ids, nil
 }
 
-// hasObject reports whether an object shows the run, or may do so where this manager
+// hasObject reports whether an object shows the run or is about to fork it, or may do so where this manager
 // cannot read: in another cluster, or in a namespace that it does not watch.
 //
 // Unlike for open runs, the cache is believed when it says that an object is gone. A
@@ -167,6 +167,14 @@ func (s *retentionSweep) hasObject(ctx context.Context, run *store.EndedRun) (bo
 		if err == nil && object.UID == types.UID(o.UID) || err != nil && !apierrors.IsNotFound(err) {
 			return true, nil
 		}
+	}
+	var forks v1alpha1.WorkflowRunList // that wait, for example for their Backend
+	if err := s.cache.List(ctx, &forks, client.InNamespace(s.conn.Key.Namespace), client.MatchingFields{indexWaitingForks: sourceOfID(run.ID)},
+		client.UnsafeDisableDeepCopy); err != nil {
+		return false, fmt.Errorf("list WorkflowRuns that fork run %s: %w", run.ID, err)
+	}
+	if len(forks.Items) > 0 {
+		return true, nil
 	}
 	if !run.Keyed {
 		return false, nil

@@ -79,6 +79,7 @@ func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options contr
 	return builder.TypedControllerManagedBy[runRequest](mgr).
 		Named("workflowrun").
 		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, runEvents(r.observeReport, r.ends.add))).
+		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, sourceEvents(context.Background(), mgr.GetCache()))).
 		WatchesRawSource(source.TypedFunc[runRequest](func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[runRequest]) error {
 			r.Backends.Listen(func(key types.NamespacedName) { r.backendChanged(ctx, key, queue) })
 			r.reports.OnTimeout = func(key types.NamespacedName) { addLowPriority(queue, runRequest{NamespacedName: key}) }
@@ -282,6 +283,13 @@ func (r *WorkflowRunReconciler) act(ctx context.Context, conn *backend.Connectio
 		if seen.Refused != "" || seen.JustInserted {
 			return nil
 		}
+	case runFork:
+		if err := r.fork(ctx, conn, seen, plan.NewRun); err != nil {
+			return err
+		}
+		if seen.RunID == "" || seen.JustInserted {
+			return nil
+		}
 	case runCancel:
 		if _, err := conn.Store.CancelRuns(ctx, []string{seen.RunID}); err != nil {
 			return fmt.Errorf("cancel run %s: %w", seen.RunID, err)
@@ -333,13 +341,18 @@ func (r *WorkflowRunReconciler) mirror(ctx context.Context, conn *backend.Connec
 	switch {
 	case c.Err != nil:
 		seen.RefusedReason = v1alpha1.ReasonInvalidInput
-		seen.Refused = "the run cannot be stored: " + strings.TrimPrefix(c.Err.Error(), store.ErrInvalidJSON.Error()+": ") + ": correct the input (no U+0000 in texts, no numbers beyond what Postgres holds) and create the run anew"
+		seen.Refused = unstorable(c.Err)
 		metrics.RunsMirrored.WithLabelValues("rejected").Inc()
 	case c.Inserted:
 		seen.JustInserted = !row.Suspended
 		metrics.RunsMirrored.WithLabelValues("inserted").Inc()
 	}
 	return nil
+}
+
+// unstorable says what to do about a value that the database has refused.
+func unstorable(err error) string {
+	return "the run cannot be stored: " + strings.TrimPrefix(err.Error(), store.ErrInvalidJSON.Error()+": ") + ": correct the input (no U+0000 in texts, no numbers beyond what Postgres holds) and create the run anew"
 }
 
 // attach makes the object show the run that holds its idempotency key, unless that is another

@@ -21,6 +21,9 @@ const (
 	maxCachedInput = 4 << 10
 	// tenantInputs bounds the bytes of such inputs that are in work for one namespace.
 	tenantInputs = 2 << 20
+	// tenantForks is the number of forks that are made at once for one namespace: each reads the
+	// history of its source. They share tenantInputs.
+	tenantForks = 2
 )
 
 var (
@@ -39,7 +42,8 @@ func leaveOutInput(size int) *apiextensionsv1.JSON {
 	return &apiextensionsv1.JSON{Raw: []byte(leftOut + strconv.Itoa(size))}
 }
 
-// inputSize returns the size of a run's input in bytes, and whether the cache has left it out.
+// inputSize returns the size of a run's input in bytes, and whether the cache has left it out. Of a
+// fork, whose values the cache always leaves out, the corrected outputs count too.
 func inputSize(run *v1alpha1.WorkflowRun) (size int, isLeftOut bool) {
 	input := run.Spec.Input
 	if input == nil {
@@ -52,6 +56,26 @@ func inputSize(run *v1alpha1.WorkflowRun) (size int, isLeftOut bool) {
 	return size, err == nil
 }
 
+func isLeftOutInput(run *v1alpha1.WorkflowRun) bool {
+	_, leftOut := inputSize(run)
+	return leftOut
+}
+
+// valuesSize returns the size in bytes of the values in a spec of which nothing was left out.
+func valuesSize(spec *v1alpha1.WorkflowRunSpec) (size int) {
+	if spec.Input != nil {
+		size = len(spec.Input.Raw)
+	}
+	if spec.From != nil {
+		for i := range spec.From.Outputs {
+			if value := spec.From.Outputs[i].Value; value != nil {
+				size += len(value.Raw)
+			}
+		}
+	}
+	return size
+}
+
 // inputLoader reads inputs that the cache has left out.
 type inputLoader struct {
 	live client.Reader
@@ -62,22 +86,30 @@ type inputLoader struct {
 
 // load returns the input of a run, which the caller releases when it is stored.
 func (l *inputLoader) load(ctx context.Context, run *v1alpha1.WorkflowRun, size int) (input []byte, release func(), err error) {
+	object, release, err := l.object(ctx, run, size)
+	if err != nil || object.Spec.Input == nil {
+		return nil, release, err
+	}
+	return object.Spec.Input.Raw, release, nil
+}
+
+// object returns the whole object of a run, whose values have about this many bytes. The caller
+// releases it when they are stored, unless there is an error.
+func (l *inputLoader) object(ctx context.Context, run *v1alpha1.WorkflowRun, size int) (object *v1alpha1.WorkflowRun, release func(), err error) {
 	if !l.take(run.Namespace, size) {
 		return nil, nil, errInputsBusy
 	}
 	release = func() { l.give(run.Namespace, size) }
 	// At this version or a later one, which the API server has in its cache.
-	var object v1alpha1.WorkflowRun
-	err = l.live.Get(ctx, client.ObjectKeyFromObject(run), &object, &client.GetOptions{Raw: &metav1.GetOptions{ResourceVersion: run.ResourceVersion}})
+	object = &v1alpha1.WorkflowRun{}
+	err = l.live.Get(ctx, client.ObjectKeyFromObject(run), object, &client.GetOptions{Raw: &metav1.GetOptions{ResourceVersion: run.ResourceVersion}})
 	switch {
 	case apierrors.IsNotFound(err), err == nil && object.UID != run.UID:
 		err = errObjectGone
 	case err != nil:
 		err = fmt.Errorf("read the input of WorkflowRun %s/%s: %w", run.Namespace, run.Name, err)
-	case object.Spec.Input != nil:
-		return object.Spec.Input.Raw, release, nil
 	default:
-		return nil, release, nil
+		return object, release, nil
 	}
 	release()
 	return nil, nil, err

@@ -44,6 +44,12 @@ type runSeen struct {
 	// Refused is why the run cannot be started, and RefusedReason the reason of its
 	// conditions.
 	Refused, RefusedReason string
+	// Awaits is what a fork waits for, nil for nothing.
+	Awaits *forkProblem
+	// NeverStarts says that a fork was canceled before it was made.
+	NeverStarts bool
+	// Succession is what has become of the runs that supersede an ended one.
+	Succession succession
 	// JustInserted says that this reconcile has inserted the row. It was not read since; a
 	// worker may have claimed it already.
 	JustInserted bool
@@ -71,6 +77,7 @@ const (
 	// runNothing means that only the status is left to write.
 	runNothing runAction = ""
 	runMirror  runAction = "Mirror"
+	runFork    runAction = "Fork"
 	runCancel  runAction = "Cancel"
 	runSuspend runAction = "Suspend"
 	runResume  runAction = "Resume"
@@ -101,6 +108,12 @@ func planRun(seen runSeen) runPlan {
 		return planEnded(seen)
 	case seen.Refused != "":
 		return statusPlan(rejectedStatus(seen, seen.RefusedReason, seen.Refused))
+	case seen.NeverStarts:
+		return statusPlan(canceledStatus(seen))
+	case seen.Awaits != nil:
+		plan := statusPlan(waitingStatus(seen, seen.Awaits.reason, seen.Awaits.message))
+		plan.RequeueAfter = seen.sourcePause()
+		return plan
 	case seen.JustInserted:
 		return expectReport(seen, seen.FirstReport+seen.ReportDelay)
 	case run.Unreadable.SpecMessage() != "":
@@ -166,14 +179,20 @@ func planNew(seen runSeen) runPlan {
 		return runPlan{}
 	}
 	if size, _ := inputSize(run); size > maxInput {
+		what := "spec.input has"
+		if run.Spec.From != nil {
+			what = "spec.input and the outputs of spec.from have"
+		}
 		return statusPlan(rejectedStatus(seen, v1alpha1.ReasonInvalidInput, fmt.Sprintf(
-			"spec.input has %d bytes, the limit is %d: keep the data elsewhere and pass a reference to it", size, maxInput)))
+			"%s %d bytes, the limit is %d: keep the data elsewhere and pass a reference to it", what, size, maxInput)))
 	}
 	switch {
 	case !seen.Backend.Known:
 		return runPlan{}
 	case !seen.Backend.Ready:
 		return statusPlan(waitingStatus(seen, backendReason(seen.Backend), backendMessage(backend.NameOf(run.Spec.BackendRef), seen.Backend)))
+	case run.Spec.From != nil:
+		return runPlan{Action: runFork, NewRun: newRun(run, seen.Cluster, seen.Now)}
 	default:
 		return runPlan{Action: runMirror, NewRun: newRun(run, seen.Cluster, seen.Now)}
 	}
@@ -290,6 +309,9 @@ func runStatus(seen runSeen) v1alpha1.WorkflowRunStatus {
 // rowStatus returns the projection of the row, with what only the manager knows.
 func rowStatus(seen *runSeen) v1alpha1.WorkflowRunStatus {
 	status := projection.Status(seen.Row, seen.Steps, seen.Worker)
+	if seen.Succession.completed != nil {
+		projection.Supersede(&status, seen.Succession.completed)
+	}
 	if seen.NoWorker != "" {
 		status.Message = seen.NoWorker
 		status.Conditions = projection.Conditions(status.State, v1alpha1.ReasonNoWorker, seen.NoWorker, seen.Row.AvailableAt.Add(noWorkerAfter))
@@ -336,6 +358,17 @@ func rejectedStatus(seen runSeen, reason, message string) v1alpha1.WorkflowRunSt
 		Error:      &v1alpha1.RunError{Name: reason, Message: message},
 		Message:    message,
 		Conditions: projection.Conditions(v1alpha1.RunFailed, reason, message, seen.Now),
+	})
+}
+
+// canceledStatus returns the status of a fork that was canceled before its source had ended.
+func canceledStatus(seen runSeen) v1alpha1.WorkflowRunStatus {
+	const message = "the run was canceled before it started"
+	return carryOver(&seen.Run.Status, v1alpha1.WorkflowRunStatus{
+		State:      v1alpha1.RunCanceled,
+		FinishedAt: new(metav1.NewTime(seen.Now.UTC().Truncate(time.Second))),
+		Message:    message,
+		Conditions: projection.Conditions(v1alpha1.RunCanceled, v1alpha1.ReasonCanceled, message, seen.Now),
 	})
 }
 

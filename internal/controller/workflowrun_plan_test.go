@@ -79,6 +79,7 @@ func TestPlanRun(t *testing.T) {
 		want    runPlan
 	}{
 		"a new run is mirrored":                  {backend: ready, want: mirror},
+		"a new fork is forked":                   {run: []change{retryOf("a")}, backend: ready, want: runPlan{Action: runFork, NewRun: mirror.NewRun}},
 		"an unknown Backend allows no statement": {},
 		"a run waits for its Backend": {
 			backend: unreachable,

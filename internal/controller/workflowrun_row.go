@@ -112,7 +112,29 @@ func forged(seen *runSeen) bool {
 		return false
 	}
 	status := projection.Status(seen.Row, openworkflow.StepSummary{}, "")
-	return status.State != shown.State || !sameTime(status.FinishedAt, shown.FinishedAt) || !equality.Semantic.DeepEqual(shown.Output, endDigest(&status))
+	if status.State != shown.State || !sameTime(status.FinishedAt, shown.FinishedAt) || shown.SupersededBy != "" && status.SupersededBy == "" {
+		return true
+	}
+	if equality.Semantic.DeepEqual(shown.Output, endDigest(&status)) {
+		return false // that another run has completed its work may not be shown yet
+	}
+	return !seen.Succession.possible() || !showsSuperseded(shown, &status, seen.Row)
+}
+
+// showsSuperseded reports whether an ended object shows this status of a failed run as that of one
+// whose work another run has completed.
+func showsSuperseded(shown, failed *v1alpha1.WorkflowRunStatus, successor *openworkflow.Run) bool {
+	status := failed.DeepCopy()
+	projection.Supersede(status, successor) // which one is not in the digest
+	return equality.Semantic.DeepEqual(shown.Output, endDigest(status))
+}
+
+// behind reports whether an ended object does not show yet which run supersedes its own, or that
+// one has completed.
+func behind(seen *runSeen) bool {
+	status := projection.Status(seen.Row, openworkflow.StepSummary{}, "")
+	return seen.Run.Status.SupersededBy != status.SupersededBy ||
+		seen.Succession.completed != nil && !showsSuperseded(&seen.Run.Status, &status, seen.Succession.completed)
 }
 
 // endTolerance is how much the end that a worker has reported may differ from the row's. A worker

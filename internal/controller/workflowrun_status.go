@@ -177,10 +177,11 @@ func (w *runStatusWriter) event(run *v1alpha1.WorkflowRun, status *v1alpha1.Work
 	}
 	good := false
 	switch reason {
-	case v1alpha1.ReasonCanceled, v1alpha1.ReasonSuspended:
+	case v1alpha1.ReasonCanceled, v1alpha1.ReasonSuspended, v1alpha1.ReasonSuperseded:
 		good = true
 	case v1alpha1.ReasonNoWorker, v1alpha1.ReasonWorkflowFailed, v1alpha1.ReasonDeadlineExceeded,
 		v1alpha1.ReasonQuarantined, v1alpha1.ReasonInvalidInput, v1alpha1.ReasonKeyConflict, v1alpha1.ReasonRunMissing,
+		v1alpha1.ReasonInvalidFork, v1alpha1.ReasonSourceNotFound,
 		v1alpha1.ReasonBackendNotFound, v1alpha1.ReasonBackendNotReady, v1alpha1.ReasonUnreadable:
 	default: // the status alone shows progress
 		return

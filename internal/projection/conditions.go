@@ -47,3 +47,26 @@ func Conditions(state v1alpha1.RunState, reason, message string, since time.Time
 	}
 	return list
 }
+
+// Supersede makes the status of a failed run that of one whose work another run has completed, which
+// was forked from it, or from a fork of it. Nothing is left for anybody to do, so the run is ready and
+// not stalled. It still has failed.
+func Supersede(status *v1alpha1.WorkflowRunStatus, successor *openworkflow.Run) {
+	since := successor.UpdatedAt
+	if successor.FinishedAt != nil {
+		since = *successor.FinishedAt
+	}
+	id := truncate(successor.ID, MaxRunID)
+	status.Message = "run " + id + ", which was forked from this one, has completed"
+	ready := metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonSuperseded,
+		Message: truncate(status.Message, maxConditionMessage), LastTransitionTime: instantOf(since),
+	}
+	list := []metav1.Condition{ready}
+	for _, c := range status.Conditions {
+		if c.Type == v1alpha1.ConditionFailed {
+			list = append(list, c)
+		}
+	}
+	status.Conditions = list
+}

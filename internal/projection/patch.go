@@ -20,8 +20,8 @@ const (
 
 // member is a member of a status. A clearable one may disappear again: a patch removes it if
 // the status has none. Others stay as the object has them if the status has none: startedAt
-// and worker, which a row may no longer know, and observedGeneration, which not every writer
-// knows.
+// and worker, which a row may no longer know, observedGeneration, which not every writer
+// knows, and the lineage, which never disappears.
 type member struct {
 	name      string
 	value     any
@@ -36,6 +36,9 @@ func members(s *v1alpha1.WorkflowRunStatus) []member {
 		{"corrections", s.Corrections, s.Corrections != nil, false},
 		{"state", s.State, s.State != "", false},
 		{"runID", s.RunID, s.RunID != "", false},
+		{"forkedFrom", s.ForkedFrom, s.ForkedFrom != "", false},
+		{"forkStep", s.ForkStep, s.ForkStep != "", false},
+		{"supersededBy", s.SupersededBy, s.SupersededBy != "", false},
 		{"worker", s.Worker, s.Worker != "", false},
 		{"attempts", s.Attempts, s.Attempts != nil, false},
 		{"startedAt", s.StartedAt, s.StartedAt != nil, false},

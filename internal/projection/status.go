@@ -64,10 +64,15 @@ func Status(run *openworkflow.Run, steps openworkflow.StepSummary, worker string
 		state = v1alpha1.RunPending
 	}
 	status := v1alpha1.WorkflowRunStatus{
-		Revision:  new(Revision(run, steps)),
-		State:     state,
-		RunID:     truncate(run.ID, MaxRunID),
-		Worker:    truncate(worker, maxWorker),
+		Revision: new(Revision(run, steps)),
+		State:    state,
+		RunID:    truncate(run.ID, MaxRunID),
+		Worker:   truncate(worker, maxWorker),
+
+		ForkedFrom:   lineageText(run.ForkedFrom, MaxRunID),
+		ForkStep:     lineageText(run.ForkStep, maxStepName),
+		SupersededBy: lineageText(run.SupersededBy, MaxRunID),
+
 		Attempts:  new(int32Of(run.Attempts)),
 		StartedAt: timeOf(run.StartedAt),
 		Steps:     stepsStatus(steps, state),
@@ -90,6 +95,14 @@ func Status(run *openworkflow.Run, steps openworkflow.StepSummary, worker string
 	}
 	status.Conditions = conditions(run, state, reason, message)
 	return status
+}
+
+// lineageText returns a text of a run's config, empty for none.
+func lineageText(text *string, limit int) string {
+	if text == nil {
+		return ""
+	}
+	return truncate(*text, limit)
 }
 
 func stateOf(run *openworkflow.Run) v1alpha1.RunState {

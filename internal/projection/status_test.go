@@ -518,3 +518,29 @@ func TestStatus_P4_ARunThatNeverBeganHasNoDuration(t *testing.T) {
 		}
 	}
 }
+
+// A failed run whose fork has completed is as ready as a run can be, and still failed.
+func TestSupersede_P4_AFailedRunIsReadyAndStaysFailed(t *testing.T) {
+	t.Parallel()
+	failed := row(func(r *openworkflow.Run) {
+		r.Status, r.Attempts, r.FinishedAt, r.Error = openworkflow.RunFailed, 1, after(time.Minute), json.RawMessage(`{"message":"declined"}`)
+		r.ForkedFrom, r.ForkStep, r.SupersededBy = new("run-0"), new(strings.Repeat("s", 500)), new("run-2")
+	})
+	status := Status(failed, openworkflow.StepSummary{}, "")
+	if status.ForkedFrom != "run-0" || len(status.ForkStep) > maxStepName || status.SupersededBy != "run-2" {
+		t.Errorf("the lineage is %q, %q, %q", status.ForkedFrom, status.ForkStep, status.SupersededBy)
+	}
+	revision := *status.Revision
+	Supersede(&status, row(func(r *openworkflow.Run) { r.ID, r.FinishedAt = "run-3", after(time.Hour) }))
+	var got []string
+	for _, c := range status.Conditions {
+		got = append(got, fmt.Sprintf("%s=%s %s %s", c.Type, c.Status, c.Reason, c.LastTransitionTime.UTC().Format(time.TimeOnly)))
+	}
+	if diff := cmp.Diff([]string{"Ready=True Superseded 04:04:05", "Failed=True WorkflowFailed 03:05:05"}, got); diff != "" {
+		t.Errorf("conditions (-want +got):\n%s", diff)
+	}
+	if status.State != v1alpha1.RunFailed || *status.Revision != revision || status.Error.Message != "declined" ||
+		status.Message != "run run-3, which was forked from this one, has completed" {
+		t.Errorf("status is %+v", status)
+	}
+}

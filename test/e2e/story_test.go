@@ -35,7 +35,7 @@ func TestSampleRunCompletesAndASecondApplyChangesNothing(t *testing.T) {
 		t.Errorf("row is %s", row)
 	}
 	wide, _, _ := strings.Cut(c.kubectl("-n", c.namespace, "get", "wfr", "-o", "wide"), "\n")
-	if got := strings.Join(strings.Fields(wide), " "); got != "NAME WORKFLOW STATUS STEPS WORKER AGE DURATION VERSION ATTEMPTS RUN-ID MESSAGE" {
+	if got := strings.Join(strings.Fields(wide), " "); got != "NAME WORKFLOW STATUS STEPS WORKER AGE DURATION VERSION ATTEMPTS RUN-ID FORKED-FROM SUPERSEDED-BY MESSAGE" {
 		t.Errorf("wide columns are %s", got)
 	}
 
