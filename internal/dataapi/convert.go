@@ -34,6 +34,8 @@ func (r *reader) runOf(run *openworkflow.Run, parent, backendName, namespace str
 			FinishedAt: timeOf(run.FinishedAt),
 			Parent:     parent,
 			Object:     r.objectOf(run, namespace),
+
+			ForkedFrom: text(run.ForkedFrom), ForkStep: text(run.ForkStep), SupersededBy: text(run.SupersededBy),
 		},
 	}
 	if len(run.Error) > 0 {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -59,6 +60,8 @@ type database struct {
 	users     int
 	checkedAt time.Time
 	usedAt    time.Time
+	// forks counts those under way.
+	forks atomic.Int32
 }
 
 // Start closes unused databases until ctx ends, then all.

@@ -27,6 +27,7 @@
 //	runs.go          runs: get, list, create
 //	subresources.go  runs/steps, runs/payload, runs/history
 //	actions.go       runs/signal, runs/cancel, runs/suspend
+//	fork.go          runs/fork
 //	fields.go        field selectors
 //	validate.go      what a run to create may be
 //	convert.go       rows in, resources out

@@ -19,6 +19,7 @@ import (
 // selectableFields are the fields by which runs can be selected.
 var selectableFields = []string{
 	datav1alpha1.FieldBackend, datav1alpha1.FieldWorkflow, datav1alpha1.FieldState, datav1alpha1.FieldParent,
+	datav1alpha1.FieldSuperseded,
 	datav1alpha1.FieldCreatedFrom, datav1alpha1.FieldCreatedBefore, "metadata.name", "metadata.namespace",
 }
 
@@ -46,6 +47,8 @@ type selected struct {
 	store.ViewFilter
 	// backend and id, if not empty, are the only ones that are wanted.
 	backend, id string
+	// superseded selects by whether a run was forked from this one, nil for both.
+	superseded *bool
 	// none says that no run can match.
 	none bool
 }
@@ -54,8 +57,9 @@ type selected struct {
 func parseSelector(selector fields.Selector, namespace string) (selected, error) {
 	var s selected
 	if selector == nil {
-		return s, nil
+		selector = fields.Everything()
 	}
+	s.superseded = new(bool)
 	excluded := map[store.RunState]bool{}
 	for _, r := range selector.Requirements() {
 		equal := r.Operator == selection.Equals || r.Operator == selection.DoubleEquals
@@ -67,7 +71,15 @@ func parseSelector(selector fields.Selector, namespace string) (selected, error)
 		}
 	}
 	s.exclude(excluded)
+	if _, asked := selector.RequiresExactMatch(datav1alpha1.FieldSuperseded); !asked && (s.id != "" || s.ParentRunID != "") {
+		s.superseded = nil
+	}
 	return s, nil
+}
+
+// shows reports whether a run that was read is to be shown.
+func (s *selected) shows(run *store.RunView) bool {
+	return s.superseded == nil || *s.superseded == (run.SupersededBy != nil)
 }
 
 func (s *selected) add(field, value string, equal bool, namespace string, excluded map[store.RunState]bool) error {
@@ -78,6 +90,15 @@ func (s *selected) add(field, value string, equal bool, namespace string, exclud
 		s.WorkflowName = value
 	case datav1alpha1.FieldParent:
 		s.ParentRunID = value
+	case datav1alpha1.FieldSuperseded:
+		switch value {
+		case "any":
+			s.superseded = nil
+		case "true", "false":
+			s.superseded = new(value == "true")
+		default:
+			return apierrors.NewBadRequest(fmt.Sprintf("%s=%s: want true, false or any", field, value))
+		}
 	case "metadata.name":
 		s.id = value
 	case "metadata.namespace":

@@ -22,6 +22,8 @@ const (
 	readTimeout = 5 * time.Second
 	// defaultLimit and maxLimit bound the number of items of one answer.
 	defaultLimit, maxLimit = 500, 1000
+	// maxPages is the number of pages that are read for one answer, if superseded runs are left out.
+	maxPages = 4
 	// maxPayloadSteps bounds the step attempts of a page with payloads, and maxPayloadReads the
 	// answers with payloads that are made at a time: they may be large.
 	maxPayloadSteps, maxPayloadReads = 20, 2
@@ -93,14 +95,12 @@ func (r *reader) list(ctx context.Context, namespace string, selector fields.Sel
 		return list, nil
 	}
 	err = r.databases.use(ctx, namespace, wanted.backend, func(open []*database) error {
-		runs, err := readPage(ctx, open, wanted, cursor, limit+1)
+		runs, next, err := readShown(ctx, open, wanted, cursor, limit)
 		if err != nil {
 			return err
 		}
-		if len(runs) > limit {
-			runs = runs[:limit]
-			last := runs[limit-1]
-			list.Continue = position{last.CreatedAt, last.ID}.String()
+		if next != nil {
+			list.Continue = position{next.CreatedAt, next.ID}.String()
 		}
 		for i := range runs {
 			list.Items = append(list.Items, r.runOf(&runs[i].Run, runs[i].ParentRunID, runs[i].db.backend, namespace))
@@ -108,6 +108,34 @@ func (r *reader) list(ctx context.Context, namespace string, selector fields.Sel
 		return nil
 	})
 	return list, err
+}
+
+// readShown reads pages until it has as many runs as wanted, or has read maxPages: no index knows
+// superseded runs, of which there may be many in a row. So a page may have fewer runs than its limit,
+// as Kubernetes allows. Next, not nil, is where the following page begins.
+func readShown(ctx context.Context, open []*database, wanted selected, cursor *openworkflow.Cursor, limit int) (shown []found, next *openworkflow.Cursor, err error) {
+	for range maxPages {
+		runs, err := readPage(ctx, open, wanted, cursor, limit+1)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i := range runs[:min(limit, len(runs))] {
+			if len(shown) == limit {
+				return shown, cursor, nil
+			}
+			cursor = &openworkflow.Cursor{CreatedAt: runs[i].CreatedAt, ID: runs[i].ID}
+			if wanted.shows(&runs[i].RunView) {
+				shown = append(shown, runs[i])
+			}
+		}
+		switch {
+		case len(runs) <= limit:
+			return shown, nil, nil
+		case len(shown) == limit:
+			return shown, cursor, nil
+		}
+	}
+	return shown, cursor, nil
 }
 
 // readPage merges the pages of several databases. A run that two Backends show is returned

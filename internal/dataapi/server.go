@@ -152,6 +152,7 @@ func storage(r reader) map[string]rest.Storage {
 		"runs/signal":  &runSignal{reader: r},
 		"runs/cancel":  &runCancel{reader: r},
 		"runs/suspend": &runSuspend{reader: r},
+		"runs/fork":    &runFork{reader: r},
 	}
 }
 

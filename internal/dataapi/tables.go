@@ -31,6 +31,8 @@ var (
 		column("Attempts", "integer", "The number of claims by workers.", 1),
 		column("Backend", "string", "The Backend that holds the run.", 1),
 		column("Parent", "string", "The run that started this one.", 1),
+		column("Forked-From", "string", "The run whose results this one took over.", 1),
+		column("Superseded-By", "string", "The newest run that was forked from this one.", 1),
 		column("Reason", "string", "Why the run is in its state.", 1),
 	}
 	stepColumns = []metav1.TableColumnDefinition{
@@ -86,7 +88,8 @@ func runRow(r *datav1alpha1.Run, now time.Time) metav1.TableRow {
 		Cells: []any{
 			r.Name, r.Spec.WorkflowName, r.Status.State, r.Status.Object, age(r.CreationTimestamp.Time, now),
 			span(r.Status.StartedAt, r.Status.FinishedAt, now),
-			r.Spec.Version, int64(r.Status.Attempts), r.Spec.Backend, r.Status.Parent, r.Status.Reason,
+			r.Spec.Version, int64(r.Status.Attempts), r.Spec.Backend, r.Status.Parent,
+			r.Status.ForkedFrom, r.Status.SupersededBy, r.Status.Reason,
 		},
 		Object: runtime.RawExtension{Object: r},
 	}

@@ -2,8 +2,8 @@ package dataapi
 
 import (
 	"fmt"
-	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
@@ -36,22 +36,23 @@ func validateRun(run *datav1alpha1.Run) field.ErrorList {
 	if run.GenerateName != "" {
 		errs = append(errs, field.Forbidden(field.NewPath("metadata", "generateName"), "leave the name empty: the run gets an id"))
 	}
-	if s := run.Spec.TimeoutSeconds; s != nil && (*s < 1 || *s > maxTimeout) {
-		errs = append(errs, field.Invalid(spec.Child("timeoutSeconds"), *s, fmt.Sprintf("must be between 1 and %d", int64(maxTimeout))))
+	return append(errs, validateTimes(spec, run.Spec.AvailableAt, run.Spec.DeadlineAt, run.Spec.TimeoutSeconds)...)
+}
+
+// validateTimes returns what is wrong with the times of a run to start, which are fields of a parent.
+func validateTimes(parent *field.Path, availableAt, deadlineAt *metav1.Time, timeoutSeconds *int64) (errs field.ErrorList) {
+	if s := timeoutSeconds; s != nil && (*s < 1 || *s > maxTimeout) {
+		errs = append(errs, field.Invalid(parent.Child("timeoutSeconds"), *s, fmt.Sprintf("must be between 1 and %d", int64(maxTimeout))))
 	}
-	if run.Spec.DeadlineAt != nil && run.Spec.TimeoutSeconds != nil {
-		errs = append(errs, field.Forbidden(spec.Child("timeoutSeconds"), "give deadlineAt or timeoutSeconds, not both"))
+	if deadlineAt != nil && timeoutSeconds != nil {
+		errs = append(errs, field.Forbidden(parent.Child("timeoutSeconds"), "give deadlineAt or timeoutSeconds, not both"))
 	}
-	dated := func(path *field.Path, t time.Time) {
-		if t.Year() > maxYear || t.Year() < 1 {
-			errs = append(errs, field.Invalid(path, t.String(), "must be between the years 1 and 9999"))
+	dated := func(name string, t *metav1.Time) {
+		if t != nil && (t.Year() > maxYear || t.Year() < 1) {
+			errs = append(errs, field.Invalid(parent.Child(name), t.String(), "must be between the years 1 and 9999"))
 		}
 	}
-	if run.Spec.AvailableAt != nil {
-		dated(spec.Child("availableAt"), run.Spec.AvailableAt.Time)
-	}
-	if run.Spec.DeadlineAt != nil {
-		dated(spec.Child("deadlineAt"), run.Spec.DeadlineAt.Time)
-	}
+	dated("availableAt", availableAt)
+	dated("deadlineAt", deadlineAt)
 	return errs
 }

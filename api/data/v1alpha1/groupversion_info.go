@@ -20,7 +20,7 @@ var (
 func addKnownTypes(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(GroupVersion,
 		&Run{}, &RunList{}, &RunSteps{}, &RunPayload{}, &RunHistory{},
-		&RunSignal{}, &RunCancel{}, &RunSuspend{}, &ReadOptions{},
+		&RunSignal{}, &RunCancel{}, &RunSuspend{}, &RunFork{}, &ReadOptions{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

@@ -15,6 +15,9 @@ const (
 	FieldState = "status.state"
 	// FieldParent selects the runs that a run has started.
 	FieldParent = "status.parent"
+	// FieldSuperseded selects by whether a run was forked from this one: true, false or any. A list
+	// that selects neither by it, nor by a name or a parent, leaves superseded runs out.
+	FieldSuperseded = "status.superseded"
 	// FieldCreatedFrom and FieldCreatedBefore bound the creation of runs, in RFC 3339. From is
 	// included, before is not.
 	FieldCreatedFrom   = "createdFrom"
@@ -98,6 +101,19 @@ type RunStatus struct {
 	// parent is the id of the run that started this one.
 	// +optional
 	Parent string `json:"parent,omitempty"`
+
+	// forkedFrom is the id of the run whose results the run took over.
+	// +optional
+	ForkedFrom string `json:"forkedFrom,omitempty"`
+
+	// forkStep is the step at which the run left the history of that run. Empty if it took over all
+	// of it or nothing.
+	// +optional
+	ForkStep string `json:"forkStep,omitempty"`
+
+	// supersededBy is the id of the newest run that was forked from this one.
+	// +optional
+	SupersededBy string `json:"supersededBy,omitempty"`
 
 	// object is the name of the WorkflowRun of this namespace that the run mirrors. Empty if the
 	// run was started by other means, or its object belongs to another namespace or cluster.
@@ -318,4 +334,67 @@ type RunSuspend struct {
 
 	// suspend says whether the run stops before its next step, or goes on.
 	Suspend bool `json:"suspend"`
+}
+
+// StepOutput is a corrected result of a step.
+type StepOutput struct {
+	// step is the durable name of the step.
+	Step string `json:"step"`
+
+	// value is the result: of a function or a child run its output, of a wait for a signal the
+	// signal's data. Empty means null.
+	// +optional
+	Value *apiextensionsv1.JSON `json:"value,omitempty"`
+}
+
+// +kubebuilder:object:root=true
+
+// RunFork starts a new run that takes over results of a run that has ended. Created as runs/fork; the
+// answer is the new Run. Without step and lastFailed it takes over nothing: it is a rerun.
+type RunFork struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// step is the durable name of the first step to execute again. The results of steps that began
+	// before its first attempt are taken over.
+	// +optional
+	Step *string `json:"step,omitempty"`
+
+	// lastFailed makes it a retry: all completed steps are taken over but those that began after the
+	// failure that ended the run.
+	// +optional
+	LastFailed bool `json:"lastFailed,omitempty"`
+
+	// input is the input of the new run. Empty means that of the run that is forked.
+	// +optional
+	Input *apiextensionsv1.JSON `json:"input,omitempty"`
+
+	// outputs are corrected results of steps that began before the one from which the fork starts, or
+	// of that one. They count as completed.
+	// +optional
+	Outputs []StepOutput `json:"outputs,omitempty"`
+
+	// children is Keep, which takes over the results of child runs, or Restart, which starts them
+	// anew. Empty means Keep.
+	// +optional
+	Children string `json:"children,omitempty"`
+
+	// idempotencyKey lets a later create with the same key find the new run instead of starting
+	// another.
+	// +optional
+	IdempotencyKey string `json:"idempotencyKey,omitempty"`
+
+	// availableAt is the earliest time at which the new run starts. Empty means at once.
+	// +optional
+	AvailableAt *metav1.Time `json:"availableAt,omitempty"`
+
+	// deadlineAt is when the new run fails if it has not ended. Empty means no deadline.
+	// +optional
+	DeadlineAt *metav1.Time `json:"deadlineAt,omitempty"`
+
+	// timeoutSeconds sets the deadline of the new run, counted from its creation.
+	// +optional
+	TimeoutSeconds *int64 `json:"timeoutSeconds,omitempty"`
 }

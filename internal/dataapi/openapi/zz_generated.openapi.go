@@ -20,6 +20,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.ReadOptions": schema_operator_api_data_v1alpha1_ReadOptions(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Run":         schema_operator_api_data_v1alpha1_Run(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunCancel":   schema_operator_api_data_v1alpha1_RunCancel(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunFork":     schema_operator_api_data_v1alpha1_RunFork(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunHistory":  schema_operator_api_data_v1alpha1_RunHistory(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunList":     schema_operator_api_data_v1alpha1_RunList(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunPayload":  schema_operator_api_data_v1alpha1_RunPayload(ref),
@@ -29,6 +30,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSteps":    schema_operator_api_data_v1alpha1_RunSteps(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSuspend":  schema_operator_api_data_v1alpha1_RunSuspend(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Step":        schema_operator_api_data_v1alpha1_Step(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.StepOutput":  schema_operator_api_data_v1alpha1_StepOutput(ref),
 		v1.ConversionRequest{}.OpenAPIModelName():                                 schema_pkg_apis_apiextensions_v1_ConversionRequest(ref),
 		v1.ConversionResponse{}.OpenAPIModelName():                                schema_pkg_apis_apiextensions_v1_ConversionResponse(ref),
 		v1.ConversionReview{}.OpenAPIModelName():                                  schema_pkg_apis_apiextensions_v1_ConversionReview(ref),
@@ -357,6 +359,107 @@ func schema_operator_api_data_v1alpha1_RunCancel(ref common.ReferenceCallback) c
 		},
 		Dependencies: []string{
 			metav1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_RunFork(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "RunFork starts a new run that takes over results of a run that has ended. Created as runs/fork; the answer is the new Run. Without step and lastFailed it takes over nothing: it is a rerun.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"step": {
+						SchemaProps: spec.SchemaProps{
+							Description: "step is the durable name of the first step to execute again. The results of steps that began before its first attempt are taken over.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"lastFailed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "lastFailed makes it a retry: all completed steps are taken over but those that began after the failure that ended the run.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"input": {
+						SchemaProps: spec.SchemaProps{
+							Description: "input is the input of the new run. Empty means that of the run that is forked.",
+							Ref:         ref(v1.JSON{}.OpenAPIModelName()),
+						},
+					},
+					"outputs": {
+						SchemaProps: spec.SchemaProps{
+							Description: "outputs are corrected results of steps that began before the one from which the fork starts, or of that one. They count as completed.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.StepOutput"),
+									},
+								},
+							},
+						},
+					},
+					"children": {
+						SchemaProps: spec.SchemaProps{
+							Description: "children is Keep, which takes over the results of child runs, or Restart, which starts them anew. Empty means Keep.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"idempotencyKey": {
+						SchemaProps: spec.SchemaProps{
+							Description: "idempotencyKey lets a later create with the same key find the new run instead of starting another.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"availableAt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "availableAt is the earliest time at which the new run starts. Empty means at once.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"deadlineAt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "deadlineAt is when the new run fails if it has not ended. Empty means no deadline.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"timeoutSeconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "timeoutSeconds sets the deadline of the new run, counted from its creation.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			"github.com/openworkflow-operator/operator/api/data/v1alpha1.StepOutput", v1.JSON{}.OpenAPIModelName(), metav1.ObjectMeta{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
 	}
 }
 
@@ -752,6 +855,27 @@ func schema_operator_api_data_v1alpha1_RunStatus(ref common.ReferenceCallback) c
 							Format:      "",
 						},
 					},
+					"forkedFrom": {
+						SchemaProps: spec.SchemaProps{
+							Description: "forkedFrom is the id of the run whose results the run took over.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"forkStep": {
+						SchemaProps: spec.SchemaProps{
+							Description: "forkStep is the step at which the run left the history of that run. Empty if it took over all of it or nothing.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"supersededBy": {
+						SchemaProps: spec.SchemaProps{
+							Description: "supersededBy is the id of the newest run that was forked from this one.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 					"object": {
 						SchemaProps: spec.SchemaProps{
 							Description: "object is the name of the WorkflowRun of this namespace that the run mirrors. Empty if the run was started by other means, or its object belongs to another namespace or cluster.",
@@ -957,6 +1081,36 @@ func schema_operator_api_data_v1alpha1_Step(ref common.ReferenceCallback) common
 		},
 		Dependencies: []string{
 			metav1.MicroTime{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_StepOutput(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "StepOutput is a corrected result of a step.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"step": {
+						SchemaProps: spec.SchemaProps{
+							Description: "step is the durable name of the step.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"value": {
+						SchemaProps: spec.SchemaProps{
+							Description: "value is the result: of a function or a child run its output, of a wait for a signal the signal's data. Empty means null.",
+							Ref:         ref(v1.JSON{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"step"},
+			},
+		},
+		Dependencies: []string{
+			v1.JSON{}.OpenAPIModelName()},
 	}
 }
 
