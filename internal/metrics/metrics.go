@@ -20,7 +20,7 @@
 //	openworkflow_runs_quarantined_total  -                   runs whose worker has died with them for the second time in a
 //	                                                         row, or a later time
 //	openworkflow_sweep_duration_seconds  sweep               histogram: one sweep of deadline, rescue, takeover, repair,
-//	                                                         end, orphan or retention
+//	                                                         end, lineage, orphan or retention
 //	openworkflow_panics_total            work                panics in work for one Backend, which were contained: create,
 //	                                                         read, cancel, notify, close, check, status or a sweep's name
 package metrics
@@ -89,7 +89,7 @@ var (
 
 	SweepDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "openworkflow_sweep_duration_seconds",
-		Help:    "Duration of one sweep over a Backend, by sweep: deadline, rescue, takeover, repair, end, orphan, retention.",
+		Help:    "Duration of one sweep over a Backend, by sweep: deadline, rescue, takeover, repair, end, lineage, orphan, retention.",
 		Buckets: []float64{.005, .025, .1, .5, 1, 5, 30},
 	}, []string{"sweep"})
 )
