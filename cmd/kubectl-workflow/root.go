@@ -62,5 +62,10 @@ func newRoot(f *factory) *cobra.Command {
 		newSuspend(f),
 		newResume(f),
 	)
+	add(groupAgain,
+		newRetry(f),
+		newRerun(f),
+		newFork(f),
+	)
 	return root
 }
