@@ -164,7 +164,7 @@ func TestFork_P4_AChainOfForksTurnsGreen(t *testing.T) {
 	w.awaitSuperseded(b, c)
 	eventually(t, func() error {
 		if noted, err := s.Forks(t.Context(), "", 10); err != nil || len(noted) > 0 {
-			return fmt.Errorf("noted are %v, %v", noted, err)
+			return fmt.Errorf("noted are %v, %w", noted, err)
 		}
 		return nil
 	})
