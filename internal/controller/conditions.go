@@ -3,9 +3,7 @@ package controller
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -17,6 +15,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
 // maxNote is the length of the longest note of an event that the API server accepts, in bytes.
@@ -107,20 +106,8 @@ func (p wholeStatus) Data(client.Object) ([]byte, error) {
 	})
 }
 
-// truncateText cuts text to at most limit bytes, between two characters. It marks each byte that is
-// not UTF-8.
-func truncateText(text string, limit int) string {
-	text = strings.ToValidUTF8(text, string(utf8.RuneError))
-	if len(text) <= limit {
-		return text
-	}
-	const mark = "…"
-	cut := limit - len(mark)
-	for cut > 0 && !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + mark
-}
+// truncateText cuts text to at most limit bytes, between two characters.
+func truncateText(text string, limit int) string { return openworkflow.Truncate(text, limit) }
 
 // backendReason returns the reason of an object whose Backend is not ready, and
 // backendMessage its message.

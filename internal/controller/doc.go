@@ -28,7 +28,6 @@
 //	workflowrun_input.go        large inputs, which the cache leaves out
 //	workflowrun_status.go       writes the status of a run
 //	refusals.go                 statuses that the API server has refused
-//	workflowrun_noworker.go     why no worker executes a run
 //	workflowrun_reports.go      how long the manager waits for the workers' reports
 //
 //	lease_controller.go         leases of workers that died

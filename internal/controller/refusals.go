@@ -16,6 +16,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backoff"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
 // refusalBackoff spaces out the writes of a status that the API server has refused.
@@ -119,7 +120,7 @@ func refusalText(err error) string {
 	}
 	text := fmt.Sprintf("%d %s", answer.Code, answer.Reason)
 	if len(fields) > 0 {
-		text += ": " + strings.Join(firstOf(fields, 4), ", ")
+		text += ": " + strings.Join(openworkflow.FirstOf(fields, 4), ", ")
 	}
 	return text
 }

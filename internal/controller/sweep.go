@@ -18,8 +18,6 @@ import (
 const (
 	// sweepBatch is the number of runs in one statement.
 	sweepBatch = 500
-	// liveWithin is how long after its last announcement a worker counts as live.
-	liveWithin = 30 * time.Second
 	// sweepPauseFactor makes a sweep rest for nine times its duration, so that it takes a
 	// tenth of the time at most, and maxSweepPause bounds that rest.
 	sweepPauseFactor, maxSweepPause = 9, 30 * time.Second

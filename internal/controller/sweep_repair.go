@@ -18,6 +18,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/fleet"
 	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
@@ -113,9 +114,9 @@ func (s *repairSweep) run(ctx context.Context) error {
 
 // refreshFleet reads which workers are live, and notifies the pools when what they serve, or
 // the number of their functions that do not return, has changed.
-func (s *repairSweep) refreshFleet(ctx context.Context) (*fleet, error) {
+func (s *repairSweep) refreshFleet(ctx context.Context) (*fleet.Fleet, error) {
 	conn := s.repairer.conn
-	workers, err := conn.Store.Workers(ctx, liveWithin)
+	workers, err := conn.Store.Workers(ctx, fleet.LiveWithin)
 	if err != nil {
 		return nil, fmt.Errorf("list live workers: %w", err)
 	}
@@ -126,7 +127,7 @@ func (s *repairSweep) refreshFleet(ctx context.Context) (*fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := newFleet(conn.Key.Name, pools, workers)
+	f := fleet.New(conn.Key.Name, pools, workers)
 	if announced := announcedText(workers); announced != s.announced {
 		s.announced = announced
 		s.backends.Notify(conn.Key)
@@ -169,7 +170,7 @@ type statusRepairer struct {
 
 // repairRound is one sweep: what is known before it, and what the next one needs.
 type repairRound struct {
-	fleet         *fleet // nil: no missing worker is explained
+	fleet         *fleet.Fleet // nil: no missing worker is explained
 	before, after memo
 }
 
@@ -223,7 +224,7 @@ func (r *statusRepairer) findDiffering(ctx context.Context, round repairRound, o
 			continue
 		}
 		if round.fleet != nil {
-			seen.NoWorker = round.fleet.noWorker(seen.Row, seen.serverNow())
+			seen.NoWorker = round.fleet.NoWorker(seen.Row, seen.serverNow())
 		}
 		seen.ReportDelay, seen.WorkerReports = r.reports.ReportDelay(seen.Row, r.conn.Workers(), seen.Now)
 		seen.WorkerReports = seen.WorkerReports && r.pods.reports(ctx, seen.Row, o.Namespace)

@@ -14,12 +14,10 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/fleet"
 	"github.com/openworkflow-operator/operator/internal/poolspec"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
-
-// maxServed is the number of workflows that a pool's status lists at most.
-const maxServed = 256
 
 // shortLife is how long a container lives at most whose end is part of a crash loop. After as
 // long without a crash the kubelet forgets the earlier ones.
@@ -70,7 +68,7 @@ func planPoolStatus(seen poolSeen) v1alpha1.WorkerPoolStatus {
 		ReadyReplicas:      new(int32(0)),
 		UpdatedReplicas:    new(int32(0)),
 		Selector:           labels.SelectorFromSet(poolspec.Selector(pool)).String(),
-		Workflows:          servedWorkflows(pool, seen.Workers),
+		Workflows:          fleet.Served(pool, seen.Workers),
 	}
 	if d := seen.Deployment; d != nil {
 		status.Replicas = new(d.Status.Replicas)
@@ -345,35 +343,4 @@ func terminationMessage(t *corev1.ContainerStateTerminated) string {
 		text += ": " + message
 	}
 	return text
-}
-
-// servedWorkflows returns the workflows that the pool's live workers have announced, and
-// those that its spec lists for workers that announce nothing.
-func servedWorkflows(pool *v1alpha1.WorkerPool, workers []store.Worker) []v1alpha1.ServedWorkflow {
-	served := slices.Clone(pool.Spec.Workflows)
-	for _, w := range workers {
-		if w.Pool != pool.Name {
-			continue
-		}
-		for _, d := range w.Workflows {
-			if d.Name == "" { // anybody may announce it, and no status may show it
-				continue
-			}
-			served = append(served, v1alpha1.ServedWorkflow{
-				Name:    truncateText(d.Name, 253),
-				Version: truncateText(ptr.Deref(d.Version, ""), 253),
-			})
-		}
-	}
-	slices.SortFunc(served, func(a, b v1alpha1.ServedWorkflow) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version))
-	})
-	served = slices.Compact(served)
-	if len(served) > maxServed {
-		served = served[:maxServed]
-	}
-	if len(served) == 0 {
-		return nil
-	}
-	return served
 }

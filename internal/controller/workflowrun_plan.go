@@ -10,6 +10,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/fleet"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
 	"github.com/openworkflow-operator/operator/internal/store"
@@ -314,7 +315,7 @@ func rowStatus(seen *runSeen) v1alpha1.WorkflowRunStatus {
 	}
 	if seen.NoWorker != "" {
 		status.Message = seen.NoWorker
-		status.Conditions = projection.Conditions(status.State, v1alpha1.ReasonNoWorker, seen.NoWorker, seen.Row.AvailableAt.Add(noWorkerAfter))
+		status.Conditions = projection.Conditions(status.State, v1alpha1.ReasonNoWorker, seen.NoWorker, seen.Row.AvailableAt.Add(fleet.Patience))
 	}
 	return status
 }

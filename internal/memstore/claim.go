@@ -41,7 +41,7 @@ func (s *Store) claim(request store.ClaimRequest, now time.Time) []openworkflow.
 	for _, r := range s.open {
 		wanted := r.claimable(now, served)
 		if request.GivenBack {
-			wanted = r.givenBack() && r.open(now, served)
+			wanted = r.runnable(now, served) && store.GivenBack(&r.Run)
 		}
 		switch {
 		case !wanted:
@@ -78,20 +78,14 @@ func (s *Store) claim(request store.ClaimRequest, now time.Time) []openworkflow.
 	return runs
 }
 
+func (r *run) runnable(now time.Time, served map[openworkflow.DefinitionKey]bool) bool {
+	return store.HoldOf(&r.Run, now, served) == store.NotHeld
+}
+
+// claimable reports whether a claim takes the run that is not for those given back, which need
+// not be due.
 func (r *run) claimable(now time.Time, served map[openworkflow.DefinitionKey]bool) bool {
-	return r.open(now, served) && !r.AvailableAt.After(now)
-}
-
-// open reports whether the run can be claimed once it is due.
-func (r *run) open(now time.Time, served map[openworkflow.DefinitionKey]bool) bool {
-	return r.AvailableAt != nil && r.SuspendedAt == nil &&
-		(r.DeadlineAt == nil || r.DeadlineAt.After(now)) && served[r.Definition().Key()]
-}
-
-// givenBack reports whether a worker without the run's workflow gave the run back (R62).
-func (r *run) givenBack() bool {
-	refusal := r.Definition().Refusal()
-	return r.Status == openworkflow.RunPending && openworkflow.DecodeError(r.Error).Message == refusal
+	return r.runnable(now, served) && !r.AvailableAt.After(now)
 }
 
 // compareDue orders runs as claims take them. Ids make the order deterministic.

@@ -16,4 +16,5 @@
 //	deaths.go       runs whose workers die
 //	names.go        the durable names of steps
 //	retry.go        retry policies
+//	text.go         bounds texts and lists that people read
 package openworkflow

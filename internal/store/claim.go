@@ -31,7 +31,7 @@ type ClaimRequest struct {
 	GivenBack bool
 }
 
-// claimSQL takes due runs and leases each to a worker id of its own (R42, R43).
+// claimSQL takes runnable runs (runnable.go) and leases each to a worker id of its own (R42, R43).
 //
 // New runs and those due again (retakes, wakes, resumptions) are ordered index ranges: for
 // each served workflow one of operator_runs_new_idx and one of operator_runs_again_idx. A
@@ -91,9 +91,7 @@ WITH served AS MATERIALIZED (
 	FROM served s CROSS JOIN LATERAL (
 		SELECT r.id, r.available_at
 		FROM {schema}.workflow_runs r
-		WHERE r.namespace_id || '' = $1 AND r.status = 'pending' AND {served}
-			AND r.available_at IS NOT NULL
-			AND r.error ->> 'message' LIKE 'Workflow "%is not registered' AND r.error ->> 'message' = s.refusal
+		WHERE {given_back}
 		ORDER BY r.created_at
 		LIMIT $7::int
 		FOR NO KEY UPDATE SKIP LOCKED
@@ -116,29 +114,13 @@ FROM chosen c
 WHERE r.namespace_id = c.namespace_id AND r.id = c.id
 RETURNING {run}, c.again, c.available_at`
 
-// ofServed says that the run r is of the workflow s, not suspended, and before its deadline.
-// The coalesced version is for the indexes. The comparison is exact (R61): no version is not
-// the empty version.
-var ofServed = `r.workflow_name = s.workflow_name
-		AND coalesce(r.version, '') = coalesce(s.version, '') AND (r.version IS NULL) = (s.version IS NULL)
-		AND NOT ` + isSuspended("r") + `
-		AND (r.deadline_at IS NULL OR r.deadline_at > now())`
-
-// dueFrom says that a run of the namespace is due, and not before the position start. The
-// namespace is the expression of the claim indexes, so the planner can use no other index.
-// Before the tables are analyzed, or when most runs are of one workflow, another index looks
-// as good to it, and each claim would read all pending runs.
-func dueFrom(start string) string {
-	return `r.namespace_id || '' = $1 AND r.available_at >= ` + start + ` AND r.available_at <= now() AND ` + ofServed
-}
-
 // claimReplacer fills in the parts that claimSQL and claimGivenBackSQL repeat. The order is also
 // that of operator_runs_new_idx and operator_runs_again_idx, of claimCursors, and of package
 // memstore: change all of them together.
 var claimReplacer = strings.NewReplacer(
-	"{due_again}", "r.status IN ('running', 'sleeping') AND "+dueFrom("s.again_from"),
-	"{pending}", "r.status = 'pending' AND "+dueFrom("s.new_from"),
-	"{served}", ofServed,
+	"{due_again}", againDueFrom("s.again_from"),
+	"{pending}", newDueFrom("s.new_from"),
+	"{given_back}", isGivenBack,
 	"{ordered}", `
 		ORDER BY r.available_at, r.created_at
 		LIMIT $7::int

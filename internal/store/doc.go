@@ -111,6 +111,7 @@
 //	fork_plan.go       which results a fork takes over
 //	import.go          ImportRun: a run of another database with its history
 //	lineage.go         forks whose lineage is still to be shown
+//	runnable.go        which runs a worker may claim, and what holds the others
 //	claim.go           Claim, ClaimRequest, the cursors of claims
 //	lease.go           heartbeats, the release of leases, suspension
 //	write.go           ApplyAndClaim: its types, one round trip, bisecting

@@ -1,23 +1,28 @@
-package controller
+package fleet_test
 
 import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/fleet"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
+var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
 func TestNoWorker(t *testing.T) {
 	t.Parallel()
 	pool := func(name string, change func(*v1alpha1.WorkerPool)) v1alpha1.WorkerPool {
-		p := newPool(name)
+		p := v1alpha1.WorkerPool{ObjectMeta: metav1.ObjectMeta{Name: name}}
 		p.Status.ReadyReplicas = new(int32(1))
 		if change != nil {
-			change(p)
+			change(&p)
 		}
-		return *p
+		return p
 	}
 	worker := func(pool string, workflows ...openworkflow.Definition) store.Worker {
 		return store.Worker{Pool: pool, Workflows: workflows}
@@ -67,7 +72,7 @@ func TestNoWorker(t *testing.T) {
 			row := &openworkflow.Run{
 				WorkflowName: "x", Version: test.version, Status: openworkflow.RunPending, AvailableAt: new(noon.Add(-test.due)),
 			}
-			if got := newFleet("default", test.pools, test.workers).noWorker(row, noon); got != test.want {
+			if got := fleet.New("default", test.pools, test.workers).NoWorker(row, noon); got != test.want {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
