@@ -35,9 +35,9 @@ const (
 // none has come for 5 minutes. Every replica of the manager has its own, leader or not. Its
 // methods may be called concurrently.
 type Databases struct {
-	// Backends reads Backends from a cache.
+	// Backends reads Backends and WorkerPools from a cache.
 	Backends client.Reader
-	// Secrets reads Secrets without a cache.
+	// Secrets reads Secrets, and who has suspended a WorkflowRun, without a cache.
 	Secrets client.Reader
 	// Open opens a database.
 	Open func(ctx context.Context, o store.Options) (*store.Store, error)

@@ -26,6 +26,8 @@
 //	reader.go        pages of runs and steps, merged from several databases
 //	runs.go          runs: get, list, create
 //	subresources.go  runs/steps, runs/payload, runs/history
+//	why.go           runs/why
+//	why_explain.go   what a run waits for, as a sentence; pure
 //	actions.go       runs/signal, runs/cancel, runs/suspend
 //	fork.go          runs/fork
 //	fields.go        field selectors

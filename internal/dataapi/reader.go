@@ -11,6 +11,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -34,6 +35,8 @@ type reader struct {
 	databases *Databases
 	// cluster is the uid of the kube-system namespace, which the contexts of runs name.
 	cluster string
+	// authorizer asks the API server what a caller may do.
+	authorizer authorizer.Authorizer
 }
 
 // position is where a page of a list ends, as the text of continue.

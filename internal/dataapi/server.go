@@ -86,7 +86,8 @@ func New(databases *Databases, o Options) (*Server, error) {
 		return nil, fmt.Errorf("configure the data API: %w", err)
 	}
 	group := server.NewDefaultAPIGroupInfo(datav1alpha1.GroupVersion.Group, scheme, runtime.NewParameterCodec(scheme), codecs)
-	group.VersionedResourcesStorageMap[datav1alpha1.GroupVersion.Version] = storage(reader{databases: databases, cluster: o.Cluster})
+	group.VersionedResourcesStorageMap[datav1alpha1.GroupVersion.Version] = storage(
+		reader{databases: databases, cluster: o.Cluster, authorizer: config.Authorization.Authorizer})
 	if err := generic.InstallAPIGroups(&group); err != nil {
 		return nil, fmt.Errorf("install the data API: %w", err)
 	}
@@ -149,6 +150,7 @@ func storage(r reader) map[string]rest.Storage {
 		"runs/steps":   &runSteps{reader: r},
 		"runs/payload": &runPayload{reader: r},
 		"runs/history": &runHistory{reader: r},
+		"runs/why":     &runWhy{reader: r},
 		"runs/signal":  &runSignal{reader: r},
 		"runs/cancel":  &runCancel{reader: r},
 		"runs/suspend": &runSuspend{reader: r},

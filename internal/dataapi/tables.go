@@ -45,6 +45,16 @@ var (
 		column("Child", "string", "The run that the step has started.", 1),
 		column("Signal", "string", "The signal that the step waits for.", 1),
 	}
+	whyColumns = []metav1.TableColumnDefinition{
+		column("Name", "string", "The run's id.", 0),
+		column("Reason", "string", "What the run waits for, in one word.", 0),
+		column("Since", "string", "The time since that began.", 0),
+		column("Message", "string", "What the run waits for, in one sentence.", 0),
+		column("Next", "string", "What to do.", 0),
+		column("Workflow", "string", "The name of the workflow.", 1),
+		column("Status", "string", "The state of the run.", 1),
+		column("Until", "string", "When the run goes on by itself.", 1),
+	}
 	objectColumns = []metav1.TableColumnDefinition{
 		column("Name", "string", "The run's id.", 0),
 		column("Age", "string", "The time since the run was created.", 0),
@@ -69,6 +79,9 @@ func (tables) ConvertToTable(_ context.Context, object runtime.Object, options r
 		for i := range o.Items {
 			table.Rows = append(table.Rows, stepRow(&o.Items[i], now))
 		}
+	case *datav1alpha1.RunWhy:
+		table.ColumnDefinitions = whyColumns
+		table.Rows = append(table.Rows, whyRow(o, now))
 	case metav1.Object:
 		table.Rows = append(table.Rows, metav1.TableRow{
 			Cells:  []any{o.GetName(), age(o.GetCreationTimestamp().Time, now)},
@@ -104,6 +117,20 @@ func stepRow(s *datav1alpha1.Step, now time.Time) metav1.TableRow {
 		}
 	}
 	return metav1.TableRow{Cells: []any{s.Name, s.Kind, s.State, started, length, s.ErrorName, s.Child, s.Signal}}
+}
+
+func whyRow(w *datav1alpha1.RunWhy, now time.Time) metav1.TableRow {
+	since, until := "", ""
+	if w.Since != nil {
+		since = age(w.Since.Time, now)
+	}
+	if w.Until != nil {
+		until = w.Until.UTC().Format(time.RFC3339)
+	}
+	return metav1.TableRow{
+		Cells:  []any{w.Name, w.Reason, since, w.Message, w.Next, w.WorkflowName, w.State, until},
+		Object: runtime.RawExtension{Object: w},
+	}
 }
 
 // age is the time since t, for people.

@@ -30,6 +30,9 @@ const maxServed = 256
 type Fleet struct {
 	backend string
 	pools   []v1alpha1.WorkerPool
+	workers []store.Worker
+	// announced has what the live workers of each pool announce.
+	announced map[poolKey]bool
 	// served has the definitions that live workers serve.
 	served map[openworkflow.DefinitionKey]bool
 	// byPool has the same by pool, as sorted texts.
@@ -41,10 +44,12 @@ type Fleet struct {
 
 // New returns the fleet of the Backend of this name.
 func New(backend string, pools []v1alpha1.WorkerPool, workers []store.Worker) *Fleet {
-	f := &Fleet{backend: backend, pools: pools, served: map[openworkflow.DefinitionKey]bool{}, byPool: map[string][]string{}, explanations: map[openworkflow.DefinitionKey]string{}}
+	f := &Fleet{backend: backend, pools: pools, workers: workers, announced: map[poolKey]bool{},
+		served: map[openworkflow.DefinitionKey]bool{}, byPool: map[string][]string{}, explanations: map[openworkflow.DefinitionKey]string{}}
 	for _, w := range workers {
 		for _, d := range w.Workflows {
 			f.served[d.Key()] = true
+			f.announced[poolKey{w.Pool, d.Key()}] = true
 		}
 	}
 	for i := range pools {

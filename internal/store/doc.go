@@ -132,6 +132,7 @@
 //	list.go            pages of runs and step attempts
 //	count.go           runs by status
 //	view.go            what people and tools read: bounded, read-only, without payloads
+//	view_why.go        what says why a run waits
 //	retention.go       the removal of ended runs and of signals
 //	workers.go         the live processes and what they serve
 package store

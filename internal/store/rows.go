@@ -34,11 +34,14 @@ func scanRunAnd(row pgx.CollectableRow, more ...any) (openworkflow.Run, error) {
 const stepColumns = `a.namespace_id, a.id, a.workflow_run_id, a.step_name, a.kind, a.status,
 	a.context, a.output, a.error, a.child_workflow_run_id, a.started_at, a.finished_at, a.created_at, a.updated_at`
 
-func scanStep(row pgx.CollectableRow) (openworkflow.StepAttempt, error) {
+func scanStep(row pgx.CollectableRow) (openworkflow.StepAttempt, error) { return scanStepAnd(row) }
+
+// scanStepAnd scans the step columns, and more that follow them.
+func scanStepAnd(row pgx.CollectableRow, more ...any) (openworkflow.StepAttempt, error) {
 	var a openworkflow.StepAttempt
-	err := row.Scan(&a.NamespaceID, &a.ID, &a.WorkflowRunID, &a.StepName, &a.Kind, &a.Status,
+	err := row.Scan(append([]any{&a.NamespaceID, &a.ID, &a.WorkflowRunID, &a.StepName, &a.Kind, &a.Status,
 		(*jsonColumn)(&a.Context), (*jsonColumn)(&a.Output), (*jsonColumn)(&a.Error),
-		&a.ChildWorkflowRunID, &a.StartedAt, &a.FinishedAt, &a.CreatedAt, &a.UpdatedAt)
+		&a.ChildWorkflowRunID, &a.StartedAt, &a.FinishedAt, &a.CreatedAt, &a.UpdatedAt}, more...)...)
 	return a, err
 }
 

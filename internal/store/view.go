@@ -339,10 +339,15 @@ func (v *View) Steps(ctx context.Context, runID string, payloads bool, after *op
 // read runs a query in a read-only transaction of one round trip. The settings are those of
 // the transaction, so they hold behind a transaction pooler too, and end with it.
 func (v *View) read(ctx context.Context, next func(pgx.CollectableRow) error, sql string, args ...any) error {
+	return v.readAll(ctx, func(b *sqlBatch) { b.collect(next, sql, args...) })
+}
+
+// readAll is read for several queries.
+func (v *View) readAll(ctx context.Context, queue func(b *sqlBatch)) error {
 	var b sqlBatch
 	b.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY`)
 	b.Queue(fmt.Sprintf(`SET LOCAL statement_timeout = %d`, v.timeout.Milliseconds()))
-	b.collect(next, sql, args...)
+	queue(&b)
 	b.Queue(`COMMIT`)
 	return v.store.send(ctx, &b)
 }

@@ -47,3 +47,29 @@ func TestView_P9_PlansReadNoHistory(t *testing.T) {
 		})
 	}
 }
+
+// The statements that say why a run waits read a few rows by keys, and at most as many runs before
+// it as are counted, however long the history and the backlog are.
+func TestView_P9_PlansOfWhyReadByKeys(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(`ALTER TABLE openworkflow.workflow_runs SET (autovacuum_enabled = off)`)
+	f.exec(`ALTER TABLE openworkflow.step_attempts SET (autovacuum_enabled = off)`)
+	f.populate()
+	f.exec(`INSERT INTO openworkflow.step_attempts (namespace_id, id, workflow_run_id, step_name, kind, status, config, created_at, updated_at)
+	SELECT 'default', 'wait-' || i, 'parked-1', 'c', 'signal-wait', CASE WHEN i % 2 = 0 THEN 'running' ELSE 'completed' END, '{}', now() + i * interval '1 ms', now()
+	FROM generate_series(1, 5000) i`)
+	for _, analyzed := range []bool{false, true} {
+		if analyzed {
+			f.exec(`VACUUM ANALYZE openworkflow.workflow_runs, openworkflow.step_attempts`)
+		}
+		for name, q := range f.WhySQL("parked-1") {
+			f.expectCost(name, f.explain(q[0].(string), q[1:]...), "Index", 1100)
+		}
+		fresh, again := f.QueuedBeforeSQL()
+		for name, sql := range map[string]string{"operator_runs_new_idx": fresh, "operator_runs_again_idx": again} {
+			plan := f.explain(sql, "default", "wf", nil, time.Now(), time.Now(), store.MaxAhead)
+			f.expectCost(name, plan, name, store.MaxAhead+10)
+		}
+	}
+}

@@ -111,16 +111,19 @@ ORDER BY pool, pod_name, pod_uid, process`
 func (s *Store) Workers(ctx context.Context, within time.Duration) ([]Worker, error) {
 	var workers []Worker
 	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
-		var w Worker
-		var workflows json.RawMessage
-		if err := row.Scan(&w.PodUID, &w.Process, &w.PodName, &w.Pool, (*jsonColumn)(&workflows), &w.StuckSteps, &w.Blocked, &w.SeenAt); err != nil {
-			return err
-		}
-		w.Workflows = decodeServed(workflows)
+		w, err := scanWorker(row)
 		workers = append(workers, w)
-		return nil
+		return err
 	}, s.sql(workersSQL), s.namespace, within, MaxWorkers, maxWorkersBytes)
 	return workers, Classify(err)
+}
+
+func scanWorker(row pgx.CollectableRow) (Worker, error) {
+	var w Worker
+	var workflows json.RawMessage
+	err := row.Scan(&w.PodUID, &w.Process, &w.PodName, &w.Pool, (*jsonColumn)(&workflows), &w.StuckSteps, &w.Blocked, &w.SeenAt)
+	w.Workflows = decodeServed(workflows)
+	return w, err
 }
 
 // decodeServed reads the workflows column. A value of another shape is that of a worker that

@@ -20,7 +20,7 @@ var (
 func addKnownTypes(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(GroupVersion,
 		&Run{}, &RunList{}, &RunSteps{}, &RunPayload{}, &RunHistory{},
-		&RunSignal{}, &RunCancel{}, &RunSuspend{}, &RunFork{}, &ReadOptions{},
+		&RunSignal{}, &RunCancel{}, &RunSuspend{}, &RunFork{}, &ReadOptions{}, &RunWhy{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

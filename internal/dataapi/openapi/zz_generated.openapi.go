@@ -19,16 +19,20 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.HistoryStep": schema_operator_api_data_v1alpha1_HistoryStep(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.ReadOptions": schema_operator_api_data_v1alpha1_ReadOptions(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Run":         schema_operator_api_data_v1alpha1_Run(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunBlocker":  schema_operator_api_data_v1alpha1_RunBlocker(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunCancel":   schema_operator_api_data_v1alpha1_RunCancel(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunFork":     schema_operator_api_data_v1alpha1_RunFork(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunHistory":  schema_operator_api_data_v1alpha1_RunHistory(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunList":     schema_operator_api_data_v1alpha1_RunList(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunPayload":  schema_operator_api_data_v1alpha1_RunPayload(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunPool":     schema_operator_api_data_v1alpha1_RunPool(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSignal":   schema_operator_api_data_v1alpha1_RunSignal(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSpec":     schema_operator_api_data_v1alpha1_RunSpec(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunStatus":   schema_operator_api_data_v1alpha1_RunStatus(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSteps":    schema_operator_api_data_v1alpha1_RunSteps(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSuspend":  schema_operator_api_data_v1alpha1_RunSuspend(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunWait":     schema_operator_api_data_v1alpha1_RunWait(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunWhy":      schema_operator_api_data_v1alpha1_RunWhy(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Step":        schema_operator_api_data_v1alpha1_Step(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.StepOutput":  schema_operator_api_data_v1alpha1_StepOutput(ref),
 		v1.ConversionRequest{}.OpenAPIModelName():                                 schema_pkg_apis_apiextensions_v1_ConversionRequest(ref),
@@ -310,6 +314,51 @@ func schema_operator_api_data_v1alpha1_Run(ref common.ReferenceCallback) common.
 		},
 		Dependencies: []string{
 			"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSpec", "github.com/openworkflow-operator/operator/api/data/v1alpha1.RunStatus", metav1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_RunBlocker(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "RunBlocker is a run below another one that waits for it.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"run": {
+						SchemaProps: spec.SchemaProps{
+							Description: "run is the run's id.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"workflowName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "workflowName is the name of its workflow.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"reason": {
+						SchemaProps: spec.SchemaProps{
+							Description: "reason and message say why it has not ended, as those of a RunWhy.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Default: "",
+							Type:    []string{"string"},
+							Format:  "",
+						},
+					},
+				},
+				Required: []string{"run", "workflowName", "reason", "message"},
+			},
+		},
 	}
 }
 
@@ -635,6 +684,73 @@ func schema_operator_api_data_v1alpha1_RunPayload(ref common.ReferenceCallback) 
 		},
 		Dependencies: []string{
 			v1.JSON{}.OpenAPIModelName(), metav1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_RunPool(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "RunPool is a WorkerPool, and what it serves.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"name": {
+						SchemaProps: spec.SchemaProps{
+							Description: "name is the name of the WorkerPool.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"readyPods": {
+						SchemaProps: spec.SchemaProps{
+							Description: "readyPods and desiredPods are how many pods are ready, and how many there should be.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"desiredPods": {
+						SchemaProps: spec.SchemaProps{
+							Default: 0,
+							Type:    []string{"integer"},
+							Format:  "int32",
+						},
+					},
+					"slots": {
+						SchemaProps: spec.SchemaProps{
+							Description: "slots is how many runs the ready pods execute at a time.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"serves": {
+						SchemaProps: spec.SchemaProps{
+							Description: "serves is whether the pool serves the run's workflow and version.",
+							Default:     false,
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"workflows": {
+						SchemaProps: spec.SchemaProps{
+							Description: "workflows are what the pool serves, as name or name@version, at most 32.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"name", "readyPods", "desiredPods", "slots", "serves"},
+			},
+		},
 	}
 }
 
@@ -988,6 +1104,223 @@ func schema_operator_api_data_v1alpha1_RunSuspend(ref common.ReferenceCallback) 
 		},
 		Dependencies: []string{
 			metav1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_RunWait(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "RunWait is a step that has not ended.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"step": {
+						SchemaProps: spec.SchemaProps{
+							Description: "step is the step's durable name.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "kind is function, sleep, workflow, signal-send or signal-wait.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"signal": {
+						SchemaProps: spec.SchemaProps{
+							Description: "signal is the name of the signal that the step waits for.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"child": {
+						SchemaProps: spec.SchemaProps{
+							Description: "child is the id of the run that the step waits for.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"over": {
+						SchemaProps: spec.SchemaProps{
+							Description: "over is true when the child has ended, or the signal was delivered.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"since": {
+						SchemaProps: spec.SchemaProps{
+							Description: "since is when the step began.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"until": {
+						SchemaProps: spec.SchemaProps{
+							Description: "until is when the wait ends by itself.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"step", "kind", "since"},
+			},
+		},
+		Dependencies: []string{
+			metav1.Time{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_RunWhy(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "RunWhy says what a run waits for, or how it ended, and what to do.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "message is one sentence.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"reason": {
+						SchemaProps: spec.SchemaProps{
+							Description: "reason is the same for programs.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"next": {
+						SchemaProps: spec.SchemaProps{
+							Description: "next says what to do. Empty means nothing.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"since": {
+						SchemaProps: spec.SchemaProps{
+							Description: "since is when that began.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"until": {
+						SchemaProps: spec.SchemaProps{
+							Description: "until is when the run goes on by itself at the latest.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"state": {
+						SchemaProps: spec.SchemaProps{
+							Description: "state is the state of the run. Empty if its database does not answer.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"workflowName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "workflowName is the name of the run's workflow.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"version": {
+						SchemaProps: spec.SchemaProps{
+							Description: "version is the version of the run's workflow.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"backend": {
+						SchemaProps: spec.SchemaProps{
+							Description: "backend is the name of the Backend that holds the run.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"object": {
+						SchemaProps: spec.SchemaProps{
+							Description: "object is the name of the WorkflowRun that the run mirrors.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"waits": {
+						SchemaProps: spec.SchemaProps{
+							Description: "waits are the steps in which the run waits or that it executes, oldest first, at most 20.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.RunWait"),
+									},
+								},
+							},
+						},
+					},
+					"blockers": {
+						SchemaProps: spec.SchemaProps{
+							Description: "blockers are the runs below: the child that the run waits for, the child that this one waits for, and so on, at most 5.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.RunBlocker"),
+									},
+								},
+							},
+						},
+					},
+					"ahead": {
+						SchemaProps: spec.SchemaProps{
+							Description: "ahead is how many runnable runs of the workflow are claimed before this one, up to 1,000.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"pools": {
+						SchemaProps: spec.SchemaProps{
+							Description: "pools are the WorkerPools of the Backend, for a run that waits for a worker.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.RunPool"),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"message", "reason"},
+			},
+		},
+		Dependencies: []string{
+			"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunBlocker", "github.com/openworkflow-operator/operator/api/data/v1alpha1.RunPool", "github.com/openworkflow-operator/operator/api/data/v1alpha1.RunWait", metav1.ObjectMeta{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
 	}
 }
 
