@@ -28,6 +28,9 @@
 //	subresources.go  runs/steps, runs/payload, runs/history
 //	why.go           runs/why
 //	why_explain.go   what a run waits for, as a sentence; pure
+//	workflows.go     workflows: what the runs of each workflow do now
+//	diagnoses.go     diagnoses: the health of each Backend
+//	diagnose.go      the checks of a diagnosis; pure
 //	actions.go       runs/signal, runs/cancel, runs/suspend
 //	fork.go          runs/fork
 //	fields.go        field selectors

@@ -87,7 +87,7 @@ func New(databases *Databases, o Options) (*Server, error) {
 	}
 	group := server.NewDefaultAPIGroupInfo(datav1alpha1.GroupVersion.Group, scheme, runtime.NewParameterCodec(scheme), codecs)
 	group.VersionedResourcesStorageMap[datav1alpha1.GroupVersion.Version] = storage(
-		reader{databases: databases, cluster: o.Cluster, authorizer: config.Authorization.Authorizer})
+		reader{databases: databases, cluster: o.Cluster, authorizer: config.Authorization.Authorizer}, o.Certificate)
 	if err := generic.InstallAPIGroups(&group); err != nil {
 		return nil, fmt.Errorf("install the data API: %w", err)
 	}
@@ -144,13 +144,15 @@ func (s *Server) current(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 func (s *Server) NeedLeaderElection() bool { return false }
 
 // storage returns the handlers of the resources.
-func storage(r reader) map[string]rest.Storage {
+func storage(r reader, certificate dynamiccertificates.CertKeyContentProvider) map[string]rest.Storage {
 	return map[string]rest.Storage{
 		"runs":         &runs{reader: r},
 		"runs/steps":   &runSteps{reader: r},
 		"runs/payload": &runPayload{reader: r},
 		"runs/history": &runHistory{reader: r},
 		"runs/why":     &runWhy{reader: r},
+		"workflows":    &workflows{reader: r},
+		"diagnoses":    &diagnoses{reader: r, certificate: certificate},
 		"runs/signal":  &runSignal{reader: r},
 		"runs/cancel":  &runCancel{reader: r},
 		"runs/suspend": &runSuspend{reader: r},

@@ -55,6 +55,26 @@ var (
 		column("Status", "string", "The state of the run.", 1),
 		column("Until", "string", "When the run goes on by itself.", 1),
 	}
+	workflowColumns = []metav1.TableColumnDefinition{
+		column("Name", "string", "The workflow, with its version.", 0),
+		column("Runnable", "string", "The runs that a worker could claim now.", 0),
+		column("Oldest", "string", "The time since the first of them is due.", 0),
+		column("Running", "integer", "The runs that workers execute.", 0),
+		column("Waiting", "string", "The runs that are due later.", 0),
+		column("Per-Minute", "string", "How many runs have completed or failed in a minute.", 0),
+		column("Failed", "string", "How many of these have failed.", 0),
+		column("Served", "boolean", "Whether a live worker serves it.", 0),
+		column("Suspended", "string", "The runs that are suspended.", 1),
+		column("Window", "string", "The time over which ends were counted.", 1),
+		column("Backend", "string", "The Backend that holds the runs.", 1),
+	}
+	checkColumns = []metav1.TableColumnDefinition{
+		column("Backend", "string", "The Backend.", 0),
+		column("Check", "string", "What was looked at.", 0),
+		column("Outcome", "string", "OK, Warning or Error.", 0),
+		column("Message", "string", "What was found.", 0),
+		column("Next", "string", "What to do.", 0),
+	}
 	objectColumns = []metav1.TableColumnDefinition{
 		column("Name", "string", "The run's id.", 0),
 		column("Age", "string", "The time since the run was created.", 0),
@@ -82,6 +102,18 @@ func (tables) ConvertToTable(_ context.Context, object runtime.Object, options r
 	case *datav1alpha1.RunWhy:
 		table.ColumnDefinitions = whyColumns
 		table.Rows = append(table.Rows, whyRow(o, now))
+	case *datav1alpha1.WorkflowList:
+		table.ColumnDefinitions = workflowColumns
+		for i := range o.Items {
+			table.Rows = append(table.Rows, workflowRow(&o.Items[i], now))
+		}
+	case *datav1alpha1.Diagnosis:
+		table.ColumnDefinitions, table.Rows = checkColumns, checkRows(o)
+	case *datav1alpha1.DiagnosisList:
+		table.ColumnDefinitions = checkColumns
+		for i := range o.Items {
+			table.Rows = append(table.Rows, checkRows(&o.Items[i])...)
+		}
 	case metav1.Object:
 		table.Rows = append(table.Rows, metav1.TableRow{
 			Cells:  []any{o.GetName(), age(o.GetCreationTimestamp().Time, now)},
@@ -131,6 +163,30 @@ func whyRow(w *datav1alpha1.RunWhy, now time.Time) metav1.TableRow {
 		Cells:  []any{w.Name, w.Reason, since, w.Message, w.Next, w.WorkflowName, w.State, until},
 		Object: runtime.RawExtension{Object: w},
 	}
+}
+
+func workflowRow(w *datav1alpha1.Workflow, now time.Time) metav1.TableRow {
+	s := &w.Status
+	oldest := ""
+	if s.OldestRunnableAt != nil {
+		oldest = age(s.OldestRunnableAt.Time, now)
+	}
+	perMinute, failed := s.Rates()
+	return metav1.TableRow{
+		Cells: []any{
+			w.Name, datav1alpha1.AtLeast(s.Runnable), oldest, int64(s.Running), datav1alpha1.AtLeast(s.Waiting), perMinute, failed, s.Served,
+			datav1alpha1.AtLeast(s.Suspended), duration.HumanDuration(time.Duration(s.Seconds) * time.Second), w.Spec.Backend,
+		},
+		Object: runtime.RawExtension{Object: w},
+	}
+}
+
+func checkRows(d *datav1alpha1.Diagnosis) (rows []metav1.TableRow) {
+	for i := range d.Checks {
+		c := &d.Checks[i]
+		rows = append(rows, metav1.TableRow{Cells: []any{d.Name, c.Name, c.Outcome, c.Message, c.Next}})
+	}
+	return rows
 }
 
 // age is the time since t, for people.

@@ -19,7 +19,6 @@ import (
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
-	"github.com/openworkflow-operator/operator/internal/fleet"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -97,15 +96,10 @@ func (s *runWhy) explain(ctx context.Context, db *database, namespace, id string
 	if err != nil || first == nil {
 		return nil, err
 	}
-	workers, err := view.Workers(ctx, fleet.LiveWithin)
+	f, err := s.fleet(ctx, db, namespace)
 	if err != nil {
 		return nil, err
 	}
-	pools, err := s.databases.pools(ctx, namespace, db.backend)
-	if err != nil {
-		return nil, err
-	}
-	f := fleet.New(db.backend, pools, workers)
 	chain := []*store.WhyView{first}
 	for len(chain) <= maxLevels {
 		child := childOf(chain[len(chain)-1])

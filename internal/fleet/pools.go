@@ -82,3 +82,45 @@ func (f *Fleet) PodOf(workerID string) string {
 	}
 	return ""
 }
+
+// Definitions returns up to limit of the workflows that live workers serve, or that the spec of a
+// pool with ready pods lists.
+func (f *Fleet) Definitions(limit int) (all []openworkflow.Definition) {
+	seen := map[openworkflow.DefinitionKey]bool{}
+	add := func(d openworkflow.Definition) {
+		if k := d.Key(); f.served[k] && !seen[k] && len(all) < limit {
+			seen[k] = true
+			all = append(all, d)
+		}
+	}
+	for i := range f.workers {
+		for _, d := range f.workers[i].Workflows {
+			add(d)
+		}
+	}
+	for i := range f.pools {
+		for _, s := range f.pools[i].Spec.Workflows {
+			d := openworkflow.Definition{Name: s.Name}
+			if s.Version != "" {
+				d.Version = &s.Version
+			}
+			add(d)
+		}
+	}
+	return all
+}
+
+// Size is the number of live workers.
+func (f *Fleet) Size() int { return len(f.workers) }
+
+// Blocked returns the pools with workers that claim nothing, because functions that do not return
+// occupy their slots, and how many these are.
+func (f *Fleet) Blocked() map[string]int {
+	blocked := map[string]int{}
+	for i := range f.workers {
+		if f.workers[i].Blocked {
+			blocked[f.workers[i].Pool]++
+		}
+	}
+	return blocked
+}

@@ -133,6 +133,8 @@
 //	count.go           runs by status
 //	view.go            what people and tools read: bounded, read-only, without payloads
 //	view_why.go        what says why a run waits
+//	view_workflows.go  what the runs of each workflow do
+//	view_diagnosis.go  the health of a database
 //	retention.go       the removal of ended runs and of signals
 //	workers.go         the live processes and what they serve
 package store

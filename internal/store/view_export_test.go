@@ -1,6 +1,10 @@
 package store
 
-import "github.com/openworkflow-operator/operator/internal/openworkflow"
+import (
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+)
 
 // ViewRuns returns the statement of View.Runs and its arguments.
 func (s *Store) ViewRuns(f ViewFilter, after *openworkflow.Cursor, limit int) (sql string, args []any) {
@@ -21,4 +25,16 @@ func (s *Store) WhySQL(id string) map[string][]any {
 // QueuedBeforeSQL returns the statements of View.QueuedBefore.
 func (s *Store) QueuedBeforeSQL() (fresh, again string) {
 	return s.sql(queuedNewSQL), s.sql(queuedAgainSQL)
+}
+
+// WorkflowsSQL returns the statements of View.Workflows by name, each with its arguments.
+func (s *Store) WorkflowsSQL(name string) map[string][]any {
+	return map[string][]any{
+		"new definitions":   {s.sql(newDefinitionsSQL), s.namespace, MaxWorkflows},
+		"again definitions": {s.sql(againDefinitionsSQL), s.namespace, MaxWorkflows},
+		"leases":            {s.sql(leasesByWorkflowSQL), s.namespace, maxLeases},
+		"ended names":       {s.sql(endedNamesSQL), s.namespace, endedSample},
+		"backlog":           {s.sql(backlogSQL), s.namespace, []string{name}, []*string{nil}, MaxBacklog},
+		"ended":             {s.sql(endedSQL), s.namespace, []string{name}, endedSample, 5 * time.Minute},
+	}
 }

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -71,5 +72,90 @@ func TestView_P9_PlansOfWhyReadByKeys(t *testing.T) {
 			plan := f.explain(sql, "default", "wf", nil, time.Now(), time.Now(), store.MaxAhead)
 			f.expectCost(name, plan, name, store.MaxAhead+10)
 		}
+	}
+}
+
+// The answer about workflows costs as much with a long history and backlog as with a short one.
+func TestView_P9_PlansOfWorkflowsCountNoHistory(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(`ALTER TABLE openworkflow.workflow_runs SET (autovacuum_enabled = off)`)
+	f.populate()
+	f.exec(`UPDATE openworkflow.workflow_runs SET finished_at = now(), created_at = now() - (hashtext(id) % 1000000) * interval '1 ms' WHERE status = 'completed'`)
+	f.exec(`VACUUM ANALYZE openworkflow.workflow_runs`)
+	for name, q := range f.WorkflowsSQL("wf") {
+		f.expectCost(name, f.explain(q[0].(string), q[1:]...), "Index", store.MaxBacklog+200)
+	}
+}
+
+func TestView_WorkflowsCountUpToABound(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.create(3)
+	f.create(1, func(r *store.NewRun) { r.AvailableAt = new(time.Now().Add(time.Hour)) })
+	f.create(1, func(r *store.NewRun) { r.Suspended = true })
+	f.create(2, func(r *store.NewRun) { r.WorkflowName, r.Version = "other", new("2") })
+	f.claim(1)
+	f.exec(`INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, created_at, finished_at, updated_at)
+	SELECT 'default', 'done-' || i, CASE WHEN i % 400 = 0 THEN 'rare' ELSE 'busy' END, CASE WHEN i % 4 = 0 THEN 'failed' ELSE 'completed' END, '{}', 1,
+		now() - i * interval '100 ms', now() - i * interval '90 ms', now()
+	FROM generate_series(1, 4000) i`)
+	f.exec(`INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, available_at, created_at, updated_at)
+	SELECT 'default', 'many-' || i, 'many', 'pending', '{}', 0, now() - interval '1 minute', now(), now() FROM generate_series(1, 1500) i`)
+	views, more, err := f.View(5*time.Second).Workflows(t.Context(), []openworkflow.Definition{{Name: "idle"}, {Name: "no\x00text"}, {Name: "no text", Version: new("\xff")}}, 5*time.Minute)
+	if err != nil || more {
+		t.Fatalf("Workflows: %v, more %v", err, more)
+	}
+	got := map[string]store.WorkflowView{}
+	for _, v := range views {
+		key := v.Workflow.Name
+		if v.Workflow.Version != nil {
+			key += "@" + *v.Workflow.Version
+		}
+		got[key] = v
+	}
+	if v := got["wf"]; v.Runnable != 2 || v.Running != 1 || v.Waiting != 1 || v.Suspended != 1 || v.OldestDue == nil {
+		t.Errorf("wf: %+v", v)
+	}
+	if v := got["other@2"]; v.Runnable != 2 {
+		t.Errorf("other@2: %+v", v)
+	}
+	if v, ok := got["idle"]; !ok || v.Runnable != 0 || v.OldestDue != nil {
+		t.Errorf("idle: %+v", v)
+	}
+	if v := got["many"]; v.Runnable != store.MaxBacklog {
+		t.Errorf("many: %+v, want %d runnable", v, store.MaxBacklog)
+	}
+	// 10 a second have ended, a quarter of them failed. The newest 300 that completed are from 40 s.
+	if v := got["busy"]; v.Span >= 5*time.Minute || v.Span < 30*time.Second || v.Completed < 290 || v.Failed < 80 || v.Failed > 110 {
+		t.Errorf("busy: %+v", v)
+	}
+	if v := got["rare"]; v.Span != 5*time.Minute || v.Failed < 7 || v.Failed > 9 || v.Completed != 0 {
+		t.Errorf("rare: %+v", v)
+	}
+}
+
+func TestView_DiagnoseNamesWhatHoldsBackVacuum(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	holder := connect(t, f.url+"&application_name=night-report")
+	for _, sql := range []string{`BEGIN ISOLATION LEVEL REPEATABLE READ`, `SELECT count(*) FROM openworkflow.workflow_runs`} {
+		if _, err := holder.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := f.View(5 * time.Second).Diagnose(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, h := range d.Holders {
+		found = found || h.Kind == "session" && h.Application == "night-report" && h.Since != nil && h.Name == fmt.Sprint(holder.PgConn().PID())
+	}
+	if !found || d.Version < 130000 || d.Standby || d.MaxConnections == 0 || d.Connections == 0 || len(d.Missing) != 0 || len(d.Tables) != 4 || d.Roundtrip <= 0 {
+		t.Errorf("diagnosis is %+v", d)
+	}
+	if d.Ahead.Abs() > d.Roundtrip+time.Second {
+		t.Errorf("the clock of the server on this machine is ahead by %v", d.Ahead)
 	}
 }

@@ -21,6 +21,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(GroupVersion,
 		&Run{}, &RunList{}, &RunSteps{}, &RunPayload{}, &RunHistory{},
 		&RunSignal{}, &RunCancel{}, &RunSuspend{}, &RunFork{}, &ReadOptions{}, &RunWhy{},
+		&Workflow{}, &WorkflowList{}, &Diagnosis{}, &DiagnosisList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil
