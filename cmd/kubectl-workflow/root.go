@@ -50,6 +50,7 @@ func newRoot(f *factory) *cobra.Command {
 		newStart(f),
 		newList(f),
 		newDescribe(f),
+		newWhy(f),
 		newWatch(f),
 		newLogs(f),
 		newOutput(f),
@@ -66,6 +67,11 @@ func newRoot(f *factory) *cobra.Command {
 		newRetry(f),
 		newRerun(f),
 		newFork(f),
+	)
+	add(groupCheck,
+		newPools(f),
+		newTop(f),
+		newDoctor(f),
 	)
 	return root
 }
