@@ -120,6 +120,10 @@ property: ## Run random workflows with a crash at each write; "make test" runs f
 	hack/require.sh postgres
 	go test ./test/property -count=1 -timeout 2h $(or $(TESTFLAGS),-programs=10000 -postgres-programs=500)
 
+.PHONY: schedules
+schedules: ## Compare the slots of schedules with a brute-force oracle: all time zones, ten years, 200 expressions.
+	go test ./internal/schedule -count=1 -timeout 2h -v -run '^TestTiming_EqualsABruteForceOracle$$' -full $(TESTFLAGS)
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz test for FUZZTIME (1m); "make test" runs the inputs in testdata/fuzz.
 	hack/require.sh postgres

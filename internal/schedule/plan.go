@@ -1,0 +1,408 @@
+package schedule
+
+import (
+	"slices"
+	"time"
+)
+
+// Reason is what happened to a slot.
+type Reason string
+
+const (
+	// Started means that the run of the slot was created.
+	Started Reason = "Started"
+	// Buffered means that the slot waits for the end of an open run.
+	Buffered Reason = "Buffered"
+	// SkippedOverlap means that a run was open, or a slot buffered, and the policy forbids another.
+	SkippedOverlap Reason = "SkippedOverlap"
+	// SkippedSuspended means that the schedule was suspended, or paused after failures.
+	SkippedSuspended Reason = "SkippedSuspended"
+	// SkippedGap means that the time of day did not exist on that day.
+	SkippedGap Reason = "SkippedGap"
+	// Missed means that the slot could not be started in time.
+	Missed Reason = "Missed"
+	// Coalesced means that a later slot was started in its place.
+	Coalesced Reason = "Coalesced"
+)
+
+// Overlap says what happens to a slot while a run of an earlier one is open.
+type Overlap string
+
+const (
+	// OverlapAllow means that it starts.
+	OverlapAllow Overlap = "Allow"
+	// OverlapForbid means that it is skipped.
+	OverlapForbid Overlap = "Forbid"
+	// OverlapReplace means that the open runs are canceled, and that it starts once they have ended.
+	OverlapReplace Overlap = "Replace"
+	// OverlapBufferOne means that it starts once the open run has ended; later ones are skipped.
+	OverlapBufferOne Overlap = "BufferOne"
+)
+
+// CatchUp says what happens to slots during which no manager was there.
+type CatchUp string
+
+const (
+	// CatchUpNone means that slots are missed that cannot be started within OnTime.
+	CatchUpNone CatchUp = "None"
+	// CatchUpLatest means that the last of them starts.
+	CatchUpLatest CatchUp = "Latest"
+	// CatchUpAll means that all start.
+	CatchUpAll CatchUp = "All"
+)
+
+const (
+	// OnTime is how late a slot may start with CatchUpNone: another replica of the manager takes over
+	// within that time.
+	OnTime = time.Minute
+	// MaxOpen is how many runs of a schedule may be open. While they are, later slots wait.
+	MaxOpen = 100
+	// MaxOutcomes is how many outcomes are kept.
+	MaxOutcomes = 10
+	// maxDecisions bounds the work of one planner.
+	maxDecisions = 200
+	// maxCount bounds how far slots are counted that one outcome stands for.
+	maxCount = 10000
+)
+
+// Policy says which slots start.
+type Policy struct {
+	Overlap Overlap
+	CatchUp CatchUp
+	// Deadline is how late a slot may start. Zero means no bound.
+	Deadline time.Duration
+	// Jitter is the longest delay of a slot.
+	Jitter time.Duration
+	// Suspend keeps slots from starting.
+	Suspend bool
+	// PauseAfterFailures is the number of failures in a row that do so too. Zero means none.
+	PauseAfterFailures int
+}
+
+// Outcome is what happened to a slot, or to several that follow each other.
+type Outcome struct {
+	Slot   time.Time
+	Reason Reason
+	// Until is the last of several slots, and Count their number, up to 10000. Else they are zero.
+	Until time.Time
+	Count int
+	// Run is the name of the run that was started, or of the object that has this name instead.
+	Run string
+	// Message says why a slot was missed, if that is no matter of time.
+	Message string
+}
+
+// State is what is known of a schedule's slots from one plan to the next.
+type State struct {
+	// DecidedUntil is the time up to which each slot has an outcome.
+	DecidedUntil time.Time
+	// PausedSince is when slots ceased to start. Zero while they do.
+	PausedSince time.Time
+	// Buffered is a slot that waits for the end of open runs. Zero if none does.
+	Buffered time.Time
+	// Failures is the number of runs that have failed in a row.
+	Failures int
+	// Outcomes are the newest ones, oldest first.
+	Outcomes []Outcome
+}
+
+// Planner decides about the slots of one schedule at one time. Call Next, start the run of the
+// slot, call Started, and so on until there is none. Then State is to be stored, and Wake is when to
+// plan again. A slot whose start has failed stays undecided.
+type Planner struct {
+	Timing *Timing
+	Policy Policy
+	// UID is that of the schedule, on which the jitter depends.
+	UID   string
+	State State
+	Now   time.Time
+	// Open is the number of open runs.
+	Open int
+	// Existing are the slots whose runs were created before, in order. A manager may have died, or
+	// another may have been faster, before the state said so.
+	Existing []time.Time
+	// Wake is when something is to be decided next, zero if that depends on no time.
+	Wake time.Time
+	// Waiting is true if a slot is due, and waits because MaxOpen runs are open.
+	Waiting bool
+
+	decisions int
+}
+
+// Next returns the next slot whose run is to be started now.
+func (p *Planner) Next() (time.Time, bool) {
+	p.Wake, p.Waiting = time.Time{}, false
+	if existing, ok := p.beforePause(); ok {
+		return existing, true
+	}
+	if p.paused() {
+		return time.Time{}, false
+	}
+	for ; p.decisions < maxDecisions; p.decisions++ {
+		if ready, ok := p.fromBuffer(); ok {
+			return ready, true
+		}
+		s, ok := p.Timing.next(p.State.DecidedUntil.Unix(), true)
+		if !ok {
+			return time.Time{}, false
+		}
+		if due := p.due(at(s.at)); due.After(p.Now) {
+			p.wakeAt(due)
+			return time.Time{}, false
+		}
+		if start := p.decide(s); start || p.Waiting {
+			return at(s.at), start
+		}
+	}
+	p.Wake = p.Now
+	return time.Time{}, false
+}
+
+// Started says that the run of a slot that Next has returned exists.
+func (p *Planner) Started(slot time.Time, run string) {
+	p.Open++
+	p.decided(slot)
+	p.record(Outcome{Slot: slot, Reason: Started, Run: run})
+}
+
+// Conflict says that the run of a slot that Next has returned can never be started, because its name
+// is taken.
+func (p *Planner) Conflict(slot time.Time, run, why string) {
+	p.decided(slot)
+	p.record(Outcome{Slot: slot, Reason: Missed, Run: run, Message: why})
+}
+
+func (p *Planner) decided(slot time.Time) {
+	if slot.Equal(p.State.Buffered) {
+		p.State.Buffered = time.Time{}
+	}
+	if slot.After(p.State.DecidedUntil) {
+		p.State.DecidedUntil = slot
+	}
+}
+
+// due returns when a slot starts.
+func (p *Planner) due(slot time.Time) time.Time {
+	return slot.Add(Jitter(p.UID, slot, p.Policy.Jitter))
+}
+
+func (p *Planner) wakeAt(t time.Time) {
+	if p.Wake.IsZero() || t.Before(p.Wake) {
+		p.Wake = t
+	}
+}
+
+// beforePause returns a slot whose run exists, though the schedule is or was paused: it was started
+// before that. Those before it were decided then, too, and only how is not known.
+func (p *Planner) beforePause() (time.Time, bool) {
+	if !p.isPaused() && p.State.PausedSince.IsZero() {
+		return time.Time{}, false
+	}
+	for _, slot := range p.Existing {
+		if slot.After(p.State.DecidedUntil) && !slot.After(p.Now) {
+			reason := SkippedOverlap
+			if p.Policy.CatchUp == CatchUpLatest {
+				reason = Coalesced
+			}
+			p.skip(slot.Add(-time.Second), reason)
+			return slot, true
+		}
+	}
+	return time.Time{}, false
+}
+
+func (p *Planner) isPaused() bool { return p.Policy.Suspend || p.FailedTooOften() }
+
+// paused reports whether no slot starts now. The slots of a pause have their outcome at its end.
+func (p *Planner) paused() bool {
+	s := &p.State
+	if p.isPaused() {
+		if s.PausedSince.IsZero() {
+			s.PausedSince = p.Now
+		}
+		if !s.Buffered.IsZero() {
+			p.record(Outcome{Slot: s.Buffered, Reason: SkippedSuspended})
+			s.Buffered = time.Time{}
+		}
+		return true
+	}
+	if !s.PausedSince.IsZero() {
+		s.PausedSince = time.Time{}
+		p.skip(p.Now, SkippedSuspended)
+		if s.DecidedUntil.Before(p.Now) {
+			s.DecidedUntil = p.Now
+		}
+	}
+	return false
+}
+
+// FailedTooOften reports whether the schedule is paused after failures.
+func (p *Planner) FailedTooOften() bool {
+	return p.Policy.PauseAfterFailures > 0 && p.State.Failures >= p.Policy.PauseAfterFailures
+}
+
+// fromBuffer returns the buffered slot if its run may start.
+func (p *Planner) fromBuffer() (time.Time, bool) {
+	buffered := p.State.Buffered
+	if buffered.IsZero() {
+		return buffered, false
+	}
+	if p.Policy.Deadline > 0 {
+		last := p.due(buffered).Add(p.Policy.Deadline)
+		if p.Now.After(last) {
+			p.State.Buffered = time.Time{}
+			p.record(Outcome{Slot: buffered, Reason: Missed, Message: "the run before it did not end within startingDeadlineSeconds"})
+			return buffered, false
+		}
+		p.wakeAt(last.Add(time.Second))
+	}
+	return buffered, p.Open == 0 || p.exists(buffered)
+}
+
+func (p *Planner) exists(slot time.Time) bool {
+	_, found := slices.BinarySearchFunc(p.Existing, slot, time.Time.Compare)
+	return found
+}
+
+// decide decides about a slot that is due, or about several. It returns whether the slot starts.
+func (p *Planner) decide(s slot) bool {
+	slot := at(s.at)
+	switch {
+	case s.skipped:
+		p.decided(slot)
+		p.record(Outcome{Slot: slot, Reason: SkippedGap})
+		return false
+	case p.exists(slot):
+		return true
+	case p.tooLate(slot), p.coalesced(slot):
+		return false
+	}
+	return p.overlaps(slot)
+}
+
+// tooLate gives the slots their outcome that can no longer start.
+func (p *Planner) tooLate(slot time.Time) bool {
+	deadline := p.Policy.Deadline
+	if p.Policy.CatchUp == CatchUpNone && (deadline == 0 || deadline > OnTime) {
+		deadline = OnTime
+	}
+	if deadline == 0 || !p.Now.After(p.due(slot).Add(deadline)) {
+		return false
+	}
+	// All up to this time are too late, whatever their jitter is.
+	until := p.Now.Add(-deadline - p.Policy.Jitter - time.Second)
+	if until.Before(slot) {
+		until = slot
+	}
+	p.skip(until, Missed)
+	return true
+}
+
+// coalesced gives the slots their outcome in whose place a later one starts.
+func (p *Planner) coalesced(slot time.Time) bool {
+	if p.Policy.CatchUp != CatchUpLatest {
+		return false
+	}
+	last, ok := p.lastDue(slot)
+	if ok {
+		p.skip(last.Add(-time.Second), Coalesced)
+	}
+	return ok
+}
+
+// overlaps decides about a slot by the open runs.
+func (p *Planner) overlaps(slot time.Time) bool {
+	s := &p.State
+	if p.Open == 0 && s.Buffered.IsZero() {
+		return true
+	}
+	switch p.Policy.Overlap {
+	case OverlapAllow:
+		p.Waiting = p.Open >= MaxOpen
+		if p.Waiting && p.Policy.Deadline > 0 {
+			p.wakeAt(p.due(slot).Add(p.Policy.Deadline + time.Second))
+		}
+		return !p.Waiting
+	case OverlapReplace:
+		if !s.Buffered.IsZero() {
+			p.record(Outcome{Slot: s.Buffered, Reason: SkippedOverlap})
+			s.Buffered = time.Time{}
+		}
+		if last, ok := p.lastDue(slot); ok { // the newest one replaces
+			p.skip(last.Add(-time.Second), SkippedOverlap)
+			return false
+		}
+	case OverlapBufferOne:
+		if !s.Buffered.IsZero() {
+			p.skipDue(slot)
+			return false
+		}
+	default:
+		p.skipDue(slot)
+		return false
+	}
+	p.decided(slot)
+	s.Buffered = slot
+	p.record(Outcome{Slot: slot, Reason: Buffered})
+	return false
+}
+
+// skipDue skips a slot, and with it all others that are due while the run is open.
+func (p *Planner) skipDue(slot time.Time) {
+	if last, ok := p.lastDue(slot); ok {
+		slot = last
+	}
+	p.skip(slot, SkippedOverlap)
+}
+
+// lastDue returns the last slot after another that is due, false if there is none.
+func (p *Planner) lastDue(slot time.Time) (time.Time, bool) {
+	last, ok := p.Timing.Last(slot, p.Now)
+	if ok && p.due(last).After(p.Now) {
+		return p.Timing.Last(slot, p.Now.Add(-p.Policy.Jitter)) // these are due, whatever their jitter is
+	}
+	return last, ok
+}
+
+// skip gives all undecided slots up to a time one outcome.
+func (p *Planner) skip(until time.Time, reason Reason) {
+	first, ok := p.Timing.Next(p.State.DecidedUntil)
+	if !ok || first.After(until) {
+		return
+	}
+	o := Outcome{Slot: first, Reason: reason}
+	last, _ := p.Timing.Last(p.State.DecidedUntil, until)
+	if last.After(first) {
+		o.Until, o.Count = last, len(p.Timing.Between(p.State.DecidedUntil, last, maxCount))
+	}
+	p.decided(last)
+	p.record(o)
+}
+
+// record adds an outcome. One that a slot has already is replaced, and equal ones that follow each
+// other become one.
+func (p *Planner) record(o Outcome) {
+	list := slices.Clone(p.State.Outcomes)
+	known := slices.IndexFunc(list, func(other Outcome) bool { return other.Reason == Buffered && other.Slot.Equal(o.Slot) })
+	last := len(list) - 1
+	switch {
+	case known >= 0:
+		list[known] = o
+	case last >= 0 && list[last].joins(o):
+		joined := &list[last]
+		joined.Count = min(max(joined.Count, 1)+max(o.Count, 1), maxCount)
+		joined.Until = o.Slot
+		if !o.Until.IsZero() {
+			joined.Until = o.Until
+		}
+	default:
+		list = append(list, o)
+	}
+	p.State.Outcomes = list[max(0, len(list)-MaxOutcomes):]
+}
+
+// joins reports whether one outcome may stand for the slots of another, which follows it.
+func (o Outcome) joins(next Outcome) bool {
+	return o.Reason == next.Reason && o.Message == next.Message && next.Slot.After(o.Slot) &&
+		o.Run == "" && next.Run == "" && o.Reason != Buffered
+}
