@@ -155,6 +155,27 @@ const (
 	ReasonMigrationFailed = "MigrationFailed"
 )
 
+// Reasons of a WorkflowSchedule's conditions. It has ReasonSuspended too, while spec.suspend is set.
+const (
+	// ReasonActive: runs are started when they are due.
+	ReasonActive = "Active"
+	// ReasonNoMoreSlots: the last slot has passed.
+	ReasonNoMoreSlots = "NoMoreSlots"
+	// ReasonPausedAfterFailures: no slot starts, because of spec.pauseAfterFailures.
+	ReasonPausedAfterFailures = "PausedAfterFailures"
+	// ReasonInvalidSchedule: spec.schedules or spec.timeZone cannot be understood.
+	ReasonInvalidSchedule = "InvalidSchedule"
+	// ReasonInvalidRunTemplate: spec.runTemplate cannot become a WorkflowRun.
+	ReasonInvalidRunTemplate = "InvalidRunTemplate"
+	// ReasonNameConflict: the newest slot was missed, because its run's name belongs to another object.
+	ReasonNameConflict = "NameConflict"
+	// ReasonStartFailed: the API server did not accept the run of a slot that is due (a quota, a
+	// webhook, an outage). It is tried again.
+	ReasonStartFailed = "StartFailed"
+	// ReasonTooManyOpenRuns: a slot is due, and waits because 100 runs of the schedule are open.
+	ReasonTooManyOpenRuns = "TooManyOpenRuns"
+)
+
 // Reasons of a WorkerPool's conditions.
 const (
 	// ReasonPodsReady: all pods of the pool are ready and have the current template.

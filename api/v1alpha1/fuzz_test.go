@@ -15,7 +15,7 @@ import (
 
 // fuzzKinds are the kinds of an object, by the first byte that a fuzz test is given.
 var fuzzKinds = []struct{ kind, file string }{
-	{"WorkflowRun", "workflowruns"}, {"WorkerPool", "workerpools"}, {"Backend", "backends"},
+	{"WorkflowRun", "workflowruns"}, {"WorkerPool", "workerpools"}, {"Backend", "backends"}, {"WorkflowSchedule", "workflowschedules"},
 }
 
 // decodeList decodes a list with one object, as the cache of a manager does, and returns the object.
@@ -50,12 +50,14 @@ func FuzzStoredObject(f *testing.F) {
 		f.Add(uint8(0), spec, `{"state":"Pending"}`)
 	}
 	for _, status := range []string{
+		`{"decidedUntil":"2027-01-01t00:00:00z","outcomes":[{"time":"x","reason":"Started"}],"active":[7],"failures":1e30}`,
 		`{"state":"Running","startedAt":"2027-01-01t00:00:00z"}`, `{"state":"Running","nextAt":"12000-01-01T00:00:00Z"}`, `{"revision":1e30}`,
 		`{"conditions":[{"type":"Ready","status":"True","reason":"A","message":"","lastTransitionTime":"x"},{"type":7}]}`,
 		`{"steps":{"summary":"1/1","newest":[{"name":"a","startedAt":"2027-01-01t00:00:00z"}]},"attempts":3.5,"error":[]}`, `[]`,
 	} {
 		f.Add(uint8(0), `{"workflowName":"w"}`, status)
 		f.Add(uint8(1), `{"template":{"spec":{"containers":[{"name":"w","image":"i","resources":{"limits":{"cpu":"1e400"}}}]}},"replicas":2.0}`, status)
+		f.Add(uint8(3), `{"schedules":["@daily"],"startAt":"2027-01-01t00:00:00z","jitterSeconds":3.0,"runTemplate":{"workflowName":"w","input":[1e400]}}`, status)
 		f.Add(uint8(2), `{"postgres":{"urlSecretRef":{"name":"db"}},"retention":{"ttlSecondsAfterFinished":1e9}}`, status)
 	}
 	f.Fuzz(func(t *testing.T, which uint8, spec, status string) {
@@ -92,6 +94,8 @@ func nameAndUnreadable(t *testing.T, list runtime.Object) (name string, unreadab
 	case *v1alpha1.WorkflowRunList:
 		return list.Items[0].Name, list.Items[0].Unreadable
 	case *v1alpha1.WorkerPoolList:
+		return list.Items[0].Name, list.Items[0].Unreadable
+	case *v1alpha1.WorkflowScheduleList:
 		return list.Items[0].Name, list.Items[0].Unreadable
 	case *v1alpha1.BackendList:
 		return list.Items[0].Name, list.Items[0].Unreadable

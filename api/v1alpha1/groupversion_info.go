@@ -22,6 +22,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 		&Backend{}, &BackendList{},
 		&WorkerPool{}, &WorkerPoolList{},
 		&WorkflowRun{}, &WorkflowRunList{},
+		&WorkflowSchedule{}, &WorkflowScheduleList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

@@ -21,6 +21,14 @@ const (
 	// made from the version of the Secret, not from its content.
 	AnnotationBackendHash = "openworkflow.dev/backend-hash"
 
+	// LabelSchedule is on every WorkflowRun that a WorkflowSchedule has started. Its value is the name
+	// of the schedule, or, if that is too long for a label, a short form with a hash.
+	LabelSchedule = "openworkflow.dev/schedule"
+
+	// AnnotationScheduledAt is on every WorkflowRun that a WorkflowSchedule has started. Its value is
+	// the time of the slot.
+	AnnotationScheduledAt = "openworkflow.dev/scheduled-at"
+
 	// FieldManager is the field manager of the manager's server-side apply.
 	FieldManager = "openworkflow-manager"
 )

@@ -30,6 +30,9 @@
 //	refusals.go                 statuses that the API server has refused
 //	workflowrun_reports.go      how long the manager waits for the workers' reports
 //
+//	workflowschedule_controller.go  WorkflowSchedule: starts its runs, writes its status, keeps its history
+//	workflowschedule_plan.go        what its status becomes, and what its runs are; pure
+//
 //	lease_controller.go         leases of workers that died
 //	lease_suspects.go           which runs may have killed them
 //

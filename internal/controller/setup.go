@@ -145,6 +145,12 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err := run.SetupWithManager(mgr, controller.TypedOptions[runRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
 		return fmt.Errorf("set up the WorkflowRun controller: %w", err)
 	}
+	schedules := &WorkflowScheduleReconciler{
+		Client: mgr.GetClient(), Events: recorder, Clock: o.Clock, Check: sweeper.Intervals.Schedule, live: mgr.GetAPIReader(),
+	}
+	if err := schedules.SetupWithManager(mgr, options); err != nil {
+		return fmt.Errorf("set up the WorkflowSchedule controller: %w", err)
+	}
 	lease := &LeaseReconciler{Client: mgr.GetClient(), Backends: backends, deaths: dead}
 	if err := lease.SetupWithManager(mgr, controller.TypedOptions[leaseRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
 		return fmt.Errorf("set up the lease controller: %w", err)

@@ -45,7 +45,7 @@ func TestP6StandbyTakesOverWithWhatItHasSeen(t *testing.T) {
 	w.awaitState(before, v1alpha1.RunPending, v1alpha1.ReasonPending)
 
 	w.start(elected, func(o *managerOptions) { o.config = config })
-	resources := []string{"workflowruns", "backends", "workerpools", "pods", "deployments"}
+	resources := []string{"workflowruns", "backends", "workerpools", "workflowschedules", "pods", "deployments"}
 	started := func() map[string]int {
 		seen.mu.Lock()
 		defer seen.mu.Unlock()

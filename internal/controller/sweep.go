@@ -43,6 +43,9 @@ type Intervals struct {
 	// FirstReport is how long a worker may take to report a new run before the manager
 	// does. Defaults to 2 s.
 	FirstReport time.Duration
+	// Schedule is the longest sleep of a WorkflowSchedule's timer. When the clock is set forward,
+	// slots start up to this time late. Defaults to 10 min.
+	Schedule time.Duration
 }
 
 func (i Intervals) withDefaults() Intervals {
@@ -53,6 +56,7 @@ func (i Intervals) withDefaults() Intervals {
 		Orphan:      cmp.Or(i.Orphan, 30*time.Second),
 		Retention:   cmp.Or(i.Retention, time.Minute),
 		FirstReport: cmp.Or(i.FirstReport, 2*time.Second),
+		Schedule:    cmp.Or(i.Schedule, 10*time.Minute),
 	}
 }
 

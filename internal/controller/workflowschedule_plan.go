@@ -1,0 +1,382 @@
+package controller
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/poolspec"
+	"github.com/openworkflow-operator/operator/internal/schedule"
+)
+
+// scheduleSeen is what a schedule's plan is made from.
+type scheduleSeen struct {
+	Schedule *v1alpha1.WorkflowSchedule
+	// Runs are the WorkflowRuns that it owns.
+	Runs []v1alpha1.WorkflowRun
+	Now  time.Time
+}
+
+// schedulePlan is what is to happen to a schedule. Slots start one by one: see schedule.Planner.
+type schedulePlan struct {
+	seen scheduleSeen
+	// planner is nil if no slot can start until the spec is changed.
+	planner *schedule.Planner
+	// status has what does not depend on the slots that start now.
+	status v1alpha1.WorkflowScheduleStatus
+	// reason and message say what is wrong, if anything is.
+	reason, message string
+	// active are the runs that are open or whose end is not in the status yet.
+	active []string
+}
+
+// planSchedule settles the runs that have ended, and prepares the decisions about slots.
+func planSchedule(seen scheduleSeen) *schedulePlan {
+	s := seen.Schedule
+	p := &schedulePlan{seen: seen, status: *s.Status.DeepCopy()}
+	p.status.ObservedGeneration = s.Generation
+	p.settle()
+	if text := s.Unreadable.SpecMessage(); text != "" {
+		p.reason, p.message = v1alpha1.ReasonUnreadable, text
+		return p
+	}
+	state := p.state()
+	timing, err := schedule.NewTiming(timingOf(&s.Spec))
+	if err != nil {
+		p.reason, p.message = v1alpha1.ReasonInvalidSchedule, "correct spec.schedules or spec.timeZone: "+err.Error()
+	} else if _, err := scheduledRun(s, seen.Now); err != nil {
+		p.reason, p.message = v1alpha1.ReasonInvalidRunTemplate, err.Error()
+	}
+	if p.reason != "" {
+		p.store(state)
+		return p
+	}
+	p.planner = &schedule.Planner{
+		Timing: timing, Policy: policyOf(&s.Spec), UID: string(s.UID), State: state, Now: seen.Now,
+		Open: len(p.active), Existing: p.existing(),
+	}
+	return p
+}
+
+// timingOf returns when the slots of a schedule are.
+func timingOf(spec *v1alpha1.WorkflowScheduleSpec) schedule.Options {
+	o := schedule.Options{Expressions: spec.Schedules, Zone: spec.TimeZone}
+	if spec.DaylightSaving != nil {
+		o.Gap, o.Fold = schedule.Gap(spec.DaylightSaving.Gap), schedule.Fold(spec.DaylightSaving.Fold)
+	}
+	o.StartAt, o.EndAt = timeOf(spec.StartAt), timeOf(spec.EndAt)
+	return o
+}
+
+// timingHash returns a hash of when the slots of a schedule are.
+func timingHash(spec *v1alpha1.WorkflowScheduleSpec) string {
+	o := timingOf(spec)
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %d %d", o.Expressions, o.Zone,
+		cmp.Or(o.Gap, schedule.GapRunAfter), cmp.Or(o.Fold, schedule.FoldFirst), o.StartAt.Unix(), o.EndAt.Unix()))
+	return hex.EncodeToString(sum[:8])
+}
+
+// policyOf returns which slots of a schedule start.
+func policyOf(spec *v1alpha1.WorkflowScheduleSpec) schedule.Policy {
+	return schedule.Policy{
+		Overlap:            schedule.Overlap(cmp.Or(spec.OverlapPolicy, string(schedule.OverlapAllow))),
+		CatchUp:            schedule.CatchUp(cmp.Or(spec.CatchUp, string(schedule.CatchUpLatest))),
+		Deadline:           time.Duration(ptr.Deref(spec.StartingDeadlineSeconds, 0)) * time.Second,
+		Jitter:             time.Duration(ptr.Deref(spec.JitterSeconds, 0)) * time.Second,
+		Suspend:            ptr.Deref(spec.Suspend, false),
+		PauseAfterFailures: int(ptr.Deref(spec.PauseAfterFailures, 0)),
+	}
+}
+
+// settle takes the runs that have ended since the last status into the new one.
+func (p *schedulePlan) settle() {
+	runs := make(map[string]*v1alpha1.WorkflowRun, len(p.seen.Runs))
+	for i := range p.seen.Runs {
+		runs[p.seen.Runs[i].Name] = &p.seen.Runs[i]
+	}
+	var ended []*v1alpha1.WorkflowRun
+	for _, name := range p.status.Active {
+		if run := runs[name]; run != nil && run.Status.State.Terminal() {
+			ended = append(ended, run)
+		}
+	}
+	slices.SortFunc(ended, func(a, b *v1alpha1.WorkflowRun) int {
+		return cmp.Or(timeOf(a.Status.FinishedAt).Compare(timeOf(b.Status.FinishedAt)), strings.Compare(a.Name, b.Name))
+	})
+	failures := ptr.Deref(p.status.Failures, 0)
+	if limit := ptr.Deref(p.seen.Schedule.Spec.PauseAfterFailures, 0); p.changed() && limit > 0 && failures >= limit {
+		failures = 0 // a change of the spec ends the pause
+	}
+	for _, run := range ended {
+		switch run.Status.State {
+		case v1alpha1.RunFailed:
+			failures++
+		case v1alpha1.RunCompleted:
+			failures = 0
+			p.status.LastSuccessfulTime = run.Status.FinishedAt
+		default: // a canceled run says nothing
+		}
+	}
+	p.status.Failures = nil
+	if failures > 0 {
+		p.status.Failures = &failures
+	}
+	p.active = nil
+	for name, run := range runs {
+		if !run.Status.State.Terminal() {
+			p.active = append(p.active, name)
+		}
+	}
+}
+
+// changed reports whether the spec was changed since the last status.
+func (p *schedulePlan) changed() bool {
+	return p.seen.Schedule.Status.ObservedGeneration != p.seen.Schedule.Generation
+}
+
+// existing returns the slots of the runs that the schedule owns, in order.
+func (p *schedulePlan) existing() (slots []time.Time) {
+	for i := range p.seen.Runs {
+		if slot, ok := slotOf(p.seen.Schedule.Name, p.seen.Runs[i].Name); ok {
+			slots = append(slots, slot)
+		}
+	}
+	slices.SortFunc(slots, time.Time.Compare)
+	return slots
+}
+
+// state returns what the status says of the slots. Slots before the creation of the object, or
+// before a change of when they are, never start: nobody asked for them then.
+func (p *schedulePlan) state() schedule.State {
+	status := &p.status
+	state := schedule.State{
+		DecidedUntil: timeOf(status.DecidedUntil), PausedSince: timeOf(status.PausedSince),
+		Buffered: timeOf(status.BufferedTime), Failures: int(ptr.Deref(status.Failures, 0)),
+	}
+	for _, o := range status.Outcomes {
+		state.Outcomes = append(state.Outcomes, schedule.Outcome{
+			Slot: timeOf(o.Time), Reason: schedule.Reason(o.Reason), Until: timeOf(o.Until), Count: int(o.Count), Run: o.Run, Message: o.Message,
+		})
+	}
+	hash := timingHash(&p.seen.Schedule.Spec)
+	switch {
+	case status.DecidedUntil == nil:
+		state.DecidedUntil = p.seen.Schedule.CreationTimestamp.Time
+	case status.TimingHash != hash && state.DecidedUntil.Before(p.seen.Now):
+		state.DecidedUntil = p.seen.Now
+	}
+	status.TimingHash = hash
+	return state
+}
+
+// store takes what is known of the slots into the status.
+func (p *schedulePlan) store(state schedule.State) {
+	status := &p.status
+	status.DecidedUntil, status.PausedSince, status.BufferedTime = optionalTime(state.DecidedUntil), optionalTime(state.PausedSince), optionalTime(state.Buffered)
+	status.Outcomes = nil
+	for _, o := range state.Outcomes {
+		status.Outcomes = append(status.Outcomes, v1alpha1.SlotOutcome{
+			Time: optionalTime(o.Slot), Reason: string(o.Reason), Until: optionalTime(o.Until), Count: int32(o.Count), Run: o.Run, Message: o.Message,
+		})
+		if o.Reason == schedule.Started && o.Slot.After(timeOf(status.LastScheduleTime)) {
+			status.LastScheduleTime = optionalTime(o.Slot)
+		}
+	}
+}
+
+// finish returns the status after the slots have started that are due.
+func (p *schedulePlan) finish() v1alpha1.WorkflowScheduleStatus {
+	p.status.NextScheduleTime = nil
+	if p.planner != nil {
+		p.store(p.planner.State)
+		if next, ok := p.planner.Timing.Next(p.planner.State.DecidedUntil); ok && p.planner.State.PausedSince.IsZero() {
+			p.status.NextScheduleTime = optionalTime(next)
+		}
+		p.explain()
+	}
+	slices.Sort(p.active)
+	p.status.Active = slices.Compact(p.active)
+	p.status.Active = p.status.Active[:min(len(p.status.Active), 2*schedule.MaxOpen)]
+	p.conditions()
+	return p.status
+}
+
+// explain sets the reason of the Ready condition, unless a start has failed.
+func (p *schedulePlan) explain() {
+	state := &p.planner.State
+	var last schedule.Outcome
+	if n := len(state.Outcomes); n > 0 {
+		last = state.Outcomes[n-1]
+	}
+	switch {
+	case p.reason != "":
+	case p.planner.FailedTooOften():
+		p.reason, p.message = v1alpha1.ReasonPausedAfterFailures, fmt.Sprintf(
+			"the last %d runs have failed: correct the cause, then change the spec, for example spec.runTemplate, or set spec.suspend to true and back", state.Failures)
+	case p.planner.Policy.Suspend:
+		p.reason, p.message = v1alpha1.ReasonSuspended, "suspended; set spec.suspend to false to go on"
+	case last.Reason == schedule.Missed && last.Run != "":
+		p.reason, p.message = v1alpha1.ReasonNameConflict, last.Message
+	case p.planner.Waiting:
+		p.reason, p.message = v1alpha1.ReasonTooManyOpenRuns, fmt.Sprintf(
+			"a slot is due and waits: %d runs of this schedule are open; deploy more workers, or choose another spec.overlapPolicy", p.planner.Open)
+	case p.status.NextScheduleTime == nil && state.Buffered.IsZero():
+		p.reason, p.message = v1alpha1.ReasonNoMoreSlots, "the last slot has passed; spec.endAt says so"
+	default:
+		p.reason, p.message = v1alpha1.ReasonActive, "starts runs when they are due"
+	}
+}
+
+// conditions sets the conditions of the status, which follow from the reason.
+func (p *schedulePlan) conditions() {
+	set := conditionSetter(&p.status.Conditions, p.seen.Schedule.Generation, p.seen.Now)
+	ready, progresses := true, false
+	switch p.reason {
+	case v1alpha1.ReasonActive, v1alpha1.ReasonSuspended, v1alpha1.ReasonNoMoreSlots:
+	case v1alpha1.ReasonStartFailed, v1alpha1.ReasonTooManyOpenRuns:
+		ready, progresses = false, true
+	default:
+		ready = false
+	}
+	set(v1alpha1.ConditionReady, ready, p.reason, p.message)
+	set.only(v1alpha1.ConditionReconciling, progresses, p.reason, p.message)
+	set.only(v1alpha1.ConditionStalled, !ready && !progresses, p.reason, p.message)
+}
+
+// replaced returns the open runs that are to be canceled, because a later slot waits for their end.
+// The status has said so before: it is what decides, also after a crash.
+func (p *schedulePlan) replaced() (runs []*v1alpha1.WorkflowRun) {
+	buffered := p.status.BufferedTime
+	if buffered == nil || p.seen.Schedule.Spec.OverlapPolicy != string(schedule.OverlapReplace) {
+		return nil
+	}
+	for i := range p.seen.Runs {
+		run := &p.seen.Runs[i]
+		if !run.Status.State.Terminal() && !ptr.Deref(run.Spec.Cancel, false) && run.Name < scheduledRunName(p.seen.Schedule.Name, buffered.Time) {
+			runs = append(runs, run)
+		}
+	}
+	return runs
+}
+
+// beyondHistory returns ended runs that are more than the limits say, the oldest first, without those
+// that expire anyway.
+func (p *schedulePlan) beyondHistory() (runs []*v1alpha1.WorkflowRun) {
+	spec := &p.seen.Schedule.Spec
+	newest := slices.SortedFunc(func(yield func(*v1alpha1.WorkflowRun) bool) {
+		for i := range p.seen.Runs {
+			run := &p.seen.Runs[i]
+			if run.Status.State.Terminal() && run.Spec.TTLSecondsAfterFinished == nil && !slices.Contains(p.status.Active, run.Name) && !yield(run) {
+				return
+			}
+		}
+	}, func(a, b *v1alpha1.WorkflowRun) int { return strings.Compare(b.Name, a.Name) })
+	kept := map[bool]int{}
+	limits := map[bool]int{
+		false: int(ptr.Deref(spec.SuccessfulRunsHistoryLimit, 3)), true: int(ptr.Deref(spec.FailedRunsHistoryLimit, 3)),
+	}
+	for _, run := range newest {
+		failed := run.Status.State == v1alpha1.RunFailed
+		if kept[failed]++; kept[failed] > limits[failed] {
+			runs = append(runs, run)
+		}
+	}
+	slices.Reverse(runs)
+	return runs
+}
+
+// maxScheduleName is how much of a schedule's name is in those of its runs.
+const maxScheduleName = 230
+
+// slotFormat is the end of the name of a run: the time of its slot in UTC.
+const slotFormat = "-20060102-150405"
+
+// scheduledRunName returns the name of the run of a slot. Names of later slots are greater. No two
+// managers, and no manager twice, can create two objects of one name.
+func scheduledRunName(schedule string, slot time.Time) string {
+	if len(schedule) > maxScheduleName {
+		sum := sha256.Sum256([]byte(schedule))
+		schedule = strings.TrimRight(schedule[:maxScheduleName-9], ".-") + "-" + hex.EncodeToString(sum[:4])
+	}
+	return schedule + slot.UTC().Format(slotFormat)
+}
+
+// slotOf returns the slot of a run by its name, false if the name is of another form.
+func slotOf(schedule, run string) (time.Time, bool) {
+	if len(run) < len(slotFormat) {
+		return time.Time{}, false
+	}
+	slot, err := time.Parse(slotFormat, run[len(run)-len(slotFormat):])
+	return slot, err == nil && run == scheduledRunName(schedule, slot)
+}
+
+// scheduledRun returns the run of a slot, or why the template cannot become one.
+func scheduledRun(s *v1alpha1.WorkflowSchedule, slot time.Time) (*v1alpha1.WorkflowRun, error) {
+	template := &s.Spec.RunTemplate
+	input, err := scheduledInput(template, slot)
+	if err != nil {
+		return nil, err
+	}
+	owner := metav1.NewControllerRef(s, v1alpha1.GroupVersion.WithKind("WorkflowSchedule"))
+	owner.BlockOwnerDeletion = nil // the manager may not set finalizers of a schedule
+	return &v1alpha1.WorkflowRun{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: s.Namespace, Name: scheduledRunName(s.Name, slot), OwnerReferences: []metav1.OwnerReference{*owner},
+			Labels:      map[string]string{v1alpha1.LabelSchedule: poolspec.LabelValue(s.Name)},
+			Annotations: map[string]string{v1alpha1.AnnotationScheduledAt: slot.UTC().Format(time.RFC3339)},
+		},
+		Spec: v1alpha1.WorkflowRunSpec{
+			BackendRef: template.BackendRef, WorkflowName: template.WorkflowName, Version: template.Version,
+			Input: input, TimeoutSeconds: template.TimeoutSeconds,
+		},
+	}, nil
+}
+
+// scheduledInput returns the input of a slot's run.
+func scheduledInput(template *v1alpha1.RunTemplate, slot time.Time) (*apiextensionsv1.JSON, error) {
+	input := template.Input
+	if name := template.ScheduledTimeField; name != "" {
+		members := map[string]json.RawMessage{}
+		if input != nil && !bytes.Equal(bytes.TrimSpace(input.Raw), []byte("null")) {
+			if err := json.Unmarshal(input.Raw, &members); err != nil {
+				return nil, fmt.Errorf("spec.runTemplate.scheduledTimeField adds %q to the input, which is no JSON object: make spec.runTemplate.input an object, or remove scheduledTimeField", name)
+			}
+		}
+		members[name] = json.RawMessage(`"` + slot.UTC().Format(time.RFC3339) + `"`)
+		raw, err := json.Marshal(members)
+		if err != nil {
+			return nil, fmt.Errorf("spec.runTemplate.input: %w", err)
+		}
+		input = &apiextensionsv1.JSON{Raw: raw}
+	}
+	if input != nil && len(input.Raw) > maxInput {
+		return nil, fmt.Errorf("the input of a run has %d bytes, the limit is %d: keep the data elsewhere and pass a reference to it", len(input.Raw), maxInput)
+	}
+	return input, nil
+}
+
+// timeOf returns a time, zero if there is none, and optionalTime is its inverse, in whole seconds.
+func timeOf(t *metav1.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.Time
+}
+
+func optionalTime(t time.Time) *metav1.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &metav1.Time{Time: t.UTC().Truncate(time.Second)}
+}

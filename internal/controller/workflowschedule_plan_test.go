@@ -1,0 +1,207 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+)
+
+// seenSchedule returns a schedule with a slot at each hour, created at midnight, as it is at noon.
+func seenSchedule(changes ...func(*wfs)) scheduleSeen {
+	s := newSchedule("hourly", changes...)
+	s.UID, s.Generation, s.CreationTimestamp = "uid", 1, metav1.Time{Time: noon.Truncate(24 * time.Hour)}
+	if len(s.Spec.Schedules) == 1 && s.Spec.Schedules[0] == "* * * * *" {
+		s.Spec.Schedules[0] = "@hourly"
+	}
+	return scheduleSeen{Schedule: s, Now: noon}
+}
+
+// ownedRun returns the run of a slot, in a state.
+func ownedRun(s *wfs, slot time.Time, state v1alpha1.RunState) v1alpha1.WorkflowRun {
+	run, err := scheduledRun(s, slot)
+	if err != nil {
+		panic(err)
+	}
+	run.Status.State = state
+	if state.Terminal() {
+		run.Status.FinishedAt = &metav1.Time{Time: slot.Add(time.Minute)}
+	}
+	return *run
+}
+
+// finishPlan starts all slots that are due.
+func finishPlan(p *schedulePlan) v1alpha1.WorkflowScheduleStatus {
+	if p.planner != nil {
+		for slot, ok := p.planner.Next(); ok; slot, ok = p.planner.Next() {
+			p.started(slot, scheduledRunName(p.seen.Schedule.Name, slot), true)
+		}
+	}
+	return p.finish()
+}
+
+func TestPlanSchedule_StartsNothingFromBeforeIt(t *testing.T) {
+	t.Parallel()
+	seen := seenSchedule(func(s *wfs) { s.Spec.CatchUp = "All"; s.Spec.Schedules = []string{"0 */6 * * *"} })
+	status := finishPlan(planSchedule(seen))
+	if got, want := status.Active, []string{"hourly-" + noon.Format("20060102") + "-060000", "hourly-" + noon.Format("20060102") + "-120000"}; !slices.Equal(got, want) {
+		t.Errorf("active are %v, want %v", got, want)
+	}
+	seen.Schedule.Status, seen.Schedule.Generation = status, 2
+	seen.Schedule.Spec.Schedules = []string{"*/5 * * * *"} // had 12 slots in the hour before
+	seen.Now = noon.Add(time.Hour + time.Minute)
+	if status = finishPlan(planSchedule(seen)); len(status.Active) != 0 || !status.NextScheduleTime.Time.Equal(noon.Add(65*time.Minute)) {
+		t.Errorf("after a change of the times, active are %v, the next slot is %s", status.Active, status.NextScheduleTime)
+	}
+}
+
+func TestPlanSchedule_CountsFailuresInARow(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		states   []v1alpha1.RunState
+		failures int32
+		reason   string
+	}{
+		"two":               {[]v1alpha1.RunState{v1alpha1.RunFailed, v1alpha1.RunFailed}, 2, v1alpha1.ReasonPausedAfterFailures},
+		"a success between": {[]v1alpha1.RunState{v1alpha1.RunFailed, v1alpha1.RunCompleted, v1alpha1.RunFailed}, 1, v1alpha1.ReasonActive},
+		"a cancel between":  {[]v1alpha1.RunState{v1alpha1.RunFailed, v1alpha1.RunCanceled, v1alpha1.RunFailed}, 2, v1alpha1.ReasonPausedAfterFailures},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			seen := seenSchedule(func(s *wfs) { s.Spec.PauseAfterFailures = new(int32(2)) })
+			s := seen.Schedule
+			s.Status.DecidedUntil, s.Status.TimingHash, s.Status.ObservedGeneration = &metav1.Time{Time: noon}, timingHash(&s.Spec), 1
+			for i, state := range test.states {
+				run := ownedRun(s, noon.Add(time.Duration(i-9)*time.Hour), state)
+				seen.Runs, s.Status.Active = append([]v1alpha1.WorkflowRun{run}, seen.Runs...), append(s.Status.Active, run.Name)
+			}
+			status := finishPlan(planSchedule(seen))
+			if *status.Failures != test.failures || conditionReason(status.Conditions) != test.reason || len(status.Active) != 0 {
+				t.Errorf("status is %+v", status)
+			}
+			s.Status = status
+			if again := finishPlan(planSchedule(seen)); *again.Failures != test.failures {
+				t.Errorf("planned again, %d failures", *again.Failures)
+			}
+			s.Generation++
+			if changed := finishPlan(planSchedule(seen)); conditionReason(changed.Conditions) != v1alpha1.ReasonActive {
+				t.Errorf("after a change of the spec, status is %+v", changed)
+			}
+		})
+	}
+}
+
+// TestPlanSchedule_ReplacesOnlyOlderRuns: a manager whose cache of schedules is behind that of runs
+// must not cancel the run that has replaced the others.
+func TestPlanSchedule_ReplacesOnlyOlderRuns(t *testing.T) {
+	t.Parallel()
+	seen := seenSchedule(func(s *wfs) { s.Spec.OverlapPolicy = "Replace" })
+	s := seen.Schedule
+	s.Status.DecidedUntil, s.Status.TimingHash, s.Status.ObservedGeneration = &metav1.Time{Time: noon}, timingHash(&s.Spec), 1
+	s.Status.BufferedTime = &metav1.Time{Time: noon.Add(-time.Hour)}
+	seen.Runs = []v1alpha1.WorkflowRun{ownedRun(s, noon.Add(-2*time.Hour), v1alpha1.RunRunning), ownedRun(s, noon, v1alpha1.RunPending)}
+	plan := planSchedule(seen)
+	finishPlan(plan)
+	if got := plan.replaced(); len(got) != 1 || got[0].Name != seen.Runs[0].Name {
+		t.Errorf("replaced are %v", got)
+	}
+}
+
+func TestPlanSchedule_KeepsTheNewestOfEachKind(t *testing.T) {
+	t.Parallel()
+	seen := seenSchedule(func(s *wfs) {
+		s.Spec.SuccessfulRunsHistoryLimit, s.Spec.FailedRunsHistoryLimit, s.Spec.Suspend = new(int32(2)), new(int32(1)), new(true)
+	})
+	seen.Schedule.Status.DecidedUntil, seen.Schedule.Status.TimingHash = &metav1.Time{Time: noon}, timingHash(&seen.Schedule.Spec)
+	for i := range 12 {
+		state := []v1alpha1.RunState{v1alpha1.RunCompleted, v1alpha1.RunFailed, v1alpha1.RunPending}[i%3]
+		seen.Runs = append(seen.Runs, ownedRun(seen.Schedule, noon.Add(time.Duration(i)*time.Hour), state))
+	}
+	plan := planSchedule(seen)
+	finishPlan(plan)
+	var hours []string
+	for _, run := range plan.beyondHistory() {
+		hours = append(hours, fmt.Sprintf("%s %s", run.Name[len(run.Name)-6:][:2], run.Status.State))
+	}
+	if want := []string{"12 Completed", "13 Failed", "15 Completed", "16 Failed", "19 Failed"}; !slices.Equal(hours, want) {
+		t.Errorf("to delete are %v, want %v", hours, want)
+	}
+}
+
+func TestScheduledRun_NamesAreValidAndRead(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"a", "nightly.report", strings.Repeat("a", 253), strings.Repeat("a", 220) + "." + strings.Repeat("b", 32)} {
+		run := scheduledRunName(name, noon)
+		if problems := validation.IsDNS1123Subdomain(run); len(problems) > 0 {
+			t.Errorf("%s: %v", run, problems)
+		}
+		if slot, ok := slotOf(name, run); !ok || !slot.Equal(noon) {
+			t.Errorf("%s is read as %s, %t", run, slot, ok)
+		}
+		if later := scheduledRunName(name, noon.Add(time.Minute)); later <= run {
+			t.Errorf("%s is not after %s", later, run)
+		}
+	}
+	for _, name := range []string{"hourly", "hourly-20261399-000000", "other-20270101-000000", "-20270101-000000", "hourly-x-20270101-000000"} {
+		if slot, ok := slotOf("hourly", name); ok {
+			t.Errorf("%s is read as %s", name, slot)
+		}
+	}
+}
+
+func TestScheduledInput(t *testing.T) {
+	t.Parallel()
+	for input, want := range map[string]string{
+		"": `{"at":"2027-01-01T00:00:00Z"}`, "null": `{"at":"2027-01-01T00:00:00Z"}`, " {} ": `{"at":"2027-01-01T00:00:00Z"}`,
+		`{"b":1e400,"at":[],"a":{"z":1,"y":2}}`: `{"a":{"z":1,"y":2},"at":"2027-01-01T00:00:00Z","b":1e400}`,
+	} {
+		template := &v1alpha1.RunTemplate{ScheduledTimeField: "at"}
+		if input != "" {
+			template.Input = &apiextensionsv1.JSON{Raw: []byte(input)}
+		}
+		got, err := scheduledInput(template, time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC))
+		if err != nil || string(got.Raw) != want {
+			t.Errorf("%s: %s, %v", input, got.Raw, err)
+		}
+	}
+	if got, err := scheduledInput(&v1alpha1.RunTemplate{Input: &apiextensionsv1.JSON{Raw: []byte(`[1]`)}}, noon); err != nil || string(got.Raw) != `[1]` {
+		t.Errorf("an input without scheduledTimeField is %s, %v", got.Raw, err)
+	}
+}
+
+// TestPlanSchedule_NothingDueChangesNothing: planning again writes no status.
+func TestPlanSchedule_NothingDueChangesNothing(t *testing.T) {
+	t.Parallel()
+	seen := seenSchedule(func(s *wfs) { s.Spec.TimeZone, s.Spec.JitterSeconds = "Europe/Berlin", new(int32(60)) })
+	first := finishPlan(planSchedule(seen))
+	seen.Schedule.Status = first
+	seen.Now = noon.Add(10 * time.Minute) // the slot of noon has started by now
+	seen.Schedule.Status = finishPlan(planSchedule(seen))
+	second := finishPlan(planSchedule(seen))
+	seen.Schedule.Status = second
+	seen.Now = noon.Add(20 * time.Minute)
+	plan := planSchedule(seen)
+	if third := finishPlan(plan); fmt.Sprintf("%+v", third) != fmt.Sprintf("%+v", second) {
+		t.Errorf("status changes from\n%+v to\n%+v", second, third)
+	}
+	if !meta.IsStatusConditionTrue(second.Conditions, v1alpha1.ConditionReady) {
+		t.Errorf("status is %+v", second)
+	}
+}
+
+// BenchmarkPlanSchedule is what a look at a schedule costs at which nothing is due.
+func BenchmarkPlanSchedule(b *testing.B) {
+	seen := seenSchedule(func(s *wfs) { s.Spec.TimeZone = "Europe/Berlin" })
+	seen.Schedule.Status = finishPlan(planSchedule(seen))
+	for b.Loop() {
+		finishPlan(planSchedule(seen))
+	}
+}
