@@ -35,20 +35,23 @@ type BackendSpec struct {
 	// +default=true
 	Migrate *bool `json:"migrate,omitempty"`
 
-	// retention says how long the rows of ended runs are kept. Empty means for ever. It applies to
-	// all runs of the namespaceID, including those of clients. The rows of a run stay at least as
-	// long as its WorkflowRun object.
+	// retention says how long the rows and the objects of ended runs are kept. Empty means for ever.
+	// What it says of rows applies to all runs of the namespaceID, including those of clients. The
+	// rows of a run stay at least as long as its WorkflowRun object.
 	// +optional
 	Retention RunRetention `json:"retention,omitzero"`
 }
 
-// RunRetention says how long the rows of ended runs are kept.
-// +kubebuilder:validation:XValidation:rule="!has(self.idempotencyKeyTTLSeconds) || self.idempotencyKeyTTLSeconds >= self.ttlSecondsAfterFinished",message="idempotencyKeyTTLSeconds must not be shorter than ttlSecondsAfterFinished"
+// RunRetention says how long the rows and the objects of ended runs are kept.
+// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="!has(self.idempotencyKeyTTLSeconds) || has(self.ttlSecondsAfterFinished)",message="idempotencyKeyTTLSeconds needs ttlSecondsAfterFinished, without which no row is removed"
+// +kubebuilder:validation:XValidation:rule="!has(self.idempotencyKeyTTLSeconds) || !has(self.ttlSecondsAfterFinished) || self.idempotencyKeyTTLSeconds >= self.ttlSecondsAfterFinished",message="idempotencyKeyTTLSeconds must not be shorter than ttlSecondsAfterFinished"
 type RunRetention struct {
 	// ttlSecondsAfterFinished removes a run from the database this many seconds after its end, with
 	// its step attempts and the signals that it received. A child run stays at least until its
-	// parent has ended, and a parent as long as its children. The minimum is 86400, a day.
-	// +required
+	// parent has ended, and a parent as long as its children. The minimum is 86400, a day. Empty
+	// keeps all runs.
+	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:XValidation:rule="self >= 86400",message="must be at least 86400, which is a day: OpenWorkflow's clients look for a run that far back before they start another with its idempotency key"
 	TTLSecondsAfterFinished int32 `json:"ttlSecondsAfterFinished,omitempty"`
@@ -60,6 +63,14 @@ type RunRetention struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	IdempotencyKeyTTLSeconds int32 `json:"idempotencyKeyTTLSeconds,omitempty"`
+
+	// objectTTLSecondsAfterFinished is the ttlSecondsAfterFinished of the Backend's WorkflowRuns that
+	// set none: their objects are deleted this many seconds after the end of their run. It applies to
+	// those that have ended already, too. Do not set it where a GitOps tool manages WorkflowRuns: it
+	// would create them again. Empty keeps these objects.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	ObjectTTLSecondsAfterFinished *int32 `json:"objectTTLSecondsAfterFinished,omitempty"`
 }
 
 // PostgresBackend says how to reach a Postgres database.

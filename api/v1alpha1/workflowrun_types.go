@@ -83,8 +83,9 @@ type WorkflowRunSpec struct {
 	Suspend *bool `json:"suspend,omitempty"`
 
 	// ttlSecondsAfterFinished deletes the object this many seconds after the end of its run, or
-	// after its own creation if that is later. Empty keeps the object. The rows in the database
-	// stay for as long as the retention of the Backend says.
+	// after its own creation if that is later. Empty means what the retention of the Backend says of
+	// objects, and to keep the object if it says nothing. The rows in the database stay for as long as
+	// that retention says.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`

@@ -76,6 +76,7 @@ func TestPlanRun_R180_ComparesRowsWithTheServersClock(t *testing.T) {
 			})
 			seen := runSeen{
 				Run: object, RunID: "uid", Row: row, Backend: readyState, WorkerReports: true, Now: noon, ServerAhead: ahead,
+				TTL: object.Spec.TTLSecondsAfterFinished,
 			}
 			if got := planRun(seen); got.ExpectReportWithin != 5*time.Second {
 				t.Errorf("the end of 30 s ago is expected to be reported within %s, want 5 s: %+v", got.ExpectReportWithin, got)

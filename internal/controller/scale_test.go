@@ -377,7 +377,7 @@ func TestRunEvents_NewObjectsComeBeforeThoseOfTheStart(t *testing.T) {
 		return newTestRun(name, append(changes, func(r *run) { r.Generation = 1 })...)
 	}
 	var progress []string
-	events := runEvents(func(run *v1alpha1.WorkflowRun) { progress = append(progress, run.Name) }, func(*v1alpha1.WorkflowRun) {})
+	events := (&WorkflowRunReconciler{}).runEvents(func(run *v1alpha1.WorkflowRun) { progress = append(progress, run.Name) }, func(*v1alpha1.WorkflowRun) {})
 	create := func(o *v1alpha1.WorkflowRun, initial bool) {
 		events.Create(t.Context(), event.TypedCreateEvent[*v1alpha1.WorkflowRun]{Object: o, IsInInitialList: initial}, queue)
 	}

@@ -445,12 +445,17 @@ func TestRetention_P7_BadValuesAreRefusedWithAReason(t *testing.T) {
 		},
 		"keys alone": {
 			v1alpha1.RunRetention{IdempotencyKeyTTLSeconds: day},
-			`spec.retention.ttlSecondsAfterFinished: Required value`,
+			`spec.retention: Invalid value: idempotencyKeyTTLSeconds needs ttlSecondsAfterFinished, without which no row is removed`,
 		},
 		"keys end before their runs": {
 			v1alpha1.RunRetention{TTLSecondsAfterFinished: 2 * day, IdempotencyKeyTTLSeconds: day},
 			`spec.retention: Invalid value: idempotencyKeyTTLSeconds must not be shorter than ttlSecondsAfterFinished`,
 		},
+		"objects before their end": {
+			v1alpha1.RunRetention{ObjectTTLSecondsAfterFinished: new(int32(-1))},
+			`spec.retention.objectTTLSecondsAfterFinished: Invalid value: -1: spec.retention.objectTTLSecondsAfterFinished in body should be greater than or equal to 0`,
+		},
+		"objects alone":          {v1alpha1.RunRetention{ObjectTTLSecondsAfterFinished: new(int32(0))}, ""},
 		"a day":                  {v1alpha1.RunRetention{TTLSecondsAfterFinished: day}, ""},
 		"a day for keys as well": {v1alpha1.RunRetention{TTLSecondsAfterFinished: day, IdempotencyKeyTTLSeconds: day}, ""},
 	} {

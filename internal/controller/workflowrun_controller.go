@@ -66,6 +66,7 @@ type WorkflowRunReconciler struct {
 	reports *ReportTracker
 	ends    *endQueue
 	inputs  *inputLoader
+	ttls    objectTTLs
 }
 
 // +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowruns,verbs=get;list;watch;delete
@@ -78,8 +79,9 @@ func (r *WorkflowRunReconciler) SetupWithManager(mgr ctrl.Manager, options contr
 	options.ReconciliationTimeout = 30 * time.Second
 	return builder.TypedControllerManagedBy[runRequest](mgr).
 		Named("workflowrun").
-		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, runEvents(r.observeReport, r.ends.add))).
+		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, r.runEvents(r.observeReport, r.ends.add))).
 		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.WorkflowRun{}, sourceEvents(context.Background(), mgr.GetCache()))).
+		WatchesRawSource(source.TypedKind(mgr.GetCache(), &v1alpha1.Backend{}, r.ttlEvents())).
 		WatchesRawSource(source.TypedFunc[runRequest](func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[runRequest]) error {
 			r.Backends.Listen(func(key types.NamespacedName) { r.backendChanged(ctx, key, queue) })
 			r.reports.OnTimeout = func(key types.NamespacedName) { addLowPriority(queue, runRequest{NamespacedName: key}) }
@@ -143,7 +145,7 @@ func (r *WorkflowRunReconciler) get(ctx context.Context, key types.NamespacedNam
 			return nil, unreported{}, err
 		}
 	}
-	if run.UID == "" || !needsReconcile(run) { // it is gone, or was reported after it was queued
+	if run.UID == "" || !r.needsReconcile(run) { // it is gone, or was reported after it was queued
 		return nil, unreported{}, nil
 	}
 	if tracked != run.UID {
@@ -160,6 +162,7 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 		FirstReport: r.FirstReport, FirstReportLeft: known.wait, Now: r.Clock.Now(),
 	}
 	if run.Status.State.Terminal() {
+		seen.TTL = r.ttls.of(run)
 		return seen, nil, r.confirmEnd(ctx, &seen)
 	}
 	if known.hasRow && seen.RunID == "" {
@@ -194,7 +197,7 @@ func serverAhead(conn *backend.Connection, now time.Time) time.Duration {
 // to ask, and nothing to cancel.
 func (r *WorkflowRunReconciler) confirmEnd(ctx context.Context, seen *runSeen) error {
 	run := seen.Run
-	if run.Spec.TTLSecondsAfterFinished == nil || !run.DeletionTimestamp.IsZero() {
+	if seen.TTL == nil || !run.DeletionTimestamp.IsZero() {
 		return nil
 	}
 	key := backend.KeyOf(run.Namespace, run.Spec.BackendRef)

@@ -24,12 +24,12 @@ type runRequest struct {
 
 // needsReconcile reports whether a run may need its reconciler: it is new, its spec has
 // changed, or it is to be deleted. The workers and the sweeps do the rest.
-func needsReconcile(run *v1alpha1.WorkflowRun) bool {
+func (r *WorkflowRunReconciler) needsReconcile(run *v1alpha1.WorkflowRun) bool {
 	switch {
 	case run.Status.ObservedGeneration != run.Generation:
 		return true
 	case run.Status.State.Terminal():
-		return run.Spec.TTLSecondsAfterFinished != nil && run.DeletionTimestamp.IsZero()
+		return run.DeletionTimestamp.IsZero() && r.ttls.of(run) != nil
 	default:
 		return run.Status.RunID == "" || !run.DeletionTimestamp.IsZero()
 	}
@@ -39,7 +39,7 @@ func needsReconcile(run *v1alpha1.WorkflowRun) bool {
 // a deletion, but not for the progress that workers report. It calls onProgress with each
 // status that shows a start or an end for the first time, and onEnded with each version of an
 // object that shows an end.
-func runEvents(onProgress, onEnded func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
+func (r *WorkflowRunReconciler) runEvents(onProgress, onEnded func(*v1alpha1.WorkflowRun)) handler.TypedEventHandler[*v1alpha1.WorkflowRun, runRequest] {
 	return typedEvents(func(before, after *v1alpha1.WorkflowRun) (requests []runRequest) {
 		if before != nil && after != nil && progressed(before, after) {
 			onProgress(after)
@@ -56,7 +56,7 @@ func runEvents(onProgress, onEnded func(*v1alpha1.WorkflowRun)) handler.TypedEve
 				Backend:        backend.NameOf(before.Spec.BackendRef),
 			})
 		}
-		if after != nil && (before == nil || replaced || changed(before, after)) && needsReconcile(after) {
+		if after != nil && (before == nil || replaced || changed(before, after)) && r.needsReconcile(after) {
 			requests = append(requests, runRequest{NamespacedName: client.ObjectKeyFromObject(after)})
 		}
 		return requests
@@ -97,7 +97,7 @@ func (r *WorkflowRunReconciler) backendChanged(ctx context.Context, key types.Na
 		return // the manager is stopping: reads are from the cache
 	}
 	for i := range runs.Items {
-		if run := &runs.Items[i]; needsReconcile(run) {
+		if run := &runs.Items[i]; r.needsReconcile(run) {
 			queue.Add(runRequest{NamespacedName: client.ObjectKeyFromObject(run)})
 		}
 	}

@@ -38,6 +38,8 @@ type runSeen struct {
 	// ReportDelay is the current delay of reports: of that worker or, if it is not known, of
 	// the slowest one.
 	ReportDelay time.Duration
+	// TTL is how many seconds after its end an ended object is deleted, nil for never.
+	TTL *int32
 	// Unconfirmed says that the object shows an end, but its row was not seen to have ended.
 	Unconfirmed bool
 	// NoWorker is why no worker serves the run's workflow, empty if one does.
@@ -212,7 +214,7 @@ func planEnded(seen runSeen) runPlan {
 		plan = statusPlan(*run.Status.DeepCopy())
 		plan.Status.ObservedGeneration = run.Generation
 	}
-	ttl := run.Spec.TTLSecondsAfterFinished
+	ttl := seen.TTL
 	if ttl == nil || !run.DeletionTimestamp.IsZero() {
 		return plan
 	}

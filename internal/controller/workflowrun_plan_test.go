@@ -143,6 +143,7 @@ func TestPlanRun(t *testing.T) {
 			}
 			got := planRun(runSeen{
 				Run: object, Cluster: "c", Backend: test.backend, RunID: object.Status.RunID, Row: test.row, Refused: test.refused, RefusedReason: v1alpha1.ReasonInvalidInput, Now: noon,
+				TTL: (&objectTTLs{}).of(object),
 			})
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("plan (-want +got):\n%s", diff)

@@ -262,6 +262,76 @@ func TestRun_TTLDeletesTheEndedObjectAndKeepsTheRow(t *testing.T) {
 	}
 }
 
+// A Backend's ttl is for objects that have none, those that have ended before it was set too.
+func TestRun_TTLOfTheBackendDeletesEndedObjectsWithoutOne(t *testing.T) {
+	w := newWorld(t)
+	m := w.start()
+	b := w.backend()
+	early, kept := newTestRun("early"), newTestRun("kept", func(r *run) { r.Spec.TTLSecondsAfterFinished = new(int32(3600)) })
+	w.create(early, kept)
+	for _, r := range []*run{early, kept} {
+		w.awaitState(r, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	}
+	rows := w.store()
+	w.completeAll(rows, early, kept)
+	open := w.pendingRun("open")
+	awaitGone := func(r *run) {
+		t.Helper()
+		eventually(t, func() error {
+			if err := w.Get(context.Background(), client.ObjectKeyFromObject(r), r); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("%s is still there: %t", r.Name, err == nil)
+			}
+			return nil
+		})
+	}
+
+	modify(w, b, func(b *v1alpha1.Backend) { b.Spec.Retention.ObjectTTLSecondsAfterFinished = new(int32(0)) })
+	awaitGone(early)
+	if w.row(rows, early.UID) == nil {
+		t.Error("the row was removed with its object")
+	}
+	end(t, rows, claim(t, rows, "pod"), store.RunWrite{Op: store.RunComplete, Output: json.RawMessage(`1`)})
+	awaitGone(open)
+
+	m.halt() // the next manager reads the Backend and its objects in any order
+	idle := newTestRun("idle")
+	w.create(idle)
+	idle.Status = v1alpha1.WorkflowRunStatus{State: v1alpha1.RunFailed, ObservedGeneration: idle.Generation}
+	if err := w.Status().Update(t.Context(), idle); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	awaitGone(idle)
+	fetch(w, kept) // its own ttl counts
+}
+
+// The ttl of a Backend that is gone, or names another, deletes nothing.
+func TestObjectTTLs_AreThoseOfTheBackend(t *testing.T) {
+	t.Parallel()
+	var ttls objectTTLs
+	key := types.NamespacedName{Namespace: "shop", Name: "default"}
+	object := newTestRun("order", func(r *run) { r.Namespace = "shop" })
+	other := newTestRun("order", func(r *run) { r.Namespace, r.Spec.BackendRef.Name = "shop", "other" })
+	for _, c := range []struct {
+		ttl     *int32
+		changed bool
+	}{{new(int32(7)), true}, {new(int32(7)), false}, {new(int32(0)), true}, {nil, false}, {new(int32(0)), true}} {
+		if changed := ttls.set(key, c.ttl); changed != c.changed {
+			t.Errorf("set %v: changed is %t", c.ttl, changed)
+		}
+		if got := ttls.of(object); (got == nil) != (c.ttl == nil) || got != nil && *got != *c.ttl {
+			t.Errorf("the ttl is %v, want %v", got, c.ttl)
+		}
+		if got := ttls.of(other); got != nil {
+			t.Errorf("the ttl of another Backend's object is %d", *got)
+		}
+	}
+	object.Spec.TTLSecondsAfterFinished = new(int32(60))
+	if got := ttls.of(object); *got != 60 {
+		t.Errorf("the object's own ttl is 60, got %d", *got)
+	}
+}
+
 func TestRun_FailsAtItsDeadline(t *testing.T) {
 	w := newManagedWorld(t)
 	run := newTestRun("order", func(r *run) { r.Spec.TimeoutSeconds = new(int64(1)) })
