@@ -46,6 +46,8 @@ type BackendSpec struct {
 // +kubebuilder:validation:MinProperties=1
 // +kubebuilder:validation:XValidation:rule="!has(self.idempotencyKeyTTLSeconds) || has(self.ttlSecondsAfterFinished)",message="idempotencyKeyTTLSeconds needs ttlSecondsAfterFinished, without which no row is removed"
 // +kubebuilder:validation:XValidation:rule="!has(self.idempotencyKeyTTLSeconds) || !has(self.ttlSecondsAfterFinished) || self.idempotencyKeyTTLSeconds >= self.ttlSecondsAfterFinished",message="idempotencyKeyTTLSeconds must not be shorter than ttlSecondsAfterFinished"
+// +kubebuilder:validation:XValidation:rule="!has(self.archive) || has(self.ttlSecondsAfterFinished)",message="archive needs ttlSecondsAfterFinished, without which no row is removed"
+// +kubebuilder:validation:XValidation:rule="!has(self.archiveTTLSeconds) || has(self.archive)",message="archiveTTLSeconds needs archive: Enabled, or Disabled to remove only the archives that exist"
 type RunRetention struct {
 	// ttlSecondsAfterFinished removes a run from the database this many seconds after its end, with
 	// its step attempts and the signals that it received. A child run stays at least until its
@@ -71,7 +73,31 @@ type RunRetention struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	ObjectTTLSecondsAfterFinished *int32 `json:"objectTTLSecondsAfterFinished,omitempty"`
+
+	// archive, if Enabled, stores runs compressed in a table of the manager's before their rows are
+	// removed. The data API shows them, and they can be forked. Runs of more than 64 MiB, or with a
+	// row of more than 16 MiB, stay in the tables. Empty means Disabled.
+	// +optional
+	Archive ArchiveMode `json:"archive,omitempty"`
+
+	// archiveTTLSeconds removes archives this many seconds after they were made. Empty keeps them
+	// for ever.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	ArchiveTTLSeconds int32 `json:"archiveTTLSeconds,omitempty"`
 }
+
+// ArchiveMode says whether runs are archived before their rows are removed.
+// +enum
+// +kubebuilder:validation:Enum=Enabled;Disabled
+type ArchiveMode string
+
+const (
+	// ArchiveEnabled archives runs before their rows are removed.
+	ArchiveEnabled ArchiveMode = "Enabled"
+	// ArchiveDisabled removes rows without an archive.
+	ArchiveDisabled ArchiveMode = "Disabled"
+)
 
 // PostgresBackend says how to reach a Postgres database.
 type PostgresBackend struct {

@@ -121,6 +121,10 @@ func (s boundedStore) RemoveStrayDeliveries(
 	return next, removed, err
 }
 
+func (s boundedStore) RemoveArchives(ctx context.Context, age time.Duration, limit int) (int, error) {
+	return answer(ctx, func(ctx context.Context) (int, error) { return s.Store.RemoveArchives(ctx, age, limit) })
+}
+
 func (s boundedStore) ReleaseLeases(ctx context.Context, r store.ReleaseRequest) ([]store.ReleasedRun, error) {
 	return answer(ctx, func(ctx context.Context) ([]store.ReleasedRun, error) { return s.Store.ReleaseLeases(ctx, r) })
 }

@@ -297,5 +297,8 @@ func retention(object *v1alpha1.Backend) *store.Retention {
 	return &store.Retention{
 		After:      time.Duration(r.TTLSecondsAfterFinished) * time.Second,
 		KeyedAfter: time.Duration(r.IdempotencyKeyTTLSeconds) * time.Second,
+
+		Archive:     r.Archive == v1alpha1.ArchiveEnabled,
+		ArchivesFor: time.Duration(r.ArchiveTTLSeconds) * time.Second,
 	}
 }

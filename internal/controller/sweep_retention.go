@@ -20,6 +20,8 @@ import (
 const (
 	// retentionPage is the number of ended runs, or of deliveries, that are read at once.
 	retentionPage = 1000
+	// archivePage is the number of archives that are removed at once.
+	archivePage = 20
 	// maxEmptyPages is the number of pages in a row in which a turn may find nothing to
 	// remove. It bounds the cost of a turn however many runs have to stay; later turns
 	// get past them.
@@ -43,6 +45,8 @@ type retentionSweep struct {
 	// deliveries; zero values start a round.
 	after         openworkflow.Cursor
 	afterDelivery string
+	// tooLarge is the number of runs of this round that cannot be archived, and so stay.
+	tooLarge int
 	// removed says that this round has removed a run. Another round follows then, as a
 	// parent can be removed after its children.
 	removed bool
@@ -54,7 +58,8 @@ func (s *retentionSweep) run(ctx context.Context) error {
 	err := s.removeDue(ctx, &total)
 	if total != (store.Removed{}) {
 		metrics.RunsRemoved.Add(float64(total.Runs))
-		ctrl.LoggerFrom(ctx).Info("Removed ended runs", "runs", total.Runs, "deliveries", total.Deliveries)
+		metrics.RunsArchived.Add(float64(total.Archived))
+		ctrl.LoggerFrom(ctx).Info("Removed ended runs", "runs", total.Runs, "deliveries", total.Deliveries, "archived", total.Archived)
 	}
 	return err
 }
@@ -80,7 +85,10 @@ func (s *retentionSweep) removeDue(ctx context.Context, total *store.Removed) er
 			s.removed = false
 		}
 	}
-	return s.removeDeliveries(ctx, end, total)
+	if err := s.removeDeliveries(ctx, end, total); err != nil {
+		return err
+	}
+	return s.removeArchives(ctx, end)
 }
 
 // removeRuns reads one page of ended runs and removes those that are due. Done says that
@@ -108,10 +116,32 @@ func (s *retentionSweep) removeRuns(ctx context.Context, end time.Time, total *s
 		}
 		total.Runs += removed.Runs
 		total.Deliveries += removed.Deliveries
+		total.Archived += removed.Archived
+		s.tooLarge += removed.TooLarge
 		s.removed = s.removed || removed.Runs > 0
 	}
-	s.after = next
+	if s.after = next; next == (openworkflow.Cursor{}) && s.tooLarge > 0 {
+		ctrl.LoggerFrom(ctx).V(1).Info("Runs stay because they are too large to be archived", "runs", s.tooLarge)
+		s.tooLarge = 0
+	}
 	return false, nil
+}
+
+// removeArchives removes the archives whose time is over.
+func (s *retentionSweep) removeArchives(ctx context.Context, end time.Time) error {
+	for {
+		policy := s.conn.Retention()
+		if policy == nil || policy.ArchivesFor == 0 {
+			return nil
+		}
+		removed, err := s.conn.Store.RemoveArchives(ctx, policy.ArchivesFor, archivePage)
+		if err != nil {
+			return fmt.Errorf("remove archives: %w", err)
+		}
+		if removed < archivePage || time.Now().After(end) {
+			return nil
+		}
+	}
 }
 
 // removeDeliveries removes the deliveries of runs that are gone, page by page until a page

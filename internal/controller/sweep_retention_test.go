@@ -224,6 +224,37 @@ func TestRetention_P5_AnUnmirroredObjectKeepsItsRow(t *testing.T) {
 	}
 }
 
+// What retention removes is in the archive, for as long as that is kept.
+func TestRetention_Archives(t *testing.T) {
+	w := newManagedWorld(t, startRetaining)
+	b := fetch(w, &v1alpha1.Backend{ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Name: "default"}})
+	w.awaitBackend(b, v1alpha1.ReasonConnected)
+	s := w.store()
+	ids := w.ended(s, store.NewRun{Input: json.RawMessage(`{"order": 7}`)}, store.NewRun{})
+	w.retain(b, v1alpha1.RunRetention{TTLSecondsAfterFinished: day, Archive: v1alpha1.ArchiveEnabled})
+	for _, id := range ids {
+		w.awaitRemoved(s, id)
+		if found, err := s.View(time.Minute).Archived(t.Context(), id); err != nil || found == nil {
+			t.Errorf("run %s is not in the archive: %v", id, err)
+		}
+	}
+	execute(t, w.URL, `UPDATE openworkflow.operator_archives SET archived_at = archived_at - interval '2 days'`)
+	modify(w, b, func(b *v1alpha1.Backend) {
+		b.Spec.Retention.Archive, b.Spec.Retention.ArchiveTTLSeconds = v1alpha1.ArchiveDisabled, day
+	})
+	eventually(t, func() error {
+		if found, err := s.View(time.Minute).Archived(context.Background(), ids[0]); err != nil || found != nil {
+			return fmt.Errorf("still in the archive, %w", err)
+		}
+		return nil
+	})
+	last := w.ended(s, store.NewRun{})[0]
+	w.awaitRemoved(s, last)
+	if found, err := s.View(time.Minute).Archived(t.Context(), last); err != nil || found != nil {
+		t.Errorf("a run was archived although that is disabled: %v", err)
+	}
+}
+
 // TestRetention_WithoutOneNothingIsRead: there is no database to read from.
 func TestRetention_WithoutOneNothingIsRead(t *testing.T) {
 	t.Parallel()
@@ -455,6 +486,23 @@ func TestRetention_P7_BadValuesAreRefusedWithAReason(t *testing.T) {
 			v1alpha1.RunRetention{ObjectTTLSecondsAfterFinished: new(int32(-1))},
 			`spec.retention.objectTTLSecondsAfterFinished: Invalid value: -1: spec.retention.objectTTLSecondsAfterFinished in body should be greater than or equal to 0`,
 		},
+		"an archive of nothing": {
+			v1alpha1.RunRetention{Archive: v1alpha1.ArchiveEnabled},
+			`spec.retention: Invalid value: archive needs ttlSecondsAfterFinished, without which no row is removed`,
+		},
+		"another archive": {
+			v1alpha1.RunRetention{TTLSecondsAfterFinished: day, Archive: "Sometimes"},
+			`spec.retention.archive: Unsupported value: "Sometimes": supported values: "Enabled", "Disabled"`,
+		},
+		"the end of no archive": {
+			v1alpha1.RunRetention{TTLSecondsAfterFinished: day, ArchiveTTLSeconds: 1},
+			`spec.retention: Invalid value: archiveTTLSeconds needs archive: Enabled, or Disabled to remove only the archives that exist`,
+		},
+		"an archive that ends before": {
+			v1alpha1.RunRetention{TTLSecondsAfterFinished: day, Archive: v1alpha1.ArchiveEnabled, ArchiveTTLSeconds: -1},
+			`spec.retention.archiveTTLSeconds: Invalid value: -1: spec.retention.archiveTTLSeconds in body should be greater than or equal to 1`,
+		},
+		"an archive":             {v1alpha1.RunRetention{TTLSecondsAfterFinished: day, Archive: v1alpha1.ArchiveEnabled, ArchiveTTLSeconds: 1}, ""},
 		"objects alone":          {v1alpha1.RunRetention{ObjectTTLSecondsAfterFinished: new(int32(0))}, ""},
 		"a day":                  {v1alpha1.RunRetention{TTLSecondsAfterFinished: day}, ""},
 		"a day for keys as well": {v1alpha1.RunRetention{TTLSecondsAfterFinished: day, IdempotencyKeyTTLSeconds: day}, ""},

@@ -62,7 +62,7 @@ func (s *runSignal) Create(ctx context.Context, id string, object runtime.Object
 		signal.IdempotencyKey = &posted.IdempotencyKey
 	}
 	out := posted.DeepCopy()
-	err = s.find(ctx, genericapirequest.NamespaceValue(ctx), id, func(db *database, run *store.RunView) error {
+	err = s.findStored(ctx, genericapirequest.NamespaceValue(ctx), id, func(db *database, run *store.RunView) error {
 		out.ObjectMeta = objectMeta(&run.Run, genericapirequest.NamespaceValue(ctx))
 		if err := s.awaited(ctx, db, run, posted.Signal, posted.IdempotencyKey != ""); err != nil || len(o.DryRun) > 0 {
 			return err
@@ -112,7 +112,7 @@ func (s *runCancel) Create(ctx context.Context, id string, object runtime.Object
 		return nil, err
 	}
 	out := posted.DeepCopy()
-	err = s.find(ctx, genericapirequest.NamespaceValue(ctx), id, func(db *database, run *store.RunView) error {
+	err = s.findStored(ctx, genericapirequest.NamespaceValue(ctx), id, func(db *database, run *store.RunView) error {
 		out.ObjectMeta = objectMeta(&run.Run, genericapirequest.NamespaceValue(ctx))
 		status := run.Status
 		if len(o.DryRun) == 0 {
@@ -166,7 +166,7 @@ func (s *runSuspend) Create(ctx context.Context, id string, object runtime.Objec
 	}
 	namespace := genericapirequest.NamespaceValue(ctx)
 	out := posted.DeepCopy()
-	err = s.find(ctx, namespace, id, func(db *database, run *store.RunView) error {
+	err = s.findStored(ctx, namespace, id, func(db *database, run *store.RunView) error {
 		out.ObjectMeta = objectMeta(&run.Run, namespace)
 		if run.Status.Terminal() {
 			state, _ := projection.State(&run.Run)

@@ -11,10 +11,12 @@ import (
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
+	"github.com/openworkflow-operator/operator/internal/store"
 )
 
 // runOf returns the resource for a row, without payloads.
-func (r *reader) runOf(run *openworkflow.Run, parent, backendName, namespace string) datav1alpha1.Run {
+func (r *reader) runOf(view *store.RunView, backendName, namespace string) datav1alpha1.Run {
+	run := &view.Run
 	state, reason := projection.State(run)
 	out := datav1alpha1.Run{
 		ObjectMeta: objectMeta(run, namespace),
@@ -32,7 +34,8 @@ func (r *reader) runOf(run *openworkflow.Run, parent, backendName, namespace str
 			Suspended:  run.SuspendedAt != nil && !state.Terminal(),
 			StartedAt:  timeOf(run.StartedAt),
 			FinishedAt: timeOf(run.FinishedAt),
-			Parent:     parent,
+			Parent:     view.ParentRunID,
+			ArchivedAt: timeOf(view.ArchivedAt),
 			Object:     r.objectOf(run, namespace),
 
 			ForkedFrom: text(run.ForkedFrom), ForkStep: text(run.ForkStep), SupersededBy: text(run.SupersededBy),

@@ -34,7 +34,6 @@
 //	actions.go       runs/signal, runs/cancel, runs/suspend
 //	fork.go          runs/fork
 //	fields.go        field selectors
-//	options.go       the options of runs/steps and runs/history
 //	validate.go      what a run to create may be
 //	convert.go       rows in, resources out
 //	tables.go        resources as kubectl prints them

@@ -43,6 +43,8 @@ func answer(ctx context.Context, db *database, err error) error {
 		return apierrors.NewTimeoutError(fmt.Sprintf("the database of Backend %q did not answer within %v", db.backend, readTimeout), retryAfter)
 	case errors.Is(err, store.ErrInvalidJSON), errors.Is(err, store.ErrTooLarge):
 		return apierrors.NewBadRequest("a value cannot be stored: " + err.Error())
+	case errors.Is(err, store.ErrArchive):
+		return apierrors.NewInternalError(err)
 	case errors.Is(err, store.ErrLocked):
 		return apierrors.NewConflict(resource, "", errors.New("an open transaction holds the row: try again"))
 	default:

@@ -102,7 +102,7 @@ func (s *runFork) fork(ctx context.Context, db *database, source *store.RunView,
 	if made == nil { // it was removed since
 		return nil, apierrors.NewNotFound(resource, result.RunID)
 	}
-	run := s.runOf(&made.Run, made.ParentRunID, db.backend, genericapirequest.NamespaceValue(ctx))
+	run := s.runOf(made, db.backend, genericapirequest.NamespaceValue(ctx))
 	return &run, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/projection"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -106,7 +108,7 @@ func (r *reader) list(ctx context.Context, namespace string, selector fields.Sel
 			list.Continue = position{next.CreatedAt, next.ID}.String()
 		}
 		for i := range runs {
-			list.Items = append(list.Items, r.runOf(&runs[i].Run, runs[i].ParentRunID, runs[i].db.backend, namespace))
+			list.Items = append(list.Items, r.runOf(&runs[i].RunView, runs[i].db.backend, namespace))
 		}
 		return nil
 	})
@@ -182,7 +184,8 @@ func readOne(ctx context.Context, db *database, wanted selected) ([]store.RunVie
 	return []store.RunView{*run}, nil
 }
 
-// find calls f with the database that has a run. Without one it returns NotFound.
+// find calls f with the database that has a run, in its tables or in an archive. Without one it
+// returns NotFound.
 func (r *reader) find(ctx context.Context, namespace, id string, f func(db *database, run *store.RunView) error) error {
 	return r.databases.use(ctx, namespace, "", func(open []*database) error {
 		for _, db := range open {
@@ -194,12 +197,84 @@ func (r *reader) find(ctx context.Context, namespace, id string, f func(db *data
 				return answer(ctx, db, f(db, run))
 			}
 		}
+		for _, db := range open {
+			run, err := archivedRun(ctx, db, id, false)
+			if err != nil {
+				return answer(ctx, db, err)
+			}
+			if run != nil {
+				return answer(ctx, db, f(db, run))
+			}
+		}
 		return apierrors.NewNotFound(resource, id)
 	})
 }
 
+// findStored is find for a change of the run. For an archived one it returns a conflict.
+func (r *reader) findStored(ctx context.Context, namespace, id string, f func(db *database, run *store.RunView) error) error {
+	return r.find(ctx, namespace, id, func(db *database, run *store.RunView) error {
+		if run.ArchivedAt != nil {
+			state, _ := projection.State(&run.Run)
+			return apierrors.NewConflict(resource, id, fmt.Errorf("the run has ended already: it is %s, and archived", state))
+		}
+		return f(db, run)
+	})
+}
+
+// archivedRun reads a run from the archives of a database, nil if it is in none. A schema of an
+// earlier release has no archives.
+func archivedRun(ctx context.Context, db *database, id string, payloads bool) (run *store.RunView, err error) {
+	found, err := db.View(readTimeout).Archived(ctx, id)
+	if err != nil || found == nil {
+		if errors.Is(err, store.ErrSchemaMissing) {
+			err = nil
+		}
+		return nil, err
+	}
+	err = withArchives(ctx, func() error {
+		run, err = found.Run(ctx, payloads)
+		return err
+	})
+	return run, err
+}
+
+// fullRun reads a run that was found, with its payloads. It returns NotFound if it was removed since.
+func fullRun(ctx context.Context, db *database, found *store.RunView) (*openworkflow.Run, error) {
+	if found.ArchivedAt == nil {
+		run, err := db.View(readTimeout).FullRun(ctx, found.ID)
+		if err != nil || run != nil {
+			return run, err
+		}
+	}
+	archived, err := archivedRun(ctx, db, found.ID, true)
+	if err != nil {
+		return nil, err
+	}
+	if archived == nil {
+		return nil, apierrors.NewNotFound(resource, found.ID)
+	}
+	return &archived.Run, nil
+}
+
+// readSteps reads a page of the step attempts of a run that was found.
+func readSteps(ctx context.Context, db *database, found *store.RunView, payloads bool, after *openworkflow.Cursor, limit int) (steps []openworkflow.StepAttempt, err error) {
+	view := db.View(readTimeout)
+	if found.ArchivedAt == nil {
+		return view.Steps(ctx, found.ID, payloads, after, limit)
+	}
+	archived, err := view.Archived(ctx, found.ID)
+	if err != nil || archived == nil { // it was removed since
+		return nil, err
+	}
+	err = withArchives(ctx, func() error {
+		steps, err = archived.Steps(ctx, payloads, after, limit)
+		return err
+	})
+	return steps, err
+}
+
 // steps returns a page of the step attempts of a run, and the text of continue.
-func (r *reader) steps(ctx context.Context, db *database, id string, payloads bool, o *datav1alpha1.ReadOptions) (steps []openworkflow.StepAttempt, next string, err error) {
+func (r *reader) steps(ctx context.Context, db *database, run *store.RunView, payloads bool, o *datav1alpha1.ReadOptions) (steps []openworkflow.StepAttempt, next string, err error) {
 	cursor, err := parsePosition(o.Continue)
 	if err != nil {
 		return nil, "", err
@@ -208,9 +283,9 @@ func (r *reader) steps(ctx context.Context, db *database, id string, payloads bo
 	if payloads {
 		limit = min(limit, maxPayloadSteps)
 	}
-	steps, err = db.View(readTimeout).Steps(ctx, id, payloads, cursor, limit+1)
+	steps, err = readSteps(ctx, db, run, payloads, cursor, limit+1)
 	if err != nil {
-		return nil, "", fmt.Errorf("read steps of run %s: %w", id, err)
+		return nil, "", fmt.Errorf("read steps of run %s: %w", run.ID, err)
 	}
 	if len(steps) > limit {
 		steps = steps[:limit]
@@ -224,9 +299,23 @@ var payloadReads = make(chan struct{}, maxPayloadReads)
 
 // withPayloads calls f while few other answers with payloads are being read.
 func withPayloads(ctx context.Context, f func() error) error {
+	return within(ctx, payloadReads, f)
+}
+
+// archiveReads has a place for each archive that is being read, for all namespaces: a row of it may
+// be large. It is not that of payloads, whose holder may read an archive.
+var archiveReads = make(chan struct{}, maxPayloadReads)
+
+// withArchives calls f while few other archives are being read.
+func withArchives(ctx context.Context, f func() error) error {
+	return within(ctx, archiveReads, f)
+}
+
+// within calls f with one of the places.
+func within(ctx context.Context, places chan struct{}, f func() error) error {
 	select {
-	case payloadReads <- struct{}{}:
-		defer func() { <-payloadReads }()
+	case places <- struct{}{}:
+		defer func() { <-places }()
 		return f()
 	case <-ctx.Done():
 		return ctx.Err()

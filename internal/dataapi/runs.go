@@ -42,7 +42,7 @@ func (s *runs) Get(ctx context.Context, id string, _ *metav1.GetOptions) (runtim
 	namespace := genericapirequest.NamespaceValue(ctx)
 	var run datav1alpha1.Run
 	err := s.find(ctx, namespace, id, func(db *database, found *store.RunView) error {
-		run = s.runOf(&found.Run, found.ParentRunID, db.backend, namespace)
+		run = s.runOf(found, db.backend, namespace)
 		return nil
 	})
 	if err != nil {

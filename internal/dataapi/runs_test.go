@@ -3,8 +3,11 @@ package dataapi
 import (
 	"fmt"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -399,5 +402,81 @@ func TestRuns_PrintAsATable(t *testing.T) {
 		if !strings.Contains(string(body), want) {
 			t.Errorf("the table lacks %s: %s", want, body)
 		}
+	}
+}
+
+// An archived run is read as before, is marked, and is in no list. Nothing of it can be changed.
+func TestRuns_ArchivedRunsAreRead(t *testing.T) {
+	w := setup(t)
+	w.history(6)
+	w.exec(`INSERT INTO openworkflow.step_attempts
+		(namespace_id, id, workflow_run_id, step_name, kind, status, config, output, started_at, created_at, updated_at)
+	SELECT $1, 'a-' || i, 'r-03', 'step-' || i, 'function', 'completed', '{}', '{"secret": 3}', now(), now() + i * interval '1 ms', now()
+	FROM generate_series(1, 3) i`, w.namespace)
+	w.exec(`UPDATE openworkflow.workflow_runs SET updated_at = now() - interval '2 days' WHERE namespace_id = $1`, w.namespace)
+	c := w.user()
+	read := func(sub string) string {
+		t.Helper()
+		request := c.Get().Namespace(w.namespace).Resource("runs").Name("r-03")
+		if sub != "" {
+			request.SubResource(sub)
+		}
+		body, err := request.DoRaw(t.Context())
+		if err != nil {
+			t.Fatalf("%s: %v", sub, err)
+		}
+		return string(body)
+	}
+	before := map[string]string{}
+	for _, sub := range []string{"", "steps", "payload", "history"} {
+		before[sub] = read(sub)
+	}
+	retention := store.Retention{After: 24 * time.Hour, KeyedAfter: 24 * time.Hour, Archive: true}
+	if removed, _, err := w.RemoveRuns(t.Context(), retention, []string{"r-03"}); err != nil || removed.Archived != 1 {
+		t.Fatalf("archived %+v, %v", removed, err)
+	}
+	archivedAt := regexp.MustCompile(`,"archivedAt":"[^"]*"`)
+	for sub, want := range before {
+		got := read(sub)
+		if marked := archivedAt.MatchString(got); marked != (sub == "" || sub == "history") {
+			t.Errorf("%s marks it as archived: %t", sub, marked)
+		}
+		if diff := cmp.Diff(want, archivedAt.ReplaceAllString(got, "")); diff != "" {
+			t.Errorf("%s (-before +archived):\n%s", sub, diff)
+		}
+	}
+	var steps datav1alpha1.RunSteps
+	var names []string
+	for token := ""; ; token = steps.Continue {
+		request := c.Get().Namespace(w.namespace).Resource("runs").Name("r-03").SubResource("steps").Param("limit", "2")
+		steps = datav1alpha1.RunSteps{}
+		if err := request.Param("continue", token).Do(t.Context()).Into(&steps); err != nil {
+			t.Fatal(err)
+		}
+		for i := range steps.Items {
+			names = append(names, steps.Items[i].Name)
+		}
+		if steps.Continue == "" {
+			break
+		}
+	}
+	if diff := cmp.Diff([]string{"step-1", "step-2", "step-3"}, names); diff != "" {
+		t.Errorf("steps by pages (-want +got):\n%s", diff)
+	}
+	if ids, _ := w.list(c, nil); slices.Contains(ids, "r-03") || len(ids) != 5 {
+		t.Errorf("listed %v", ids)
+	}
+	for sub, body := range map[string]any{
+		"cancel": &datav1alpha1.RunCancel{}, "suspend": &datav1alpha1.RunSuspend{Suspend: true}, "signal": &datav1alpha1.RunSignal{Signal: "s"},
+	} {
+		err := c.Post().Namespace(w.namespace).Resource("runs").Name("r-03").SubResource(sub).Body(body).Do(t.Context()).Error()
+		if want := "the run has ended already: it is Completed, and archived"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", sub, err, want)
+		}
+	}
+	w.exec(`UPDATE openworkflow.operator_archives SET version = 2 WHERE namespace_id = $1`, w.namespace)
+	err := c.Get().Namespace(w.namespace).Resource("runs").Name("r-03").Do(t.Context()).Error()
+	if want := "has version 2 of the format, this release knows 1"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a later format: %v, want %q", err, want)
 	}
 }

@@ -69,7 +69,7 @@ func (s *runSteps) Get(ctx context.Context, id string, options runtime.Object) (
 	namespace := genericapirequest.NamespaceValue(ctx)
 	out := &datav1alpha1.RunSteps{Items: []datav1alpha1.Step{}}
 	err = s.find(ctx, namespace, id, func(db *database, run *store.RunView) error {
-		steps, next, err := s.steps(ctx, db, id, false, o)
+		steps, next, err := s.steps(ctx, db, run, false, o)
 		if err != nil {
 			return err
 		}
@@ -98,17 +98,14 @@ func (*runPayload) Destroy()            {}
 func (s *runPayload) Get(ctx context.Context, id string, _ *metav1.GetOptions) (runtime.Object, error) {
 	namespace := genericapirequest.NamespaceValue(ctx)
 	var out *datav1alpha1.RunPayload
-	err := s.find(ctx, namespace, id, func(db *database, _ *store.RunView) error {
+	err := s.find(ctx, namespace, id, func(db *database, found *store.RunView) error {
 		var run *openworkflow.Run
 		err := withPayloads(ctx, func() (err error) {
-			run, err = db.View(readTimeout).FullRun(ctx, id)
+			run, err = fullRun(ctx, db, found)
 			return err
 		})
 		if err != nil {
 			return err
-		}
-		if run == nil { // it was removed since
-			return apierrors.NewNotFound(resource, id)
 		}
 		out = &datav1alpha1.RunPayload{
 			ObjectMeta: objectMeta(run, namespace),
@@ -155,18 +152,15 @@ func (s *runHistory) Get(ctx context.Context, id string, options runtime.Object)
 }
 
 func (s *runHistory) history(ctx context.Context, db *database, found *store.RunView, namespace string, o *datav1alpha1.ReadOptions) (*datav1alpha1.RunHistory, error) {
-	run, err := db.View(readTimeout).FullRun(ctx, found.ID)
+	run, err := fullRun(ctx, db, found)
 	if err != nil {
 		return nil, err
 	}
-	if run == nil {
-		return nil, apierrors.NewNotFound(resource, found.ID)
-	}
-	steps, next, err := s.steps(ctx, db, run.ID, true, o)
+	steps, next, err := s.steps(ctx, db, found, true, o)
 	if err != nil {
 		return nil, err
 	}
-	shown := s.runOf(run, found.ParentRunID, db.backend, namespace)
+	shown := s.runOf(&store.RunView{Run: *run, ParentRunID: found.ParentRunID, ArchivedAt: found.ArchivedAt}, db.backend, namespace)
 	out := &datav1alpha1.RunHistory{
 		ObjectMeta: shown.ObjectMeta, Spec: shown.Spec, Status: shown.Status,
 		Output: jsonOf(run.Output), Error: jsonOf(run.Error), Steps: []datav1alpha1.HistoryStep{}, Continue: next,

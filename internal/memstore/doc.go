@@ -14,7 +14,7 @@
 // # What it leaves out
 //
 // It has no limits on the size of index entries and columns, and no lists for people. A
-// claim reads every open run.
+// claim reads every open run. No run is ever removed or archived, so Fork reads no archive.
 //
 // # Files
 //

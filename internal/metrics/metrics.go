@@ -13,6 +13,7 @@
 //	openworkflow_runs_expired_total      -                   runs failed by the deadline sweep
 //	openworkflow_runs_rescued_total      -                   runs rescued: their wait was over, and nothing woke them
 //	openworkflow_runs_removed_total      -                   ended runs deleted by the Backend's retention
+//	openworkflow_runs_archived_total     -                   of these, runs that were archived before
 //	openworkflow_status_writes_total     outcome             status patches: written, corrected, stale (dropped),
 //	                                                         gone (object deleted), refused, error
 //	openworkflow_leases_released_total   cause               leases cleared: container (ended), pod (deleted), worker
@@ -67,6 +68,11 @@ var (
 		Help: "Ended runs deleted by the manager under the Backend's retention.",
 	})
 
+	RunsArchived = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "openworkflow_runs_archived_total",
+		Help: "Ended runs archived by the manager before it deleted them.",
+	})
+
 	StatusWrites = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "openworkflow_status_writes_total",
 		Help: "Status patches of WorkflowRuns sent by the manager, by outcome: written, corrected, stale, gone, refused, error.",
@@ -96,6 +102,6 @@ var (
 
 func init() {
 	metrics.Registry.MustRegister(
-		BackendUp, StuckSteps, RunsMirrored, RunsCanceled, RunsExpired, RunsRescued, RunsRemoved, RunsQuarantined,
+		BackendUp, StuckSteps, RunsMirrored, RunsCanceled, RunsExpired, RunsRescued, RunsRemoved, RunsArchived, RunsQuarantined,
 		StatusWrites, LeasesReleased, SweepDuration, Panics)
 }

@@ -74,7 +74,8 @@
 //	CreateRuns                        keys, in the order of their numbers
 //	Fork                              R of the source, which has ended, NOWAIT; the new run's key, bounded by lock_timeout; new R;
 //	                                  key share on R of children, SKIP LOCKED; new A
-//	RemoveRuns                        R that have ended, SKIP LOCKED; S and A of those, bounded by lock_timeout
+//	RemoveRuns                        R that have ended, SKIP LOCKED; S and A of those, bounded by lock_timeout; their entries in the
+//	                                  index of archived runs, which Fork locks with NOWAIT
 //
 // A transaction that fails with 55P03 (lock not available), 40P01 (deadlock) or 40001
 // (serialization) has written nothing. The methods repeat it; ErrLocked says that the lock
@@ -136,5 +137,9 @@
 //	view_workflows.go  what the runs of each workflow do
 //	view_diagnosis.go  the health of a database
 //	retention.go       the removal of ended runs and of signals
+//	archive.go         archives of removed runs
+//	archive_read.go    reads a run from an archive
+//	archive_decode.go  the rows in an archive
+//	archive_fork.go    forks an archived run
 //	workers.go         the live processes and what they serve
 package store

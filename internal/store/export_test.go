@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 )
 
 // Apply is ApplyAndClaim without the claim. It repeats a batch of which nothing could be
@@ -72,7 +73,12 @@ func (s *Store) SizesSQL() string            { return s.sql(sizesSQL) }
 func (s *Store) LockEndedSQL() string        { return s.sql(lockEndedSQL) }
 func (s *Store) RemoveDeliveriesSQL() string { return s.sql(removeDeliveriesSQL) }
 func (s *Store) RemoveRunsSQL() string       { return s.sql(removeRunsSQL) }
-func (s *Store) StrayDeliveriesSQL() string  { return s.sql(strayDeliveriesSQL) }
+func (s *Store) ArchiveSizesSQL() string     { return s.sql(archiveSizesSQL) }
+func (s *Store) ArchiveLinesSQL() string {
+	return s.sql(strings.TrimPrefix(archiveLinesSQL, declareArchive))
+}
+func (s *Store) IndexArchiveSQL() string    { return s.sql(indexArchiveSQL) }
+func (s *Store) StrayDeliveriesSQL() string { return s.sql(strayDeliveriesSQL) }
 
 // Plans counts the plans that a connection's prepared statements had.
 func (s *Store) Plans(ctx context.Context) (generic, custom int, err error) {

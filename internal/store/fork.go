@@ -92,11 +92,16 @@ WHERE a.namespace_id = $1 AND a.workflow_run_id = $2 AND (a.created_at, a.id) > 
 ORDER BY a.created_at, a.id
 LIMIT $3`
 
-// copyStepsSQL copies the attempts $3 to the run $2 under the ids $4, with their times. Those
-// of $5 are completed with the outputs $6 instead. The link to a child run is copied too: a
-// TypeScript worker takes a failed attempt without one for an attempt that never started its
-// child (R98b). A child that retention is removing is left out. Primary keys.
-const copyStepsSQL = `
+// copyStepsSQL and copyArchivedSQL copy the attempts $3, of the table or of the rows $7, to the run
+// $2 under the ids $4, with their times. Those of $5 are completed with the outputs $6 instead. The
+// link to a child run is copied too: a TypeScript worker takes a failed attempt without one for an
+// attempt that never started its child (R98b). A child that retention is removing is left out.
+// Primary keys.
+const (
+	copyStepsSQL    = copySQL + `{schema}.step_attempts` + copyOfSQL
+	copyArchivedSQL = copySQL + `jsonb_populate_recordset(NULL::{schema}.step_attempts, $7::jsonb)` + copyOfSQL
+
+	copySQL = `
 INSERT INTO {schema}.step_attempts (
 	namespace_id, id, workflow_run_id, step_name, kind, status, config, context, output, error,
 	child_workflow_run_namespace_id, child_workflow_run_id, started_at, finished_at, created_at, updated_at
@@ -112,13 +117,16 @@ FROM (
 	FROM unnest($3::text[], $4::text[], $5::bool[], $6::text[]) c (id, new_id, corrected, output)
 	OFFSET 0 -- stays a table, see idTable
 ) copy
-JOIN {schema}.step_attempts a USING (namespace_id, id)
+JOIN `
+
+	copyOfSQL = ` a USING (namespace_id, id)
 LEFT JOIN LATERAL (
 	SELECT c.namespace_id, c.id
 	FROM {schema}.workflow_runs c
 	WHERE c.namespace_id = a.child_workflow_run_namespace_id AND c.id = a.child_workflow_run_id
 	FOR KEY SHARE SKIP LOCKED
 ) child ON true`
+)
 
 // linkForkSQL writes the lineage into the configs of the new run $2 and of its source $3. It
 // changes nothing else of the source, not even updated_at, which is when the source ended
@@ -173,21 +181,23 @@ func (s *Store) Fork(ctx context.Context, r ForkRequest) (ForkResult, error) {
 
 func forkSourceMissing(id string) error { return fmt.Errorf("run %s: %w", id, ErrNotFound) }
 
-// forkSource locks the source and reads its history. The lock keeps retention from removing it.
-func (s *Store) forkSource(ctx context.Context, tx pgx.Tx, id string, input bool) (*openworkflow.Run, []openworkflow.StepAttempt, error) {
+// forkSource locks the source and reads its history, from the archive if it was removed. The lock
+// keeps retention from removing it.
+func (s *Store) forkSource(ctx context.Context, tx pgx.Tx, id string, input bool) (*forkSource, error) {
 	rows, err := tx.Query(ctx, s.sql(forkSourceSQL), s.namespace, id, input)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	source, err := pgx.CollectExactlyOneRow(rows, scanRun)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil, forkSourceMissing(id)
+	run, err := pgx.CollectExactlyOneRow(rows, scanRun)
+	source := &forkSource{run: &run}
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		source, err = s.archivedSource(ctx, tx, id)
+	case err != nil || !run.Status.Terminal(): // of an open run, no history is needed
+	default:
+		source.attempts, err = s.forkHistory(ctx, tx, id)
 	}
-	if err != nil || !source.Status.Terminal() { // of an open run, no history is needed
-		return &source, nil, err
-	}
-	attempts, err := s.forkHistory(ctx, tx, id)
-	return &source, attempts, err
+	return source, err
 }
 
 // forkHistory reads the history of a source, page by page: an answer of an untrusted server has a
@@ -220,11 +230,11 @@ func (s *Store) forkHistory(ctx context.Context, tx pgx.Tx, id string) (attempts
 
 // fork is the transaction of Fork.
 func (s *Store) fork(ctx context.Context, tx pgx.Tx, r ForkRequest) (ForkResult, error) {
-	source, attempts, err := s.forkSource(ctx, tx, r.Source, r.Run.Input == nil)
+	source, err := s.forkSource(ctx, tx, r.Source, r.Run.Input == nil)
 	if err != nil {
 		return ForkResult{}, err
 	}
-	plan, err := NewForkPlan(source, attempts, r)
+	plan, err := NewForkPlan(source.run, source.attempts, r)
 	if err != nil {
 		return ForkResult{}, err
 	}
@@ -235,16 +245,25 @@ func (s *Store) fork(ctx context.Context, tx pgx.Tx, r ForkRequest) (ForkResult,
 	if !created[0].Inserted {
 		return ForkResult{Created: created[0]}, nil
 	}
+	var b sqlBatch
+	if source.archived == nil {
+		s.queueCopies(&b, copyStepsSQL, r.Run.ID, plan.Copies)
+	} else if err := s.copyArchived(ctx, tx, source, r.Run.ID, plan.Copies); err != nil {
+		return ForkResult{}, err
+	}
+	b.Queue(s.sql(linkForkSQL), s.namespace, r.Run.ID, source.run.ID, plan.Step)
+	b.Queue(s.sql(noteForkSQL), s.namespace, r.Run.ID)
+	return ForkResult{Created: created[0], Step: plan.Step, Kept: plan.Kept}, tx.SendBatch(ctx, &b.Batch).Close()
+}
+
+// queueCopies queues the copies of attempts to a run. More are further arguments of the statement.
+func (s *Store) queueCopies(b *sqlBatch, sql, runID string, copies []ForkCopy, more ...any) {
 	var ids, newIDs []string
 	var corrected []bool
 	var outputs []*string
-	for _, c := range plan.Copies {
+	for _, c := range copies {
 		ids, newIDs = append(ids, c.AttemptID), append(newIDs, openworkflow.NewID())
 		corrected, outputs = append(corrected, c.Corrected), append(outputs, jsonArg(c.Output))
 	}
-	var b sqlBatch
-	b.Queue(s.sql(copyStepsSQL), s.namespace, r.Run.ID, ids, newIDs, corrected, outputs)
-	b.Queue(s.sql(linkForkSQL), s.namespace, r.Run.ID, source.ID, plan.Step)
-	b.Queue(s.sql(noteForkSQL), s.namespace, r.Run.ID)
-	return ForkResult{Created: created[0], Step: plan.Step, Kept: plan.Kept}, tx.SendBatch(ctx, &b.Batch).Close()
+	b.Queue(s.sql(sql), append([]any{s.namespace, runID, ids, newIDs, corrected, outputs}, more...)...)
 }

@@ -231,6 +231,43 @@ CREATE TABLE IF NOT EXISTS {schema}.operator_forks (
 	run_id       text NOT NULL,
 	PRIMARY KEY (namespace_id, run_id)
 )`},
+
+	// 15: archives of runs that retention has removed, their content in parts, and where each run is.
+	// The content is compressed already. Nothing but retention writes these tables.
+	{`
+CREATE TABLE IF NOT EXISTS {schema}.operator_archives (
+	namespace_id text        NOT NULL,
+	id           text        NOT NULL,
+	archived_at  timestamptz NOT NULL,
+	version      integer     NOT NULL,
+	run_ids      text[]      NOT NULL,
+	length       bigint      NOT NULL,
+	sha256       bytea       NOT NULL,
+	PRIMARY KEY (namespace_id, id)
+)`, `
+CREATE TABLE IF NOT EXISTS {schema}.operator_archive_parts (
+	namespace_id text    NOT NULL,
+	archive_id   text    NOT NULL,
+	part         integer NOT NULL,
+	data         bytea   NOT NULL,
+	PRIMARY KEY (namespace_id, archive_id, part),
+	CONSTRAINT operator_archive_parts_archive_fk FOREIGN KEY (namespace_id, archive_id)
+		REFERENCES {schema}.operator_archives (namespace_id, id) ON DELETE CASCADE
+);
+ALTER TABLE {schema}.operator_archive_parts ALTER COLUMN data SET STORAGE EXTERNAL`, `
+CREATE TABLE IF NOT EXISTS {schema}.operator_archived_runs (
+	namespace_id           text    NOT NULL,
+	run_id                 text    NOT NULL,
+	archive_id             text    NOT NULL,
+	position               integer NOT NULL,
+	parent_run_id          text,
+	parent_step_attempt_id text,
+	superseded_by          text,
+	PRIMARY KEY (namespace_id, run_id)
+);
+CREATE INDEX IF NOT EXISTS operator_archived_runs_parent_idx
+	ON {schema}.operator_archived_runs (namespace_id, parent_run_id)
+	WHERE parent_run_id IS NOT NULL`},
 }
 
 // foreignKey adds a foreign key, not yet checked against the rows that exist, unless there is

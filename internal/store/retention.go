@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -28,6 +29,10 @@ type Retention struct {
 	// OpenWorkflow itself makes, for children and sent signals, do not count: they matter only
 	// while their run is open.
 	KeyedAfter time.Duration
+	// Archive stores runs in an archive before they are removed.
+	Archive bool
+	// ArchivesFor is for how long archives are kept. 0 keeps them for ever.
+	ArchivesFor time.Duration
 }
 
 // EndedRun is a run that may be removed according to its own row.
@@ -203,28 +208,44 @@ USING ` + idTable + ` ids
 WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id`
 
 // Removed counts what was removed.
-type Removed struct{ Runs, Deliveries int }
+type Removed struct {
+	Runs, Deliveries int
+	// Archived are those of the runs that were archived.
+	Archived int
+	// TooLarge are runs that stay because they cannot be archived: they have more than 64 MiB, or a
+	// row of more than 16 MiB.
+	TooLarge int
+}
 
 // RemoveRuns takes as many of the first runs as fit into one small transaction. Of these it
 // removes the runs that ended long enough ago, with their step attempts and the signals
 // delivered to them. Runs with children, children of open runs, and runs that another process
-// has locked stay. Rest are the runs that it has not taken: call again with these.
+// has locked stay. With Archive, it stores them in the same transaction. Rest are the runs that it has not taken: call again with these.
 func (s *Store) RemoveRuns(ctx context.Context, r Retention, ids []string) (removed Removed, rest []string, err error) {
 	if len(ids) == 0 {
 		return Removed{}, nil, nil
 	}
-	n, err := s.countFitting(ctx, ids[:min(len(ids), removeRuns)])
+	batch := archiveBatch{}
+	first := ids[:min(len(ids), removeRuns)]
+	if r.Archive {
+		batch, err = s.countArchivable(ctx, first)
+	} else {
+		batch.runs, err = s.countFitting(ctx, first)
+	}
 	if err != nil {
 		return Removed{}, ids, Classify(err)
 	}
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		removed, err = s.removeRuns(ctx, tx, r, ids[:n])
+	if batch.tooLarge {
+		return Removed{TooLarge: 1}, ids[1:], nil
+	}
+	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
+		removed, err = s.removeRuns(ctx, tx, r, ids[:batch.runs], batch.large)
 		return err
 	})
 	if err != nil {
 		return Removed{}, ids, Classify(err)
 	}
-	return removed, ids[n:], nil
+	return removed, ids[batch.runs:], nil
 }
 
 // countFitting returns how many of the runs fit into a transaction, at least one.
@@ -243,7 +264,7 @@ func (s *Store) countFitting(ctx context.Context, ids []string) (n int, err erro
 	return n, err
 }
 
-func (s *Store) removeRuns(ctx context.Context, tx pgx.Tx, r Retention, ids []string) (Removed, error) {
+func (s *Store) removeRuns(ctx context.Context, tx pgx.Tx, r Retention, ids []string, large bool) (Removed, error) {
 	rows, err := tx.Query(ctx, s.sql(lockEndedSQL), s.namespace, r.After, nullInterval(r.KeyedAfter), ids)
 	if err != nil {
 		return Removed{}, err
@@ -252,12 +273,19 @@ func (s *Store) removeRuns(ctx context.Context, tx pgx.Tx, r Retention, ids []st
 	if err != nil || len(locked) == 0 {
 		return Removed{}, err
 	}
+	archived := 0
+	if r.Archive {
+		if err := s.archive(ctx, tx, locked, large); err != nil {
+			return Removed{}, fmt.Errorf("archive %d runs: %w", len(locked), err)
+		}
+		archived = len(locked)
+	}
 	deliveries, err := tx.Exec(ctx, s.sql(removeDeliveriesSQL), s.namespace, locked, nullInterval(r.KeyedAfter))
 	if err != nil {
 		return Removed{}, err
 	}
 	runs, err := tx.Exec(ctx, s.sql(removeRunsSQL), s.namespace, locked)
-	return Removed{Runs: int(runs.RowsAffected()), Deliveries: int(deliveries.RowsAffected())}, err
+	return Removed{Runs: int(runs.RowsAffected()), Deliveries: int(deliveries.RowsAffected()), Archived: archived}, err
 }
 
 // strayDeliveriesSQL reads the $5 deliveries that follow the id $4 and removes those whose run

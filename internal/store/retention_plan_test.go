@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -56,13 +57,20 @@ func TestPlans_RetentionReadsWhatItRemoves(t *testing.T) {
 			args  []any
 			index string
 		}{
-			"sizes":      {f.SizesSQL(), []any{"default", ids}, "step_attempts_workflow_run"},
-			"lock":       {f.LockEndedSQL(), []any{"default", time.Hour, nil, ids}, "workflow_runs_parent_step_idx"},
-			"deliveries": {f.RemoveDeliveriesSQL(), []any{"default", ids, nil}, "workflow_signals_step_attempt_idx"},
-			"runs":       {f.RemoveRunsSQL(), []any{"default", ids}, "workflow_runs_pkey"},
-			"strays":     {f.StrayDeliveriesSQL(), []any{"default", time.Hour, nil, "5", n}, "workflow_signals_pkey"},
+			"sizes":         {f.SizesSQL(), []any{"default", ids}, "step_attempts_workflow_run"},
+			"lock":          {f.LockEndedSQL(), []any{"default", time.Hour, nil, ids}, "workflow_runs_parent_step_idx"},
+			"deliveries":    {f.RemoveDeliveriesSQL(), []any{"default", ids, nil}, "workflow_signals_step_attempt_idx"},
+			"runs":          {f.RemoveRunsSQL(), []any{"default", ids}, "workflow_runs_pkey"},
+			"archive sizes": {f.ArchiveSizesSQL(), []any{"default", ids}, "step_attempts_workflow_run"},
+			"archive lines": {f.ArchiveLinesSQL(), []any{"default", ids, 1000}, "step_attempts_workflow_run"},
+			"archive index": {f.IndexArchiveSQL(), []any{"default", "a", ids}, "workflow_runs_pkey"},
+			"strays":        {f.StrayDeliveriesSQL(), []any{"default", time.Hour, nil, "5", n}, "workflow_signals_pkey"},
 		} {
-			f.expectCost(name, f.explain(c.sql, c.args...), c.index, 2*n)
+			most := 2 * n
+			if strings.HasPrefix(name, "archive") {
+				most = 3 * n // a run and its two attempts
+			}
+			f.expectCost(name, f.explain(c.sql, c.args...), c.index, most)
 		}
 		f.expectCost("nothing is due", f.explain(f.EndedRunsSQL(), "default", 24*time.Hour, nil, time.Time{}, "", n), "Index Scan Backward", 4)
 	})

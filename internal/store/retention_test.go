@@ -64,6 +64,8 @@ func (f *fixture) remove(r store.Retention, ids ...string) store.Removed {
 		}
 		total.Runs += removed.Runs
 		total.Deliveries += removed.Deliveries
+		total.Archived += removed.Archived
+		total.TooLarge += removed.TooLarge
 		ids = rest
 	}
 	return total

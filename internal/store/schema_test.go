@@ -18,6 +18,24 @@ import (
 
 // additions is everything that we add to OpenWorkflow's catalogue.
 var additions = []string{
+	"column operator_archive_parts.1 namespace_id text not null",
+	"column operator_archive_parts.2 archive_id text not null",
+	"column operator_archive_parts.3 part integer not null",
+	"column operator_archive_parts.4 data bytea not null",
+	"column operator_archived_runs.1 namespace_id text not null",
+	"column operator_archived_runs.2 run_id text not null",
+	"column operator_archived_runs.3 archive_id text not null",
+	"column operator_archived_runs.4 position integer not null",
+	"column operator_archived_runs.5 parent_run_id text",
+	"column operator_archived_runs.6 parent_step_attempt_id text",
+	"column operator_archived_runs.7 superseded_by text",
+	"column operator_archives.1 namespace_id text not null",
+	"column operator_archives.2 id text not null",
+	"column operator_archives.3 archived_at timestamp with time zone not null",
+	"column operator_archives.4 version integer not null",
+	"column operator_archives.5 run_ids text[] not null",
+	"column operator_archives.6 length bigint not null",
+	"column operator_archives.7 sha256 bytea not null",
 	"column operator_forks.1 namespace_id text not null",
 	"column operator_forks.2 run_id text not null",
 	"column operator_migrations.1 version bigint not null",
@@ -34,10 +52,17 @@ var additions = []string{
 	"column operator_workers.7 seen_at timestamp with time zone not null",
 	"column operator_workers.8 stuck_steps integer not null default 0",
 	"column operator_workers.9 blocked boolean not null default false",
+	"constraint operator_archive_parts.operator_archive_parts_archive_fk FOREIGN KEY (namespace_id, archive_id) " +
+		"REFERENCES openworkflow.operator_archives(namespace_id, id) ON DELETE CASCADE valid",
+	"constraint operator_archive_parts.operator_archive_parts_pkey PRIMARY KEY (namespace_id, archive_id, part) valid",
+	"constraint operator_archived_runs.operator_archived_runs_pkey PRIMARY KEY (namespace_id, run_id) valid",
+	"constraint operator_archives.operator_archives_pkey PRIMARY KEY (namespace_id, id) valid",
 	"constraint operator_forks.operator_forks_pkey PRIMARY KEY (namespace_id, run_id) valid",
 	"constraint operator_migrations.operator_migrations_pkey PRIMARY KEY (version) valid",
 	"constraint operator_sweeps.operator_sweeps_pkey PRIMARY KEY (namespace_id) valid",
 	"constraint operator_workers.operator_workers_pkey PRIMARY KEY (namespace_id, pod_uid, process) valid",
+	"index CREATE INDEX operator_archived_runs_parent_idx ON openworkflow.operator_archived_runs USING btree (namespace_id, parent_run_id) " +
+		"WHERE (parent_run_id IS NOT NULL)",
 	"index CREATE INDEX operator_attempts_waiting_idx ON openworkflow.step_attempts USING btree (namespace_id, id) " +
 		"WHERE ((status = 'running'::text) AND (kind = ANY (ARRAY['workflow'::text, 'signal-wait'::text])))",
 	"index CREATE INDEX operator_runs_again_idx ON openworkflow.workflow_runs USING btree " +
@@ -57,10 +82,16 @@ var additions = []string{
 	"index CREATE INDEX operator_runs_new_idx ON openworkflow.workflow_runs USING btree " +
 		"(((namespace_id || ''::text)), workflow_name, COALESCE(version, ''::text), available_at, created_at) " +
 		"WHERE (status = 'pending'::text)",
+	"index CREATE UNIQUE INDEX operator_archive_parts_pkey ON openworkflow.operator_archive_parts USING btree (namespace_id, archive_id, part)",
+	"index CREATE UNIQUE INDEX operator_archived_runs_pkey ON openworkflow.operator_archived_runs USING btree (namespace_id, run_id)",
+	"index CREATE UNIQUE INDEX operator_archives_pkey ON openworkflow.operator_archives USING btree (namespace_id, id)",
 	"index CREATE UNIQUE INDEX operator_forks_pkey ON openworkflow.operator_forks USING btree (namespace_id, run_id)",
 	"index CREATE UNIQUE INDEX operator_migrations_pkey ON openworkflow.operator_migrations USING btree (version)",
 	"index CREATE UNIQUE INDEX operator_sweeps_pkey ON openworkflow.operator_sweeps USING btree (namespace_id)",
 	"index CREATE UNIQUE INDEX operator_workers_pkey ON openworkflow.operator_workers USING btree (namespace_id, pod_uid, process)",
+	"relation operator_archive_parts r",
+	"relation operator_archived_runs r",
+	"relation operator_archives r",
 	"relation operator_forks r",
 	"relation operator_migrations r",
 	"relation operator_sweeps r",

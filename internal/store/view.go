@@ -28,6 +28,8 @@ type RunView struct {
 	openworkflow.Run
 	// ParentRunID is the run that started this one, empty if there is none.
 	ParentRunID string
+	// ArchivedAt is when the run was archived and removed, nil for one in the tables.
+	ArchivedAt *time.Time
 }
 
 // ViewFilter selects runs. Its zero value selects all.

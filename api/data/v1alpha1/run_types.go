@@ -98,6 +98,11 @@ type RunStatus struct {
 	// +optional
 	NextAt *metav1.Time `json:"nextAt,omitempty"`
 
+	// archivedAt is when the run was archived and its rows removed. Such a run is read by its name,
+	// and is in no list.
+	// +optional
+	ArchivedAt *metav1.Time `json:"archivedAt,omitempty"`
+
 	// parent is the id of the run that started this one.
 	// +optional
 	Parent string `json:"parent,omitempty"`

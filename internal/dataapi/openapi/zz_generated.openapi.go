@@ -1120,6 +1120,12 @@ func schema_operator_api_data_v1alpha1_RunStatus(ref common.ReferenceCallback) c
 							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
 						},
 					},
+					"archivedAt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "archivedAt is when the run was archived and its rows removed. Such a run is read by its name, and is in no list.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
 					"parent": {
 						SchemaProps: spec.SchemaProps{
 							Description: "parent is the id of the run that started this one.",
