@@ -7,6 +7,7 @@
 //	bounded.go       deadlines of the calls of a database
 //	slowness.go      a circuit breaker for a database whose statements do not end
 //	coalescer.go     how concurrent calls become one
+//	creator.go       Creator: the creates of callers that have no Connection
 //	dial.go          DialRule: to which addresses a database may be connected
 //	panic.go         contains panics in work for one database
 //	store.go         Store: the interface to a database

@@ -10,9 +10,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -50,6 +52,9 @@ type Databases struct {
 // database is the open database of a Backend.
 type database struct {
 	*store.Store
+	creates *backend.Creator[started]
+	// stop ends what executes the creates.
+	stop func()
 	// backend is the Backend's name.
 	backend string
 	hash    string
@@ -169,6 +174,7 @@ func (d *Databases) acquire(ctx context.Context, object *v1alpha1.Backend) (*dat
 		NamespaceID:     backend.NamespaceID(object),
 		ApplicationName: "openworkflow-data-api",
 		MaxConns:        maxConns,
+		KeyPatience:     keyPatience,
 		Untrusted:       true,
 		Encryption:      store.Encryption{Mode: postgres.SSLMode, CA: ca},
 	}
@@ -181,7 +187,7 @@ func (d *Databases) acquire(ctx context.Context, object *v1alpha1.Backend) (*dat
 		return nil, err
 	}
 	return d.publish(key, &database{
-		Store: opened, backend: object.Name, hash: hash, uid: object.UID, generation: object.Generation, checkedAt: now, usedAt: now,
+		Store: opened, stop: func() {}, backend: object.Name, hash: hash, uid: object.UID, generation: object.Generation, checkedAt: now, usedAt: now,
 	})
 }
 
@@ -203,7 +209,7 @@ func (d *Databases) publish(key types.NamespacedName, entry *database) (*databas
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		entry.Close()
+		entry.close()
 		return nil, errClosed
 	}
 	if d.entries == nil {
@@ -211,8 +217,30 @@ func (d *Databases) publish(key types.NamespacedName, entry *database) (*databas
 	}
 	d.removeLocked(key)
 	entry.users = 2
+	entry.start()
 	d.entries[key] = entry
 	return entry, nil
+}
+
+// start executes the creates until stop is called.
+func (entry *database) start() {
+	opened := entry.Store
+	entry.creates = backend.NewCreator(func(ctx context.Context, runs []store.NewRun) ([]started, error) {
+		return createRuns(ctx, opened, runs)
+	})
+	ctx, cancel := context.WithCancel(logr.NewContext(context.Background(), ctrl.Log.WithName("data-api")))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		entry.creates.Run(ctx)
+	}()
+	entry.stop = func() { cancel(); <-done }
+}
+
+// close ends the creates and closes the connections. It waits for statements that were abandoned.
+func (entry *database) close() {
+	entry.stop()
+	entry.Close()
 }
 
 var errClosed = errors.New("the manager is shutting down")
@@ -226,7 +254,7 @@ func (d *Databases) release(entry *database) {
 
 func (d *Databases) releaseLocked(entry *database) {
 	if entry.users--; entry.users == 0 {
-		go entry.Close() // it waits for statements that were abandoned
+		go entry.close()
 	}
 }
 

@@ -25,6 +25,7 @@
 //	databases.go     the open databases, one per Backend
 //	reader.go        pages of runs and steps, merged from several databases
 //	runs.go          runs: get, list, create
+//	creates.go       creates that share transactions
 //	subresources.go  runs/steps, runs/payload, runs/history
 //	why.go           runs/why
 //	why_explain.go   what a run waits for, as a sentence; pure

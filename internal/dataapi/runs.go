@@ -2,6 +2,7 @@ package dataapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -88,19 +89,25 @@ func (s *runs) Create(ctx context.Context, object runtime.Object, validate rest.
 // start inserts the row and returns what it shows.
 func (s *runs) start(ctx context.Context, run *datav1alpha1.Run) (runtime.Object, error) {
 	namespace := genericapirequest.NamespaceValue(ctx)
-	var id string
+	var out datav1alpha1.Run
 	err := s.databases.use(ctx, namespace, backendName(run), func(open []*database) error {
-		created, err := open[0].CreateRuns(ctx, []store.NewRun{newRun(run)})
+		created, err := open[0].create(ctx, newRun(run))
 		if err == nil {
-			err = created[0].Err
-			id = created[0].RunID
+			err = created.err
 		}
-		return answer(ctx, open[0], err)
+		switch {
+		case err != nil:
+			return answer(ctx, open[0], err)
+		case created.run == nil:
+			return apierrors.NewConflict(resource, run.Name, errors.New("the run was removed since: try again"))
+		}
+		out = s.runOf(created.run, open[0].backend, namespace)
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return s.Get(ctx, id, nil)
+	return &out, nil
 }
 
 func backendName(run *datav1alpha1.Run) string {

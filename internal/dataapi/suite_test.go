@@ -117,6 +117,19 @@ func (w *world) user() *rest.RESTClient {
 
 func testpgNew(t *testing.T) string { return testpg.New(t) }
 
+// query reads one row.
+func (w *world) query(sql string, args []any, into ...any) {
+	w.t.Helper()
+	conn, err := pgx.Connect(w.t.Context(), w.url)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(w.t.Context())) }()
+	if err := conn.QueryRow(w.t.Context(), sql, args...).Scan(into...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // testpgExec executes a statement.
 func testpgExec(t *testing.T, url, sql string, args ...any) {
 	t.Helper()

@@ -132,6 +132,7 @@
 //	outcomes.go        how runs ended
 //	list.go            pages of runs and step attempts
 //	count.go           runs by status
+//	view_runs.go       runs by id, for people and tools
 //	view.go            what people and tools read: bounded, read-only, without payloads
 //	view_why.go        what says why a run waits
 //	view_workflows.go  what the runs of each workflow do
