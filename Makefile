@@ -145,6 +145,11 @@ bench-short: envtest ## Run small benchmarks, and compare their ratios with test
 	hack/require.sh postgres
 	KUBEBUILDER_ASSETS=$(DEVCLUSTER_CACHE)/bin go test -tags bench -count=1 -timeout 15m -v -run '^TestBench$$' ./test/bench -short
 
+.PHONY: bench-rows
+bench-rows: envtest ## Measure lists and reads of the data API beside 10 million runs: 12 GB below TMPDIR, a quarter of an hour.
+	hack/require.sh postgres
+	KUBEBUILDER_ASSETS=$(DEVCLUSTER_CACHE)/bin go test -tags bench -count=1 -timeout 1h -v -run '^TestBenchRows$$' ./internal/dataapi
+
 .PHONY: bench-peers
 bench-peers: ## Compare with OpenWorkflow's own package and with DBOS; writes dist/bench/peers.txt.
 	hack/require.sh postgres nodejs
