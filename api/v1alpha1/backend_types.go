@@ -74,7 +74,7 @@ type RunRetention struct {
 	// +kubebuilder:validation:Minimum=0
 	ObjectTTLSecondsAfterFinished *int32 `json:"objectTTLSecondsAfterFinished,omitempty"`
 
-	// archive, if Enabled, stores runs compressed in a table of the manager's before their rows are
+	// archive stores runs, if Enabled, compressed in a table of the manager's before their rows are
 	// removed. The data API shows them, and they can be forked. Runs of more than 64 MiB, or with a
 	// row of more than 16 MiB, stay in the tables. Empty means Disabled.
 	// +optional
