@@ -456,3 +456,25 @@ func TestFork_P7_SaysWhatIsWrong(t *testing.T) {
 		}
 	})
 }
+
+// TestFork_P5_OnceRefusesASourceThatHasAFork: two who want to retry a run must not both do so.
+func TestFork_P5_OnceRefusesASourceThatHasAFork(t *testing.T) {
+	onBoth(t, func(t *testing.T, s Store) {
+		b := bench{t, s}
+		source := b.source(declined, func(l openworkflow.Lease) []store.StepWrite {
+			return []store.StepWrite{function(l, "a", fail, declined)}
+		})
+		request := store.ForkRequest{Source: source, Run: store.NewRun{ID: "first"}, From: store.ForkPoint{LastFailed: true}, Once: true}
+		b.fork(request)
+		if again, err := b.Fork(b.Context(), request); err != nil || again.Inserted || again.RunID != "first" {
+			b.Errorf("repeated: %+v, %v", again, err)
+		}
+		request.Run.ID = "second"
+		if _, err := b.Fork(b.Context(), request); !errors.Is(err, store.ErrSuperseded) ||
+			err.Error() != "run "+source+", by run first: run has been forked already" {
+			b.Errorf("a second fork: %v", err)
+		}
+		request.Once = false
+		b.fork(request)
+	})
+}

@@ -20,6 +20,8 @@ var (
 	ErrNotEnded = errors.New("run has not ended")
 	// ErrInvalidFork means that the request asks for what the source does not have.
 	ErrInvalidFork = errors.New("invalid fork")
+	// ErrSuperseded means that the source has another fork (ForkRequest.Once).
+	ErrSuperseded = errors.New("run has been forked already")
 )
 
 // ForkRequest asks for a new run that takes over results of one that has ended.
@@ -38,6 +40,8 @@ type ForkRequest struct {
 	// child its output, of a wait for a signal the signal's data. A step with an output counts as
 	// completed.
 	Outputs map[string]json.RawMessage
+	// Once refuses a source that has been forked already.
+	Once bool
 }
 
 // ForkPoint is the place in the source's history up to which results are taken over. The zero
@@ -147,8 +151,8 @@ WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id`
 // the source was removed. So is a run that holds its idempotency key. Listeners are notified if
 // the run is due now.
 //
-// The error is ErrNotFound if the source does not exist, ErrNotEnded while it is open, and
-// ErrInvalidFork if the request is at odds with the source.
+// The error is ErrNotFound if the source does not exist, ErrNotEnded while it is open,
+// ErrSuperseded as Once says, and ErrInvalidFork if the request is at odds with the source.
 func (s *Store) Fork(ctx context.Context, r ForkRequest) (ForkResult, error) {
 	chosen := r.Run.ID != ""
 	if !chosen {

@@ -48,6 +48,8 @@ func NewForkPlan(source *openworkflow.Run, attempts []openworkflow.StepAttempt, 
 	switch {
 	case !source.Status.Terminal():
 		return nil, fmt.Errorf("run %s is %s: %w", source.ID, source.Status, ErrNotEnded)
+	case r.Once && source.SupersededBy != nil:
+		return nil, fmt.Errorf("run %s, by run %s: %w", source.ID, *source.SupersededBy, ErrSuperseded)
 	case r.Run.ID == source.ID:
 		return nil, invalidFork("run %s cannot be its own fork: the new run needs another id", source.ID)
 	case r.From.Step != nil && r.From.LastFailed:
