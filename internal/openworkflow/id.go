@@ -2,6 +2,7 @@ package openworkflow
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"sync"
@@ -30,8 +31,25 @@ func NewID() string {
 	ids.Unlock()
 
 	var id [16]byte
-	binary.BigEndian.PutUint64(id[:8], lead>>12<<16|0x7000|lead&0xfff)
 	_, _ = rand.Read(id[8:]) // never fails
+	return version7(id, lead>>12, lead&0xfff)
+}
+
+// DerivedID returns the id that follows from the texts, a UUID of version 7 with this time. Whoever
+// computes it again gets the same one, so a row that is inserted under it is inserted once.
+func DerivedID(at time.Time, texts ...string) string {
+	hash := sha256.New()
+	for _, text := range texts {
+		hash.Write(binary.BigEndian.AppendUint64(nil, uint64(len(text))))
+		hash.Write([]byte(text))
+	}
+	sum := hash.Sum(nil)
+	return version7([16]byte(sum), uint64(max(at.UnixMilli(), 0)), uint64(binary.BigEndian.Uint16(sum[16:])))
+}
+
+// version7 returns the text of a UUID whose second half is that of id, apart from the variant.
+func version7(id [16]byte, milli, twelve uint64) string {
+	binary.BigEndian.PutUint64(id[:8], milli<<16|0x7000|twelve&0xfff)
 	id[8] = id[8]&0x3f | 0x80
 
 	var text [36]byte

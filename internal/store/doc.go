@@ -76,6 +76,9 @@
 //	                                  key share on R of children, SKIP LOCKED; new A
 //	RemoveRuns                        R that have ended, SKIP LOCKED; S and A of those, bounded by lock_timeout; their entries in the
 //	                                  index of archived runs, which Fork locks with NOWAIT
+//	CreateBulkRetry                   the table of requests, against itself only, bounded by lock_timeout
+//	ClaimBulkRetry                    a request, SKIP LOCKED
+//	RemoveRuns                        R that have ended, SKIP LOCKED; S and A of those, bounded by lock_timeout
 //
 // A transaction that fails with 55P03 (lock not available), 40P01 (deadlock) or 40001
 // (serialization) has written nothing. The methods repeat it; ErrLocked says that the lock
@@ -113,6 +116,8 @@
 //	import.go          ImportRun: a run of another database with its history
 //	lineage.go         forks whose lineage is still to be shown
 //	runnable.go        which runs a worker may claim, and what holds the others
+//	bulk_retries.go    requests to fork many runs
+//	bulk_sources.go    which runs those select, and how far they have come
 //	claim.go           Claim, ClaimRequest, the cursors of claims
 //	lease.go           heartbeats, the release of leases, suspension
 //	write.go           ApplyAndClaim: its types, one round trip, bisecting

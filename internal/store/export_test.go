@@ -5,6 +5,9 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
 
 // Apply is ApplyAndClaim without the claim. It repeats a batch of which nothing could be
@@ -87,4 +90,9 @@ SELECT coalesce(sum(generic_plans), 0), coalesce(sum(custom_plans), 0)
 FROM pg_prepared_statements
 WHERE statement NOT LIKE '%pg_prepared_statements%'`).Scan(&generic, &custom)
 	return generic, custom, err
+}
+
+// BulkPageSQL returns the statement of BulkSources and its arguments.
+func (s *Store) BulkPageSQL(spec *BulkSpec, after openworkflow.Cursor, limit int) (sql string, args []any) {
+	return s.sql(bulkPageSQL), s.bulkPageArgs(spec, after, time.Time{}, limit)
 }

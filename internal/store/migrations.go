@@ -268,6 +268,36 @@ CREATE TABLE IF NOT EXISTS {schema}.operator_archived_runs (
 CREATE INDEX IF NOT EXISTS operator_archived_runs_parent_idx
 	ON {schema}.operator_archived_runs (namespace_id, parent_run_id)
 	WHERE parent_run_id IS NOT NULL`},
+
+	// 16: requests to retry many runs, and the failed and canceled runs in the order in which they
+	// ended, which those walk through. A run costs that index an entry when it fails or is canceled,
+	// not when it completes.
+	{`
+CREATE TABLE IF NOT EXISTS {schema}.operator_bulk_retries (
+	namespace_id text        NOT NULL,
+	name         text        NOT NULL,
+	uid          text        NOT NULL,
+	spec         jsonb       NOT NULL,
+	state        text        NOT NULL,
+	matched      integer     NOT NULL,
+	more         boolean     NOT NULL,
+	started      integer     NOT NULL DEFAULT 0,
+	skipped      integer     NOT NULL DEFAULT 0,
+	failed       integer     NOT NULL DEFAULT 0,
+	failures     jsonb       NOT NULL DEFAULT '[]',
+	ended_before timestamptz NOT NULL,
+	cursor_at    timestamptz NOT NULL,
+	cursor_id    text        NOT NULL DEFAULT '',
+	holder       text,
+	claimed_at   timestamptz,
+	next_at      timestamptz NOT NULL,
+	created_at   timestamptz NOT NULL,
+	finished_at  timestamptz,
+	PRIMARY KEY (namespace_id, name)
+)`, `
+CREATE INDEX IF NOT EXISTS operator_runs_failed_idx
+	ON {schema}.workflow_runs (namespace_id, updated_at, id)
+	WHERE status IN ('failed', 'canceled')`, statistics},
 }
 
 // foreignKey adds a foreign key, not yet checked against the rows that exist, unless there is
