@@ -143,6 +143,18 @@ func (s boundedStore) ApplyAndClaim(ctx context.Context, batch store.Batch) (sto
 	return answer(ctx, func(ctx context.Context) (store.BatchResult, error) { return s.Store.ApplyAndClaim(ctx, batch) })
 }
 
+func (s boundedStore) ClaimBulkRetry(ctx context.Context) (*store.BulkWork, error) {
+	return answer(ctx, s.Store.ClaimBulkRetry)
+}
+
+func (s boundedStore) BulkSources(ctx context.Context, work *store.BulkWork) (store.BulkSources, error) {
+	return answer(ctx, func(ctx context.Context) (store.BulkSources, error) { return s.Store.BulkSources(ctx, work) })
+}
+
+func (s boundedStore) AdvanceBulkRetry(ctx context.Context, work *store.BulkWork, p store.BulkProgress) error {
+	return within(ctx, callTimeout, func(ctx context.Context) error { return s.Store.AdvanceBulkRetry(ctx, work, p) })
+}
+
 func (s boundedStore) Workers(ctx context.Context, within time.Duration) ([]store.Worker, error) {
 	return answer(ctx, func(ctx context.Context) ([]store.Worker, error) { return s.Store.Workers(ctx, within) })
 }

@@ -47,6 +47,16 @@ type Store interface {
 	RemoveWorker(ctx context.Context, podUID, process string) error
 	Notify(ctx context.Context) error
 	NotifyEnds(ctx context.Context) error
+
+	bulkRetrier
+}
+
+// bulkRetrier is what retries in bulk need.
+type bulkRetrier interface {
+	Fork(ctx context.Context, r store.ForkRequest) (store.ForkResult, error)
+	ClaimBulkRetry(ctx context.Context) (*store.BulkWork, error)
+	BulkSources(ctx context.Context, work *store.BulkWork) (store.BulkSources, error)
+	AdvanceBulkRetry(ctx context.Context, work *store.BulkWork, p store.BulkProgress) error
 }
 
 // OpenFunc opens the database of a Backend.

@@ -47,6 +47,7 @@
 //	sweep_lineage.go            shows which run supersedes an ended one
 //	sweep_orphans.go            cancels runs of deleted objects, clears leases of dead workers
 //	sweep_retention.go          removes runs that ended long ago
+//	sweep_bulk_retries.go       retries the runs that a request selects
 //
 // The spec of an object is authoritative for intent, and Postgres for execution. Status is
 // a projection of the rows. One thing is decided from it: whether a run was started before

@@ -40,6 +40,8 @@ type Intervals struct {
 	Orphan time.Duration
 	// Retention is for runs that ended long ago. Defaults to 1 min.
 	Retention time.Duration
+	// BulkRetry is for requests to retry many runs. Defaults to 1 s.
+	BulkRetry time.Duration
 	// FirstReport is how long a worker may take to report a new run before the manager
 	// does. Defaults to 2 s.
 	FirstReport time.Duration
@@ -55,6 +57,7 @@ func (i Intervals) withDefaults() Intervals {
 		Repair:      cmp.Or(i.Repair, 3*time.Second),
 		Orphan:      cmp.Or(i.Orphan, 30*time.Second),
 		Retention:   cmp.Or(i.Retention, time.Minute),
+		BulkRetry:   cmp.Or(i.BulkRetry, time.Second),
 		FirstReport: cmp.Or(i.FirstReport, 2*time.Second),
 		Schedule:    cmp.Or(i.Schedule, 10*time.Minute),
 	}
@@ -99,6 +102,7 @@ func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 	ends := &endSweep{repairer: repairer, queue: s.ends}
 	lineage := &lineageSweep{repairer: repairer, cluster: s.orphans.cluster}
 	retention := &retentionSweep{cache: s.Client, conn: conn, cluster: s.orphans.cluster}
+	bulk := &bulkRetrySweep{conn: conn}
 	orphans := func(ctx context.Context) error { return s.orphans.run(ctx, conn) }
 	return []sweep{
 		{"deadline", s.Intervals.Deadline, deadlines.run},
@@ -109,6 +113,7 @@ func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 		{"lineage", s.Intervals.Repair, lineage.run},
 		{"orphan", s.Intervals.Orphan, orphans},
 		{"retention", s.Intervals.Retention, retention.run},
+		{"bulkretry", s.Intervals.BulkRetry, bulk.run},
 	}
 }
 

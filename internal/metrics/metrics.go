@@ -14,6 +14,8 @@
 //	openworkflow_runs_rescued_total      -                   runs rescued: their wait was over, and nothing woke them
 //	openworkflow_runs_removed_total      -                   ended runs deleted by the Backend's retention
 //	openworkflow_runs_archived_total     -                   of these, runs that were archived before
+//	openworkflow_bulk_retried_total      outcome             runs that requests to retry many have gone through: started,
+//	                                                         skipped (forked already), failed (cannot be forked)
 //	openworkflow_status_writes_total     outcome             status patches: written, corrected, stale (dropped),
 //	                                                         gone (object deleted), refused, error
 //	openworkflow_leases_released_total   cause               leases cleared: container (ended), pod (deleted), worker
@@ -21,7 +23,7 @@
 //	openworkflow_runs_quarantined_total  -                   runs whose worker has died with them for the second time in a
 //	                                                         row, or a later time
 //	openworkflow_sweep_duration_seconds  sweep               histogram: one sweep of deadline, rescue, takeover, repair,
-//	                                                         end, lineage, orphan or retention
+//	                                                         end, lineage, orphan, retention or bulkretry
 //	openworkflow_panics_total            work                panics in work for one Backend, which were contained: create,
 //	                                                         read, cancel, notify, close, check, status or a sweep's name
 package metrics
@@ -72,6 +74,10 @@ var (
 		Name: "openworkflow_runs_archived_total",
 		Help: "Ended runs archived by the manager before it deleted them.",
 	})
+	BulkRetried = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "openworkflow_bulk_retried_total",
+		Help: "Runs that bulk retries have gone through, by outcome: started, skipped, failed.",
+	}, []string{"outcome"})
 
 	StatusWrites = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "openworkflow_status_writes_total",
@@ -95,7 +101,7 @@ var (
 
 	SweepDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "openworkflow_sweep_duration_seconds",
-		Help:    "Duration of one sweep over a Backend, by sweep: deadline, rescue, takeover, repair, end, lineage, orphan, retention.",
+		Help:    "Duration of one sweep over a Backend, by sweep: deadline, rescue, takeover, repair, end, lineage, orphan, retention, bulkretry.",
 		Buckets: []float64{.005, .025, .1, .5, 1, 5, 30},
 	}, []string{"sweep"})
 )
@@ -103,5 +109,5 @@ var (
 func init() {
 	metrics.Registry.MustRegister(
 		BackendUp, StuckSteps, RunsMirrored, RunsCanceled, RunsExpired, RunsRescued, RunsRemoved, RunsArchived, RunsQuarantined,
-		StatusWrites, LeasesReleased, SweepDuration, Panics)
+		BulkRetried, StatusWrites, LeasesReleased, SweepDuration, Panics)
 }
