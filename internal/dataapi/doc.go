@@ -34,6 +34,8 @@
 //	diagnose.go      the checks of a diagnosis; pure
 //	actions.go       runs/signal, runs/cancel, runs/suspend
 //	fork.go          runs/fork
+//	bulk_retries.go  bulkretries: get, list, create, update, delete
+//	bulk_convert.go  what a bulk retry may be, and how it is stored and printed
 //	fields.go        field selectors
 //	validate.go      what a run to create may be
 //	convert.go       rows in, resources out

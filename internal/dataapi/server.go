@@ -157,6 +157,7 @@ func storage(r reader, certificate dynamiccertificates.CertKeyContentProvider) m
 		"runs/cancel":  &runCancel{reader: r},
 		"runs/suspend": &runSuspend{reader: r},
 		"runs/fork":    &runFork{reader: r},
+		"bulkretries":  &bulkRetries{reader: r},
 	}
 }
 

@@ -114,6 +114,14 @@ func (tables) ConvertToTable(_ context.Context, object runtime.Object, options r
 		for i := range o.Items {
 			table.Rows = append(table.Rows, checkRows(&o.Items[i])...)
 		}
+	case *datav1alpha1.BulkRetryList:
+		table.ListMeta, table.ColumnDefinitions = o.ListMeta, bulkColumns
+		for i := range o.Items {
+			table.Rows = append(table.Rows, bulkRow(&o.Items[i], now))
+		}
+	case *datav1alpha1.BulkRetry:
+		table.ColumnDefinitions = bulkColumns
+		table.Rows = append(table.Rows, bulkRow(o, now))
 	case metav1.Object:
 		table.Rows = append(table.Rows, metav1.TableRow{
 			Cells:  []any{o.GetName(), age(o.GetCreationTimestamp().Time, now)},

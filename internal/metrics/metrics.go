@@ -74,6 +74,7 @@ var (
 		Name: "openworkflow_runs_archived_total",
 		Help: "Ended runs archived by the manager before it deleted them.",
 	})
+
 	BulkRetried = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "openworkflow_bulk_retried_total",
 		Help: "Runs that bulk retries have gone through, by outcome: started, skipped, failed.",

@@ -22,6 +22,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 		&Run{}, &RunList{}, &RunSteps{}, &RunPayload{}, &RunHistory{},
 		&RunSignal{}, &RunCancel{}, &RunSuspend{}, &RunFork{}, &ReadOptions{}, &RunWhy{},
 		&Workflow{}, &WorkflowList{}, &Diagnosis{}, &DiagnosisList{},
+		&BulkRetry{}, &BulkRetryList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

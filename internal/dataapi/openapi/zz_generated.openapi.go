@@ -16,113 +16,493 @@ import (
 
 func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenAPIDefinition {
 	return map[string]common.OpenAPIDefinition{
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Check":          schema_operator_api_data_v1alpha1_Check(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Diagnosis":      schema_operator_api_data_v1alpha1_Diagnosis(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.DiagnosisList":  schema_operator_api_data_v1alpha1_DiagnosisList(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.HistoryStep":    schema_operator_api_data_v1alpha1_HistoryStep(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.ReadOptions":    schema_operator_api_data_v1alpha1_ReadOptions(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Run":            schema_operator_api_data_v1alpha1_Run(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunBlocker":     schema_operator_api_data_v1alpha1_RunBlocker(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunCancel":      schema_operator_api_data_v1alpha1_RunCancel(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunFork":        schema_operator_api_data_v1alpha1_RunFork(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunHistory":     schema_operator_api_data_v1alpha1_RunHistory(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunList":        schema_operator_api_data_v1alpha1_RunList(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunPayload":     schema_operator_api_data_v1alpha1_RunPayload(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunPool":        schema_operator_api_data_v1alpha1_RunPool(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSignal":      schema_operator_api_data_v1alpha1_RunSignal(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSpec":        schema_operator_api_data_v1alpha1_RunSpec(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunStatus":      schema_operator_api_data_v1alpha1_RunStatus(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSteps":       schema_operator_api_data_v1alpha1_RunSteps(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSuspend":     schema_operator_api_data_v1alpha1_RunSuspend(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunWait":        schema_operator_api_data_v1alpha1_RunWait(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunWhy":         schema_operator_api_data_v1alpha1_RunWhy(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Step":           schema_operator_api_data_v1alpha1_Step(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.StepOutput":     schema_operator_api_data_v1alpha1_StepOutput(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Workflow":       schema_operator_api_data_v1alpha1_Workflow(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.WorkflowList":   schema_operator_api_data_v1alpha1_WorkflowList(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.WorkflowSpec":   schema_operator_api_data_v1alpha1_WorkflowSpec(ref),
-		"github.com/openworkflow-operator/operator/api/data/v1alpha1.WorkflowStatus": schema_operator_api_data_v1alpha1_WorkflowStatus(ref),
-		v1.ConversionRequest{}.OpenAPIModelName():                                    schema_pkg_apis_apiextensions_v1_ConversionRequest(ref),
-		v1.ConversionResponse{}.OpenAPIModelName():                                   schema_pkg_apis_apiextensions_v1_ConversionResponse(ref),
-		v1.ConversionReview{}.OpenAPIModelName():                                     schema_pkg_apis_apiextensions_v1_ConversionReview(ref),
-		v1.CustomResourceColumnDefinition{}.OpenAPIModelName():                       schema_pkg_apis_apiextensions_v1_CustomResourceColumnDefinition(ref),
-		v1.CustomResourceConversion{}.OpenAPIModelName():                             schema_pkg_apis_apiextensions_v1_CustomResourceConversion(ref),
-		v1.CustomResourceDefinition{}.OpenAPIModelName():                             schema_pkg_apis_apiextensions_v1_CustomResourceDefinition(ref),
-		v1.CustomResourceDefinitionCondition{}.OpenAPIModelName():                    schema_pkg_apis_apiextensions_v1_CustomResourceDefinitionCondition(ref),
-		v1.CustomResourceDefinitionList{}.OpenAPIModelName():                         schema_pkg_apis_apiextensions_v1_CustomResourceDefinitionList(ref),
-		v1.CustomResourceDefinitionNames{}.OpenAPIModelName():                        schema_pkg_apis_apiextensions_v1_CustomResourceDefinitionNames(ref),
-		v1.CustomResourceDefinitionSpec{}.OpenAPIModelName():                         schema_pkg_apis_apiextensions_v1_CustomResourceDefinitionSpec(ref),
-		v1.CustomResourceDefinitionStatus{}.OpenAPIModelName():                       schema_pkg_apis_apiextensions_v1_CustomResourceDefinitionStatus(ref),
-		v1.CustomResourceDefinitionVersion{}.OpenAPIModelName():                      schema_pkg_apis_apiextensions_v1_CustomResourceDefinitionVersion(ref),
-		v1.CustomResourceSubresourceScale{}.OpenAPIModelName():                       schema_pkg_apis_apiextensions_v1_CustomResourceSubresourceScale(ref),
-		v1.CustomResourceSubresourceStatus{}.OpenAPIModelName():                      schema_pkg_apis_apiextensions_v1_CustomResourceSubresourceStatus(ref),
-		v1.CustomResourceSubresources{}.OpenAPIModelName():                           schema_pkg_apis_apiextensions_v1_CustomResourceSubresources(ref),
-		v1.CustomResourceValidation{}.OpenAPIModelName():                             schema_pkg_apis_apiextensions_v1_CustomResourceValidation(ref),
-		v1.ExternalDocumentation{}.OpenAPIModelName():                                schema_pkg_apis_apiextensions_v1_ExternalDocumentation(ref),
-		v1.JSON{}.OpenAPIModelName():                                                 schema_pkg_apis_apiextensions_v1_JSON(ref),
-		v1.JSONSchemaProps{}.OpenAPIModelName():                                      schema_pkg_apis_apiextensions_v1_JSONSchemaProps(ref),
-		v1.JSONSchemaPropsOrArray{}.OpenAPIModelName():                               schema_pkg_apis_apiextensions_v1_JSONSchemaPropsOrArray(ref),
-		v1.JSONSchemaPropsOrBool{}.OpenAPIModelName():                                schema_pkg_apis_apiextensions_v1_JSONSchemaPropsOrBool(ref),
-		v1.JSONSchemaPropsOrStringArray{}.OpenAPIModelName():                         schema_pkg_apis_apiextensions_v1_JSONSchemaPropsOrStringArray(ref),
-		v1.SelectableField{}.OpenAPIModelName():                                      schema_pkg_apis_apiextensions_v1_SelectableField(ref),
-		v1.ServiceReference{}.OpenAPIModelName():                                     schema_pkg_apis_apiextensions_v1_ServiceReference(ref),
-		v1.ValidationRule{}.OpenAPIModelName():                                       schema_pkg_apis_apiextensions_v1_ValidationRule(ref),
-		v1.WebhookClientConfig{}.OpenAPIModelName():                                  schema_pkg_apis_apiextensions_v1_WebhookClientConfig(ref),
-		v1.WebhookConversion{}.OpenAPIModelName():                                    schema_pkg_apis_apiextensions_v1_WebhookConversion(ref),
-		metav1.APIGroup{}.OpenAPIModelName():                                         schema_pkg_apis_meta_v1_APIGroup(ref),
-		metav1.APIGroupList{}.OpenAPIModelName():                                     schema_pkg_apis_meta_v1_APIGroupList(ref),
-		metav1.APIResource{}.OpenAPIModelName():                                      schema_pkg_apis_meta_v1_APIResource(ref),
-		metav1.APIResourceList{}.OpenAPIModelName():                                  schema_pkg_apis_meta_v1_APIResourceList(ref),
-		metav1.APIVersions{}.OpenAPIModelName():                                      schema_pkg_apis_meta_v1_APIVersions(ref),
-		metav1.ApplyOptions{}.OpenAPIModelName():                                     schema_pkg_apis_meta_v1_ApplyOptions(ref),
-		metav1.Condition{}.OpenAPIModelName():                                        schema_pkg_apis_meta_v1_Condition(ref),
-		metav1.CreateOptions{}.OpenAPIModelName():                                    schema_pkg_apis_meta_v1_CreateOptions(ref),
-		metav1.DeleteOptions{}.OpenAPIModelName():                                    schema_pkg_apis_meta_v1_DeleteOptions(ref),
-		metav1.Duration{}.OpenAPIModelName():                                         schema_pkg_apis_meta_v1_Duration(ref),
-		metav1.FieldSelectorRequirement{}.OpenAPIModelName():                         schema_pkg_apis_meta_v1_FieldSelectorRequirement(ref),
-		metav1.FieldsV1{}.OpenAPIModelName():                                         schema_pkg_apis_meta_v1_FieldsV1(ref),
-		metav1.GetOptions{}.OpenAPIModelName():                                       schema_pkg_apis_meta_v1_GetOptions(ref),
-		metav1.GroupKind{}.OpenAPIModelName():                                        schema_pkg_apis_meta_v1_GroupKind(ref),
-		metav1.GroupResource{}.OpenAPIModelName():                                    schema_pkg_apis_meta_v1_GroupResource(ref),
-		metav1.GroupVersion{}.OpenAPIModelName():                                     schema_pkg_apis_meta_v1_GroupVersion(ref),
-		metav1.GroupVersionForDiscovery{}.OpenAPIModelName():                         schema_pkg_apis_meta_v1_GroupVersionForDiscovery(ref),
-		metav1.GroupVersionKind{}.OpenAPIModelName():                                 schema_pkg_apis_meta_v1_GroupVersionKind(ref),
-		metav1.GroupVersionResource{}.OpenAPIModelName():                             schema_pkg_apis_meta_v1_GroupVersionResource(ref),
-		metav1.InternalEvent{}.OpenAPIModelName():                                    schema_pkg_apis_meta_v1_InternalEvent(ref),
-		metav1.LabelSelector{}.OpenAPIModelName():                                    schema_pkg_apis_meta_v1_LabelSelector(ref),
-		metav1.LabelSelectorRequirement{}.OpenAPIModelName():                         schema_pkg_apis_meta_v1_LabelSelectorRequirement(ref),
-		metav1.List{}.OpenAPIModelName():                                             schema_pkg_apis_meta_v1_List(ref),
-		metav1.ListMeta{}.OpenAPIModelName():                                         schema_pkg_apis_meta_v1_ListMeta(ref),
-		metav1.ListOptions{}.OpenAPIModelName():                                      schema_pkg_apis_meta_v1_ListOptions(ref),
-		metav1.ManagedFieldsEntry{}.OpenAPIModelName():                               schema_pkg_apis_meta_v1_ManagedFieldsEntry(ref),
-		metav1.MicroTime{}.OpenAPIModelName():                                        schema_pkg_apis_meta_v1_MicroTime(ref),
-		metav1.ObjectMeta{}.OpenAPIModelName():                                       schema_pkg_apis_meta_v1_ObjectMeta(ref),
-		metav1.OwnerReference{}.OpenAPIModelName():                                   schema_pkg_apis_meta_v1_OwnerReference(ref),
-		metav1.PartialObjectMetadata{}.OpenAPIModelName():                            schema_pkg_apis_meta_v1_PartialObjectMetadata(ref),
-		metav1.PartialObjectMetadataList{}.OpenAPIModelName():                        schema_pkg_apis_meta_v1_PartialObjectMetadataList(ref),
-		metav1.Patch{}.OpenAPIModelName():                                            schema_pkg_apis_meta_v1_Patch(ref),
-		metav1.PatchOptions{}.OpenAPIModelName():                                     schema_pkg_apis_meta_v1_PatchOptions(ref),
-		metav1.Preconditions{}.OpenAPIModelName():                                    schema_pkg_apis_meta_v1_Preconditions(ref),
-		metav1.RootPaths{}.OpenAPIModelName():                                        schema_pkg_apis_meta_v1_RootPaths(ref),
-		metav1.ServerAddressByClientCIDR{}.OpenAPIModelName():                        schema_pkg_apis_meta_v1_ServerAddressByClientCIDR(ref),
-		metav1.ShardInfo{}.OpenAPIModelName():                                        schema_pkg_apis_meta_v1_ShardInfo(ref),
-		metav1.Status{}.OpenAPIModelName():                                           schema_pkg_apis_meta_v1_Status(ref),
-		metav1.StatusCause{}.OpenAPIModelName():                                      schema_pkg_apis_meta_v1_StatusCause(ref),
-		metav1.StatusDetails{}.OpenAPIModelName():                                    schema_pkg_apis_meta_v1_StatusDetails(ref),
-		metav1.Table{}.OpenAPIModelName():                                            schema_pkg_apis_meta_v1_Table(ref),
-		metav1.TableColumnDefinition{}.OpenAPIModelName():                            schema_pkg_apis_meta_v1_TableColumnDefinition(ref),
-		metav1.TableOptions{}.OpenAPIModelName():                                     schema_pkg_apis_meta_v1_TableOptions(ref),
-		metav1.TableRow{}.OpenAPIModelName():                                         schema_pkg_apis_meta_v1_TableRow(ref),
-		metav1.TableRowCondition{}.OpenAPIModelName():                                schema_pkg_apis_meta_v1_TableRowCondition(ref),
-		metav1.Time{}.OpenAPIModelName():                                             schema_pkg_apis_meta_v1_Time(ref),
-		metav1.Timestamp{}.OpenAPIModelName():                                        schema_pkg_apis_meta_v1_Timestamp(ref),
-		metav1.TypeMeta{}.OpenAPIModelName():                                         schema_pkg_apis_meta_v1_TypeMeta(ref),
-		metav1.UpdateOptions{}.OpenAPIModelName():                                    schema_pkg_apis_meta_v1_UpdateOptions(ref),
-		metav1.WatchEvent{}.OpenAPIModelName():                                       schema_pkg_apis_meta_v1_WatchEvent(ref),
-		runtime.RawExtension{}.OpenAPIModelName():                                    schema_k8sio_apimachinery_pkg_runtime_RawExtension(ref),
-		runtime.TypeMeta{}.OpenAPIModelName():                                        schema_k8sio_apimachinery_pkg_runtime_TypeMeta(ref),
-		runtime.Unknown{}.OpenAPIModelName():                                         schema_k8sio_apimachinery_pkg_runtime_Unknown(ref),
-		version.Info{}.OpenAPIModelName():                                            schema_k8sio_apimachinery_pkg_version_Info(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetry":         schema_operator_api_data_v1alpha1_BulkRetry(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetryFailure":  schema_operator_api_data_v1alpha1_BulkRetryFailure(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetryList":     schema_operator_api_data_v1alpha1_BulkRetryList(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetrySelector": schema_operator_api_data_v1alpha1_BulkRetrySelector(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetrySpec":     schema_operator_api_data_v1alpha1_BulkRetrySpec(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetryStatus":   schema_operator_api_data_v1alpha1_BulkRetryStatus(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Check":             schema_operator_api_data_v1alpha1_Check(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Diagnosis":         schema_operator_api_data_v1alpha1_Diagnosis(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.DiagnosisList":     schema_operator_api_data_v1alpha1_DiagnosisList(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.HistoryStep":       schema_operator_api_data_v1alpha1_HistoryStep(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.ReadOptions":       schema_operator_api_data_v1alpha1_ReadOptions(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Run":               schema_operator_api_data_v1alpha1_Run(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunBlocker":        schema_operator_api_data_v1alpha1_RunBlocker(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunCancel":         schema_operator_api_data_v1alpha1_RunCancel(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunFork":           schema_operator_api_data_v1alpha1_RunFork(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunHistory":        schema_operator_api_data_v1alpha1_RunHistory(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunList":           schema_operator_api_data_v1alpha1_RunList(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunPayload":        schema_operator_api_data_v1alpha1_RunPayload(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunPool":           schema_operator_api_data_v1alpha1_RunPool(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSignal":         schema_operator_api_data_v1alpha1_RunSignal(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSpec":           schema_operator_api_data_v1alpha1_RunSpec(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunStatus":         schema_operator_api_data_v1alpha1_RunStatus(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSteps":          schema_operator_api_data_v1alpha1_RunSteps(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSuspend":        schema_operator_api_data_v1alpha1_RunSuspend(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunWait":           schema_operator_api_data_v1alpha1_RunWait(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunWhy":            schema_operator_api_data_v1alpha1_RunWhy(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Step":              schema_operator_api_data_v1alpha1_Step(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.StepOutput":        schema_operator_api_data_v1alpha1_StepOutput(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Workflow":          schema_operator_api_data_v1alpha1_Workflow(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.WorkflowList":      schema_operator_api_data_v1alpha1_WorkflowList(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.WorkflowSpec":      schema_operator_api_data_v1alpha1_WorkflowSpec(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.WorkflowStatus":    schema_operator_api_data_v1alpha1_WorkflowStatus(ref),
+		v1.ConversionRequest{}.OpenAPIModelName():                                       schema_pkg_apis_apiextensions_v1_ConversionRequest(ref),
+		v1.ConversionResponse{}.OpenAPIModelName():                                      schema_pkg_apis_apiextensions_v1_ConversionResponse(ref),
+		v1.ConversionReview{}.OpenAPIModelName():                                        schema_pkg_apis_apiextensions_v1_ConversionReview(ref),
+		v1.CustomResourceColumnDefinition{}.OpenAPIModelName():                          schema_pkg_apis_apiextensions_v1_CustomResourceColumnDefinition(ref),
+		v1.CustomResourceConversion{}.OpenAPIModelName():                                schema_pkg_apis_apiextensions_v1_CustomResourceConversion(ref),
+		v1.CustomResourceDefinition{}.OpenAPIModelName():                                schema_pkg_apis_apiextensions_v1_CustomResourceDefinition(ref),
+		v1.CustomResourceDefinitionCondition{}.OpenAPIModelName():                       schema_pkg_apis_apiextensions_v1_CustomResourceDefinitionCondition(ref),
+		v1.CustomResourceDefinitionList{}.OpenAPIModelName():                            schema_pkg_apis_apiextensions_v1_CustomResourceDefinitionList(ref),
+		v1.CustomResourceDefinitionNames{}.OpenAPIModelName():                           schema_pkg_apis_apiextensions_v1_CustomResourceDefinitionNames(ref),
+		v1.CustomResourceDefinitionSpec{}.OpenAPIModelName():                            schema_pkg_apis_apiextensions_v1_CustomResourceDefinitionSpec(ref),
+		v1.CustomResourceDefinitionStatus{}.OpenAPIModelName():                          schema_pkg_apis_apiextensions_v1_CustomResourceDefinitionStatus(ref),
+		v1.CustomResourceDefinitionVersion{}.OpenAPIModelName():                         schema_pkg_apis_apiextensions_v1_CustomResourceDefinitionVersion(ref),
+		v1.CustomResourceSubresourceScale{}.OpenAPIModelName():                          schema_pkg_apis_apiextensions_v1_CustomResourceSubresourceScale(ref),
+		v1.CustomResourceSubresourceStatus{}.OpenAPIModelName():                         schema_pkg_apis_apiextensions_v1_CustomResourceSubresourceStatus(ref),
+		v1.CustomResourceSubresources{}.OpenAPIModelName():                              schema_pkg_apis_apiextensions_v1_CustomResourceSubresources(ref),
+		v1.CustomResourceValidation{}.OpenAPIModelName():                                schema_pkg_apis_apiextensions_v1_CustomResourceValidation(ref),
+		v1.ExternalDocumentation{}.OpenAPIModelName():                                   schema_pkg_apis_apiextensions_v1_ExternalDocumentation(ref),
+		v1.JSON{}.OpenAPIModelName():                                                    schema_pkg_apis_apiextensions_v1_JSON(ref),
+		v1.JSONSchemaProps{}.OpenAPIModelName():                                         schema_pkg_apis_apiextensions_v1_JSONSchemaProps(ref),
+		v1.JSONSchemaPropsOrArray{}.OpenAPIModelName():                                  schema_pkg_apis_apiextensions_v1_JSONSchemaPropsOrArray(ref),
+		v1.JSONSchemaPropsOrBool{}.OpenAPIModelName():                                   schema_pkg_apis_apiextensions_v1_JSONSchemaPropsOrBool(ref),
+		v1.JSONSchemaPropsOrStringArray{}.OpenAPIModelName():                            schema_pkg_apis_apiextensions_v1_JSONSchemaPropsOrStringArray(ref),
+		v1.SelectableField{}.OpenAPIModelName():                                         schema_pkg_apis_apiextensions_v1_SelectableField(ref),
+		v1.ServiceReference{}.OpenAPIModelName():                                        schema_pkg_apis_apiextensions_v1_ServiceReference(ref),
+		v1.ValidationRule{}.OpenAPIModelName():                                          schema_pkg_apis_apiextensions_v1_ValidationRule(ref),
+		v1.WebhookClientConfig{}.OpenAPIModelName():                                     schema_pkg_apis_apiextensions_v1_WebhookClientConfig(ref),
+		v1.WebhookConversion{}.OpenAPIModelName():                                       schema_pkg_apis_apiextensions_v1_WebhookConversion(ref),
+		metav1.APIGroup{}.OpenAPIModelName():                                            schema_pkg_apis_meta_v1_APIGroup(ref),
+		metav1.APIGroupList{}.OpenAPIModelName():                                        schema_pkg_apis_meta_v1_APIGroupList(ref),
+		metav1.APIResource{}.OpenAPIModelName():                                         schema_pkg_apis_meta_v1_APIResource(ref),
+		metav1.APIResourceList{}.OpenAPIModelName():                                     schema_pkg_apis_meta_v1_APIResourceList(ref),
+		metav1.APIVersions{}.OpenAPIModelName():                                         schema_pkg_apis_meta_v1_APIVersions(ref),
+		metav1.ApplyOptions{}.OpenAPIModelName():                                        schema_pkg_apis_meta_v1_ApplyOptions(ref),
+		metav1.Condition{}.OpenAPIModelName():                                           schema_pkg_apis_meta_v1_Condition(ref),
+		metav1.CreateOptions{}.OpenAPIModelName():                                       schema_pkg_apis_meta_v1_CreateOptions(ref),
+		metav1.DeleteOptions{}.OpenAPIModelName():                                       schema_pkg_apis_meta_v1_DeleteOptions(ref),
+		metav1.Duration{}.OpenAPIModelName():                                            schema_pkg_apis_meta_v1_Duration(ref),
+		metav1.FieldSelectorRequirement{}.OpenAPIModelName():                            schema_pkg_apis_meta_v1_FieldSelectorRequirement(ref),
+		metav1.FieldsV1{}.OpenAPIModelName():                                            schema_pkg_apis_meta_v1_FieldsV1(ref),
+		metav1.GetOptions{}.OpenAPIModelName():                                          schema_pkg_apis_meta_v1_GetOptions(ref),
+		metav1.GroupKind{}.OpenAPIModelName():                                           schema_pkg_apis_meta_v1_GroupKind(ref),
+		metav1.GroupResource{}.OpenAPIModelName():                                       schema_pkg_apis_meta_v1_GroupResource(ref),
+		metav1.GroupVersion{}.OpenAPIModelName():                                        schema_pkg_apis_meta_v1_GroupVersion(ref),
+		metav1.GroupVersionForDiscovery{}.OpenAPIModelName():                            schema_pkg_apis_meta_v1_GroupVersionForDiscovery(ref),
+		metav1.GroupVersionKind{}.OpenAPIModelName():                                    schema_pkg_apis_meta_v1_GroupVersionKind(ref),
+		metav1.GroupVersionResource{}.OpenAPIModelName():                                schema_pkg_apis_meta_v1_GroupVersionResource(ref),
+		metav1.InternalEvent{}.OpenAPIModelName():                                       schema_pkg_apis_meta_v1_InternalEvent(ref),
+		metav1.LabelSelector{}.OpenAPIModelName():                                       schema_pkg_apis_meta_v1_LabelSelector(ref),
+		metav1.LabelSelectorRequirement{}.OpenAPIModelName():                            schema_pkg_apis_meta_v1_LabelSelectorRequirement(ref),
+		metav1.List{}.OpenAPIModelName():                                                schema_pkg_apis_meta_v1_List(ref),
+		metav1.ListMeta{}.OpenAPIModelName():                                            schema_pkg_apis_meta_v1_ListMeta(ref),
+		metav1.ListOptions{}.OpenAPIModelName():                                         schema_pkg_apis_meta_v1_ListOptions(ref),
+		metav1.ManagedFieldsEntry{}.OpenAPIModelName():                                  schema_pkg_apis_meta_v1_ManagedFieldsEntry(ref),
+		metav1.MicroTime{}.OpenAPIModelName():                                           schema_pkg_apis_meta_v1_MicroTime(ref),
+		metav1.ObjectMeta{}.OpenAPIModelName():                                          schema_pkg_apis_meta_v1_ObjectMeta(ref),
+		metav1.OwnerReference{}.OpenAPIModelName():                                      schema_pkg_apis_meta_v1_OwnerReference(ref),
+		metav1.PartialObjectMetadata{}.OpenAPIModelName():                               schema_pkg_apis_meta_v1_PartialObjectMetadata(ref),
+		metav1.PartialObjectMetadataList{}.OpenAPIModelName():                           schema_pkg_apis_meta_v1_PartialObjectMetadataList(ref),
+		metav1.Patch{}.OpenAPIModelName():                                               schema_pkg_apis_meta_v1_Patch(ref),
+		metav1.PatchOptions{}.OpenAPIModelName():                                        schema_pkg_apis_meta_v1_PatchOptions(ref),
+		metav1.Preconditions{}.OpenAPIModelName():                                       schema_pkg_apis_meta_v1_Preconditions(ref),
+		metav1.RootPaths{}.OpenAPIModelName():                                           schema_pkg_apis_meta_v1_RootPaths(ref),
+		metav1.ServerAddressByClientCIDR{}.OpenAPIModelName():                           schema_pkg_apis_meta_v1_ServerAddressByClientCIDR(ref),
+		metav1.ShardInfo{}.OpenAPIModelName():                                           schema_pkg_apis_meta_v1_ShardInfo(ref),
+		metav1.Status{}.OpenAPIModelName():                                              schema_pkg_apis_meta_v1_Status(ref),
+		metav1.StatusCause{}.OpenAPIModelName():                                         schema_pkg_apis_meta_v1_StatusCause(ref),
+		metav1.StatusDetails{}.OpenAPIModelName():                                       schema_pkg_apis_meta_v1_StatusDetails(ref),
+		metav1.Table{}.OpenAPIModelName():                                               schema_pkg_apis_meta_v1_Table(ref),
+		metav1.TableColumnDefinition{}.OpenAPIModelName():                               schema_pkg_apis_meta_v1_TableColumnDefinition(ref),
+		metav1.TableOptions{}.OpenAPIModelName():                                        schema_pkg_apis_meta_v1_TableOptions(ref),
+		metav1.TableRow{}.OpenAPIModelName():                                            schema_pkg_apis_meta_v1_TableRow(ref),
+		metav1.TableRowCondition{}.OpenAPIModelName():                                   schema_pkg_apis_meta_v1_TableRowCondition(ref),
+		metav1.Time{}.OpenAPIModelName():                                                schema_pkg_apis_meta_v1_Time(ref),
+		metav1.Timestamp{}.OpenAPIModelName():                                           schema_pkg_apis_meta_v1_Timestamp(ref),
+		metav1.TypeMeta{}.OpenAPIModelName():                                            schema_pkg_apis_meta_v1_TypeMeta(ref),
+		metav1.UpdateOptions{}.OpenAPIModelName():                                       schema_pkg_apis_meta_v1_UpdateOptions(ref),
+		metav1.WatchEvent{}.OpenAPIModelName():                                          schema_pkg_apis_meta_v1_WatchEvent(ref),
+		runtime.RawExtension{}.OpenAPIModelName():                                       schema_k8sio_apimachinery_pkg_runtime_RawExtension(ref),
+		runtime.TypeMeta{}.OpenAPIModelName():                                           schema_k8sio_apimachinery_pkg_runtime_TypeMeta(ref),
+		runtime.Unknown{}.OpenAPIModelName():                                            schema_k8sio_apimachinery_pkg_runtime_Unknown(ref),
+		version.Info{}.OpenAPIModelName():                                               schema_k8sio_apimachinery_pkg_version_Info(ref),
+	}
+}
+
+func schema_operator_api_data_v1alpha1_BulkRetry(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "BulkRetry retries many runs, at a bounded rate. The manager makes a new run for each.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"spec": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetrySpec"),
+						},
+					},
+					"status": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetryStatus"),
+						},
+					},
+				},
+				Required: []string{"spec"},
+			},
+		},
+		Dependencies: []string{
+			"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetrySpec", "github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetryStatus", metav1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_BulkRetryFailure(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "BulkRetryFailure says why a run could not be retried.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"run": {
+						SchemaProps: spec.SchemaProps{
+							Description: "run is the id of the run.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"message": {
+						SchemaProps: spec.SchemaProps{
+							Description: "message says why.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"run", "message"},
+			},
+		},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_BulkRetryList(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "BulkRetryList is a list of BulkRetries, newest first.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ListMeta{}.OpenAPIModelName()),
+						},
+					},
+					"items": {
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetry"),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"items"},
+			},
+		},
+		Dependencies: []string{
+			"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetry", metav1.ListMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_BulkRetrySelector(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "BulkRetrySelector selects runs that have failed or were canceled before the request was created. Runs that another run has started are not selected: their parents start them anew.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"workflowName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "workflowName selects the runs of a workflow. Empty means all.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"version": {
+						SchemaProps: spec.SchemaProps{
+							Description: "version selects the runs of a version; the empty text is the unversioned one. Absent means all.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"states": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "set",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "states are those of the runs: Failed, Canceled or both. Empty means Failed.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"errorName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "errorName selects the runs whose error has this name, as status.errorName shows it. Empty means all.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"finishedFrom": {
+						SchemaProps: spec.SchemaProps{
+							Description: "finishedFrom and finishedBefore bound the end of the runs by the database's clock: from is included, before is not. Empty means no bound.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"finishedBefore": {
+						SchemaProps: spec.SchemaProps{
+							Ref: ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			metav1.Time{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_BulkRetrySpec(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "BulkRetrySpec says which runs to retry, and how. Only suspend and cancel may be changed.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"backend": {
+						SchemaProps: spec.SchemaProps{
+							Description: "backend is the name of the Backend that holds the runs. Defaults to the one named default.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"selector": {
+						SchemaProps: spec.SchemaProps{
+							Description: "selector selects the runs.",
+							Default:     map[string]interface{}{},
+							Ref:         ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetrySelector"),
+						},
+					},
+					"from": {
+						SchemaProps: spec.SchemaProps{
+							Description: "from says which results a retry takes over: LastFailed, Step or Start. Defaults to LastFailed.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"step": {
+						SchemaProps: spec.SchemaProps{
+							Description: "step is the durable name of the step from which on runs are executed anew, with from: Step.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"children": {
+						SchemaProps: spec.SchemaProps{
+							Description: "children says what becomes of the results of child runs: Keep or Restart. Defaults to Keep.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"runsPerMinute": {
+						SchemaProps: spec.SchemaProps{
+							Description: "runsPerMinute is the largest number of runs that are retried in a minute, up to 6000. Defaults to 600.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"maxRuns": {
+						SchemaProps: spec.SchemaProps{
+							Description: "maxRuns ends the request when so many runs were retried. Empty means no bound.",
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"suspend": {
+						SchemaProps: spec.SchemaProps{
+							Description: "suspend, while true, makes the request pause.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"cancel": {
+						SchemaProps: spec.SchemaProps{
+							Description: "cancel, if true, ends the request. The runs that it has retried go on. It cannot be taken back.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetrySelector"},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_BulkRetryStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "BulkRetryStatus says how far the request has come.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"state": {
+						SchemaProps: spec.SchemaProps{
+							Description: "state is Running, Suspended, Completed or Canceled.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"matched": {
+						SchemaProps: spec.SchemaProps{
+							Description: "matched is how many runs matched when the request was created, and had not been retried.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"matchedMore": {
+						SchemaProps: spec.SchemaProps{
+							Description: "matchedMore is true if these are only the first: the newer part of the history was not counted.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"sample": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "sample are the ids of the first runs that match. Only a dry run has it.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"started": {
+						SchemaProps: spec.SchemaProps{
+							Description: "started is how many runs were retried.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"skipped": {
+						SchemaProps: spec.SchemaProps{
+							Description: "skipped is how many were passed over because they had been retried by other means.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"failed": {
+						SchemaProps: spec.SchemaProps{
+							Description: "failed is how many could not be retried. failures are the first of them.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"failures": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetryFailure"),
+									},
+								},
+							},
+						},
+					},
+					"finishedAt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "finishedAt is when the request was completed or canceled.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"matched", "started", "skipped", "failed"},
+			},
+		},
+		Dependencies: []string{
+			"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetryFailure", metav1.Time{}.OpenAPIModelName()},
 	}
 }
 
