@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/openworkflow-operator/operator/internal/dryrun/execute"
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/replay"
-	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
@@ -70,11 +70,8 @@ func (c *Client) dryRun(ctx context.Context, d durable.Definition, runID string,
 		return replay.Report{}, err
 	}
 	source := runs[runID]
-	switch {
-	case source == nil:
+	if source == nil {
 		return replay.Report{}, ErrNotFound
-	case source.Definition().Key() != d.Key():
-		return replay.Report{}, fmt.Errorf("%w: it is a run of workflow %q, version %q", ErrInvalidFork, source.WorkflowName, value(source.Version))
 	}
 	steps, err := bounded(ctx, func(ctx context.Context) (map[string][]openworkflow.StepAttempt, error) {
 		return c.store.LoadSteps(ctx, []string{runID})
@@ -82,15 +79,7 @@ func (c *Client) dryRun(ctx context.Context, d durable.Definition, runID string,
 	if err != nil {
 		return replay.Report{}, err
 	}
-	plan, err := store.NewForkPlan(source, steps[runID], r)
-	if err != nil {
-		return replay.Report{}, err
-	}
-	fork := openworkflow.Run{
-		NamespaceID: source.NamespaceID, ID: plan.Run.ID, WorkflowName: source.WorkflowName, Version: source.Version,
-		Input: openworkflow.Column(plan.Run.Input), CreatedAt: c.store.ServerTime(time.Now()),
-	}
-	return replay.Run(ctx, d, &fork, plan.History(steps[runID]))
+	return execute.Replay(ctx, d, source, steps[runID], r, c.store.ServerTime(time.Now()))
 }
 
 func publicReport(r replay.Report) DryRunReport {

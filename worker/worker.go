@@ -39,6 +39,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/runner"
 	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/internal/tracing/otlp"
+	"github.com/openworkflow-operator/operator/internal/workerenv"
 	"github.com/openworkflow-operator/operator/workflow"
 )
 
@@ -49,6 +50,9 @@ import (
 // error, and sets slog's default logger to do so. If the configuration is wrong, for example
 // without a database URL or with two workflows of the same name and version, it logs the
 // reasons and exits with status 1. It retries while the database does not answer.
+//
+// With a request in OPENWORKFLOW_DRY_RUN, Main executes nothing: it says what a fork of a run would
+// do with these workflows, and returns. kubectl workflow starts such a process for --dry-run.
 func Main(workflows ...workflow.Definition) {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	slog.SetDefault(log)
@@ -56,7 +60,14 @@ func Main(workflows ...workflow.Definition) {
 	if err == nil {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
-		err = Run(ctx, config, workflows...)
+		if request := os.Getenv(workerenv.DryRun); request != "" {
+			if id := os.Getenv(workerenv.DryRunNamespaceID); id != "" {
+				config.NamespaceID = id
+			}
+			err = dryRun(ctx, config, request, os.Getenv(workerenv.DryRunResult), workflows)
+		} else {
+			err = Run(ctx, config, workflows...)
+		}
 	}
 	if err != nil {
 		log.Error("Worker cannot work", "error", err)

@@ -148,7 +148,7 @@ func TestBulkRetries_P7_BadInputIsNamed(t *testing.T) {
 		"from":          {create(func(s *datav1alpha1.BulkRetrySpec) { s.From = "Here" }), `spec.from: Unsupported value: "Here": supported values: "LastFailed", "Step", "Start"`},
 		"no step":       {create(func(s *datav1alpha1.BulkRetrySpec) { s.From = "Step" }), "spec.step: Required value: name the step"},
 		"a step":        {create(func(s *datav1alpha1.BulkRetrySpec) { s.Step = "x" }), "spec.step: Forbidden: only with from: Step"},
-		"long step":     {create(func(s *datav1alpha1.BulkRetrySpec) { s.From, s.Step = "Step", strings.Repeat("x", 1025) }), "spec.step: Too long: may not be more than 1024 bytes"},
+		"long step":     {create(func(s *datav1alpha1.BulkRetrySpec) { s.From, s.Step = "Step", strings.Repeat("x", 4097) }), "spec.step: Too long: may not be more than 4096 bytes"},
 		"children":      {create(func(s *datav1alpha1.BulkRetrySpec) { s.Children = "Eat" }), `spec.children: Unsupported value: "Eat"`},
 		"slow":          {create(func(s *datav1alpha1.BulkRetrySpec) { s.RunsPerMinute = -1 }), "spec.runsPerMinute: Invalid value: -1: must be between 1 and 6000"},
 		"fast":          {create(func(s *datav1alpha1.BulkRetrySpec) { s.RunsPerMinute = 6001 }), "must be between 1 and 6000"},

@@ -38,6 +38,14 @@ const (
 	Pool = "OPENWORKFLOW_POOL"
 	// Backend is the name of the pool's Backend.
 	Backend = "OPENWORKFLOW_BACKEND"
+	// DryRun, not empty, makes the process say what a fork of a run would do and end, instead of
+	// working. It is JSON, see package dryrun.
+	DryRun = "OPENWORKFLOW_DRY_RUN"
+	// DryRunNamespaceID is the NamespaceID of a dry run. NamespaceID itself names one without runs then,
+	// so that a program that knows no dry runs executes none.
+	DryRunNamespaceID = "OPENWORKFLOW_DRY_RUN_NAMESPACE_ID"
+	// DryRunResult is the file into which it writes what it says. Empty means standard output.
+	DryRunResult = "OPENWORKFLOW_DRY_RUN_RESULT"
 )
 
 // Identity of the pod, from the downward API.
