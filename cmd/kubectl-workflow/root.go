@@ -67,6 +67,8 @@ func newRoot(f *factory) *cobra.Command {
 		newRetry(f),
 		newRerun(f),
 		newFork(f),
+		newDryRun(f),
+		newBulk(f),
 	)
 	add(groupCheck,
 		newPools(f),
