@@ -282,11 +282,11 @@ func (o *bulkRetryOptions) follow(ctx context.Context, data *dataClient, namespa
 		s := &b.Status
 		if line := fmt.Sprintf("%s: %d started, %d skipped, %d failed", s.State, s.Started, s.Skipped, s.Failed); line != last {
 			last = line
-			fmt.Fprintln(o.ErrOut, line)
+			_, _ = fmt.Fprintln(o.ErrOut, line)
 		}
 		if s.State == "Completed" || s.State == "Canceled" {
 			for _, f := range s.Failures {
-				fmt.Fprintf(o.ErrOut, "  run %s: %s\n", f.Run, f.Message)
+				_, _ = fmt.Fprintf(o.ErrOut, "  run %s: %s\n", f.Run, f.Message)
 			}
 			if s.State == "Canceled" {
 				return &endError{code: codeCanceled}
@@ -333,7 +333,7 @@ func newBulkList(f *factory) *cobra.Command {
 			return fmt.Errorf("read bulk retries: %w", err)
 		}
 		if len(list.Items) == 0 && p.plain() {
-			fmt.Fprintf(f.ErrOut, "No bulk retries found in namespace %s.\n", namespace)
+			_, _ = fmt.Fprintf(f.ErrOut, "No bulk retries found in namespace %s.\n", namespace)
 			return nil
 		}
 		return p.print(f.Out, list, bulkTable(list.Items, f.now()))

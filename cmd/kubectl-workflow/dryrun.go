@@ -233,7 +233,7 @@ func (f *factory) execute(ctx context.Context, job *batchv1.Job, timeout time.Du
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		if err := jobs.Delete(ctx, created.Name, metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationBackground)}); err != nil {
-			fmt.Fprintf(f.ErrOut, "Could not remove Job %s, which is removed by itself 5 minutes after its end: %v\n", created.Name, err)
+			_, _ = fmt.Fprintf(f.ErrOut, "Could not remove Job %s, which is removed by itself 5 minutes after its end: %v\n", created.Name, err)
 		}
 	}()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
