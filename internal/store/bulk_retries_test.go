@@ -22,7 +22,7 @@ func (f *fixture) ended(runs ...string) {
 		id, changes, _ := strings.Cut(text, " ")
 		f.exec(`INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, error, attempts, created_at, updated_at)
 			SELECT 'default', $1, 'wf', 'failed', '{}', '{"name": "Error", "message": "no"}', 1, at, at FROM (SELECT timestamptz '2026-01-01 00:00:00Z' + $2::int * interval '1 s' AS at) t`, id, i)
-		for _, change := range strings.FieldsSeq(changes) {
+		for change := range strings.FieldsSeq(changes) {
 			column, value, _ := strings.Cut(change, "=")
 			f.exec(`UPDATE openworkflow.workflow_runs SET `+column+` = `+value+` WHERE id = $1`, id)
 		}
