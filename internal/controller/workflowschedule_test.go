@@ -259,7 +259,7 @@ func TestSchedule_ReplaceCancelsAndThenStarts(t *testing.T) {
 		}
 		return nil
 	})
-	if second.CreationTimestamp.Time.Before(first.Status.FinishedAt.Time.Truncate(time.Second)) {
+	if finished := first.Status.FinishedAt.Truncate(time.Second); second.CreationTimestamp.Before(&metav1.Time{Time: finished}) {
 		t.Errorf("the second run began at %s, the first one ended at %s", second.CreationTimestamp, first.Status.FinishedAt)
 	}
 }

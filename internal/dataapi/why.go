@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -116,15 +117,15 @@ func (s *runWhy) explain(ctx context.Context, db *database, namespace, id string
 		chain = append(chain, below)
 	}
 	var out *datav1alpha1.RunWhy
-	for i := len(chain) - 1; i >= 0; i-- { // from the lowest run up
-		seen := whySeen{WhyView: chain[i], fleet: f, errors: showErrors, object: s.objectOf(&chain[i].Run, namespace)}
+	for i, run := range slices.Backward(chain) { // from the lowest run up
+		seen := whySeen{WhyView: run, fleet: f, errors: showErrors, object: s.objectOf(&run.Run, namespace)}
 		if out != nil {
 			seen.child, seen.childID = out, chain[i+1].Run.ID
 		}
 		if err := s.complete(ctx, view, &seen, namespace); err != nil {
 			return nil, err
 		}
-		out = whyOf(&seen, objectMeta(&chain[i].Run, namespace), db.backend)
+		out = whyOf(&seen, objectMeta(&run.Run, namespace), db.backend)
 	}
 	return out, nil
 }
@@ -174,7 +175,7 @@ func (d *Databases) suspendedBy(ctx context.Context, namespace, name string) (st
 		var fields struct {
 			Spec map[string]json.RawMessage `json:"f:spec"`
 		}
-		if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.Raw, &fields) != nil || fields.Spec["f:suspend"] == nil {
+		if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil || fields.Spec["f:suspend"] == nil {
 			continue
 		}
 		if entry.Time == nil || !entry.Time.Time.Before(at) {

@@ -97,7 +97,7 @@ func newOracle(text string) *oracle {
 // oracleSet understands *, numbers, ranges, lists and steps.
 func oracleSet(text string, low, high int) map[int]bool {
 	set := map[int]bool{}
-	for _, item := range strings.Split(text, ",") {
+	for item := range strings.SplitSeq(text, ",") {
 		span, step, stepped := strings.Cut(item, "/")
 		every, first, last := 1, low, high
 		if stepped {
@@ -224,7 +224,7 @@ func comparisons(t *testing.T) []comparison {
 	begin, end := time.Date(2019, 12, 29, 0, 0, 0, 0, time.UTC), time.Date(2030, 1, 3, 0, 0, 0, 0, time.UTC)
 	seen := map[string]bool{}
 	var all []comparison
-	for _, name := range strings.Fields(zoneNames) {
+	for name := range strings.FieldsSeq(zoneNames) {
 		zone, err := loadZone(name)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

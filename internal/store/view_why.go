@@ -13,8 +13,10 @@ const (
 	// whyAttempts is how many of a run's newest attempts are searched for those that wait, and
 	// whyNewest how many are read.
 	whyAttempts, whyNewest = 1000, 50
-	// MaxWaits bounds the waits of a WhyView, and MaxAhead the runs that QueuedBefore counts.
-	MaxWaits, MaxAhead = 20, 1000
+	// MaxWaits bounds the waits of a WhyView.
+	MaxWaits = 20
+	// MaxAhead bounds the runs that QueuedBefore counts.
+	MaxAhead = 1000
 )
 
 // WhyView is what says why a run is in its state. Long texts are cut; input and steps' outputs are

@@ -12,8 +12,10 @@ import (
 )
 
 const (
-	// MaxWorkflows bounds the workflows of an answer of Workflows, and MaxBacklog each count of runs.
-	MaxWorkflows, MaxBacklog = 100, 1000
+	// MaxWorkflows bounds the workflows of an answer of Workflows.
+	MaxWorkflows = 100
+	// MaxBacklog bounds each count of runs in it.
+	MaxBacklog = 1000
 	// endedSample is how many ended runs are read of each workflow and status, newest first.
 	endedSample = 300
 	// maxLeases bounds the leases that are counted.
