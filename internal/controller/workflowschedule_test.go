@@ -201,13 +201,14 @@ func TestSchedule_NoSlotIsLostOrDoubled(t *testing.T) {
 	})
 }
 
-// TestSchedule_ForbidIsNeverViolated: with two managers, slots ten times as often as runs end.
+// TestSchedule_ForbidIsNeverViolated: the manager is replaced, and slots are ten times as often as
+// runs end.
 func TestSchedule_ForbidIsNeverViolated(t *testing.T) {
 	for _, policy := range []string{"Forbid", "BufferOne"} {
 		t.Run(policy, func(t *testing.T) {
 			w := newWorld(t)
 			sameClock := fast()
-			w.start(sameClock)
+			leader := w.start(sameClock)
 			w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
 			var executing, executed, overlaps atomic.Int64
 			w.workOn(w.store(), durable.DefinitionOf(workflow.Define("checkout", func(ctx context.Context, _ any) (any, error) {
@@ -227,14 +228,14 @@ func TestSchedule_ForbidIsNeverViolated(t *testing.T) {
 			s := newSchedule("minutely", func(s *wfs) { s.Spec.OverlapPolicy, s.Spec.CatchUp = policy, "All" })
 			w.create(s)
 			for restart := int64(1); restart <= 3; restart++ {
-				second := w.start(sameClock)
 				eventuallyWithin(t, time.Minute, func() error {
 					if n := executed.Load(); n < 4*restart {
 						return fmt.Errorf("%d runs were executed", n)
 					}
 					return nil
 				})
-				second.halt()
+				leader.halt()
+				leader = w.start(sameClock)
 			}
 			if n := overlaps.Load(); n > 0 {
 				t.Errorf("%d runs overlapped an earlier one", n)
