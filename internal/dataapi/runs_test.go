@@ -390,18 +390,33 @@ func TestRuns_SeveralBackendsAreOneList(t *testing.T) {
 	}
 }
 
-func TestRuns_PrintAsATable(t *testing.T) {
+// kubectl asks for a table, with the metadata of each row's object.
+func TestTables_EachResourcePrintsAsOne(t *testing.T) {
 	w := setup(t)
 	w.history(2)
-	body, err := w.user().Get().Namespace(w.namespace).Resource("runs").
-		SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").DoRaw(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{`"kind":"Table"`, `"r-02","even","Waiting"`, `"r-01","odd","Running"`} {
-		if !strings.Contains(string(body), want) {
-			t.Errorf("the table lacks %s: %s", want, body)
-		}
+	w.parked("r", "w", "ask", "signal-wait", `{"signal": "go"}`, "")
+	c := w.user()
+	for path, want := range map[string]string{
+		"runs":         `"r-02","even","Waiting"`,
+		"runs/r-01":    `"r-01","odd","Running"`,
+		"runs/r/steps": `"ask","signal-wait","running"`,
+		"runs/r/why":   `"r","WaitingForSignal"`,
+		"workflows":    `"even"`,
+		"diagnoses":    `"default","schema","OK"`,
+		"bulkretries":  `"rows":[]`,
+	} {
+		t.Run(path, func(t *testing.T) {
+			body, err := c.Get().AbsPath("/apis", datav1alpha1.GroupVersion.String(), "namespaces", w.namespace, path).
+				SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").DoRaw(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range []string{`"kind":"Table"`, want} {
+				if !strings.Contains(string(body), want) {
+					t.Errorf("the table lacks %s: %s", want, body)
+				}
+			}
+		})
 	}
 }
 

@@ -84,7 +84,7 @@ var (
 // ConvertToTable prints a list or an object.
 func (tables) ConvertToTable(_ context.Context, object runtime.Object, options runtime.Object) (*metav1.Table, error) {
 	now := time.Now()
-	table := &metav1.Table{ColumnDefinitions: objectColumns}
+	table := &metav1.Table{ColumnDefinitions: objectColumns, Rows: []metav1.TableRow{}}
 	switch o := object.(type) {
 	case *datav1alpha1.RunList:
 		table.ListMeta, table.ColumnDefinitions = o.ListMeta, runColumns
@@ -97,7 +97,7 @@ func (tables) ConvertToTable(_ context.Context, object runtime.Object, options r
 	case *datav1alpha1.RunSteps:
 		table.Continue, table.ColumnDefinitions = o.Continue, stepColumns
 		for i := range o.Items {
-			table.Rows = append(table.Rows, stepRow(&o.Items[i], now))
+			table.Rows = append(table.Rows, stepRow(&o.Items[i], &o.ObjectMeta, now))
 		}
 	case *datav1alpha1.RunWhy:
 		table.ColumnDefinitions = whyColumns
@@ -148,7 +148,7 @@ func runRow(r *datav1alpha1.Run, now time.Time) metav1.TableRow {
 	}
 }
 
-func stepRow(s *datav1alpha1.Step, now time.Time) metav1.TableRow {
+func stepRow(s *datav1alpha1.Step, of *metav1.ObjectMeta, now time.Time) metav1.TableRow {
 	started, length := "", ""
 	if s.StartedAt != nil {
 		started, length = age(s.StartedAt.Time, now), duration.HumanDuration(now.Sub(s.StartedAt.Time))
@@ -156,7 +156,10 @@ func stepRow(s *datav1alpha1.Step, now time.Time) metav1.TableRow {
 			length = s.FinishedAt.Sub(s.StartedAt.Time).Round(time.Millisecond).String()
 		}
 	}
-	return metav1.TableRow{Cells: []any{s.Name, s.Kind, s.State, started, length, s.ErrorName, s.Child, s.Signal}}
+	return metav1.TableRow{
+		Cells:  []any{s.Name, s.Kind, s.State, started, length, s.ErrorName, s.Child, s.Signal},
+		Object: metadataOf(of),
+	}
 }
 
 func whyRow(w *datav1alpha1.RunWhy, now time.Time) metav1.TableRow {
@@ -192,9 +195,17 @@ func workflowRow(w *datav1alpha1.Workflow, now time.Time) metav1.TableRow {
 func checkRows(d *datav1alpha1.Diagnosis) (rows []metav1.TableRow) {
 	for i := range d.Checks {
 		c := &d.Checks[i]
-		rows = append(rows, metav1.TableRow{Cells: []any{d.Name, c.Name, c.Outcome, c.Message, c.Next}})
+		rows = append(rows, metav1.TableRow{
+			Cells:  []any{d.Name, c.Name, c.Outcome, c.Message, c.Next},
+			Object: metadataOf(&d.ObjectMeta),
+		})
 	}
 	return rows
+}
+
+// metadataOf is the object of a row that is only a part of one. The API server refuses rows without.
+func metadataOf(of *metav1.ObjectMeta) runtime.RawExtension {
+	return runtime.RawExtension{Object: &metav1.PartialObjectMetadata{ObjectMeta: *of}}
 }
 
 // age is the time since t, for people.
