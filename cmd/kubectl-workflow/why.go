@@ -62,8 +62,7 @@ func (o *whyOptions) run(ctx context.Context, argument string) error {
 	if !o.printer.plain() {
 		return o.printer.print(o.Out, why, nil)
 	}
-	o.describe(why)
-	return nil
+	return o.describe(why)
 }
 
 // whyOfObject tells what the status of a WorkflowRun says that has no run yet.
@@ -80,7 +79,7 @@ func whyOfObject(object *v1alpha1.WorkflowRun) *datav1alpha1.RunWhy {
 }
 
 // describe prints the sentence and what to do and, with -o wide, what belongs to it.
-func (o *whyOptions) describe(why *datav1alpha1.RunWhy) {
+func (o *whyOptions) describe(why *datav1alpha1.RunWhy) error {
 	since := ""
 	if why.Since != nil {
 		since = fmt.Sprintf("%s (%s ago)", rfc3339(why.Since.Time), ageOf(*why.Since, o.now()))
@@ -90,7 +89,7 @@ func (o *whyOptions) describe(why *datav1alpha1.RunWhy) {
 	if o.printer.format() == "wide" {
 		fields = append(fields, wideFields(why)...)
 	}
-	fieldsOf(o.Out, fields...)
+	return fieldsOf(o.Out, fields...)
 }
 
 func wideFields(why *datav1alpha1.RunWhy) (fields []string) {
