@@ -1,17 +1,10 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/spf13/cobra"
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/cli-runtime/pkg/genericclioptions"
-	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/client-go/rest"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
 )
@@ -39,8 +32,8 @@ func (w *world) fix(name string) {
 func TestBulk_RetrySaysWhatItFinds(t *testing.T) {
 	w := bulkSetup(t)
 	for args, want := range map[string]string{
-		"--dry-run":                  "1 run would be retried, 600 in a minute at most.\nThe first of them:\n  " + runSeq(1) + "\n",
-		"--dry-run --state canceled": "0 runs would be retried, 600 in a minute at most.\n",
+		"--dry-run --state failed":                              "1 run would be retried, 600 in a minute at most.\nThe first of them:\n  " + runSeq(1) + "\n",
+		"--dry-run --state canceled":                            "0 runs would be retried, 600 in a minute at most.\n",
 		"--dry-run --state Failed,canceled --workflow checkout": "1 run would be retried",
 		"--dry-run --workflow other":                            "0 runs",
 		"--dry-run --version 7":                                 "0 runs",
@@ -48,25 +41,25 @@ func TestBulk_RetrySaysWhatItFinds(t *testing.T) {
 		"--dry-run --since 59m30s":                              "1 run",
 		"--dry-run --since 58m":                                 "0 runs",
 	} {
-		if got := w.run(append([]string{"bulk", "retry"}, strings.Fields(args)...)...); got.code != codeDone || !strings.HasPrefix(got.out, want) {
+		if got := w.run(append([]string{"retry"}, strings.Fields(args)...)...); got.code != codeDone || !strings.HasPrefix(got.out, want) {
 			t.Errorf("%s: exit code %d, %q%s, want %q", args, got.code, got.out, got.errOut, want)
 		}
 	}
 	if got := w.run("bulk", "list"); !strings.HasPrefix(got.errOut, "No bulk retries found in namespace") {
 		t.Errorf("a dry run has stored something: %s", got.out)
 	}
-	got := w.run("bulk", "retry", "--name", "all", "--step", "charge", "--children", "Restart", "--max-runs", "3")
+	got := w.run("retry", "--state", "failed", "--name", "all", "--step", "charge", "--children", "Restart", "--max-runs", "3")
 	if got.out != "Bulk retry all: 1 run to retry, 600 in a minute at most.\n" {
 		t.Errorf("created: %q, %s", got.out, got.errOut)
 	}
-	if got := w.run("bulk", "retry", "-o", "name"); !strings.HasPrefix(got.out, "bulkretry.data.openworkflow.dev/retry-") {
+	if got := w.run("retry", "--state", "failed", "-o", "name"); !strings.HasPrefix(got.out, "bulkretry.data.openworkflow.dev/retry-") {
 		t.Errorf("created without a name: %q, %s", got.out, got.errOut)
 	}
 }
 
 func TestBulk_ListPrintsEveryFormat(t *testing.T) {
 	w := bulkSetup(t)
-	w.run("bulk", "retry", "--name", "outage", "--workflow", "checkout", "--since", "24h", "--rate", "300")
+	w.run("retry", "--state", "failed", "--name", "outage", "--workflow", "checkout", "--since", "24h", "--rate", "300")
 	w.exec(`UPDATE openworkflow.operator_bulk_retries SET started = 41, skipped = 1, failed = 2, matched = 20000, more = true,
 		failures = '[{"runID": "r", "message": "invalid fork: run r has no step \"charge\""}]'`)
 	w.fix("outage")
@@ -75,7 +68,7 @@ func TestBulk_ListPrintsEveryFormat(t *testing.T) {
 
 func TestBulk_SuspendResumeCancel(t *testing.T) {
 	w := bulkSetup(t)
-	w.run("bulk", "retry", "--name", "all")
+	w.run("retry", "--state", "failed", "--name", "all")
 	for _, step := range []struct{ verb, out, state string }{
 		{"suspend", "suspended", "Suspended"}, {"resume", "resumed", "Running"}, {"cancel", "canceled", "Canceled"},
 	} {
@@ -102,7 +95,7 @@ func TestBulk_WaitShowsTheProgress(t *testing.T) {
 		w.exec(`CREATE OR REPLACE FUNCTION end_at_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 			NEW.state = '` + test.state + `'; NEW.started = 1; NEW.failed = 1; NEW.failures = '[{"runID": "r", "message": "why"}]'; RETURN NEW; END $$`)
 		w.exec(`CREATE OR REPLACE TRIGGER end_at_once BEFORE INSERT ON openworkflow.operator_bulk_retries FOR EACH ROW EXECUTE FUNCTION end_at_once()`)
-		if got := w.run("bulk", "retry", "--wait", "--name", name); got.code != test.code || got.errOut != test.errOut {
+		if got := w.run("retry", "--state", "failed", "--wait", "--name", name); got.code != test.code || got.errOut != test.errOut {
 			t.Errorf("exit code %d, %q, want %d, %q", got.code, got.errOut, test.code, test.errOut)
 		}
 	}
@@ -110,63 +103,41 @@ func TestBulk_WaitShowsTheProgress(t *testing.T) {
 
 func TestBulk_P7_BadInputSaysWhatIsWrong(t *testing.T) {
 	w := bulkSetup(t)
-	w.fails(codeError, `--state "done": use failed, canceled or failed,canceled`, "bulk", "retry", "--state", "done")
-	w.fails(codeError, "--since -1h0m0s: give a positive duration, such as 24h", "bulk", "retry", "--since", "-1h")
-	w.fails(codeError, "--rate 6001: give a number of runs in a minute, from 1 to 6000", "bulk", "retry", "--rate", "6001")
-	w.fails(codeError, "--max-runs -1: give 0 for all runs, or a positive number", "bulk", "retry", "--max-runs", "-1")
-	w.fails(codeError, "--step and --from-start: give one of them", "bulk", "retry", "--step", "a", "--from-start")
-	w.fails(codeError, `--children "Eat": use Keep or Restart`, "bulk", "retry", "--children", "Eat")
-	w.fails(codeError, "--dry-run starts nothing to wait for: leave out --wait", "bulk", "retry", "--dry-run", "--wait")
-	w.fails(codeError, `metadata.name: Invalid value: "A"`, "bulk", "retry", "--name", "A")
-	w.fails(codeError, `Backend "nope" does not exist in this namespace`, "bulk", "retry", "--backend", "nope")
+	w.fails(codeError, `--state "done": use failed, canceled or failed,canceled`, "retry", "--state", "done")
+	w.fails(codeError, "--since -1h0m0s: give a positive duration, such as 24h", "retry", "--state", "failed", "--since", "-1h")
+	w.fails(codeError, "--rate 6001: give a number of runs in a minute, from 1 to 6000", "retry", "--state", "failed", "--rate", "6001")
+	w.fails(codeError, "--max-runs -1: give 0 for all runs, or a positive number", "retry", "--state", "failed", "--max-runs", "-1")
+	w.fails(codeError, "--step and --from-start: give one of them", "retry", "--state", "failed", "--step", "a", "--from-start")
+	w.fails(codeError, `--children "Eat": use Keep or Restart`, "retry", "--state", "failed", "--children", "Eat")
+	w.fails(codeError, "--dry-run starts nothing to wait for: leave out --wait", "retry", "--state", "failed", "--dry-run", "--wait")
+	w.fails(codeError, `metadata.name: Invalid value: "A"`, "retry", "--state", "failed", "--name", "A")
+	w.fails(codeError, `Backend "nope" does not exist in this namespace`, "retry", "--state", "failed", "--backend", "nope")
 	w.fails(codeError, "accepts 1 arg(s), received 0", "bulk", "cancel")
 	w.fails(codeNotFound, `"nope"`, "bulk", "cancel", "nope")
 	w.kubeconfig = w.user("viewer", rbacv1.PolicyRule{APIGroups: []string{datav1alpha1.GroupVersion.Group}, Resources: []string{"bulkretries"}, Verbs: []string{"get", "list"}})
-	w.fails(codeForbidden, "cannot create resource", "bulk", "retry")
+	w.fails(codeForbidden, "cannot create resource", "retry", "--state", "failed")
 }
 
-// A verb for one run, with flags of its own, retries many if its flags select them.
-func TestBulk_ExtendsAVerbForOneRun(t *testing.T) {
+// The verb for one run retries many if its flags select them.
+func TestRetry_P7_IsOfOneRunOrOfMany(t *testing.T) {
 	w := bulkSetup(t)
-	retry := func(args ...string) (out string, named []string, err error) {
-		var printed bytes.Buffer
-		f := &factory{
-			IOStreams: genericiooptions.IOStreams{Out: &printed, ErrOut: &printed}, config: genericclioptions.NewConfigFlags(true), now: func() time.Time { return noon },
-			reach: func(_ context.Context, user *rest.Config, _ string) (*rest.Config, error) {
-				return cluster.DataAs(user), nil
-			},
-		}
-		cmd := &cobra.Command{Use: "retry RUN", Args: cobra.ExactArgs(1), SilenceErrors: true, SilenceUsage: true}
-		cmd.RunE = func(_ *cobra.Command, args []string) error { named = args; return nil }
-		var name, children string
-		cmd.Flags().StringVar(&name, "name", "", "")
-		cmd.Flags().StringVar(&children, "children", "Keep", "")
-		newPrinter("created").addFlags(cmd)
-		addBulk(f, cmd)
-		root := newRoot(f)
-		root.AddCommand(cmd)
-		root.SetArgs(append([]string{"--kubeconfig", w.kubeconfig, "-n", w.Namespace, "retry"}, args...))
-		err = root.ExecuteContext(t.Context())
-		return printed.String(), named, err
+	if got := w.run("retry", runSeq(1), "-o", "name"); got.code != codeDone || !strings.HasPrefix(got.out, "run.data.openworkflow.dev/") {
+		t.Errorf("one: %q, %s", got.out, got.errOut)
 	}
-	if out, named, err := retry("--state", "failed", "--since", "24h", "--name", "all", "--children", "Restart"); err != nil || named != nil || !strings.HasPrefix(out, "Bulk retry all: 1 run to retry") {
-		t.Errorf("many: %q, %q, %v", out, named, err)
-	}
-	if out, _, err := retry("--state", "failed", "-o", "name", "--dry-run"); err != nil || !strings.HasPrefix(out, "bulkretry.data.openworkflow.dev/retry-") {
-		t.Errorf("another format: %q, %v", out, err)
-	}
-	if got := w.run("bulk", "list", "all", "-o", "jsonpath={.items[0].spec.children}"); got.out != "Restart" {
-		t.Errorf("children are %q: %s", got.out, got.errOut)
-	}
-	if _, named, err := retry("order-1001"); err != nil || len(named) != 1 {
-		t.Errorf("one: %q, %v", named, err)
-	}
-	for want, args := range map[string][]string{
-		"accepts 1 arg(s), received 0":                   nil,
-		"name a run, or select runs by --state, --since": {"order-1001", "--state", "failed"},
+	for args, want := range map[string]string{
+		"":                                 "name a run, or select runs by --state, --since, --workflow, --version, --error-name",
+		"order-1001 --state failed":        "name a run, or select runs by --state: not both",
+		"order-1001 --version=":            "name a run, or select runs by --version: not both",
+		"order-1001 --step charge":         "--step goes with flags that select runs: use kubectl workflow fork or rerun for one run",
+		"order-1001 --from-start":          "--from-start goes with flags that select runs: use kubectl workflow fork or rerun for one",
+		"order-1001 --rate 3":              "--rate goes with flags that select runs, not with the name of one",
+		"--state failed --step-output a=1": "--step-output goes with the name of a run, not with flags that select runs",
+		"--since 1h --without-object":      "--without-object goes with the name of a run, not with flags that select runs",
+		"--dry-run":                        "name a run, or select runs by --state, --since, --workflow, --version, --error-name",
+		"a b":                              "accepts at most 1 arg(s), received 2",
+		"order-1001 --children Eat":        `--children "Eat": use Keep or Restart`,
+		"--state done":                     "--state \"done\": use failed, canceled or failed,canceled",
 	} {
-		if _, _, err := retry(args...); err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("%q: %v, want %s", args, err, want)
-		}
+		w.fails(codeError, want, append([]string{"retry"}, strings.Fields(args)...)...)
 	}
 }

@@ -10,9 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	batchv1client "k8s.io/client-go/kubernetes/typed/batch/v1"
 
@@ -22,19 +22,6 @@ import (
 	"github.com/openworkflow-operator/operator/internal/poolspec"
 )
 
-const dryRunLong = `Say what a retry of a run would do with the current build of its workers.
-
-The image of the run's WorkerPool replays the stored results of the run and stops at the first
-step that it would execute. Nothing is executed, and nothing is stored. It needs the right to
-create Jobs in the namespace, and an image with a worker of this project: OpenWorkflow's
-TypeScript worker cannot do it.`
-
-const dryRunExample = `  # What would a retry of this run execute?
-  kubectl workflow dry-run order-1001
-
-  # And a fork from a step, with another result of the step before?
-  kubectl workflow dry-run order-1001 --step ship --step-output 'charge={"id":"ch_1"}'`
-
 const (
 	// dryRunPoll is the time between two looks at the pod.
 	dryRunPoll = 500 * time.Millisecond
@@ -42,81 +29,35 @@ const (
 	maxDryRunRequest = 32 << 10
 )
 
-type dryRunOptions struct {
-	*factory
-
-	pool, step, children string
-	fromStart            bool
-	outputs              []string
-	timeout              time.Duration
-	changed              func(flag string) bool
-}
-
-// newDryRun returns the verb that says what a retry would do.
-func newDryRun(f *factory) *cobra.Command {
-	o := &dryRunOptions{factory: f}
-	cmd := &cobra.Command{
-		Use: "dry-run RUN", Short: "Say what a retry of a run would execute", Long: dryRunLong, Example: dryRunExample,
-		Args: cobra.ExactArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), args[0]) },
-	}
-	flags := cmd.Flags()
-	o.changed = flags.Changed
-	flags.StringVar(&o.pool, "pool", "", "WorkerPool whose image is tried. Default: the one that serves the workflow.")
-	flags.StringVar(&o.step, "step", "", "Go on from the step of this name, not from the failure.")
-	flags.BoolVar(&o.fromStart, "from-start", false, "Keep no results.")
-	addChildren(cmd, &o.children)
-	flags.StringArrayVar(&o.outputs, "step-output", nil, "STEP=JSON: another result of a step. May be repeated.")
-	flags.DurationVar(&o.timeout, "timeout", 2*time.Minute, "How long to wait for the pod.")
-	return cmd
-}
-
-// request returns what the worker is asked.
-func (o *dryRunOptions) request(runID string) (*dryrun.Request, error) {
-	r := &dryrun.Request{RunID: runID, RestartChildren: o.children == string(datav1alpha1.ChildrenRestart)}
-	byStep := o.changed("step")
-	if err := validateChildren(o.children); err != nil {
-		return nil, err
-	}
+// validateDry rejects what a dry run cannot do.
+func (o *forkOptions) validateDry() error {
 	switch {
-	case o.timeout <= 0:
-		return nil, fmt.Errorf("--timeout %v: give a positive duration", o.timeout)
-	case byStep && o.fromStart:
-		return nil, errors.New("--step and --from-start: give one of them")
-	case byStep:
-		r.Step = &o.step
-	case !o.fromStart:
-		r.LastFailed = true
+	case o.dry && o.timeout <= 0:
+		return fmt.Errorf("--timeout %v: give a positive duration", o.timeout)
+	case o.dry && !o.printer.plain():
+		return errors.New("--dry-run of a run prints a text: leave out --output")
 	}
-	for _, text := range o.outputs {
-		name, value, ok := strings.Cut(text, "=")
-		if !ok || !json.Valid([]byte(value)) {
-			return nil, fmt.Errorf(`--step-output %q: give a step and JSON, such as --step-output 'charge={"id":1}'`, text)
-		}
-		if r.Outputs == nil {
-			r.Outputs = map[string]json.RawMessage{}
-		}
-		r.Outputs[name] = json.RawMessage(value)
-	}
-	return r, nil
+	return nil
 }
 
-func (o *dryRunOptions) run(ctx context.Context, argument string) error {
-	r, err := o.request("")
-	if err != nil {
-		return err
+// runDry says what the fork would do with the current build of its workers.
+func (o *forkOptions) runDry(ctx context.Context, of *target, input *apiextensionsv1.JSON, outputs []datav1alpha1.StepOutput) error {
+	if !of.started() {
+		return fmt.Errorf("the run of WorkflowRun %s has not been started", of.object.Name)
 	}
-	target, err := o.find(ctx, argument)
-	if err != nil {
-		return err
+	r := &dryrun.Request{RunID: of.id, LastFailed: o.lastFailed, RestartChildren: o.children == string(v1alpha1.ForkRestartChildren), Input: rawOf(input)}
+	if o.hasStep {
+		r.Step = &o.step
 	}
-	if !target.started() {
-		return fmt.Errorf("the run of WorkflowRun %s has not been started", target.object.Name)
+	if len(outputs) > 0 {
+		r.Outputs = make(map[string]json.RawMessage, len(outputs))
 	}
-	r.RunID = target.id
-	result, err := o.dryRun(ctx, target, r, o.pool, o.timeout)
+	for _, output := range outputs {
+		r.Outputs[output.Step] = output.Value.Raw
+	}
+	result, err := o.dryRun(ctx, of, r, o.pool, o.timeout)
 	if err != nil {
-		return fmt.Errorf("dry run of run %s: %w", target.id, err)
+		return fmt.Errorf("dry run of run %s: %w", of.id, err)
 	}
 	return printDryRun(o.factory, result)
 }
@@ -129,7 +70,7 @@ func (f *factory) dryRun(ctx context.Context, t *target, r *dryrun.Request, pool
 		return nil, fmt.Errorf("encode the request: %w", err)
 	}
 	if len(encoded) > maxDryRunRequest {
-		return nil, fmt.Errorf("the outputs have %d bytes, more than %d: a dry run stores them in a Job", len(encoded), maxDryRunRequest)
+		return nil, fmt.Errorf("the input and the outputs have %d bytes, more than %d: a dry run stores them in a Job", len(encoded), maxDryRunRequest)
 	}
 	data, err := f.data(ctx)
 	if err != nil {

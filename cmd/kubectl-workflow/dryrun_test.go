@@ -117,27 +117,27 @@ func (w *world) noJobs() {
 
 func TestDryRun_PrintsWhatTheWorkerSays(t *testing.T) {
 	for name, test := range map[string]struct {
-		args   string
+		args   string // {} is the run
 		result dryrun.Result
 		want   dryrun.Request
 	}{
-		"retry": {"", dryrun.Result{
+		"retry": {"retry {}", dryrun.Result{
 			Kept: 1, LastKept: []string{"reserve"}, Next: []dryrun.Step{{Name: "charge", Kind: "function"}},
 		}, dryrun.Request{LastFailed: true}},
-		"changed": {"--step charge", dryrun.Result{
+		"changed": {"fork {} --step charge", dryrun.Result{
 			Version: "2", Kept: 12, LastKept: []string{"a", "b"}, Next: []dryrun.Step{{Name: "c", Kind: "sleep"}, {Name: "d", Kind: "workflow"}}, NextMore: 3,
 			NotAsked: []string{"x"}, NotAskedMore: 7, OtherKind: []string{"b"},
 		}, dryrun.Request{Step: new("charge")}},
-		"completes": {"--from-start --children Restart", dryrun.Result{Ended: true}, dryrun.Request{RestartChildren: true}},
-		"fails": {"--step-output charge={\"id\":\"$(x)\"}", dryrun.Result{Ended: true, ErrorName: "CardError", Kept: 2, LastKept: []string{"a", "b"}}, dryrun.Request{
-			LastFailed: true, Outputs: map[string]json.RawMessage{"charge": json.RawMessage(`{"id":"$(x)"}`)},
+		"completes": {"rerun {}", dryrun.Result{Ended: true}, dryrun.Request{}},
+		"fails": {"retry {} --children Restart --step-output charge={\"id\":\"$(x)\"}", dryrun.Result{Ended: true, ErrorName: "CardError", Kept: 2, LastKept: []string{"a", "b"}}, dryrun.Request{
+			LastFailed: true, RestartChildren: true, Outputs: map[string]json.RawMessage{"charge": json.RawMessage(`{"id":"$(x)"}`)},
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := dryRunSetup(t)
 			test.result.RunID, test.result.Workflow, test.want.RunID = runSeq(1), "checkout", runSeq(1)
 			asked := w.kubelet(answered(test.result))
-			got := w.run(append([]string{"dry-run", "run/" + runSeq(1)}, strings.Fields(test.args)...)...)
+			got := w.run(append(strings.Fields(strings.ReplaceAll(test.args, "{}", "run/"+runSeq(1))), "--dry-run")...)
 			if got.code != codeDone || got.errOut != "" {
 				t.Errorf("exit code %d: %s", got.code, got.errOut)
 			}
@@ -172,7 +172,7 @@ func TestDryRun_P7_SaysWhyThereIsNone(t *testing.T) {
 			if test.code == codeTimeout {
 				timeout = "5s"
 			}
-			w.fails(test.code, test.want, "dry-run", "run/"+runSeq(1), "--timeout", timeout)
+			w.fails(test.code, test.want, "retry", "run/"+runSeq(1), "--dry-run", "--timeout", timeout)
 			asked()
 			w.noJobs()
 		})
@@ -182,17 +182,26 @@ func TestDryRun_P7_SaysWhyThereIsNone(t *testing.T) {
 func TestDryRun_P7_BadInputSaysWhatIsWrong(t *testing.T) {
 	w := dryRunSetup(t)
 	id := "run/" + runSeq(1)
-	w.fails(codeError, "--step and --from-start: give one of them", "dry-run", id, "--step", "a", "--from-start")
-	w.fails(codeError, `--step-output "charge": give a step and JSON`, "dry-run", id, "--step-output", "charge")
-	w.fails(codeError, `--step-output "charge={": give a step and JSON`, "dry-run", id, "--step-output", "charge={")
-	w.fails(codeError, `--children "Eat": use Keep or Restart`, "dry-run", id, "--children", "Eat")
-	w.fails(codeError, "--timeout 0s: give a positive duration", "dry-run", id, "--timeout", "0s")
-	w.fails(codeError, "more than 32768: a dry run stores them in a Job", "dry-run", id, "--step-output", fmt.Sprintf("a=%q", strings.Repeat("x", 40_000)))
-	w.fails(codeNotFound, `no run "nope"`, "dry-run", "run/nope")
-	w.fails(codeNotFound, `"nope" not found`, "dry-run", id, "--pool", "nope")
+	w.fails(codeError, "--step-output charge: want STEP=JSON", "retry", id, "--dry-run", "--step-output", "charge")
+	w.fails(codeError, `--children "Eat": use Keep or Restart`, "retry", id, "--dry-run", "--children", "Eat")
+	w.fails(codeError, "--timeout 0s: give a positive duration", "rerun", id, "--dry-run", "--timeout", "0s")
+	w.fails(codeError, "--dry-run of a run prints a text: leave out --output", "retry", id, "--dry-run", "-o", "json")
+	w.fails(codeError, "more than 32768: a dry run stores them in a Job", "retry", id, "--dry-run", "--step-output", fmt.Sprintf("a=%q", strings.Repeat("x", 40_000)))
+	w.fails(codeNotFound, `no run "nope"`, "retry", "run/nope", "--dry-run")
+	w.fails(codeNotFound, `"nope" not found`, "retry", id, "--dry-run", "--pool", "nope")
 	w.pool("other")
-	w.fails(codeError, `several could serve workflow "notify" (other, shop): choose one by --pool`, "dry-run", "run/"+runSeq(3))
+	w.fails(codeError, `several could serve workflow "notify" (other, shop): choose one by --pool`, "rerun", "run/"+runSeq(3), "--dry-run")
 	w.kubeconfig = w.user("editor2", editorRules...)
-	w.fails(codeForbidden, "cannot create resource \"jobs\"", "dry-run", id)
+	w.fails(codeForbidden, "cannot create resource \"jobs\"", "retry", id, "--dry-run")
 	w.noJobs()
+}
+
+// The verbs pass another input on to the worker.
+func TestDryRun_AsksWithAnotherInput(t *testing.T) {
+	w := dryRunSetup(t)
+	asked := w.kubelet(answered(dryrun.Result{RunID: runSeq(1), Workflow: "checkout", Ended: true}))
+	got := w.runAs(w.kubeconfig, "order: 7\n", "rerun", "run/"+runSeq(1), "--dry-run", "--input-file", "-")
+	if request := asked(); got.code != codeDone || string(request.Input) != `{"order":7}` {
+		t.Errorf("asked %+v: exit code %d, %s", request, got.code, got.errOut)
+	}
 }

@@ -5,15 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"strings"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"sigs.k8s.io/yaml"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -23,9 +21,6 @@ const forkLong = `
 The run itself does not change: a new run of the same workflow takes over stored results, and the
 steps that they are of are not executed again. For the run of a WorkflowRun this creates another
 WorkflowRun; for a run without one, or with --without-object, the data API inserts the run itself.`
-
-// maxForkInput is the largest input that is read, the limit of spec.input.
-const maxForkInput = 1 << 20
 
 // forkOptions are those of retry, rerun and fork.
 type forkOptions struct {
@@ -40,19 +35,11 @@ type forkOptions struct {
 	outputs       []string
 	children      string
 	withoutObject bool
-}
 
-func newRetry(f *factory) *cobra.Command {
-	o := &forkOptions{factory: f, printer: newPrinter("created"), lastFailed: true}
-	cmd := o.command("retry RUN", "Run a failed run again, from the step that failed",
-		"Run a failed run again: all steps that have completed are kept, but for those that began after the\nfailure.\n"+forkLong,
-		`  # Try again
-  kubectl workflow retry order-1001
-
-  # Try again with the result of a step that was done by hand
-  kubectl workflow retry order-1001 --step-output 'charge-card={"id": 4711}'`)
-	o.addOutputs(cmd)
-	return cmd
+	// dry asks what would be done. The pool and the timeout are those of the pod that says it.
+	dry     bool
+	pool    string
+	timeout time.Duration
 }
 
 func newRerun(f *factory) *cobra.Command {
@@ -71,7 +58,10 @@ func newFork(f *factory) *cobra.Command {
 	cmd := o.command("fork RUN --step STEP", "Run an ended run again, from a step",
 		"Run an ended run again from a step: the results of steps that began before its first attempt are\nkept.\n"+forkLong,
 		`  # From the third step on
-  kubectl workflow fork order-1001 --step send-email`)
+  kubectl workflow fork order-1001 --step send-email
+
+  # What would that execute with the current build?
+  kubectl workflow fork order-1001 --step send-email --dry-run`)
 	cmd.Flags().StringVar(&o.step, "step", "", `The durable name of the first step to execute again; page:1 is the second "page".`)
 	must(cmd.MarkFlagRequired("step"))
 	o.addOutputs(cmd)
@@ -86,27 +76,43 @@ func (o *forkOptions) command(use, short, long, example string) *cobra.Command {
 	cmd.Flags().StringVar(&o.name, "name", "", "The name of the new WorkflowRun. By default that of the run with a suffix.")
 	cmd.Flags().StringVar(&o.inputFile, "input-file", "", "A file with another input, in JSON or YAML; - is the standard input.")
 	cmd.Flags().BoolVar(&o.withoutObject, "without-object", false, "Start the new run by the data API, without a WorkflowRun.")
+	cmd.Flags().BoolVar(&o.dry, "dry-run", false, "Say what would be done. Nothing is changed.")
+	cmd.Flags().StringVar(&o.pool, "pool", "", "The WorkerPool whose build makes the dry run. By default the one that serves the workflow.")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 2*time.Minute, "Wait at most this long for the pod of the dry run.")
 	o.printer.addFlags(cmd)
 	return cmd
 }
 
 // addOutputs adds the flags about results that are taken over.
 func (o *forkOptions) addOutputs(cmd *cobra.Command) {
+	keep, restart := string(v1alpha1.ForkKeepChildren), string(v1alpha1.ForkRestartChildren)
 	cmd.Flags().StringArrayVar(&o.outputs, "step-output", nil, "STEP=JSON: another result of a step that is kept, or of the one from which the run starts. May be repeated.")
-	cmd.Flags().StringVar(&o.children, "children", string(v1alpha1.ForkKeepChildren), "Keep takes over the results of child runs, Restart starts them anew.")
-	must(cmd.RegisterFlagCompletionFunc("children", cobra.FixedCompletions(
-		[]string{string(v1alpha1.ForkKeepChildren), string(v1alpha1.ForkRestartChildren)}, cobra.ShellCompDirectiveNoFileComp)))
+	cmd.Flags().StringVar(&o.children, "children", keep, "Keep takes over the results of child runs, Restart starts them anew.")
+	must(cmd.RegisterFlagCompletionFunc("children", cobra.FixedCompletions([]string{keep, restart}, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// validate rejects what the flags that one run and many share cannot mean.
+func (o *forkOptions) validate() error {
+	switch v1alpha1.ForkChildren(o.children) {
+	case "", v1alpha1.ForkKeepChildren, v1alpha1.ForkRestartChildren:
+		return o.printer.validate()
+	default:
+		return fmt.Errorf("--children %q: use Keep or Restart", o.children)
+	}
 }
 
 func (o *forkOptions) run(ctx context.Context, argument string) error {
-	if err := o.printer.validate(); err != nil {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	if err := o.validateDry(); err != nil {
 		return err
 	}
 	outputs, err := parseStepOutputs(o.outputs)
 	if err != nil {
 		return err
 	}
-	input, err := o.readInput()
+	input, err := readJSON(o.In, "--input", "", o.inputFile)
 	if err != nil {
 		return err
 	}
@@ -115,11 +121,14 @@ func (o *forkOptions) run(ctx context.Context, argument string) error {
 		return err
 	}
 	var created runtime.Object
-	if found.object != nil && !o.withoutObject {
+	switch {
+	case o.dry:
+		return o.runDry(ctx, found, input, outputs)
+	case found.object != nil && !o.withoutObject:
 		created, err = o.createObject(ctx, found, input, outputs)
-	} else if o.name != "" {
-		return errors.New("--name is that of a WorkflowRun: a run without one gets an id")
-	} else {
+	case o.name != "":
+		err = errors.New("--name is that of a WorkflowRun: a run without one gets an id")
+	default:
 		created, err = o.createRun(ctx, found, input, outputs)
 	}
 	if err != nil {
@@ -196,35 +205,10 @@ func parseStepOutputs(texts []string) (outputs []datav1alpha1.StepOutput, err er
 		if at < 0 {
 			return nil, fmt.Errorf("--step-output %s: want STEP=JSON, such as 'charge-card={\"id\": 1}'; a text needs quotes of its own", text)
 		}
+		if slices.ContainsFunc(outputs, func(o datav1alpha1.StepOutput) bool { return o.Step == text[:at] }) {
+			return nil, fmt.Errorf("--step-output %s: the step %q has another result already", text, text[:at])
+		}
 		outputs = append(outputs, datav1alpha1.StepOutput{Step: text[:at], Value: &apiextensionsv1.JSON{Raw: []byte(text[at+1:])}})
 	}
 	return outputs, nil
-}
-
-// readInput returns the other input, nil for none.
-func (o *forkOptions) readInput() (*apiextensionsv1.JSON, error) {
-	if o.inputFile == "" {
-		return nil, nil
-	}
-	in := o.In
-	if o.inputFile != "-" {
-		file, err := os.Open(o.inputFile)
-		if err != nil {
-			return nil, fmt.Errorf("--input-file: %s", err.Error()) // not wrapped: a missing file is no missing server
-		}
-		defer func() { _ = file.Close() }()
-		in = file
-	}
-	content, err := io.ReadAll(io.LimitReader(in, maxForkInput+1))
-	if err != nil {
-		return nil, fmt.Errorf("--input-file %s: %w", o.inputFile, err)
-	}
-	if len(content) > maxForkInput {
-		return nil, fmt.Errorf("--input-file %s is longer than 1 MiB, the limit of an input", o.inputFile)
-	}
-	raw, err := yaml.YAMLToJSON(content)
-	if err != nil {
-		return nil, fmt.Errorf("--input-file %s is neither JSON nor YAML: %s", o.inputFile, strings.TrimPrefix(err.Error(), "yaml: "))
-	}
-	return &apiextensionsv1.JSON{Raw: raw}, nil
 }

@@ -93,13 +93,14 @@ func TestFork_P7_BadInputSaysWhatIsWrong(t *testing.T) {
 	w.fails(codeNotFound, `there is no WorkflowRun and no run "nope"`, "rerun", "nope")
 	w.fails(codeError, `--step-output charge: want STEP=JSON, such as 'charge-card={"id": 1}'`, "retry", runSeq(1), "--step-output", "charge")
 	w.fails(codeError, `--step-output charge=text: want STEP=JSON`, "retry", runSeq(1), "--step-output", "charge=text")
-	w.fails(codeError, `children: Unsupported value: "Kill"`, "retry", runSeq(1), "--children", "Kill")
+	w.fails(codeError, `--step-output a=2: the step "a" has another result already`, "retry", runSeq(1), "--step-output", "a=1", "--step-output", "a=2")
+	w.fails(codeError, `--children "Kill": use Keep or Restart`, "retry", runSeq(1), "--children", "Kill")
 	w.fails(codeError, "--name is that of a WorkflowRun: a run without one gets an id", "retry", runSeq(1), "--name", "x")
 	w.fails(codeError, "--input-file: open /nope: no such file", "rerun", runSeq(1), "--input-file", "/nope")
 	if got := w.runAs(w.kubeconfig, "{", "rerun", runSeq(1), "--input-file", "-"); !strings.Contains(got.errOut, "--input-file - is neither JSON nor YAML") {
 		t.Errorf("a broken input: %q", got.errOut)
 	}
-	if got := w.runAs(w.kubeconfig, strings.Repeat("x", maxForkInput+1), "rerun", runSeq(1), "--input-file", "-"); !strings.Contains(got.errOut, "is longer than 1 MiB") {
+	if got := w.runAs(w.kubeconfig, strings.Repeat("x", maxInput+1), "rerun", runSeq(1), "--input-file", "-"); !strings.Contains(got.errOut, "is longer than 1 MiB") {
 		t.Errorf("a long input: %q", got.errOut)
 	}
 }

@@ -67,7 +67,6 @@ func newRoot(f *factory) *cobra.Command {
 		newRetry(f),
 		newRerun(f),
 		newFork(f),
-		newDryRun(f),
 		newBulk(f),
 	)
 	add(groupCheck,

@@ -106,7 +106,7 @@ func (o *startOptions) run(ctx context.Context, workflow string) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
-	input, err := o.readInput()
+	input, err := readJSON(o.In, "--input", o.input, o.inputFile)
 	if err != nil {
 		return err
 	}
@@ -152,11 +152,6 @@ func (o *startOptions) await(ctx context.Context, created *target) error {
 		}
 	}
 	return ended(last.state)
-}
-
-// readInput returns the input of the run, nil for none.
-func (o *startOptions) readInput() (*apiextensionsv1.JSON, error) {
-	return readJSON(o.In, "--input", o.input, o.inputFile)
 }
 
 // readJSON returns a JSON value that a flag or a file gives, nil if neither is given.

@@ -37,10 +37,10 @@ spec:
 		c.run(`{"apiVersion": "data.openworkflow.dev/v1alpha1", "kind": "RunCancel"}`,
 			kubectlPath(), "create", "--raw", fmt.Sprintf("%s%s/runs/later-%d/cancel", dataAPIPath, c.namespace, i), "-f", "-")
 	}
-	if preview := workflow("bulk", "retry", "--state", "canceled", "--dry-run"); !strings.HasPrefix(preview, "5 runs would be retried") {
+	if preview := workflow("retry", "--state", "canceled", "--dry-run"); !strings.HasPrefix(preview, "5 runs would be retried") {
 		t.Errorf("preview: %s", preview)
 	}
-	workflow("bulk", "retry", "--state", "canceled", "--name", "again", "--wait")
+	workflow("retry", "--state", "canceled", "--name", "again", "--wait")
 	if list := workflow("bulk", "list", "again", "--no-headers"); strings.Join(strings.Fields(list)[1:6], " ") != "Completed 5 5 0 0" {
 		t.Errorf("bulk retry: %s", list)
 	}
@@ -50,13 +50,13 @@ spec:
 	c.eventually(time.Minute, "the retries", func() bool { return len(completed()) == runs })
 	c.checkLedger(runs)
 
-	again := workflow("bulk", "retry", "--state", "canceled", "--dry-run")
+	again := workflow("retry", "--state", "canceled", "--dry-run")
 	if !strings.HasPrefix(again, "0 runs would be retried") {
 		t.Errorf("they would be retried again: %s", again)
 	}
 
 	id := strings.TrimPrefix(completed()[0], "run.data.openworkflow.dev/")
-	said := workflow("dry-run", "run/"+id, "--step", "send-email")
+	said := workflow("fork", "run/"+id, "--step", "send-email", "--dry-run")
 	for _, want := range []string{"kept      1 step: charge-card", "next      send-email (function)"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("the dry run lacks %q:\n%s", want, said)
