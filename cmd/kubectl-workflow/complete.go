@@ -17,6 +17,9 @@ const (
 	completeTimeout = 3 * time.Second
 	// completeLimit is the largest number of names of each kind that are suggested.
 	completeLimit = 100
+	// completePages is the largest number of pages that are read. A page may have no runs although
+	// others follow.
+	completePages = 5
 )
 
 // completeFlags completes the values of the flags that all verbs share.
@@ -92,17 +95,23 @@ func (f *factory) runIDs(ctx context.Context) []string {
 	if err != nil {
 		return nil
 	}
-	list, err := data.list(ctx, namespace, fields.Everything(), completeLimit, "")
-	if err != nil {
-		return nil
-	}
 	var ids []string
-	for i := range list.Items {
-		if run := &list.Items[i]; run.Status.Object == "" {
-			ids = append(ids, run.Name)
+	next := ""
+	for range completePages {
+		page, err := data.list(ctx, namespace, fields.Everything(), completeLimit, next)
+		if err != nil {
+			return ids
+		}
+		for i := range page.Items {
+			if run := &page.Items[i]; run.Status.Object == "" {
+				ids = append(ids, run.Name)
+			}
+		}
+		if next = page.Continue; next == "" || len(ids) >= completeLimit {
+			break
 		}
 	}
-	return ids
+	return ids[:min(len(ids), completeLimit)]
 }
 
 // completeWorkflow completes the name of a workflow: those that the namespace's pools serve.

@@ -5,6 +5,17 @@ import (
 	"testing"
 )
 
+// 900 superseded runs fill two pages that have nothing to show.
+func TestCompletion_PassesSupersededRuns(t *testing.T) {
+	w := setup(t)
+	w.history()
+	w.superseded(900)
+	got := w.run("__complete", "describe", "")
+	if strings.Contains(got.out, "superseded") || !strings.Contains(got.out, runSeq(2)) {
+		t.Errorf("completes to %q", got.out)
+	}
+}
+
 func TestCompletion_NamesVerbsAndRuns(t *testing.T) {
 	w := setup(t)
 	w.history()

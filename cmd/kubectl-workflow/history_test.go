@@ -80,6 +80,15 @@ func (w *world) steps(run int, steps []step) {
 	}
 }
 
+// superseded inserts n newer runs from which run 2 was forked.
+func (w *world) superseded(n int) {
+	w.t.Helper()
+	w.exec(`INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, created_at, updated_at)
+	SELECT $1, 'superseded-' || lpad(i::text, 4, '0'), 'checkout', 'failed', jsonb_build_object('openworkflow.dev/supersededBy', $3::text), 1,
+		timestamptz '2026-01-01 11:30Z' + i * interval '1 s', now()
+	FROM generate_series(1, $2) i`, w.Namespace, n, runSeq(2))
+}
+
 // object creates the WorkflowRun order-1001, and gives it the status of run 1.
 func (w *world) object() *v1alpha1.WorkflowRun {
 	w.t.Helper()

@@ -23,6 +23,9 @@ const listLong = `List runs, newest first: all of the namespace's databases, who
 The column OBJECT names the WorkflowRun of a run, and is <none> where a client, a parent or the
 data API has started it.
 
+Runs from which another run was forked are left out, but for those that --parent selects:
+--superseded lists them too.
+
 With --selector, the WorkflowRuns with these labels are listed instead, as only objects have
 labels.`
 
@@ -48,7 +51,7 @@ type listOptions struct {
 	*factory
 	printer *printer
 
-	allNamespaces             bool
+	allNamespaces, superseded bool
 	backend, workflow, parent string
 	state, labels, position   string
 	since                     time.Duration
@@ -69,6 +72,7 @@ func newList(f *factory) *cobra.Command {
 	flags.StringVar(&o.state, "state", "", "Only runs in this state: "+stateNames+".")
 	flags.StringVar(&o.parent, "parent", "", "Only runs that the run with this id has started.")
 	flags.DurationVar(&o.since, "since", 0, "Only runs that were created within this time, such as 24h.")
+	flags.BoolVar(&o.superseded, "superseded", false, "List superseded runs too, those from which another run was forked.")
 	flags.StringVarP(&o.labels, "selector", "l", "", "List the WorkflowRuns with these labels.")
 	flags.Int64Var(&o.limit, "limit", 500, "The largest number of runs to print; 0 means all.")
 	flags.Int64Var(&o.chunk, "chunk-size", 500, "The number of runs that are read at once, at most 1000.")
@@ -91,7 +95,7 @@ func (o *listOptions) validate() error {
 		return fmt.Errorf("--state %q: use one of %s", o.state, stateNames)
 	case o.position != "" && o.allNamespaces:
 		return errors.New("--continue goes on in one namespace: leave out --all-namespaces")
-	case o.labels != "" && (o.backend != "" || o.parent != "" || o.since != 0):
+	case o.labels != "" && (o.backend != "" || o.parent != "" || o.since != 0 || o.superseded):
 		return errors.New("--selector lists WorkflowRuns: of the other filters, only --workflow and --state go with it")
 	}
 	return o.printer.validate()
@@ -150,7 +154,8 @@ func (o *listOptions) listRuns(ctx context.Context, data *dataClient, namespaces
 func (o *listOptions) chunked() bool { return o.printer.plain() || o.printer.format() == "name" }
 
 // listNamespace prints or collects the runs of a namespace, at most limit of them if there is a
-// limit, and returns how many they were.
+// limit, and returns how many they were. A page may have fewer runs than were asked for, or none,
+// although others follow.
 func (o *listOptions) listNamespace(ctx context.Context, data *dataClient, namespace string, limit int64, all *datav1alpha1.RunList) (int64, error) {
 	count, next := int64(0), o.position
 	for {
@@ -206,6 +211,9 @@ func (o *listOptions) fieldSelector() fields.Selector {
 		if value != "" {
 			set[field] = value
 		}
+	}
+	if o.superseded {
+		set[datav1alpha1.FieldSuperseded] = "any"
 	}
 	if o.since > 0 {
 		set[datav1alpha1.FieldCreatedFrom] = o.now().Add(-o.since).UTC().Format(time.RFC3339)
@@ -274,7 +282,7 @@ func (o *listOptions) listObjects(ctx context.Context, namespace string) error {
 func (o *listOptions) columns() []metav1.TableColumnDefinition {
 	columns := []metav1.TableColumnDefinition{
 		column("Run", 0), column("Workflow", 0), column("Status", 0), column("Object", 0), column("Age", 0), column("Duration", 0),
-		column("Version", 1), column("Attempts", 1), column("Backend", 1), column("Parent", 1), column("Reason", 1),
+		column("Version", 1), column("Attempts", 1), column("Backend", 1), column("Parent", 1), column("Superseded-By", 1), column("Reason", 1),
 	}
 	if o.allNamespaces {
 		return append([]metav1.TableColumnDefinition{column("Namespace", 0)}, columns...)
@@ -296,7 +304,7 @@ func (o *listOptions) table(runs []datav1alpha1.Run) *metav1.Table {
 		table.Rows = append(table.Rows, o.row(r.Namespace,
 			r.Name, r.Spec.WorkflowName, r.Status.State, r.Status.Object,
 			ageOf(r.CreationTimestamp, now), spanOf(r.Status.StartedAt, r.Status.FinishedAt, now),
-			r.Spec.Version, int64(r.Status.Attempts), r.Spec.Backend, r.Status.Parent, r.Status.Reason))
+			r.Spec.Version, int64(r.Status.Attempts), r.Spec.Backend, r.Status.Parent, r.Status.SupersededBy, r.Status.Reason))
 	}
 	return table
 }
@@ -315,7 +323,7 @@ func (o *listOptions) objectTable(objects []v1alpha1.WorkflowRun) *metav1.Table 
 		table.Rows = append(table.Rows, o.row(r.Namespace,
 			r.Status.RunID, r.Spec.WorkflowName, string(r.Status.State), r.Name,
 			ageOf(r.CreationTimestamp, now), spanOf(r.Status.StartedAt, r.Status.FinishedAt, now),
-			r.Spec.Version, attempts, r.Spec.BackendRef.Name, "", reason))
+			r.Spec.Version, attempts, r.Spec.BackendRef.Name, "", r.Status.SupersededBy, reason))
 	}
 	return table
 }

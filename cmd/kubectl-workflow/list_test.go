@@ -58,6 +58,31 @@ func TestList_GoesOnWhereItEnded(t *testing.T) {
 	w.golden("list_continued", w.run("list", "--limit", "10", "--continue", position).out)
 }
 
+// Pages of superseded runs, which have nothing to show, do not end a list.
+func TestList_LeavesSupersededRunsOut(t *testing.T) {
+	w := setup(t)
+	w.history()
+	w.superseded(60)
+	for args, want := range map[string]int{
+		"--chunk-size 3 --limit 0":                         5,
+		"--chunk-size 3 --limit 4":                         4,
+		"--chunk-size 50 --limit 0 -o json":                5,
+		"--superseded --limit 0":                           65,
+		"--superseded --state Failed --chunk-size 7":       61,
+		"--superseded --workflow checkout --state Waiting": 0,
+	} {
+		line := append([]string{"list", "-o", "name"}, strings.Fields(args)...)
+		got := w.run(line...)
+		if count := strings.Count(got.out, "run.data.openworkflow.dev/") + strings.Count(got.out, `"kind": "Run"`); count != want || got.code != codeDone {
+			t.Errorf("%v lists %d runs, want %d: %s", line, count, want, got.errOut)
+		}
+	}
+	w.golden("list_superseded", w.run("list", "-o", "wide", "--superseded", "--since", "29m5s", "--no-headers").out)
+	if got := w.run("describe", "superseded-0001"); !strings.Contains(got.out, "Superseded by:   "+runSeq(2)+"\n") {
+		t.Errorf("described %s%s", got.out, got.errOut)
+	}
+}
+
 func TestList_ShowsAllNamespaces(t *testing.T) {
 	w := setup(t)
 	w.history()
@@ -77,6 +102,7 @@ func TestList_P7_BadInputSaysWhatIsWrong(t *testing.T) {
 	w.fails(codeError, "--since -1h0m0s: give a positive duration, such as 24h", "list", "--since", "-1h")
 	w.fails(codeError, "--continue goes on in one namespace: leave out --all-namespaces", "list", "-A", "--continue", "x")
 	w.fails(codeError, "--selector lists WorkflowRuns", "list", "-l", "a=b", "--since", "1h")
+	w.fails(codeError, "--selector lists WorkflowRuns", "list", "-l", "a=b", "--superseded")
 	w.fails(codeError, `unknown output format "xml": use one of json, yaml, kyaml, name, go-template`, "list", "-o", "xml")
 	w.fails(codeError, `invalid argument "soon" for "--since" flag`, "list", "--since", "soon")
 	w.fails(codeError, "the value of continue is not one of this list: start from the first page", "list", "--continue", "x")
