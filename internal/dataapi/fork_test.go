@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/store"
 )
 
 // steps adds to a run of history the completed steps reserve and charge, and the failed step ship.
@@ -73,6 +75,35 @@ func TestRunFork_P1_RetriesAndForks(t *testing.T) {
 	}
 	if all, _ := w.list(c, map[string]string{"fieldSelector": "status.superseded=any"}); len(all) != 8 {
 		t.Errorf("there are runs %v, want 8", all)
+	}
+}
+
+// A run is forked from the archive as from its rows, and names the fork.
+func TestRunFork_P1_FromTheArchive(t *testing.T) {
+	w := setup(t)
+	w.history(6)
+	w.steps("r-04")
+	w.exec(`UPDATE openworkflow.workflow_runs SET updated_at = now() - interval '2 days' WHERE namespace_id = $1`, w.namespace)
+	retention := store.Retention{After: 24 * time.Hour, KeyedAfter: 24 * time.Hour, Archive: true}
+	if removed, _, err := w.RemoveRuns(t.Context(), retention, []string{"r-04"}); err != nil || removed.Archived != 1 {
+		t.Fatalf("archived %+v, %v", removed, err)
+	}
+	c := w.user()
+	retry, err := w.postFork(c, "r-04", &datav1alpha1.RunFork{LastFailed: true})
+	if err != nil || retry.Status.ForkedFrom != "r-04" || retry.Status.ForkStep != "ship" || retry.Spec.WorkflowName != "even" {
+		t.Fatalf("the retry is %+v, %v", retry, err)
+	}
+	steps, err := w.LoadSteps(t.Context(), []string{retry.Name})
+	if err != nil || len(steps[retry.Name]) != 2 || string(steps[retry.Name][0].Output) != "1" {
+		t.Errorf("it has the steps %+v, %v", steps, err)
+	}
+	var source datav1alpha1.Run
+	err = c.Get().Namespace(w.namespace).Resource("runs").Name("r-04").Do(t.Context()).Into(&source)
+	if err != nil || source.Status.SupersededBy != retry.Name || source.Status.ArchivedAt == nil {
+		t.Errorf("the source is %+v, %v", source.Status, err)
+	}
+	if _, err := w.postFork(c, "r-04", &datav1alpha1.RunFork{Step: new("nope")}); err == nil || !strings.Contains(err.Error(), `run r-04 has no step "nope"`) {
+		t.Errorf("from a step that it does not have: %v", err)
 	}
 }
 

@@ -254,6 +254,9 @@ FROM openworkflow.step_attempts WHERE workflow_run_id = $1`
 	if run, err := f.find(source).Run(t.Context(), false); err != nil || run.SupersededBy == nil || *run.SupersededBy != "after" {
 		t.Errorf("the source is superseded by %v, %v", run, err)
 	}
+	if _, err := f.Fork(t.Context(), store.ForkRequest{Source: source, Once: true, From: lastFailed}); !errors.Is(err, store.ErrSuperseded) {
+		t.Errorf("a fork that wants to be the only one: %v", err)
+	}
 	if again, err := f.Fork(t.Context(), store.ForkRequest{Source: source, Run: store.NewRun{ID: "after"}, From: lastFailed}); err != nil || again.Inserted {
 		t.Errorf("a repeated fork: %+v, %v", again, err)
 	}
