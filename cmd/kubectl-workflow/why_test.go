@@ -26,6 +26,10 @@ func TestWhy_TellsOfWorkersErrorsAndObjects(t *testing.T) {
 	if got := w.runAs(viewer, "", "why", runSeq(1)); strings.Contains(got.out, "declined") || !strings.Contains(got.out, "with CardError") {
 		t.Errorf("a viewer reads %s%s", got.out, got.errOut)
 	}
+	w.superseded(1)
+	if got := w.run("why", "superseded-0001"); !strings.Contains(got.out, "Next:       nothing here; see the run that was forked from it: kubectl workflow why run/"+runSeq(2)) {
+		t.Errorf("a superseded run: %s%s", got.out, got.errOut)
+	}
 	w.Create(&v1alpha1.WorkflowRun{ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Name: "new"}, Spec: v1alpha1.WorkflowRunSpec{WorkflowName: "checkout"}})
 	if got := w.run("why", "new"); !strings.Contains(got.out, "the manager has not seen the WorkflowRun yet") {
 		t.Errorf("a WorkflowRun without a run: %s%s", got.out, got.errOut)

@@ -83,30 +83,55 @@ func (s *whySeen) ended() whyAnswer {
 		answer.reason, answer.message = v1alpha1.ReasonCompleted, "completed at "+at
 	case run.Status == openworkflow.RunCanceled:
 		answer.reason, answer.message = v1alpha1.ReasonCanceled, "canceled at "+at
-		answer.next = "create another run, if it was canceled by mistake"
+		answer.next = "nothing; if it was canceled by mistake: " + s.command("retry")
 	case run.Status != openworkflow.RunFailed:
 		answer.reason, answer.message = v1alpha1.ReasonPending, fmt.Sprintf("its status is %q, which no worker knows", short(string(run.Status)))
 		answer.next, answer.since = "find out who has written the row", &run.UpdatedAt
 	case failure.Message == openworkflow.DeadlineMessage:
 		answer.reason, answer.message = v1alpha1.ReasonDeadlineExceeded, fmt.Sprintf("failed at %s, as it had not ended before its deadline %s", at, stamp(run.DeadlineAt))
-		answer.next = "start it again with a later deadline"
+		answer.next = "retry it, which sets no deadline: " + s.command("retry")
 	case failure.Name == openworkflow.WorkerDeathsName:
 		step := short(openworkflow.SuspectedStep(s.Newest))
 		answer.reason, answer.message = v1alpha1.ReasonWorkerDeathsExceeded, fmt.Sprintf("failed at %s: %s", at, openworkflow.DescribeDeaths(step, run.Deaths))
-		answer.next = "look at the message of its WorkerPool, correct the code or its memory limit, and retry the run"
+		answer.next = "look at the message of its WorkerPool, correct the code or its memory limit, and retry it: " + s.command("retry")
 	default:
 		answer.reason, answer.message = v1alpha1.ReasonWorkflowFailed, fmt.Sprintf("failed at %s with %s", at, s.errorText(failure))
-		answer.next = "correct the cause, and retry the run"
+		answer.next = "correct the cause, and retry it: " + s.command("retry")
+	}
+	if run.SupersededBy != nil {
+		successor := short(*run.SupersededBy)
+		answer.message += fmt.Sprintf("; run %s was forked from it", successor)
+		answer.next = "nothing here; see the run that was forked from it: " + command("why", "run/"+successor)
 	}
 	return answer
 }
 
+// command is what a user of kubectl types for the run. The name of its object is enough, if it has one.
+func (s *whySeen) command(verb string) string {
+	if s.object != "" {
+		return command(verb, s.object)
+	}
+	return command(verb, "run/"+s.Run.ID)
+}
+
+// command writes a command line. Ids of runs are other people's input: one that a shell could read
+// as more than a name, or that is too long to be shown, is left out.
+func command(verb, run string) string {
+	odd := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._/", r)
+	}
+	if len(run) > maxWhyName || strings.ContainsFunc(run, odd) {
+		run = "RUN"
+	}
+	return "kubectl workflow " + verb + " " + run
+}
+
 func (s *whySeen) suspended() whyAnswer {
 	run := &s.Run
-	by, next := "", "resume it: post suspend false to runs/suspend"
+	by, next := "", "resume it: "+s.command("resume")
 	if s.object != "" {
 		by = fmt.Sprintf(" by spec.suspend of WorkflowRun %q", s.object)
-		next = "set spec.suspend of the WorkflowRun to false"
+		next = "set spec.suspend of the WorkflowRun to false where it was set, or: " + s.command("resume")
 		if s.manager != "" {
 			by += fmt.Sprintf(", which %q has set", short(s.manager))
 		}
