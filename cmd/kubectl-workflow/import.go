@@ -153,6 +153,7 @@ func rowsOf(h *datav1alpha1.RunHistory) (*openworkflow.Run, []openworkflow.StepA
 		Status: statusOf(h), Attempts: int(h.Status.Attempts), Input: rawOf(h.Spec.Input), Output: rawOf(h.Output), Error: rawOf(h.Error),
 		CreatedAt: h.CreationTimestamp.Time, StartedAt: instant(h.Status.StartedAt), FinishedAt: instant(h.Status.FinishedAt),
 		AvailableAt: instant(h.Status.NextAt), DeadlineAt: instant(h.Spec.DeadlineAt),
+		ForkedFrom: optional(h.Status.ForkedFrom), ForkStep: optional(h.Status.ForkStep), SupersededBy: optional(h.Status.SupersededBy),
 	}
 	steps := make([]openworkflow.StepAttempt, 0, len(h.Steps))
 	for i := range h.Steps {

@@ -13,11 +13,13 @@ import (
 )
 
 // A run that is exported from one namespace and imported into the database of another one is
-// exported there as the same document, but for the namespace, the object, and the link to a child
+// exported there as the same document with its lineage, but for the namespace, the object, and the link to a child
 // that is not there.
 func TestImport_P1_KeepsTheHistory(t *testing.T) {
 	from, to := setup(t), &world{}
 	from.history()
+	from.exec(`UPDATE openworkflow.workflow_runs SET config = '{"openworkflow.dev/forkedFrom": "gone", "openworkflow.dev/forkStep": "charge"}' WHERE id IN ($1, $2)`,
+		runSeq(1), runSeq(2))
 	to.World, to.t = cluster.NewWorld(t), t
 	to.kubeconfig = to.user("editor", editorRules...)
 	for n, state := range map[int]string{1: "Failed", 2: "Completed", 3: "Pending"} {

@@ -10,7 +10,8 @@ import (
 )
 
 // importRunSQL inserts a run as it was elsewhere, without a worker. An open one is suspended:
-// nobody means to execute its steps again by looking at it. Primary key.
+// nobody means to execute its steps again by looking at it. It names its successor if that is in
+// this database. Primary key.
 var importRunSQL = `
 INSERT INTO {schema}.workflow_runs (
 	namespace_id, id, workflow_name, version, status, idempotency_key, config, input, output, error, attempts,
@@ -19,7 +20,8 @@ INSERT INTO {schema}.workflow_runs (
 VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $16::bool
 		THEN ` + timeEntry(configSuspendedAt, "now()") + ` || ` + timeEntry(configResumeAt, "coalesce($11::timestamptz, now())") + `
 		ELSE '{}'
-	END,
+	END || jsonb_strip_nulls(jsonb_build_object(` + configForkedFrom + `, $17::text, ` + configForkStep + `, $18::text,
+		` + configSupersededBy + `, (SELECT r.id FROM {schema}.workflow_runs r WHERE r.namespace_id = $1 AND r.id = $19::text))),
 	$7::jsonb, $8::jsonb, $9::jsonb, $10, CASE WHEN NOT $16::bool THEN $11::timestamptz END, $12, $13, $14, $15, now())
 ON CONFLICT (namespace_id, id) DO NOTHING`
 
@@ -50,7 +52,8 @@ func (s *Store) ImportRun(ctx context.Context, run *openworkflow.Run, steps []op
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, s.sql(importRunSQL), s.namespace, run.ID, run.WorkflowName, run.Version, string(run.Status),
 			run.IdempotencyKey, jsonArg(run.Input), jsonArg(run.Output), jsonArg(run.Error), run.Attempts,
-			run.AvailableAt, run.DeadlineAt, run.StartedAt, run.FinishedAt, run.CreatedAt, !run.Status.Terminal())
+			run.AvailableAt, run.DeadlineAt, run.StartedAt, run.FinishedAt, run.CreatedAt, !run.Status.Terminal(),
+			run.ForkedFrom, run.ForkStep, run.SupersededBy)
 		if inserted = tag.RowsAffected() == 1; err != nil || !inserted {
 			return err
 		}

@@ -46,6 +46,41 @@ func TestImportRun_P1_WaitsUntilItIsResumed(t *testing.T) {
 	}
 }
 
+// A fork keeps the name of its source. A source names a fork that is in the database, and no other:
+// lists would leave it out in favor of a run that is not there.
+func TestImportRun_KeepsLineage(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	for _, id := range []string{"second", "first", "other"} {
+		run, steps := imported(id)
+		switch id {
+		case "second":
+			run.ForkedFrom, run.ForkStep = new("first"), new("a")
+		case "first":
+			run.SupersededBy = new("second")
+		case "other":
+			run.SupersededBy = new("elsewhere")
+		}
+		if _, err := f.ImportRun(t.Context(), run, steps); err != nil {
+			t.Fatal(err)
+		}
+	}
+	states, err := f.RunStates(t.Context(), []string{"first", "second", "other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second, other := states["first"], states["second"], states["other"]
+	if second.ForkedFrom == nil || *second.ForkedFrom != "first" || second.ForkStep == nil || *second.ForkStep != "a" || second.SupersededBy != nil {
+		t.Errorf("the fork is %+v", second)
+	}
+	if first.SupersededBy == nil || *first.SupersededBy != "second" || first.ForkedFrom != nil || first.SuspendedAt == nil {
+		t.Errorf("the source is %+v", first)
+	}
+	if other.SupersededBy != nil {
+		t.Errorf("it names a run that is not there: %s", *other.SupersededBy)
+	}
+}
+
 func TestImportRun_P5_LeavesAnExistingRunAlone(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
