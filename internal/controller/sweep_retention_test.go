@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
@@ -397,7 +398,7 @@ func TestRetention_KeepsRunsOfObjectsItCannotRead(t *testing.T) {
 	ref := func(cluster, namespace, name, uid string) *openworkflow.ObjectRef {
 		return &openworkflow.ObjectRef{Cluster: cluster, Namespace: namespace, Name: name, UID: uid}
 	}
-	r := &retentionSweep{cache: cached, cluster: "c"}
+	r := &retentionSweep{cache: cached, cluster: "c", conn: &backend.Connection{Key: types.NamespacedName{Namespace: "shop", Name: "default"}}}
 	for name, c := range map[string]struct {
 		run  store.EndedRun
 		want bool

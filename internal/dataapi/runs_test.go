@@ -141,7 +141,7 @@ func TestRuns_BadInputIsNamed(t *testing.T) {
 		"continue":         {get().Param("continue", "x"), "start from the first page"},
 		"missing backend":  {get().Param("fieldSelector", "spec.backend=nope"), `Backend "nope" does not exist in this namespace`},
 		"missing run":      {get().Name("nope"), `runs.data.openworkflow.dev "nope" not found`},
-		"no limit":         {get().Name("nope").SubResource("steps").Param("limit", "many"), "limit=many: want a number of step attempts"},
+		"no limit":         {get().Name("nope").SubResource("steps").Param("limit", "many"), "limit \"many\": want a number of step attempts"},
 		"missing steps":    {get().Name("nope").SubResource("steps"), `runs.data.openworkflow.dev "nope" not found`},
 		"all namespaces":   {c.Get().Resource("runs"), "is forbidden"},
 		"no workflow":      {create(func(r *datav1alpha1.Run) { r.Spec.WorkflowName = "" }), "spec.workflowName: Required value: name the workflow to run"},
