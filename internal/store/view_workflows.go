@@ -66,13 +66,16 @@ SELECT workflow_name, version FROM seen`
 
 var newDefinitionsSQL, againDefinitionsSQL = definitionsSQL(`r.status = 'pending'`), definitionsSQL(`r.status IN ('running', 'sleeping')`)
 
-// leasesByWorkflowSQL reads operator_runs_lease_idx, whose size is bounded by the workers' slots.
+// leasesByWorkflowSQL reads operator_runs_lease_idx, whose size is bounded by the workers' slots. The
+// coalesce and the order keep the planner from OpenWorkflow's index of running runs by available_at,
+// which has those that wait, too.
 const leasesByWorkflowSQL = `
 SELECT l.workflow_name, l.version, count(*)
 FROM (
 	SELECT r.workflow_name, r.version
 	FROM {schema}.workflow_runs r
-	WHERE r.namespace_id = $1 AND r.status = 'running' AND r.worker_id IS NOT NULL AND r.available_at > now()
+	WHERE r.namespace_id = $1 AND r.status = 'running' AND r.worker_id IS NOT NULL AND coalesce(r.available_at, '-infinity') > now()
+	ORDER BY r.worker_id USING ~<~
 	LIMIT $2
 ) l
 GROUP BY l.workflow_name, l.version`
