@@ -123,7 +123,7 @@ func (w *world) write(user *envtest.AuthenticatedUser) string {
 // admin returns a kubeconfig with all rights in the cluster.
 func (w *world) admin() string {
 	w.t.Helper()
-	user, err := cluster.Env.AddUser(envtest.User{Name: "admin", Groups: []string{"system:masters"}}, nil)
+	user, err := cluster.AddUser(envtest.User{Name: "admin", Groups: []string{"system:masters"}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -11,9 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -60,7 +58,7 @@ func TestRoles_TheRoleOfANamespaceIsThatOfTheCluster(t *testing.T) {
 // TestManager_P9_WorksWithARoleInItsNamespace: a manager without any right in the cluster.
 func TestManager_P9_WorksWithARoleInItsNamespace(t *testing.T) {
 	w := newWorld(t)
-	user, err := cluster.env.AddUser(envtest.User{Name: "namespaced-" + w.Namespace}, &rest.Config{})
+	user, err := addUser("namespaced-" + w.Namespace)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,9 +11,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 )
@@ -22,7 +20,7 @@ import (
 func (w *world) as(name string, rules ...rbacv1.PolicyRule) client.Client {
 	w.t.Helper()
 	name = name + "-" + w.Namespace
-	user, err := cluster.env.AddUser(envtest.User{Name: name}, &rest.Config{})
+	user, err := addUser(name)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -15,7 +15,6 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 )
 
@@ -29,7 +28,7 @@ func shippedLeader(t *testing.T, w *world, name string) *rest.Config {
 	if err := createAll(t.Context(), w.Client, filepath.Join(repository, "config/rbac/leader_election_role.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	user, err := cluster.env.AddUser(envtest.User{Name: name}, &rest.Config{})
+	user, err := addUser(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +73,7 @@ func TestManager_P9_LeadsWithTheShippedRolesUnderAnyLeaseName(t *testing.T) {
 
 func TestReadiness_SaysThatAManagerCannotLead(t *testing.T) {
 	w := newWorld(t)
-	user, err := cluster.env.AddUser(envtest.User{Name: "nobody"}, &rest.Config{})
+	user, err := addUser("nobody")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,6 +57,15 @@ var cluster struct {
 	// admin has all rights, manager those of config/rbac/role.yaml.
 	admin, manager *rest.Config
 	scheme         *runtime.Scheme
+	// users guards env.AddUser, which numbers certificates without a lock.
+	users sync.Mutex
+}
+
+// addUser returns a user with a client certificate. Tests may call it in parallel.
+func addUser(name string) (*envtest.AuthenticatedUser, error) {
+	cluster.users.Lock()
+	defer cluster.users.Unlock()
+	return cluster.env.AddUser(envtest.User{Name: name}, &rest.Config{})
 }
 
 const repository = "../.."
@@ -109,7 +118,7 @@ func startCluster() error {
 			return err
 		}
 	}
-	user, err := cluster.env.AddUser(envtest.User{Name: managerUser}, &rest.Config{})
+	user, err := addUser(managerUser)
 	if err != nil {
 		return err
 	}

@@ -55,8 +55,10 @@ type Cluster struct {
 	// Data reaches the data API, without saying who the caller is.
 	Data rest.Config
 
-	start   sync.Once
-	err     error
+	start sync.Once
+	err   error
+	// users guards Env.AddUser, which numbers certificates without a lock.
+	users   sync.Mutex
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
@@ -202,11 +204,18 @@ func (w *World) Grant(user string, rules ...rbacv1.PolicyRule) {
 // User returns a user with a client certificate. Config is theirs for the API server.
 func (w *World) User(name string) *envtest.AuthenticatedUser {
 	w.t.Helper()
-	user, err := w.cluster.Env.AddUser(envtest.User{Name: name}, nil)
+	user, err := w.cluster.AddUser(envtest.User{Name: name})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	return user
+}
+
+// AddUser returns a user with a client certificate. Tests may call it in parallel.
+func (c *Cluster) AddUser(user envtest.User) (*envtest.AuthenticatedUser, error) {
+	c.users.Lock()
+	defer c.users.Unlock()
+	return c.Env.AddUser(user, nil)
 }
 
 // DataAs returns how the data API is reached with the identity of a configuration.
