@@ -384,7 +384,7 @@ func newRetentionSweep(t *testing.T, s backend.Store) *retentionSweep {
 	t.Helper()
 	conn := &backend.Connection{Store: s}
 	conn.SetRetention(&store.Retention{After: time.Hour})
-	return &retentionSweep{conn: conn}
+	return &retentionSweep{conn: conn, cache: cachedRuns{}}
 }
 
 // TestRetention_KeepsRunsOfObjectsItCannotRead, as they may exist.
