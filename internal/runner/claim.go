@@ -93,17 +93,15 @@ func (r *Runner) claimLoop(ctx context.Context) {
 					r.log.Warn("Could not claim runs", "error", err)
 				}
 				r.ready.Store(false)
-				poll.Reset(databaseBackoff.Delay(failures))
 			default:
 				if failures > 0 {
 					r.log.Info("Database answers again")
 				}
 				failures = 0
 				r.ready.Store(true)
-				interval := r.pollInterval()
-				poll.Reset(interval/2 + rand.N(interval/2))
 			}
 		}
+		poll.Reset(r.untilPoll(failures)) // also if no slot was free: while claims fail, nothing else ends a wait
 		select {
 		case <-ctx.Done():
 			return
@@ -128,6 +126,16 @@ func (r *Runner) claimLoop(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// untilPoll is the time until the next claim of a loop whose last claims, so many in a row, have
+// failed.
+func (r *Runner) untilPoll(failures int) time.Duration {
+	if failures > 0 {
+		return databaseBackoff.Delay(failures)
+	}
+	interval := r.pollInterval()
+	return interval/2 + rand.N(interval/2)
 }
 
 // givenBackInterval is the time until the next look for runs that were given back.
