@@ -55,7 +55,7 @@ func TestStripRun_KeepsWhatItsEndDependsOn(t *testing.T) {
 	if diff := cmp.Diff(ended, again); err != nil || diff != "" { // client-go strips what it lists twice
 		t.Errorf("stripped again it differs: %v\n%s", err, diff)
 	}
-	if plan := planRun(runSeen{Run: ended, Now: noon.Add(9 * time.Second)}); plan.Action != runDelete {
+	if plan := planRun(runSeen{Run: ended, TTL: ended.Spec.TTLSecondsAfterFinished, Now: noon.Add(9 * time.Second)}); plan.Action != runDelete {
 		t.Errorf("it is not deleted after its ttl but %+v", plan)
 	}
 }

@@ -424,7 +424,9 @@ func TestSchedule_PausesAfterFailures(t *testing.T) {
 func TestSchedule_ANameThatIsTakenMissesItsSlot(t *testing.T) {
 	w := newManagedWorld(t, fast())
 	first := time.Now().Truncate(time.Minute).Add(time.Hour).UTC()
-	s := newSchedule("taken", func(s *wfs) { s.Spec.StartAt, s.Spec.CatchUp = &metav1.Time{Time: first}, "All" })
+	s := newSchedule("taken", func(s *wfs) {
+		s.Spec.StartAt, s.Spec.EndAt, s.Spec.CatchUp = &metav1.Time{Time: first}, &metav1.Time{Time: first.Add(5 * time.Minute)}, "All"
+	})
 	w.create(newTestRun(scheduledRunName(s.Name, first)), s)
 	_, next := w.awaitOpenRun(s, first)
 	w.awaitSchedule(s, func(s *wfs) error {
@@ -436,7 +438,7 @@ func TestSchedule_ANameThatIsTakenMissesItsSlot(t *testing.T) {
 		}
 		return fmt.Errorf("the first slot was not missed; %s has started", next.Name)
 	})
-	w.awaitScheduleReason(s, v1alpha1.ReasonActive)
+	w.awaitScheduleReason(s, v1alpha1.ReasonNoMoreSlots)
 }
 
 // TestSchedule_BadInput: what the API server refuses, and what the manager says of the rest.
