@@ -92,7 +92,7 @@ func TestWorkflowRun_P9_ABlockedDatabaseDelaysNoOtherNamespace(t *testing.T) {
 	awaitRows(t, honest, rows, run)
 
 	release()
-	awaitBackendWithin(t, blocked, 20*time.Second, key, v1alpha1.ReasonConnected)
+	awaitBackendWithin(t, blocked, time.Minute, key, v1alpha1.ReasonConnected)
 	awaitRows(t, blocked, others, waiting...)
 }
 

@@ -415,7 +415,7 @@ func (w *world) row(s *store.Store, id types.UID) *openworkflow.Run {
 // eventually calls check until it returns no error, for up to 20 s.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
-	eventuallyWithin(t, 20*time.Second, check)
+	eventuallyWithin(t, time.Minute, check)
 }
 
 func eventuallyWithin(t *testing.T, d time.Duration, check func() error) {
