@@ -412,7 +412,7 @@ func (w *world) row(s *store.Store, id types.UID) *openworkflow.Run {
 	return rows[string(id)]
 }
 
-// eventually calls check until it returns no error, for up to 20 s.
+// eventually calls check until it returns no error, for up to a minute.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()
 	eventuallyWithin(t, time.Minute, check)
