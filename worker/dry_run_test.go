@@ -55,11 +55,9 @@ func checkout(charge, ship string) *workflow.Workflow[string, string] {
 	})
 }
 
-// TestMainProcess is the worker of other tests, in a process of its own.
-func TestMainProcess(t *testing.T) {
-	switch os.Getenv("TEST_MAIN") {
-	case "":
-		t.Skip("it is for other tests")
+// MainProcess is this program as the worker of a test, in a process of its own.
+func MainProcess(build string) {
+	switch build {
 	case "same":
 		Main(checkout("charge", "ship"))
 	case "renamed":
@@ -67,14 +65,13 @@ func TestMainProcess(t *testing.T) {
 	case "another":
 		Main(echo)
 	}
-	os.Exit(0) // without the test's own words
 }
 
 // process runs this program as a worker, and returns what it said and its result.
 func process(t *testing.T, build, url, request string, env ...string) (output string, result dryrun.Result, err error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "result")
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestMainProcess$")
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(append(os.Environ(), "TEST_MAIN="+build, workerenv.PostgresURL+"="+url, workerenv.DryRun+"="+request, workerenv.DryRunResult+"="+file,
 		workerenv.NamespaceID+"=none", workerenv.DryRunNamespaceID+"=default"), env...)
 	said, err := cmd.CombinedOutput()

@@ -8,12 +8,14 @@ import (
 
 	"github.com/openworkflow-operator/operator/client"
 	"github.com/openworkflow-operator/operator/internal/testpg"
+	"github.com/openworkflow-operator/operator/worker"
 )
 
 // TestMain starts a database for the examples. A process that is the worker of a test has its own.
 func TestMain(m *testing.M) {
-	if os.Getenv("TEST_MAIN") != "" {
-		os.Exit(m.Run())
+	if build := os.Getenv("TEST_MAIN"); build != "" {
+		worker.MainProcess(build)
+		return
 	}
 	url, drop, err := testpg.ForExamples()
 	if err == nil {

@@ -62,7 +62,7 @@ func FuzzStoredObject(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, which uint8, spec, status string) {
 		if !json.Valid([]byte(spec)) || !json.Valid([]byte(status)) {
-			t.Skip("no JSON: the API server refuses it before any decoder of ours")
+			return // the API server refuses it before any decoder of ours
 		}
 		i := int(which) % len(fuzzKinds)
 		kind := fuzzKinds[i].kind

@@ -45,11 +45,7 @@ func newBulkList(f *factory) *cobra.Command {
 		if err := p.validate(); err != nil {
 			return err
 		}
-		namespace, err := f.namespace()
-		if err != nil {
-			return err
-		}
-		data, err := f.data(cmd.Context())
+		data, namespace, err := f.dataIn(cmd.Context())
 		if err != nil {
 			return err
 		}
@@ -102,11 +98,7 @@ func newBulkChange(f *factory, verb, short, done, patch string) *cobra.Command {
 		if err := p.validate(); err != nil {
 			return err
 		}
-		namespace, err := f.namespace()
-		if err != nil {
-			return err
-		}
-		data, err := f.data(cmd.Context())
+		data, namespace, err := f.dataIn(cmd.Context())
 		if err != nil {
 			return err
 		}

@@ -87,11 +87,7 @@ func (f *factory) objectNames(ctx context.Context) []string {
 }
 
 func (f *factory) runIDs(ctx context.Context) []string {
-	namespace, err := f.namespace()
-	if err != nil {
-		return nil
-	}
-	data, err := f.data(ctx)
+	data, namespace, err := f.dataIn(ctx)
 	if err != nil {
 		return nil
 	}

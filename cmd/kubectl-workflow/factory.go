@@ -91,6 +91,16 @@ func (f *factory) data(ctx context.Context) (*dataClient, error) {
 	return f.reconnect(ctx)
 }
 
+// dataIn is data, with the namespace that a verb reads.
+func (f *factory) dataIn(ctx context.Context) (*dataClient, string, error) {
+	namespace, err := f.namespace()
+	if err != nil {
+		return nil, "", err
+	}
+	data, err := f.data(ctx)
+	return data, namespace, err
+}
+
 // reconnect is data with a new connection, after the one there was has failed.
 func (f *factory) reconnect(ctx context.Context) (*dataClient, error) {
 	config, err := f.restConfig()

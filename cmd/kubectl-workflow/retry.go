@@ -199,11 +199,7 @@ func (o *bulkRetryOptions) run(ctx context.Context) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
-	namespace, err := o.namespace()
-	if err != nil {
-		return err
-	}
-	data, err := o.data(ctx)
+	data, namespace, err := o.dataIn(ctx)
 	if err != nil {
 		return err
 	}

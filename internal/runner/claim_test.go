@@ -18,11 +18,11 @@ import (
 )
 
 // lateStore fails one claim when that is asked for, and holds the next write that claims, which has
-// taken all slots, for some seconds.
+// taken all slots, until it is released.
 type lateStore struct {
 	*memstore.Store
-	fail, hold atomic.Bool
-	failed     chan struct{}
+	fail, hold       atomic.Bool
+	failed, released chan struct{}
 }
 
 func (s *lateStore) Claim(ctx context.Context, request store.ClaimRequest) ([]openworkflow.Run, error) {
@@ -36,7 +36,7 @@ func (s *lateStore) Claim(ctx context.Context, request store.ClaimRequest) ([]op
 
 func (s *lateStore) ApplyAndClaim(ctx context.Context, batch store.Batch) (store.BatchResult, error) {
 	if batch.Claim != nil && s.hold.CompareAndSwap(true, false) {
-		time.Sleep(8 * time.Second) // of the bubble's clock
+		<-s.released
 		batch.Claim = nil
 	}
 	return s.Store.ApplyAndClaim(ctx, batch)
@@ -47,7 +47,7 @@ func (s *lateStore) ApplyAndClaim(ctx context.Context, batch store.Batch) (store
 func TestClaim_P3_GoesOnWhenAPollMeetsNoFreeSlot(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &lateStore{failed: make(chan struct{})}
+		s := &lateStore{failed: make(chan struct{}), released: make(chan struct{})}
 		began := make(chan struct{}, 1)
 		w := workflow.Define("w", func(ctx context.Context, held bool) (bool, error) {
 			return step.Run(ctx, "work", func(context.Context) (bool, error) {
@@ -85,13 +85,13 @@ func TestClaim_P3_GoesOnWhenAPollMeetsNoFreeSlot(t *testing.T) {
 		<-began
 		s.fail.Store(true)
 		<-s.failed
-		time.Sleep(time.Minute)
+		past() // the poll has fired
+		close(s.released)
 		id := start(`false`)
-		time.Sleep(time.Minute)
-		synctest.Wait()
+		past()
 		runs, err := s.GetRuns(t.Context(), []string{id})
 		if err != nil || runs[id].Status != openworkflow.RunCompleted {
-			t.Errorf("a run that is due for a minute is %+v, %v", runs[id], err)
+			t.Errorf("a run that is due is %+v, %v", runs[id], err)
 		}
 		if s.hold.Load() {
 			t.Error("no write claimed for the slots")
