@@ -69,6 +69,10 @@ func (s boundedStore) Forks(ctx context.Context, after string, limit int) ([]sto
 	return answer(ctx, func(ctx context.Context) ([]store.NotedFork, error) { return s.Store.Forks(ctx, after, limit) })
 }
 
+func (s boundedStore) ArchivedRun(ctx context.Context, id string) (*openworkflow.Run, error) {
+	return answer(ctx, func(ctx context.Context) (*openworkflow.Run, error) { return s.Store.ArchivedRun(ctx, id) })
+}
+
 func (s boundedStore) ForgetForks(ctx context.Context, ids []string) error {
 	return within(ctx, callTimeout, func(ctx context.Context) error { return s.Store.ForgetForks(ctx, ids) })
 }

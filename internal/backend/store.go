@@ -31,6 +31,7 @@ type Store interface {
 	Fork(ctx context.Context, r store.ForkRequest) (store.ForkResult, error)
 	Forks(ctx context.Context, after string, limit int) ([]store.NotedFork, error)
 	ForgetForks(ctx context.Context, ids []string) error
+	ArchivedRun(ctx context.Context, id string) (*openworkflow.Run, error)
 
 	FailExpired(ctx context.Context, limit int) ([]string, error)
 	Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error)
@@ -48,12 +49,6 @@ type Store interface {
 	Notify(ctx context.Context) error
 	NotifyEnds(ctx context.Context) error
 
-	bulkRetrier
-}
-
-// bulkRetrier is what retries in bulk need.
-type bulkRetrier interface {
-	Fork(ctx context.Context, r store.ForkRequest) (store.ForkResult, error)
 	ClaimBulkRetry(ctx context.Context) (*store.BulkWork, error)
 	BulkSources(ctx context.Context, work *store.BulkWork) (store.BulkSources, error)
 	AdvanceBulkRetry(ctx context.Context, work *store.BulkWork, p store.BulkProgress) error

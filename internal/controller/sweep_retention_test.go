@@ -239,6 +239,15 @@ func TestRetention_Archives(t *testing.T) {
 			t.Errorf("run %s is not in the archive: %v", id, err)
 		}
 	}
+	fork := newTestRun("again", func(r *run) { r.Spec.From = &v1alpha1.ForkSource{RunID: ids[0]} })
+	w.create(fork)
+	eventually(t, func() error {
+		runs, err := s.GetRuns(context.Background(), []string{string(fork.UID)})
+		if made := runs[string(fork.UID)]; err != nil || made == nil || made.ForkedFrom == nil || *made.ForkedFrom != ids[0] {
+			return fmt.Errorf("the archived run was not forked: %+v, %w", made, err)
+		}
+		return nil
+	})
 	execute(t, w.URL, `UPDATE openworkflow.operator_archives SET archived_at = archived_at - interval '2 days'`)
 	modify(w, b, func(b *v1alpha1.Backend) {
 		b.Spec.Retention.Archive, b.Spec.Retention.ArchiveTTLSeconds = v1alpha1.ArchiveDisabled, day

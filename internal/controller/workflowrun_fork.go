@@ -87,6 +87,9 @@ func (r *WorkflowRunReconciler) forkSource(ctx context.Context, conn *backend.Co
 		return nil, invalidFork("spec.from.runID is that of this run itself"), nil
 	}
 	row, err := conn.RunState(ctx, from.RunID)
+	if err == nil && row == nil {
+		row, err = conn.Store.ArchivedRun(ctx, from.RunID)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read run %s: %w", from.RunID, err)
 	}

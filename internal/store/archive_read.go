@@ -225,6 +225,23 @@ func (v *View) Archived(ctx context.Context, id string) (*Archived, error) {
 	return found, Classify(err)
 }
 
+// archivedRunTimeout bounds one statement of ArchivedRun.
+const archivedRunTimeout = 10 * time.Second
+
+// ArchivedRun returns a run that was archived and removed, without input, output and context, nil
+// if it is in no archive.
+func (s *Store) ArchivedRun(ctx context.Context, id string) (*openworkflow.Run, error) {
+	found, err := s.View(archivedRunTimeout).Archived(ctx, id)
+	if err != nil || found == nil {
+		return nil, err
+	}
+	run, err := found.Run(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	return &run.Run, nil
+}
+
 // lines is that of archivedRun, by transactions of the view.
 func (a *Archived) lines(ctx context.Context, f func(line []byte) (more bool, err error)) error {
 	return Classify(a.archivedRun.lines(func(from int) (parts [][]byte, err error) {
