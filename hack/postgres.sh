@@ -78,6 +78,7 @@ start_postgres() {
 	confined "$bin/postgres" -D /mnt -p "$DEVCLUSTER_POSTGRES_PORT" \
 		-c "listen_addresses=127.0.0.1,$GATEWAY" -c unix_socket_directories= \
 		-c max_connections=300 -c shared_buffers=256MB -c cluster_name="devcluster-$NAME"
+	CPU_GROUP=$(cpu_group postgres 100)
 	start postgres "${wrapped[@]}"
 	wait_for 30 Postgres psql_ -c 'SELECT 1'
 	say "Postgres is up, for pods at host.$DEVCLUSTER_DOMAIN:$DEVCLUSTER_POSTGRES_PORT"
