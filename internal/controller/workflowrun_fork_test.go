@@ -6,10 +6,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	"github.com/google/go-cmp/cmp"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -68,19 +71,17 @@ func (w *world) history(s *store.Store, id string) string {
 	return strings.Join(texts, ", ")
 }
 
-// kstatus is how Flux reads an object, and Argo CD with the check of docs/gitops.md.
+// kstatus is what Flux says of an object, by its own package.
 func kstatus(r *run) string {
-	is := func(kind string) bool { return meta.IsStatusConditionTrue(r.Status.Conditions, kind) }
-	switch {
-	case r.Status.ObservedGeneration != r.Generation, is(v1alpha1.ConditionReconciling):
-		return "InProgress"
-	case is(v1alpha1.ConditionStalled):
-		return "Failed"
-	case !is(v1alpha1.ConditionReady):
-		return "InProgress"
-	default:
-		return "Current"
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r)
+	if err != nil {
+		return err.Error()
 	}
+	result, err := status.Compute(&unstructured.Unstructured{Object: content})
+	if err != nil {
+		return err.Error()
+	}
+	return result.Status.String()
 }
 
 // awaitSuperseded waits until a failed run is superseded, and its object green.
