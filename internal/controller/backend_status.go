@@ -239,14 +239,19 @@ func planBackend(object *v1alpha1.Backend, c backendCheck, now time.Time) (backe
 		status.ServerVersion = truncateText(c.version, 64)
 	}
 	set := conditionSetter(&status.Conditions, object.Generation, now)
-	set(v1alpha1.ConditionReady, state.Ready, state.Reason, state.Message)
+	setBackendState(set, state)
 	if c.conn != nil {
 		setWakeUps(set, c.conn.Store.TransactionPooled())
 		setEncrypted(set, c.conn.Store.Encrypted())
 	}
+	return state, status
+}
+
+// setBackendState sets the conditions that say whether a Backend can be used.
+func setBackendState(set setCondition, state backend.State) {
+	set(v1alpha1.ConditionReady, state.Ready, state.Reason, state.Message)
 	set.only(v1alpha1.ConditionReconciling, !state.Ready && !stalls(state.Reason), state.Reason, state.Message)
 	set.only(v1alpha1.ConditionStalled, !state.Ready && stalls(state.Reason), state.Reason, state.Message)
-	return state, status
 }
 
 // collationWarning continues the message of a Backend that is ready.

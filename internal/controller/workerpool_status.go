@@ -85,11 +85,16 @@ func planPoolStatus(seen poolSeen) v1alpha1.WorkerPoolStatus {
 	state := evaluatePool(seen)
 	state.message = truncateText(state.message, 1024)
 	set := conditionSetter(&status.Conditions, pool.Generation, seen.Now)
+	setPoolState(set, state)
+	set.only(v1alpha1.ConditionStuckSteps, stuck.functions > 0, v1alpha1.ReasonContextIgnored, stuck.message())
+	return status
+}
+
+// setPoolState sets the conditions that say whether a pool is as its spec says.
+func setPoolState(set setCondition, state poolState) {
 	set(v1alpha1.ConditionReady, state.ready, state.reason, state.message)
 	set.only(v1alpha1.ConditionReconciling, !state.ready && !state.stalled, state.reason, state.message)
 	set.only(v1alpha1.ConditionStalled, !state.ready && state.stalled, state.reason, state.message)
-	set.only(v1alpha1.ConditionStuckSteps, stuck.functions > 0, v1alpha1.ReasonContextIgnored, stuck.message())
-	return status
 }
 
 // stuckSteps are the functions of a pool that do not return.
