@@ -109,6 +109,10 @@ test-e2e-short: e2e-cluster ## Run a short form of the end-to-end tests.
 security: e2e-cluster ## Attack the manager beside an honest tenant, whose latency is measured; TESTFLAGS=-short is a short form.
 	$(E2E) -timeout 30m -parallel 100 -run '^TestP9' $(TESTFLAGS) ./test/e2e/...
 
+.PHONY: argocd
+argocd: ## Compare what Argo CD and Flux say about each state of each kind, by their own packages.
+	cd test/argocd && GOWORK=off nice go test -vet=off -count=1 $(TESTFLAGS) ./...
+
 .PHONY: interop
 interop: ## Test Go workers beside OpenWorkflow's own npm package; TESTFLAGS=-short is a short form.
 	hack/require.sh postgres nodejs chromium
