@@ -75,7 +75,7 @@ lint-api: ## Check the custom resources against the API conventions of Kubernete
 .PHONY: shellcheck
 shellcheck: ## Check the scripts.
 	hack/require.sh shellcheck
-	shellcheck hack/*.sh hack/devcluster/*.sh .ci/run
+	shellcheck hack/*.sh hack/devcluster/*.sh hack/gitops/*.sh .ci/run
 
 .PHONY: vulncheck
 vulncheck: ## Look for known vulnerabilities; REQUIRE_VULNDB=1 fails without access to their database.
@@ -99,15 +99,23 @@ test: envtest ## Run the tests: units, store on Postgres, controllers on an API 
 
 .PHONY: test-e2e
 test-e2e: e2e-cluster ## Run the end-to-end tests on the development cluster.
-	$(E2E) -timeout 60m -skip '^TestP9' $(TESTFLAGS) ./test/e2e/...
+	$(E2E) -timeout 60m -skip '^Test(P9|GitOps)' $(TESTFLAGS) ./test/e2e/...
 
 .PHONY: test-e2e-short
 test-e2e-short: e2e-cluster ## Run a short form of the end-to-end tests.
-	$(E2E) -short -timeout 10m -skip '^TestP9' $(TESTFLAGS) ./test/e2e/...
+	$(E2E) -short -timeout 10m -skip '^Test(P9|GitOps)' $(TESTFLAGS) ./test/e2e/...
 
 .PHONY: security
 security: e2e-cluster ## Attack the manager beside an honest tenant, whose latency is measured; TESTFLAGS=-short is a short form.
 	$(E2E) -timeout 30m -parallel 100 -run '^TestP9' $(TESTFLAGS) ./test/e2e/...
+
+.PHONY: gitops
+gitops: IMG = localhost/manager:dev
+gitops: cluster-up images overlay ## Let Flux install the operator and run what docs/gitops.md says; TESTFLAGS=-short is a short form.
+	hack/require.sh git
+	hack/postgres.sh start
+	hack/gitops/flux.sh start
+	$(E2E) -timeout 30m -run '^TestGitOps' $(TESTFLAGS) ./test/e2e/...
 
 .PHONY: argocd
 argocd: ## Compare what Argo CD and Flux say about each state of each kind, by their own packages.

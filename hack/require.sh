@@ -29,6 +29,7 @@ for thing in "$@"; do
 		need npm "installs OpenWorkflow's own package" has npm
 		;;
 	chromium) need chromium "opens OpenWorkflow's dashboard in tests" has chromium ;;
+	git) need git "is the server of the repository that Flux reads" has git ;;
 	openssl) need openssl "makes certificates and passwords" has openssl ;;
 	postgres) need postgresql "is the database of tests and of the development cluster" \
 		bash -c 'ls /usr/lib/postgresql/*/bin/postgres' ;;

@@ -42,7 +42,14 @@ func newCluster(t *testing.T) *cluster {
 	if len(name) > 40 {
 		name = name[:40]
 	}
-	name = fmt.Sprintf("%s-%d", strings.TrimRight(name, "-"), time.Now().UnixMilli()%1_000_000)
+	c := newNamespace(t, fmt.Sprintf("%s-%d", strings.TrimRight(name, "-"), time.Now().UnixMilli()%1_000_000))
+	c.backend()
+	return c
+}
+
+// newNamespace makes a namespace and a database, without a Backend.
+func newNamespace(t *testing.T, name string) *cluster {
+	t.Helper()
 	c := &cluster{T: t, namespace: name}
 	database := strings.ReplaceAll(name, "-", "_")
 	c.script("hack/postgres.sh", "psql", "-q", "-c", "CREATE DATABASE "+database)
@@ -63,7 +70,7 @@ func newCluster(t *testing.T) *cluster {
 		_ = exec.Command(filepath.Join(root, "hack/postgres.sh"), "psql", "-q", "-c",      //nolint:noctx // likewise
 			"DROP DATABASE IF EXISTS "+database+" WITH (FORCE)").Run()
 	})
-	c.backend()
+	c.kubectl("-n", c.namespace, "create", "secret", "generic", "openworkflow-postgres", "--from-literal=uri="+c.url)
 	return c
 }
 
@@ -77,7 +84,6 @@ func (c *cluster) in(t *testing.T) *cluster {
 // backend applies the sample's Backend, with this database, and waits for it.
 func (c *cluster) backend() {
 	c.Helper()
-	c.kubectl("-n", c.namespace, "create", "secret", "generic", "openworkflow-postgres", "--from-literal=uri="+c.url)
 	c.kubectl("-n", c.namespace, "apply", "-f", filepath.Join(root, "config/samples/backend.yaml"))
 	c.kubectl("-n", c.namespace, "wait", "--for=condition=Ready", "backend/default", "--timeout=60s")
 }
