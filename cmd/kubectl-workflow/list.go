@@ -26,6 +26,8 @@ data API has started it.
 Runs from which another run was forked are left out, but for those that --parent selects:
 --superseded lists them too.
 
+With --without-object, the runs of WorkflowRuns are left out.
+
 With --selector, the WorkflowRuns with these labels are listed instead, as only objects have
 labels.`
 
@@ -52,6 +54,7 @@ type listOptions struct {
 	printer *printer
 
 	allNamespaces, superseded bool
+	withoutObject             bool
 	backend, workflow, parent string
 	state, labels, position   string
 	since                     time.Duration
@@ -73,6 +76,7 @@ func newList(f *factory) *cobra.Command {
 	flags.StringVar(&o.parent, "parent", "", "Only runs that the run with this id has started.")
 	flags.DurationVar(&o.since, "since", 0, "Only runs that were created within this time, such as 24h.")
 	flags.BoolVar(&o.superseded, "superseded", false, "List superseded runs too, those from which another run was forked.")
+	flags.BoolVar(&o.withoutObject, "without-object", false, "Only runs that no WorkflowRun stands for.")
 	flags.StringVarP(&o.labels, "selector", "l", "", "List the WorkflowRuns with these labels.")
 	flags.Int64Var(&o.limit, "limit", 500, "The largest number of runs to print; 0 means all.")
 	flags.Int64Var(&o.chunk, "chunk-size", 500, "The number of runs that are read at once, at most 1000.")
@@ -95,6 +99,8 @@ func (o *listOptions) validate() error {
 		return fmt.Errorf("--state %q: use one of %s", o.state, stateNames)
 	case o.position != "" && o.allNamespaces:
 		return errors.New("--continue goes on in one namespace: leave out --all-namespaces")
+	case o.labels != "" && o.withoutObject:
+		return errors.New("--selector lists WorkflowRuns: leave out --without-object")
 	case o.labels != "" && (o.backend != "" || o.parent != "" || o.since != 0 || o.superseded):
 		return errors.New("--selector lists WorkflowRuns: of the other filters, only --workflow and --state go with it")
 	}
@@ -214,6 +220,9 @@ func (o *listOptions) fieldSelector() fields.Selector {
 	}
 	if o.superseded {
 		set[datav1alpha1.FieldSuperseded] = "any"
+	}
+	if o.withoutObject {
+		set[datav1alpha1.FieldObject] = ""
 	}
 	if o.since > 0 {
 		set[datav1alpha1.FieldCreatedFrom] = o.now().Add(-o.since).UTC().Format(time.RFC3339)

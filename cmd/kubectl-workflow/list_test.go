@@ -26,6 +26,8 @@ func TestList_Selects(t *testing.T) {
 		{"--backend default --state Completed", "2"},
 		{"--since 57m30s", "5 4 3"},
 		{"--limit 2", "5 4"},
+		{"--without-object", "5 4 3 2"},
+		{"--without-object --workflow checkout --limit 2 --chunk-size 1", "5 4"},
 		{"--limit 0 --chunk-size 2", "5 4 3 2 1"},
 		{"--limit 3 --chunk-size 2", "5 4 3"},
 	} {
@@ -103,6 +105,7 @@ func TestList_P7_BadInputSaysWhatIsWrong(t *testing.T) {
 	w.fails(codeError, "--continue goes on in one namespace: leave out --all-namespaces", "list", "-A", "--continue", "x")
 	w.fails(codeError, "--selector lists WorkflowRuns", "list", "-l", "a=b", "--since", "1h")
 	w.fails(codeError, "--selector lists WorkflowRuns", "list", "-l", "a=b", "--superseded")
+	w.fails(codeError, "--selector lists WorkflowRuns: leave out --without-object", "list", "-l", "a=b", "--without-object")
 	w.fails(codeError, `unknown output format "xml": use one of json, yaml, kyaml, name, go-template`, "list", "-o", "xml")
 	w.fails(codeError, `invalid argument "soon" for "--since" flag`, "list", "--since", "soon")
 	w.fails(codeError, "the value of continue is not one of this list: start from the first page", "list", "--continue", "x")

@@ -19,7 +19,7 @@ import (
 // selectableFields are the fields by which runs can be selected.
 var selectableFields = []string{
 	datav1alpha1.FieldBackend, datav1alpha1.FieldWorkflow, datav1alpha1.FieldState, datav1alpha1.FieldParent,
-	datav1alpha1.FieldSuperseded,
+	datav1alpha1.FieldSuperseded, datav1alpha1.FieldObject,
 	datav1alpha1.FieldCreatedFrom, datav1alpha1.FieldCreatedBefore, "metadata.name", "metadata.namespace",
 }
 
@@ -49,6 +49,8 @@ type selected struct {
 	backend, id string
 	// superseded selects by whether a run was forked from this one, nil for both.
 	superseded *bool
+	// withoutObject selects the runs that no WorkflowRun stands for.
+	withoutObject bool
 	// none says that no run can match.
 	none bool
 }
@@ -77,9 +79,9 @@ func parseSelector(selector fields.Selector, namespace string) (selected, error)
 	return s, nil
 }
 
-// shows reports whether a run that was read is to be shown.
-func (s *selected) shows(run *store.RunView) bool {
-	return s.superseded == nil || *s.superseded == (run.SupersededBy != nil)
+// shows reports whether a run that was read is to be shown. Object is the name of its WorkflowRun.
+func (s *selected) shows(run *store.RunView, object string) bool {
+	return (s.superseded == nil || *s.superseded == (run.SupersededBy != nil)) && (!s.withoutObject || object == "")
 }
 
 func (s *selected) add(field, value string, equal bool, namespace string, excluded map[store.RunState]bool) error {
@@ -99,6 +101,11 @@ func (s *selected) add(field, value string, equal bool, namespace string, exclud
 		default:
 			return apierrors.NewBadRequest(fmt.Sprintf("%s=%s: want true, false or any", field, value))
 		}
+	case datav1alpha1.FieldObject:
+		if value != "" {
+			return apierrors.NewBadRequest(fmt.Sprintf("%s=%s: only the empty value selects, the runs without a WorkflowRun; that of one is in its status.runID", field, value))
+		}
+		s.withoutObject = true
 	case "metadata.name":
 		s.id = value
 	case "metadata.namespace":

@@ -25,7 +25,7 @@ const (
 	readTimeout = 5 * time.Second
 	// defaultLimit and maxLimit bound the number of items of one answer.
 	defaultLimit, maxLimit = 500, 1000
-	// maxPages is the number of pages that are read for one answer, if superseded runs are left out.
+	// maxPages is the number of pages that are read for one answer, if some of their runs are left out.
 	maxPages = 4
 	// maxPayloadSteps bounds the step attempts of a page with payloads, and maxPayloadReads the
 	// answers with payloads that are made at a time: they may be large.
@@ -100,7 +100,7 @@ func (r *reader) list(ctx context.Context, namespace string, selector fields.Sel
 		return list, nil
 	}
 	err = r.databases.use(ctx, namespace, wanted.backend, func(open []*database) error {
-		runs, next, err := readShown(ctx, open, wanted, cursor, limit)
+		runs, next, err := r.readShown(ctx, open, wanted, namespace, cursor, limit)
 		if err != nil {
 			return err
 		}
@@ -116,9 +116,11 @@ func (r *reader) list(ctx context.Context, namespace string, selector fields.Sel
 }
 
 // readShown reads pages until it has as many runs as wanted, or has read maxPages: no index knows
-// superseded runs, of which there may be many in a row. So a page may have fewer runs than its limit,
-// as Kubernetes allows. Next, not nil, is where the following page begins.
-func readShown(ctx context.Context, open []*database, wanted selected, cursor *openworkflow.Cursor, limit int) (shown []found, next *openworkflow.Cursor, err error) {
+// superseded runs or those with an object, of which there may be many in a row. So a page may have fewer
+// runs than its limit, as Kubernetes allows. Next, not nil, is where the following page begins.
+func (r *reader) readShown(
+	ctx context.Context, open []*database, wanted selected, namespace string, cursor *openworkflow.Cursor, limit int,
+) (shown []found, next *openworkflow.Cursor, err error) {
 	for range maxPages {
 		runs, err := readPage(ctx, open, wanted, cursor, limit+1)
 		if err != nil {
@@ -129,7 +131,7 @@ func readShown(ctx context.Context, open []*database, wanted selected, cursor *o
 				return shown, cursor, nil
 			}
 			cursor = &openworkflow.Cursor{CreatedAt: runs[i].CreatedAt, ID: runs[i].ID}
-			if wanted.shows(&runs[i].RunView) {
+			if wanted.shows(&runs[i].RunView, r.objectOf(&runs[i].Run, namespace)) {
 				shown = append(shown, runs[i])
 			}
 		}

@@ -94,6 +94,27 @@ func TestRuns_P9_ListSelects(t *testing.T) {
 	}
 }
 
+// An object is named by the context of its run. One of another cluster is none of this one's.
+func TestRuns_ListSelectsThoseWithoutAnObject(t *testing.T) {
+	w := setup(t)
+	w.history(8)
+	w.exec(`UPDATE openworkflow.workflow_runs SET context = jsonb_build_object('kubernetes', jsonb_build_object(
+		'cluster', CASE WHEN id < 'r-03' THEN 'another' ELSE $1 END, 'namespace', $2::text, 'name', 'order', 'uid', id)) WHERE id < 'r-07'`, clusterUID, w.namespace)
+	c := w.user()
+	for fields, want := range map[string]string{
+		"status.object=":                                    "r-08 r-07 r-02 r-01",
+		"status.object=,spec.workflowName=odd":              "r-07 r-01",
+		"status.object=,metadata.name=r-04":                 "",
+		"status.object=,status.superseded=any":              "r-08 r-07 r-02 r-01",
+		"status.object=,status.superseded=true":             "",
+		"status.object=,createdBefore=2026-01-01T00:00:05Z": "r-02 r-01",
+	} {
+		if ids, _ := w.list(c, map[string]string{"fieldSelector": fields}); strings.Join(ids, " ") != want {
+			t.Errorf("%s selected %q, want %q", fields, ids, want)
+		}
+	}
+}
+
 func TestRuns_PagesMeet(t *testing.T) {
 	w := setup(t)
 	w.history(12)
@@ -135,6 +156,7 @@ func TestRuns_BadInputIsNamed(t *testing.T) {
 	}{
 		"unknown field":    {get().Param("fieldSelector", "spec.color=red"), `runs cannot be selected by "spec.color": use one of spec.backend, spec.workflowName`},
 		"unknown state":    {get().Param("fieldSelector", "status.state=Done"), "a state is one of Pending, Running, Waiting, Completed, Failed, Canceled"},
+		"an object":        {get().Param("fieldSelector", "status.object=order-1"), "status.object=order-1: only the empty value selects"},
 		"no time":          {get().Param("fieldSelector", "createdFrom=yesterday"), "want a time such as 2026-01-31T15:04:05Z"},
 		"not equal":        {get().Param("fieldSelector", "spec.workflowName!=w"), "only status.state may be compared with !="},
 		"labels":           {get().Param("labelSelector", "a=b"), "runs have no labels: select them by fields"},

@@ -18,6 +18,8 @@ const (
 	// FieldSuperseded selects by whether a run was forked from this one: true, false or any. A list
 	// that selects neither by it, nor by a name or a parent, leaves superseded runs out.
 	FieldSuperseded = "status.superseded"
+	// FieldObject selects, with an empty value, the runs that no WorkflowRun stands for.
+	FieldObject = "status.object"
 	// FieldCreatedFrom and FieldCreatedBefore bound the creation of runs, in RFC 3339. From is
 	// included, before is not.
 	FieldCreatedFrom   = "createdFrom"
