@@ -1,6 +1,7 @@
 package dataapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ const (
 	secretMaxAge = 30 * time.Second
 	// idleTimeout is how long a database stays open after its last request.
 	idleTimeout = 5 * time.Minute
+	// defaultMaxOpen is that of Databases. Each takes some 100 KiB, and a connection.
+	defaultMaxOpen = 200
 	// maxConns bounds the connections to one database. A request uses one at a time.
 	maxConns = 8
 )
@@ -43,6 +46,9 @@ type Databases struct {
 	Secrets client.Reader
 	// Open opens a database.
 	Open func(ctx context.Context, o store.Options) (*store.Store, error)
+	// MaxOpen bounds the databases that stay open without a request; zero means 200. Beyond it, the one
+	// that was used longest ago is closed.
+	MaxOpen int
 
 	mu      sync.Mutex
 	entries map[types.NamespacedName]*database
@@ -219,7 +225,26 @@ func (d *Databases) publish(key types.NamespacedName, entry *database) (*databas
 	entry.users = 2
 	entry.start()
 	d.entries[key] = entry
+	d.boundLocked()
 	return entry, nil
+}
+
+// boundLocked closes databases that no request uses, those that were used longest ago, while more than
+// MaxOpen are open.
+func (d *Databases) boundLocked() {
+	for len(d.entries) > cmp.Or(d.MaxOpen, defaultMaxOpen) {
+		var oldest types.NamespacedName
+		var found *database
+		for key, entry := range d.entries {
+			if entry.users == 1 && (found == nil || entry.usedAt.Before(found.usedAt)) {
+				oldest, found = key, entry
+			}
+		}
+		if found == nil {
+			return
+		}
+		d.removeLocked(oldest)
+	}
 }
 
 // start executes the creates until stop is called.
