@@ -15,7 +15,8 @@ import (
 func TestWorkflows_ShowBacklogRateAndFailures(t *testing.T) {
 	w := setup(t)
 	w.exec(`INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, created_at, finished_at, updated_at)
-	SELECT $1, 'done-' || i, 'checkout', CASE WHEN i % 5 = 0 THEN 'failed' ELSE 'completed' END, '{}', 1, now(), now(), now() FROM generate_series(1, 50) i`, w.namespace)
+	SELECT $1, 'done-' || i, 'checkout', CASE WHEN i % 5 = 0 THEN 'failed' ELSE 'completed' END, CASE WHEN i > 50 THEN '{"openworkflow.dev/supersededBy": "done-1"}'::jsonb ELSE '{}' END,
+		1, now(), now(), now() FROM generate_series(1, 60) i WHERE i <= 50 OR i % 5 = 0`, w.namespace)
 	if _, err := w.CreateRuns(t.Context(), []store.NewRun{
 		{WorkflowName: "checkout"}, {WorkflowName: "checkout"}, {WorkflowName: "print", Version: new("2"), AvailableAt: new(time.Now().Add(time.Hour))},
 	}); err != nil {

@@ -32,7 +32,7 @@ type WorkflowView struct {
 	// Running runs are held by workers whose lease has not ended. Waiting ones are due later. Suspended ones include those
 	// that have no time at which they are due.
 	Running, Waiting, Suspended int
-	// Completed, Failed and Canceled runs have ended within Span. It is shorter than asked for when
+	// Completed, Failed and Canceled runs have ended within Span; failed ones that were forked since are left out. It is shorter than asked for when
 	// so many have ended that only the newest were read.
 	Completed, Failed, Canceled int
 	Span                        time.Duration
@@ -123,14 +123,15 @@ func laterOf(status, due string) string {
 // workflow_runs_workflow_name_status_created_at_desc_idx. No index has the order of ends. So where
 // more runs have ended than are read, those that were created since the oldest of them are
 // counted, and the time since then is the span.
-const endedSQL = `
+// A failed run that has been retried does not count as one: its retry does.
+var endedSQL = `
 WITH ended AS MATERIALIZED (
-	SELECT n.name, e.version, e.status, e.created_at, e.finished_at,
+	SELECT n.name, e.version, e.status, e.created_at, e.finished_at, e.superseded,
 		count(*) OVER part >= $3 AS cut, min(e.created_at) OVER part AS oldest
 	FROM unnest($2::text[]) n (name)
 	CROSS JOIN unnest(ARRAY['completed', 'failed', 'canceled']) s (status)
 	CROSS JOIN LATERAL (
-		SELECT r.version, r.status, r.created_at, r.finished_at
+		SELECT r.version, r.status, r.created_at, r.finished_at, ` + configText("r", configSupersededBy) + ` IS NOT NULL AS superseded
 		FROM {schema}.workflow_runs r
 		WHERE r.namespace_id = $1 AND r.workflow_name = n.name AND r.status = s.status
 		ORDER BY r.created_at DESC
@@ -144,7 +145,7 @@ WITH ended AS MATERIALIZED (
 	GROUP BY name
 )
 SELECT e.name, e.version, now() - s.at,
-	count(*) FILTER (WHERE e.status = 'completed'), count(*) FILTER (WHERE e.status = 'failed'), count(*) FILTER (WHERE e.status = 'canceled')
+	count(*) FILTER (WHERE e.status = 'completed'), count(*) FILTER (WHERE e.status = 'failed' AND NOT e.superseded), count(*) FILTER (WHERE e.status = 'canceled')
 FROM ended e
 JOIN since s USING (name)
 WHERE CASE WHEN s.sampled THEN e.created_at ELSE e.finished_at END >= s.at
