@@ -19,5 +19,6 @@
 //
 // Tests can make steps fail and replace their functions, send signals, and kill the worker:
 // CrashBefore and CrashAfter at one step, CrashEverywhere at each write in turn.
-// CrashEverywhere also finds code between steps that is not deterministic.
+// CrashEverywhere also finds code between steps that is not deterministic. [Replay] finds out whether
+// the code still follows the history of an exported run.
 package workflowtest
