@@ -14,6 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	batchv1client "k8s.io/client-go/kubernetes/typed/batch/v1"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
@@ -34,8 +36,6 @@ func (o *forkOptions) validateDry() error {
 	switch {
 	case o.dry && o.timeout <= 0:
 		return fmt.Errorf("--timeout %v: give a positive duration", o.timeout)
-	case o.dry && !o.printer.plain():
-		return errors.New("--dry-run of a run prints a text: leave out --output")
 	}
 	return nil
 }
@@ -59,7 +59,27 @@ func (o *forkOptions) runDry(ctx context.Context, of *target, input *apiextensio
 	if err != nil {
 		return fmt.Errorf("dry run of run %s: %w", of.id, err)
 	}
-	return printDryRun(o.factory, result)
+	if o.printer.plain() {
+		return printDryRun(o.factory, result)
+	}
+	object, err := dryRunObject(of.namespace, result)
+	if err != nil {
+		return err
+	}
+	return o.printer.print(o.Out, object, nil)
+}
+
+// dryRunObject returns a result for programs, in the form of an object with the name of the run.
+func dryRunObject(namespace string, r *dryrun.Result) (*unstructured.Unstructured, error) {
+	status, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r)
+	if err != nil {
+		return nil, fmt.Errorf("convert the result of the dry run: %w", err)
+	}
+	object := &unstructured.Unstructured{Object: map[string]any{"status": status}}
+	object.SetGroupVersionKind(datav1alpha1.GroupVersion.WithKind("DryRun"))
+	object.SetNamespace(namespace)
+	object.SetName(r.RunID)
+	return object, nil
 }
 
 // dryRun asks a pod of the run's pool what a fork would do. The pod is started with the rights of

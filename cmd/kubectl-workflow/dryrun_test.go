@@ -185,7 +185,7 @@ func TestDryRun_P7_BadInputSaysWhatIsWrong(t *testing.T) {
 	w.fails(codeError, "--step-output charge: want STEP=JSON", "retry", id, "--dry-run", "--step-output", "charge")
 	w.fails(codeError, `--children "Eat": use Keep or Restart`, "retry", id, "--dry-run", "--children", "Eat")
 	w.fails(codeError, "--timeout 0s: give a positive duration", "rerun", id, "--dry-run", "--timeout", "0s")
-	w.fails(codeError, "--dry-run of a run prints a text: leave out --output", "retry", id, "--dry-run", "-o", "json")
+	w.fails(codeError, `unknown output format "xml"`, "retry", id, "--dry-run", "-o", "xml")
 	w.fails(codeError, "more than 32768: a dry run stores them in a Job", "retry", id, "--dry-run", "--step-output", fmt.Sprintf("a=%q", strings.Repeat("x", 40_000)))
 	w.fails(codeNotFound, `no run "nope"`, "retry", "run/nope", "--dry-run")
 	w.fails(codeNotFound, `"nope" not found`, "retry", id, "--dry-run", "--pool", "nope")
@@ -194,6 +194,24 @@ func TestDryRun_P7_BadInputSaysWhatIsWrong(t *testing.T) {
 	w.kubeconfig = w.user("editor2", editorRules...)
 	w.fails(codeForbidden, "cannot create resource \"jobs\"", "retry", id, "--dry-run")
 	w.noJobs()
+}
+
+// Programs read a dry run as an object with the run's name.
+func TestDryRun_PrintsEveryFormat(t *testing.T) {
+	w := dryRunSetup(t)
+	for _, format := range []string{"json", "yaml", "name", "jsonpath={.status.next[*].name}"} {
+		asked := w.kubelet(answered(dryrun.Result{
+			RunID: runSeq(1), Workflow: "checkout", Kept: 1, LastKept: []string{"reserve"}, Next: []dryrun.Step{{Name: "charge", Kind: "function"}},
+		}))
+		got := w.run("retry", "run/"+runSeq(1), "--dry-run", "-o", format)
+		asked()
+		if got.code != codeDone || got.errOut != "" {
+			t.Errorf("-o %s: exit code %d: %s", format, got.code, got.errOut)
+		}
+		kind, _, _ := strings.Cut(format, "=")
+		w.golden("dryrun_"+kind, got.out)
+		w.noJobs()
+	}
 }
 
 // The verbs pass another input on to the worker.

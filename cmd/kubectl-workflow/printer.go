@@ -19,6 +19,11 @@ type printer struct {
 	flags     *genericclioptions.PrintFlags
 	noHeaders bool
 	table     printers.ResourcePrinter
+	// columns aligns tables with those before.
+	columns interface {
+		io.Writer
+		Flush() error
+	}
 }
 
 // newPrinter returns a printer. The operation, such as "canceled", follows the names of objects
@@ -57,13 +62,18 @@ func (p *printer) validate() error {
 }
 
 // print prints an object or a list of them, as a table where no other format is asked for.
-// Tables of the same columns that are printed one after the other have one header.
+// Tables of the same columns that are printed one after the other have one header, and columns that are
+// at least as wide as before.
 func (p *printer) print(out io.Writer, object runtime.Object, table *metav1.Table) error {
 	if p.plain() {
 		if p.table == nil {
 			p.table = printers.NewTablePrinter(printers.PrintOptions{Wide: p.format() == "wide", NoHeaders: p.noHeaders})
+			p.columns = printers.GetNewTabWriter(out)
 		}
-		return p.table.PrintObj(table, out)
+		if err := p.table.PrintObj(table, p.columns); err != nil {
+			return err
+		}
+		return p.columns.Flush()
 	}
 	return p.printAs(out, object)
 }

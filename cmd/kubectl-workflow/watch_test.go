@@ -17,13 +17,13 @@ func TestWatch_P4_ShowsEachChange(t *testing.T) {
 	}
 	w.run("start", "checkout", "--name", "order-2")
 	next, exit := w.follow("watch", "order-2")
-	next() // the header
+	message := strings.Index(next(), "MESSAGE")
 	if got := next(); !strings.HasPrefix(got, "12:00:00   Pending") {
 		t.Fatal(got)
 	}
 	w.status("order-2", v1alpha1.RunRunning, "in its second step")
-	if got := next(); !strings.Contains(got, "Running") || !strings.Contains(got, "in its second step") {
-		t.Fatal(got)
+	if got := next(); !strings.Contains(got, "Running") || strings.Index(got, "in its second step") != message {
+		t.Fatalf("the message is not below column %d of the header: %s", message, got)
 	}
 	w.status("order-2", v1alpha1.RunCompleted, "done")
 	if got := exit(); got.code != codeDone || !strings.Contains(got.out, "Completed") {
