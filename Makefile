@@ -105,6 +105,10 @@ test-e2e: e2e-cluster ## Run the end-to-end tests on the development cluster.
 test-e2e-short: e2e-cluster ## Run a short form of the end-to-end tests.
 	$(E2E) -short -timeout 10m -skip '^Test(P9|GitOps)' $(TESTFLAGS) ./test/e2e/...
 
+.PHONY: sessions
+sessions: e2e-cluster plugin ## Record the terminal sessions of docs/sessions on the development cluster.
+	hack/sessions.sh
+
 .PHONY: security
 security: e2e-cluster ## Attack the manager beside an honest tenant, whose latency is measured; TESTFLAGS=-short is a short form.
 	$(E2E) -timeout 30m -parallel 100 -run '^TestP9' $(TESTFLAGS) ./test/e2e/...
