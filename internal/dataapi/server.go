@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +24,9 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/util/compatibility"
 	clientrest "k8s.io/client-go/rest"
+	openapicommon "k8s.io/kube-openapi/pkg/common"
+	"k8s.io/kube-openapi/pkg/util"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
@@ -72,6 +76,12 @@ func New(databases *Databases, o Options) (*Server, error) {
 	config.OpenAPIConfig.Info.Title = "OpenWorkflow data API"
 	config.OpenAPIV3Config = server.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, namer)
 	config.OpenAPIV3Config.Info.Title = "OpenWorkflow data API"
+	named := definitionName(namer)
+	config.OpenAPIConfig.GetDefinitionName, config.OpenAPIV3Config.GetDefinitionName = named, named
+	config.OpenAPIV3Config.Definitions = openapi.GetOpenAPIDefinitions(func(name string) spec.Ref {
+		name, _ = named(name)
+		return spec.MustCreateRef("#/components/schemas/" + openapicommon.EscapeJsonPointer(name))
+	})
 
 	// The generic server keeps the certificate that it serves in a way that is a data race, and
 	// nothing calls it by a loopback connection. So this package serves.
@@ -158,6 +168,18 @@ func storage(r reader, certificate dynamiccertificates.CertKeyContentProvider) m
 		"runs/suspend": &runSuspend{reader: r},
 		"runs/fork":    &runFork{reader: r},
 		"bulkretries":  &bulkRetries{reader: r},
+	}
+}
+
+// definitionName names schemas as the scheme does, which also adds the kind to each. The generated
+// schemas have the paths of Go types. Without the kind, kubectl explain finds no schema, and the
+// server logs an error for each object that it creates.
+func definitionName(namer *openapinamer.DefinitionNamer) func(string) (string, spec.Extensions) {
+	return func(name string) (string, spec.Extensions) {
+		if strings.Contains(name, "/") {
+			name = util.ToRESTFriendlyName(name)
+		}
+		return namer.GetDefinitionName(name)
 	}
 }
 
