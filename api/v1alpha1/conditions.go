@@ -129,6 +129,8 @@ const (
 	ReasonTLSFailed = "TLSFailed"
 	// ReasonAddressDenied: the manager does not connect to addresses of this kind.
 	ReasonAddressDenied = "AddressDenied"
+	// ReasonTooLargeToArchive is of an event: ended runs stay in the tables, as no archive takes them.
+	ReasonTooLargeToArchive = "TooLargeToArchive"
 	// ReasonReadOnly: the database answers but accepts no writes: it is a standby, or its
 	// transactions are read-only by default.
 	ReasonReadOnly = "ReadOnly"

@@ -111,6 +111,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		pods:                   pods,
 		reports:                reports,
 		ends:                   ends,
+		events:                 recorder,
 		attachAcrossNamespaces: o.AttachAcrossNamespaces,
 	}
 	backends.Loops = sweeper.Run

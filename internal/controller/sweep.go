@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -78,6 +79,7 @@ type Sweeper struct {
 	pods    *podNames
 	reports *ReportTracker
 	ends    *endQueue
+	events  events.EventRecorder
 
 	attachAcrossNamespaces bool
 }
@@ -101,7 +103,7 @@ func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 	status := &repairSweep{repairer: repairer, backends: s.Backends}
 	ends := &endSweep{repairer: repairer, queue: s.ends}
 	lineage := &lineageSweep{repairer: repairer, cluster: s.orphans.cluster}
-	retention := &retentionSweep{cache: s.Client, conn: conn, cluster: s.orphans.cluster}
+	retention := &retentionSweep{cache: s.Client, conn: conn, cluster: s.orphans.cluster, events: s.events}
 	bulk := &bulkRetrySweep{conn: conn}
 	orphans := func(ctx context.Context) error { return s.orphans.run(ctx, conn) }
 	return []sweep{

@@ -7,6 +7,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -41,12 +42,14 @@ type retentionSweep struct {
 	cache   client.Reader
 	conn    *backend.Connection
 	cluster string
+	events  events.EventRecorder
 	// after and afterDelivery are the cursors of the round through ended runs and
 	// deliveries; zero values start a round.
 	after         openworkflow.Cursor
 	afterDelivery string
-	// tooLarge is the number of runs of this round that cannot be archived, and so stay.
-	tooLarge int
+	// tooLarge is the number of runs of this round that cannot be archived, and so stay, and
+	// saidTooLarge that of the last event about them.
+	tooLarge, saidTooLarge int
 	// removed says that this round has removed a run. Another round follows then, as a
 	// parent can be removed after its children.
 	removed bool
@@ -120,11 +123,25 @@ func (s *retentionSweep) removeRuns(ctx context.Context, end time.Time, total *s
 		s.tooLarge += removed.TooLarge
 		s.removed = s.removed || removed.Runs > 0
 	}
-	if s.after = next; next == (openworkflow.Cursor{}) && s.tooLarge > 0 {
-		ctrl.LoggerFrom(ctx).V(1).Info("Runs stay because they are too large to be archived", "runs", s.tooLarge)
+	if s.after = next; next == (openworkflow.Cursor{}) {
+		s.sayTooLarge(ctx)
 		s.tooLarge = 0
 	}
 	return false, nil
+}
+
+// sayTooLarge tells those who look at the Backend that runs stay, once for each number of them.
+func (s *retentionSweep) sayTooLarge(ctx context.Context) {
+	if s.tooLarge == s.saidTooLarge {
+		return
+	}
+	s.saidTooLarge = s.tooLarge
+	var object v1alpha1.Backend
+	if s.tooLarge == 0 || s.cache.Get(ctx, s.conn.Key, &object) != nil {
+		return
+	}
+	s.events.Eventf(&object, nil, eventType(false), v1alpha1.ReasonTooLargeToArchive, "Archive",
+		"%d runs ended long ago and stay in the tables: each has more than 64 MiB, or a row of more than 16 MiB, which no archive takes; remove their rows by hand", s.tooLarge)
 }
 
 // removeArchives removes the archives whose time is over.

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
@@ -283,7 +284,8 @@ type history struct {
 	backend.Store
 	runs  []string
 	keep  map[string]bool
-	seen  int // runs that were read
+	large map[string]bool // of those that are kept
+	seen  int             // runs that were read
 	pages int
 	// removing is called before each removal.
 	removing func()
@@ -319,6 +321,11 @@ func (h *history) RemoveRuns(_ context.Context, _ store.Retention, ids []string)
 			removed.Runs++
 		} else {
 			left = append(left, id)
+		}
+	}
+	for _, id := range ids[:n] {
+		if h.large[id] {
+			removed.TooLarge++
 		}
 	}
 	h.runs = left
@@ -389,6 +396,31 @@ func TestRetention_StopsWhenItIsRevoked(t *testing.T) {
 	}
 }
 
+// TestRetention_P7_SaysWhichRunsNoArchiveTakes by an event of the Backend, once for each number of them.
+func TestRetention_P7_SaysWhichRunsNoArchiveTakes(t *testing.T) {
+	t.Parallel()
+	h := &history{runs: []string{"a", "b", "c"}, keep: map[string]bool{"a": true, "b": true}, large: map[string]bool{"a": true}}
+	r := newRetentionSweep(t, h)
+	recorder := events.NewFakeRecorder(10)
+	r.events = recorder
+	for _, want := range []string{"1 runs", "", "2 runs", "", "1 runs"} {
+		if err := r.run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		select {
+		case got = <-recorder.Events:
+		default:
+		}
+		if (got == "") != (want == "") || !strings.HasPrefix(got, strings.TrimSpace("Warning TooLargeToArchive "+want)) && want != "" {
+			t.Errorf("the event is %q, want one about %q", got, want)
+		}
+		if want == "" { // the next turns find other numbers
+			h.large["b"] = !h.large["b"]
+		}
+	}
+}
+
 func newRetentionSweep(t *testing.T, s backend.Store) *retentionSweep {
 	t.Helper()
 	conn := &backend.Connection{Store: s}
@@ -448,6 +480,10 @@ type cachedRuns struct {
 func (c cachedRuns) Get(_ context.Context, key client.ObjectKey, into client.Object, _ ...client.GetOption) error {
 	if key.Namespace == "unwatched" {
 		return fmt.Errorf("unable to get: %v because of unknown namespace for the cache", key)
+	}
+	if of, ok := into.(*v1alpha1.Backend); ok {
+		of.Namespace, of.Name = key.Namespace, key.Name
+		return nil
 	}
 	for _, o := range c.objects {
 		if run, ok := into.(*v1alpha1.WorkflowRun); ok && client.ObjectKeyFromObject(o) == key {
