@@ -465,7 +465,7 @@ func TestRuns_ArchivedRunsAreRead(t *testing.T) {
 		return string(body)
 	}
 	before := map[string]string{}
-	for _, sub := range []string{"", "steps", "payload", "history"} {
+	for _, sub := range []string{"", "steps", "payload", "history", "why"} {
 		before[sub] = read(sub)
 	}
 	retention := store.Retention{After: 24 * time.Hour, KeyedAfter: 24 * time.Hour, Archive: true}

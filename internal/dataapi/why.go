@@ -94,6 +94,9 @@ func silentBackend(object *v1alpha1.Backend, id string) *datav1alpha1.RunWhy {
 func (s *runWhy) explain(ctx context.Context, db *database, namespace, id string, showErrors bool) (*datav1alpha1.RunWhy, error) {
 	view := db.View(readTimeout)
 	first, err := view.Why(ctx, id)
+	if err == nil && first == nil {
+		first, err = archivedWhy(ctx, db, id)
+	}
 	if err != nil || first == nil {
 		return nil, err
 	}
@@ -128,6 +131,15 @@ func (s *runWhy) explain(ctx context.Context, db *database, namespace, id string
 		out = whyOf(&seen, objectMeta(&run.Run, namespace), db.backend)
 	}
 	return out, nil
+}
+
+// archivedWhy returns what says how a run of the archives has ended, nil if they do not have it.
+func archivedWhy(ctx context.Context, db *database, id string) (*store.WhyView, error) {
+	run, err := archivedRun(ctx, db, id, true)
+	if err != nil || run == nil {
+		return nil, err
+	}
+	return &store.WhyView{Run: run.Run, Now: time.Now()}, nil
 }
 
 // childOf returns the id of the newest child that a run waits for, empty if there is none.
