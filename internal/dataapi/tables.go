@@ -107,6 +107,9 @@ func (tables) ConvertToTable(_ context.Context, object runtime.Object, options r
 		for i := range o.Items {
 			table.Rows = append(table.Rows, workflowRow(&o.Items[i], now))
 		}
+	case *datav1alpha1.Workflow:
+		table.ColumnDefinitions = workflowColumns
+		table.Rows = append(table.Rows, workflowRow(o, now))
 	case *datav1alpha1.Diagnosis:
 		table.ColumnDefinitions, table.Rows = checkColumns, checkRows(o)
 	case *datav1alpha1.DiagnosisList:

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 
@@ -23,6 +24,7 @@ import (
 const endedWindow = 5 * time.Minute
 
 var (
+	_ rest.Getter               = &workflows{}
 	_ rest.Lister               = &workflows{}
 	_ rest.Scoper               = &workflows{}
 	_ rest.SingularNameProvider = &workflows{}
@@ -57,6 +59,32 @@ func (s *workflows) List(ctx context.Context, o *internalversion.ListOptions) (r
 		return nil
 	})
 	return list, err
+}
+
+// Get returns one of those that List returns, at the same cost. If several databases have a workflow of
+// this name, it is that of the first Backend.
+func (s *workflows) Get(ctx context.Context, name string, _ *metav1.GetOptions) (runtime.Object, error) {
+	namespace := genericapirequest.NamespaceValue(ctx)
+	var found *datav1alpha1.Workflow
+	err := s.databases.use(ctx, namespace, "", func(open []*database) error {
+		for _, db := range open {
+			var list datav1alpha1.WorkflowList
+			if err := s.read(ctx, db, namespace, &list); err != nil {
+				return answer(ctx, db, err)
+			}
+			for i := range list.Items {
+				if list.Items[i].Name == name {
+					found = &list.Items[i]
+					return nil
+				}
+			}
+		}
+		return apierrors.NewNotFound(schema.GroupResource{Group: datav1alpha1.GroupVersion.Group, Resource: "workflows"}, name)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
 }
 
 // plainList rejects selectors and a missing namespace.

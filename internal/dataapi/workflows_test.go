@@ -40,6 +40,10 @@ func TestWorkflows_ShowBacklogRateAndFailures(t *testing.T) {
 	if perMinute, failed := checkout.Status.Rates(); perMinute != "10.0" || failed != "20.0%" {
 		t.Errorf("rates are %s a minute and %s", perMinute, failed)
 	}
+	var one datav1alpha1.Workflow
+	if err := c.Get().Namespace(w.namespace).Resource("workflows").Name("print@2").Do(t.Context()).Into(&one); err != nil || one.Status.Waiting != 1 || one.Spec.Version != "2" {
+		t.Errorf("print@2 alone is %+v, %v", one, err)
+	}
 	if s := printing.Status; printing.Name != "print@2" || s.Served || s.Waiting != 1 || s.Runnable != 0 {
 		t.Errorf("print is %+v", printing)
 	}
@@ -62,7 +66,7 @@ func TestWorkflowsAndDiagnoses_BadInputIsNamed(t *testing.T) {
 	}{
 		"labels":         {get("workflows").Param("labelSelector", "a=b"), "workflows cannot be selected by labels or fields"},
 		"all":            {c.Get().Resource("workflows"), "is forbidden"},
-		"one workflow":   {get("workflows").Name("x"), "the server could not find the requested resource"},
+		"one workflow":   {get("workflows").Name("x"), `workflows.data.openworkflow.dev "x" not found`},
 		"diagnosis of x": {get("diagnoses").Name("x"), `Backend "x" does not exist in this namespace`},
 		"fields":         {get("diagnoses").Param("labelSelector", "a=b"), "diagnoses cannot be selected by labels or fields"},
 	} {
