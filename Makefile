@@ -38,7 +38,7 @@ help: ## Show this list.
 
 .PHONY: deps
 deps: ## Install the Debian packages that the targets need (as root).
-	hack/require.sh postgres pgbouncer race shellcheck nodejs chromium node
+	hack/require.sh postgres pgbouncer race shellcheck nodejs chromium node tmux
 
 ##@ Development
 
@@ -104,6 +104,11 @@ test-e2e: e2e-cluster ## Run the end-to-end tests on the development cluster.
 .PHONY: test-e2e-short
 test-e2e-short: e2e-cluster ## Run a short form of the end-to-end tests.
 	$(E2E) -short -timeout 10m -skip '^Test(P9|GitOps)' $(TESTFLAGS) ./test/e2e/...
+
+.PHONY: k9s
+k9s: e2e-cluster ## Drive k9s in a terminal, on the development cluster; writes docs/sessions/k9s.md. Builds k9s the first time.
+	hack/require.sh tmux
+	$(E2E) -timeout 30m -run '^TestK9s' $(TESTFLAGS) ./test/e2e -k9s-session docs/sessions/k9s.md
 
 .PHONY: sessions
 sessions: e2e-cluster plugin ## Record the terminal sessions of docs/sessions on the development cluster.

@@ -38,6 +38,7 @@ for thing in "$@"; do
 		need gcc "compiles Go's race detector" has gcc
 		need libc6-dev "compiles Go's race detector" test -e /usr/include/stdio.h
 		;;
+	tmux) need tmux "is the terminal of k9s in tests" has tmux ;;
 	shellcheck) need shellcheck "checks the scripts" has shellcheck ;;
 	*) echo "require.sh: unknown: $thing" >&2; exit 2 ;;
 	esac

@@ -23,24 +23,30 @@ type plugin struct {
 // ClusterRole edit in the namespace.
 func newPlugin(c *cluster) *plugin {
 	c.Helper()
-	dir := c.TempDir()
-	p := &plugin{cluster: c, binary: filepath.Join(dir, "kubectl-workflow"), kubeconfig: filepath.Join(dir, "kubeconfig")}
+	p := &plugin{cluster: c, binary: filepath.Join(c.TempDir(), "kubectl-workflow"), kubeconfig: c.kubeconfigOf("developer", "edit")}
 	c.run("", "go", "build", "-o", p.binary, filepath.Join(root, "cmd/kubectl-workflow"))
-	c.kubectl("-n", c.namespace, "create", "serviceaccount", "developer")
-	c.kubectl("-n", c.namespace, "create", "rolebinding", "developer", "--clusterrole=edit", "--serviceaccount="+c.namespace+":developer")
 	binding := c.namespace + "-data-api"
 	c.Cleanup(func() {
 		_ = exec.Command(kubectlPath(), "-n", "openworkflow-system", "delete", "rolebinding", binding).Run() //nolint:noctx // the test's context has ended
 	})
 	c.kubectl("-n", "openworkflow-system", "create", "rolebinding", binding, "--role=openworkflow-data-api-connect", "--serviceaccount="+c.namespace+":developer")
-	if err := os.WriteFile(p.kubeconfig, []byte(c.kubectl("config", "view", "--raw", "--minify")), 0o600); err != nil {
+	return p
+}
+
+// kubeconfigOf makes a service account that has a ClusterRole in the namespace, and returns a kubeconfig
+// with its token.
+func (c *cluster) kubeconfigOf(account, role string) (file string) {
+	c.Helper()
+	c.kubectl("-n", c.namespace, "create", "serviceaccount", account)
+	c.kubectl("-n", c.namespace, "create", "rolebinding", account, "--clusterrole="+role, "--serviceaccount="+c.namespace+":"+account)
+	file = filepath.Join(c.TempDir(), "kubeconfig")
+	if err := os.WriteFile(file, []byte(c.kubectl("config", "view", "--raw", "--minify")), 0o600); err != nil {
 		c.Fatal(err)
 	}
-	token := c.kubectl("-n", c.namespace, "create", "token", "developer")
-	config := []string{"--kubeconfig", p.kubeconfig, "config"}
-	c.kubectl(append(config, "set-credentials", "developer", "--token="+token)...)
-	c.kubectl(append(config, "set-context", "--current", "--user=developer", "--namespace="+c.namespace)...)
-	return p
+	config := []string{"--kubeconfig", file, "config"}
+	c.kubectl(append(config, "set-credentials", account, "--token="+c.kubectl("-n", c.namespace, "create", "token", account))...)
+	c.kubectl(append(config, "set-context", "--current", "--user="+account, "--namespace="+c.namespace)...)
+	return file
 }
 
 // exec executes a verb, and returns what it prints and its exit code.
