@@ -226,6 +226,12 @@ type WorkflowScheduleStatus struct {
 	// +kubebuilder:validation:MaxLength=64
 	BufferedTime *metav1.Time `json:"bufferedTime,omitempty"`
 
+	// starting is a slot of which it was decided that it starts, and whose run may not exist yet. With
+	// Forbid, BufferOne and Replace it is written before the run is created, so that of two managers
+	// that take themselves for the leader only one decides.
+	// +optional
+	Starting *StartingSlot `json:"starting,omitempty"`
+
 	// failures is the number of runs that have failed in a row.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
@@ -254,6 +260,22 @@ type WorkflowScheduleStatus struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// StartingSlot is a slot whose run is being created.
+type StartingSlot struct {
+	// time is the slot.
+	// +required
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
+	// +kubebuilder:validation:MaxLength=64
+	Time *metav1.Time `json:"time,omitempty"`
+
+	// run is the name of the WorkflowRun.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Run string `json:"run,omitempty"`
 }
 
 // SlotOutcome is what happened to a slot, or to several that follow each other.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -37,11 +38,23 @@ const (
 	retryStart = 5 * time.Second
 	// retryConflict is the time after which a schedule is read again that was changed meanwhile.
 	retryConflict = 50 * time.Millisecond
+	// reconcileTimeout bounds one reconcile. A manager that was paused for longer writes nothing more.
+	reconcileTimeout = 30 * time.Second
+	// settleTime is longer than a reconcile may take. For this long a WorkflowRun is kept after its
+	// creation, as a manager that takes itself for the leader may be about to create it, too; and a
+	// start is tried for this long before another slot may start instead.
+	settleTime = 2 * reconcileTimeout
 )
 
 // WorkflowScheduleReconciler creates the runs of schedules. The name of a run follows from its slot,
 // so that a slot cannot start twice. What was decided is in the status before something is done that
-// could not be repeated: runs are canceled, and expire, after it is written.
+// could not be repeated: runs are canceled, and expire, after it is written. Where the decision to
+// start a slot depends on open runs, the status says so before the run is created:
+//
+//	decide ──> status.starting = slot ──> create the run ──> status.active, outcome Started
+//	           (fails if the object has changed)   (fails if it exists)
+//
+// Whoever finds a slot in status.starting creates its run, if it does not exist.
 type WorkflowScheduleReconciler struct {
 	client.Client
 	Events events.EventRecorder
@@ -51,6 +64,37 @@ type WorkflowScheduleReconciler struct {
 
 	// live reads objects without a cache.
 	live client.Reader
+	// refused are the starts that the API server has refused, by the uid of the schedule.
+	refused refusedStarts
+}
+
+// refusedStarts remembers since when starts are refused. They are lost at a restart, which costs
+// settleTime once more.
+type refusedStarts struct {
+	mu    sync.Mutex
+	since map[types.UID]time.Time
+}
+
+// note takes the result of a start, whose slot may not start if the API server has answered that.
+func (r *refusedStarts) note(schedule types.UID, err error, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if status := apierrors.APIStatus(nil); err == nil || !errors.As(err, &status) {
+		delete(r.since, schedule) // of a request without an answer, nobody knows what became of it
+	} else if _, ok := r.since[schedule]; !ok {
+		if r.since == nil {
+			r.since = map[types.UID]time.Time{}
+		}
+		r.since[schedule] = now
+	}
+}
+
+// forLong reports whether the starts of a schedule have been refused for settleTime.
+func (r *refusedStarts) forLong(schedule types.UID, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	since, ok := r.since[schedule]
+	return ok && now.Sub(since) > settleTime
 }
 
 // +kubebuilder:rbac:groups=openworkflow.dev,resources=workflowschedules,verbs=get;list;watch
@@ -61,7 +105,7 @@ type WorkflowScheduleReconciler struct {
 func (r *WorkflowScheduleReconciler) SetupWithManager(mgr ctrl.Manager, options controller.Options) error {
 	options.MaxConcurrentReconciles = concurrentSchedules
 	options.NewQueue = newFairQueue(mgr.GetLogger(), tenantSchedules, func(req reconcile.Request) string { return req.Namespace })
-	options.ReconciliationTimeout = 30 * time.Second
+	options.ReconciliationTimeout = reconcileTimeout
 	owner := handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &v1alpha1.WorkflowSchedule{}, handler.OnlyControllerOwner())
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("workflowschedule").
@@ -106,6 +150,7 @@ func (r *WorkflowScheduleReconciler) Reconcile(ctx context.Context, req ctrl.Req
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !s.DeletionTimestamp.IsZero() {
+		r.refused.note(s.UID, nil, time.Time{})
 		return ctrl.Result{}, nil
 	}
 	seen, err := r.observe(ctx, &s)
@@ -113,24 +158,21 @@ func (r *WorkflowScheduleReconciler) Reconcile(ctx context.Context, req ctrl.Req
 		return ctrl.Result{}, err
 	}
 	plan := planSchedule(seen)
-	wake, startErr := r.start(ctx, plan)
-	if startErr != nil && ctx.Err() != nil {
-		return ctrl.Result{}, startErr
+	wake, err := r.start(ctx, plan)
+	if err == nil {
+		err = r.writeStatus(ctx, &s, plan.finish())
 	}
-	switch err := r.writeStatus(ctx, &s, plan.finish()); {
+	switch {
 	case apierrors.IsConflict(err): // a later version decides: what was created is found there
 		return ctrl.Result{RequeueAfter: retryConflict}, nil
 	case err != nil:
-		return ctrl.Result{}, err
+		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	more, err := r.tidy(ctx, plan)
+	again, err := r.tidy(ctx, plan)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if more {
-		wake = min(wake, retryConflict)
-	}
-	return ctrl.Result{RequeueAfter: wake}, nil
+	return ctrl.Result{RequeueAfter: min(wake, again)}, nil
 }
 
 // observe reads the runs that a schedule owns. The cache may lack those that were created just now,
@@ -160,23 +202,38 @@ func (r *WorkflowScheduleReconciler) observe(ctx context.Context, s *v1alpha1.Wo
 	return scheduleSeen{Schedule: s, Runs: owned.Items, Now: r.Clock.Now()}, nil
 }
 
-// start creates the runs of the slots that are due. It returns when to look at the schedule again.
-// An error is in the plan's reason, too.
+// start creates the runs of the slots that are due. It returns when to look at the schedule again. A
+// start that has failed is in the plan's reason; an error means that nothing more may be done.
 func (r *WorkflowScheduleReconciler) start(ctx context.Context, plan *schedulePlan) (time.Duration, error) {
 	if plan.planner == nil {
 		return r.sleep(plan.seen.Now, time.Time{}), nil
+	}
+	s := plan.seen.Schedule
+	if r.refused.forLong(s.UID, plan.seen.Now) {
+		plan.planner.State.Starting = time.Time{}
 	}
 	for range maxScheduleWrites {
 		slot, ok := plan.planner.Next()
 		if !ok {
 			return r.sleep(plan.seen.Now, plan.planner.Wake), nil
 		}
-		if err := r.startSlot(ctx, plan, slot); err != nil {
+		if plan.planner.NeedsIntent(slot) {
+			plan.planner.Intend(slot)
+			if err := r.writeStatus(ctx, s, plan.finish()); err != nil {
+				return 0, err
+			}
+		}
+		err := r.startSlot(ctx, plan, slot)
+		r.refused.note(s.UID, err, plan.seen.Now)
+		if err != nil {
+			if ctx.Err() != nil {
+				return 0, err
+			}
 			plan.reason, plan.message = startFailure(err)
 			if plan.reason == v1alpha1.ReasonInvalidRunTemplate { // a change of the spec is an event
-				return r.sleep(plan.seen.Now, time.Time{}), err
+				return r.sleep(plan.seen.Now, time.Time{}), nil
 			}
-			return min(backoff.Jitter(retryStart), r.Check), err
+			return min(backoff.Jitter(retryStart), r.Check), nil
 		}
 	}
 	return time.Millisecond, nil
@@ -240,12 +297,13 @@ func startFailure(err error) (reason, message string) {
 }
 
 // writeStatus writes the status of a schedule if it has changed, and an event for a new reason. It
-// fails if the object was changed since it was read.
+// fails if the object was changed since it was read, or deleted.
 func (r *WorkflowScheduleReconciler) writeStatus(ctx context.Context, s *v1alpha1.WorkflowSchedule, status v1alpha1.WorkflowScheduleStatus) error {
 	if !s.Unreadable.StatusUnreadable() && equality.Semantic.DeepEqual(s.Status, status) {
 		return nil
 	}
 	before := conditionReason(s.Status.Conditions)
+	patched := s.DeepCopy()
 	patch, err := json.Marshal([]map[string]any{
 		{"op": "test", "path": "/metadata/uid", "value": s.UID},
 		{"op": "add", "path": "/metadata/resourceVersion", "value": s.ResourceVersion},
@@ -254,14 +312,14 @@ func (r *WorkflowScheduleReconciler) writeStatus(ctx context.Context, s *v1alpha
 	if err != nil {
 		return fmt.Errorf("status of WorkflowSchedule %s: %w", s.Name, err)
 	}
-	err = r.Status().Patch(ctx, s.DeepCopy(), client.RawPatch(types.JSONPatchType, patch), client.FieldOwner(v1alpha1.FieldManager))
+	err = r.Status().Patch(ctx, patched, client.RawPatch(types.JSONPatchType, patch), client.FieldOwner(v1alpha1.FieldManager))
 	if apierrors.IsConflict(err) {
 		return err
 	}
 	if err != nil {
-		return client.IgnoreNotFound(fmt.Errorf("write status of WorkflowSchedule %s: %w", s.Name, err))
+		return fmt.Errorf("write status of WorkflowSchedule %s: %w", s.Name, err)
 	}
-	s.Status = status
+	s.Status, s.ResourceVersion = status, patched.ResourceVersion
 	if after := conditionReason(status.Conditions); after != before && notReadyReason(status.Conditions) != "" {
 		for _, c := range status.Conditions {
 			if c.Type == v1alpha1.ConditionReady {
@@ -273,22 +331,25 @@ func (r *WorkflowScheduleReconciler) writeStatus(ctx context.Context, s *v1alpha
 }
 
 // tidy cancels the runs that a later slot replaces, and lets those expire that are beyond the
-// history. It reports whether there are more of them.
-func (r *WorkflowScheduleReconciler) tidy(ctx context.Context, plan *schedulePlan) (more bool, err error) {
+// history. It returns the time until there are more of them.
+func (r *WorkflowScheduleReconciler) tidy(ctx context.Context, plan *schedulePlan) (time.Duration, error) {
 	var errs []error
 	for _, run := range plan.replaced() {
 		if err := r.setRun(ctx, run, "cancel", true); err != nil {
 			errs = append(errs, fmt.Errorf("cancel run %s, which a later slot replaces: %w", run.Name, err))
 		}
 	}
-	ended := plan.beyondHistory()
+	ended, again := plan.beyondHistory()
 	for _, run := range ended[:min(len(ended), maxScheduleWrites)] {
 		// The run's reconciler deletes it, after it has asked the row whether it has ended.
 		if err := r.setRun(ctx, run, "ttlSecondsAfterFinished", 0); err != nil {
 			errs = append(errs, fmt.Errorf("expire run %s, which is beyond the history limit: %w", run.Name, err))
 		}
 	}
-	return len(ended) > maxScheduleWrites, errors.Join(errs...)
+	if len(ended) > maxScheduleWrites {
+		again = retryConflict
+	}
+	return again, errors.Join(errs...)
 }
 
 // setRun sets a field of a run's spec, if the run still exists.

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -164,6 +165,9 @@ func (p *schedulePlan) state() schedule.State {
 		DecidedUntil: timeOf(status.DecidedUntil), PausedSince: timeOf(status.PausedSince),
 		Buffered: timeOf(status.BufferedTime), Failures: int(ptr.Deref(status.Failures, 0)),
 	}
+	if status.Starting != nil {
+		state.Starting = timeOf(status.Starting.Time)
+	}
 	for _, o := range status.Outcomes {
 		state.Outcomes = append(state.Outcomes, schedule.Outcome{
 			Slot: timeOf(o.Time), Reason: schedule.Reason(o.Reason), Until: timeOf(o.Until), Count: int(o.Count), Run: o.Run, Message: o.Message,
@@ -184,6 +188,10 @@ func (p *schedulePlan) state() schedule.State {
 func (p *schedulePlan) store(state schedule.State) {
 	status := &p.status
 	status.DecidedUntil, status.PausedSince, status.BufferedTime = optionalTime(state.DecidedUntil), optionalTime(state.PausedSince), optionalTime(state.Buffered)
+	status.Starting = nil
+	if !state.Starting.IsZero() {
+		status.Starting = &v1alpha1.StartingSlot{Time: optionalTime(state.Starting), Run: scheduledRunName(p.seen.Schedule.Name, state.Starting)}
+	}
 	status.Outcomes = nil
 	for _, o := range state.Outcomes {
 		status.Outcomes = append(status.Outcomes, v1alpha1.SlotOutcome{
@@ -203,38 +211,39 @@ func (p *schedulePlan) finish() v1alpha1.WorkflowScheduleStatus {
 		if next, ok := p.planner.Timing.Next(p.planner.State.DecidedUntil); ok && p.planner.State.PausedSince.IsZero() {
 			p.status.NextScheduleTime = optionalTime(next)
 		}
-		p.explain()
 	}
 	slices.Sort(p.active)
-	p.status.Active = slices.Compact(p.active)
+	p.status.Active = slices.Compact(slices.Clone(p.active))
 	p.status.Active = p.status.Active[:min(len(p.status.Active), 2*schedule.MaxOpen)]
 	p.conditions()
-	return p.status
+	return *p.status.DeepCopy()
 }
 
-// explain sets the reason of the Ready condition, unless a start has failed.
-func (p *schedulePlan) explain() {
+// explain returns the reason and the message of the Ready condition.
+func (p *schedulePlan) explain() (reason, message string) {
+	if p.reason != "" || p.planner == nil {
+		return p.reason, p.message
+	}
 	state := &p.planner.State
 	var last schedule.Outcome
 	if n := len(state.Outcomes); n > 0 {
 		last = state.Outcomes[n-1]
 	}
 	switch {
-	case p.reason != "":
 	case p.planner.FailedTooOften():
-		p.reason, p.message = v1alpha1.ReasonPausedAfterFailures, fmt.Sprintf(
+		return v1alpha1.ReasonPausedAfterFailures, fmt.Sprintf(
 			"the last %d runs have failed: correct the cause, then change the spec, for example spec.runTemplate, or set spec.suspend to true and back", state.Failures)
 	case p.planner.Policy.Suspend:
-		p.reason, p.message = v1alpha1.ReasonSuspended, "suspended; set spec.suspend to false to go on"
+		return v1alpha1.ReasonSuspended, "suspended; set spec.suspend to false to go on"
 	case last.Reason == schedule.Missed && last.Run != "":
-		p.reason, p.message = v1alpha1.ReasonNameConflict, last.Message
+		return v1alpha1.ReasonNameConflict, last.Message
 	case p.planner.Waiting:
-		p.reason, p.message = v1alpha1.ReasonTooManyOpenRuns, fmt.Sprintf(
+		return v1alpha1.ReasonTooManyOpenRuns, fmt.Sprintf(
 			"a slot is due and waits: %d runs of this schedule are open; deploy more workers, or choose another spec.overlapPolicy", p.planner.Open)
 	case p.status.NextScheduleTime == nil && state.Buffered.IsZero():
-		p.reason, p.message = v1alpha1.ReasonNoMoreSlots, "the last slot has passed; spec.endAt says so"
+		return v1alpha1.ReasonNoMoreSlots, "the last slot has passed; spec.endAt says so"
 	default:
-		p.reason, p.message = v1alpha1.ReasonActive, "starts runs when they are due"
+		return v1alpha1.ReasonActive, "starts runs when they are due"
 	}
 }
 
@@ -242,16 +251,17 @@ func (p *schedulePlan) explain() {
 func (p *schedulePlan) conditions() {
 	set := conditionSetter(&p.status.Conditions, p.seen.Schedule.Generation, p.seen.Now)
 	ready, progresses := true, false
-	switch p.reason {
+	reason, message := p.explain()
+	switch reason {
 	case v1alpha1.ReasonActive, v1alpha1.ReasonSuspended, v1alpha1.ReasonNoMoreSlots:
 	case v1alpha1.ReasonStartFailed, v1alpha1.ReasonTooManyOpenRuns:
 		ready, progresses = false, true
 	default:
 		ready = false
 	}
-	set(v1alpha1.ConditionReady, ready, p.reason, p.message)
-	set.only(v1alpha1.ConditionReconciling, progresses, p.reason, p.message)
-	set.only(v1alpha1.ConditionStalled, !ready && !progresses, p.reason, p.message)
+	set(v1alpha1.ConditionReady, ready, reason, message)
+	set.only(v1alpha1.ConditionReconciling, progresses, reason, message)
+	set.only(v1alpha1.ConditionStalled, !ready && !progresses, reason, message)
 }
 
 // replaced returns the open runs that are to be canceled, because a later slot waits for their end.
@@ -271,8 +281,8 @@ func (p *schedulePlan) replaced() (runs []*v1alpha1.WorkflowRun) {
 }
 
 // beyondHistory returns ended runs that are more than the limits say, the oldest first, without those
-// that expire anyway.
-func (p *schedulePlan) beyondHistory() (runs []*v1alpha1.WorkflowRun) {
+// that expire anyway. Those that were created just now stay; again is the time until that is over.
+func (p *schedulePlan) beyondHistory() (runs []*v1alpha1.WorkflowRun, again time.Duration) {
 	spec := &p.seen.Schedule.Spec
 	newest := slices.SortedFunc(func(yield func(*v1alpha1.WorkflowRun) bool) {
 		for i := range p.seen.Runs {
@@ -286,14 +296,20 @@ func (p *schedulePlan) beyondHistory() (runs []*v1alpha1.WorkflowRun) {
 	limits := map[bool]int{
 		false: int(ptr.Deref(spec.SuccessfulRunsHistoryLimit, 3)), true: int(ptr.Deref(spec.FailedRunsHistoryLimit, 3)),
 	}
+	again = math.MaxInt64
 	for _, run := range newest {
 		failed := run.Status.State == v1alpha1.RunFailed
-		if kept[failed]++; kept[failed] > limits[failed] {
+		if kept[failed]++; kept[failed] <= limits[failed] {
+			continue
+		}
+		if young := settleTime - p.seen.Now.Sub(run.CreationTimestamp.Time); young > 0 {
+			again = min(again, young)
+		} else {
 			runs = append(runs, run)
 		}
 	}
 	slices.Reverse(runs)
-	return runs
+	return runs, again
 }
 
 // maxScheduleName is how much of a schedule's name is in those of its runs.

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -128,11 +129,21 @@ func TestPlanSchedule_KeepsTheNewestOfEachKind(t *testing.T) {
 	plan := planSchedule(seen)
 	finishPlan(plan)
 	var hours []string
-	for _, run := range plan.beyondHistory() {
+	ended, again := plan.beyondHistory()
+	if again != math.MaxInt64 {
+		t.Errorf("more are beyond it in %s", again)
+	}
+	for _, run := range ended {
 		hours = append(hours, fmt.Sprintf("%s %s", run.Name[len(run.Name)-6:][:2], run.Status.State))
 	}
 	if want := []string{"12 Completed", "13 Failed", "15 Completed", "16 Failed", "19 Failed"}; !slices.Equal(hours, want) {
 		t.Errorf("to delete are %v, want %v", hours, want)
+	}
+	for i := range seen.Runs { // another manager may be about to create one that is deleted
+		seen.Runs[i].CreationTimestamp = metav1.Time{Time: noon.Add(-time.Duration(i) * 20 * time.Second)}
+	}
+	if ended, again := planSchedule(seen).beyondHistory(); len(ended) != 3 || again != 40*time.Second {
+		t.Errorf("%d are to be deleted, and more in %s", len(ended), again)
 	}
 }
 

@@ -100,6 +100,9 @@ type State struct {
 	PausedSince time.Time
 	// Buffered is a slot that waits for the end of open runs. Zero if none does.
 	Buffered time.Time
+	// Starting is a slot of which it was decided that it starts, and whose run may not exist yet.
+	// Zero if there is none.
+	Starting time.Time
 	// Failures is the number of runs that have failed in a row.
 	Failures int
 	// Outcomes are the newest ones, oldest first.
@@ -109,6 +112,10 @@ type State struct {
 // Planner decides about the slots of one schedule at one time. Call Next, start the run of the
 // slot, call Started, and so on until there is none. Then State is to be stored, and Wake is when to
 // plan again. A slot whose start has failed stays undecided.
+//
+// If NeedsIntent says so, call Intend and store State before the run is started, and start it only
+// if nobody else has stored another State meanwhile: which slots start depends on which runs are
+// open, and two planners that do not know of each other must not both decide that.
 type Planner struct {
 	Timing *Timing
 	Policy Policy
@@ -132,6 +139,9 @@ type Planner struct {
 // Next returns the next slot whose run is to be started now.
 func (p *Planner) Next() (time.Time, bool) {
 	p.Wake, p.Waiting = time.Time{}, false
+	if !p.State.Starting.IsZero() {
+		return p.State.Starting, true
+	}
 	if existing, ok := p.beforePause(); ok {
 		return existing, true
 	}
@@ -158,6 +168,14 @@ func (p *Planner) Next() (time.Time, bool) {
 	return time.Time{}, false
 }
 
+// NeedsIntent reports whether the state has to say that a slot starts before its run is created.
+func (p *Planner) NeedsIntent(slot time.Time) bool {
+	return p.Policy.Overlap != OverlapAllow && !slot.Equal(p.State.Starting) && !p.exists(slot)
+}
+
+// Intend says that the run of a slot that Next has returned is about to be created.
+func (p *Planner) Intend(slot time.Time) { p.State.Starting = slot }
+
 // Started says that the run of a slot that Next has returned exists.
 func (p *Planner) Started(slot time.Time, run string) {
 	p.Open++
@@ -173,6 +191,9 @@ func (p *Planner) Conflict(slot time.Time, run, why string) {
 }
 
 func (p *Planner) decided(slot time.Time) {
+	if slot.Equal(p.State.Starting) {
+		p.State.Starting = time.Time{}
+	}
 	if slot.Equal(p.State.Buffered) {
 		p.State.Buffered = time.Time{}
 	}
