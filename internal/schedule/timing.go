@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 )
@@ -88,13 +89,20 @@ func NewTiming(o Options) (*Timing, error) {
 	return t, nil
 }
 
+// zones are the zones that were loaded, by name. There are some 600 names.
+var zones sync.Map
+
 // loadZone loads a zone by its IANA name.
 func loadZone(name string) (*time.Location, error) {
 	unusual := strings.IndexFunc(name, func(r rune) bool {
 		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("/_+-", r)
 	})
 	if name != "Local" && unusual < 0 && len(name) <= 64 {
+		if zone, ok := zones.Load(name); ok {
+			return zone.(*time.Location), nil //nolint:forcetypeassert // nothing else is stored
+		}
 		if zone, err := time.LoadLocation(name); err == nil {
+			zones.Store(name, zone)
 			return zone, nil
 		}
 	}
@@ -119,9 +127,10 @@ func (t *Timing) Next(after time.Time) (time.Time, bool) {
 func (t *Timing) Between(after, until time.Time, limit int) (slots []time.Time) {
 	begin, end := max(after.Unix(), t.start-1), min(until.Unix(), t.end)
 	next := make([]int64, len(t.expressions))
+	segments := segmentReader{timing: t}
 	advance := func(i int, after int64) {
 		next[i] = math.MaxInt64
-		if s, ok := t.nextOf(t.expressions[i], after, false); ok {
+		if s, ok := t.nextOf(t.expressions[i], after, false, &segments); ok {
 			next[i] = s.at
 		}
 	}
@@ -173,8 +182,9 @@ func (t *Timing) Last(after, until time.Time) (time.Time, bool) {
 // next returns the first slot after a time, with those that are skipped if asked for.
 func (t *Timing) next(after int64, withSkipped bool) (first slot, ok bool) {
 	after = max(after, t.start-1)
+	segments := segmentReader{timing: t}
 	for _, e := range t.expressions {
-		s, found := t.nextOf(e, after, withSkipped)
+		s, found := t.nextOf(e, after, withSkipped, &segments)
 		if found && s.at <= t.end && (!ok || s.at < first.at || s.at == first.at && !s.skipped) {
 			first, ok = s, true
 		}
@@ -186,8 +196,8 @@ func (t *Timing) next(after int64, withSkipped bool) (first slot, ok bool) {
 const horizon = 9 * 366 * day
 
 // nextOf returns the first slot of one expression after a time.
-func (t *Timing) nextOf(e *Expression, after int64, withSkipped bool) (slot, bool) {
-	for s := t.segmentAt(after); s.start <= after+horizon; s = t.segmentAt(s.end) {
+func (t *Timing) nextOf(e *Expression, after int64, withSkipped bool, segments *segmentReader) (slot, bool) {
+	for s := segments.at(after); s.start <= after+horizon; s = segments.at(s.end) {
 		if s.start > after && s.before < s.offset && !e.everyHour {
 			if found, ok := t.inGap(e, s); ok && (withSkipped || !found.skipped) {
 				return found, true
@@ -228,6 +238,20 @@ func (t *Timing) inGap(e *Expression, s segment) (slot, bool) {
 type segment struct {
 	start, end            int64
 	before, offset, after int64 // offsets from UTC, in seconds
+}
+
+// segmentReader remembers the last segment, as most questions are about the same one: to ask a zone
+// costs more than to find a slot.
+type segmentReader struct {
+	timing *Timing
+	last   segment
+}
+
+func (r *segmentReader) at(at int64) segment {
+	if at < r.last.start || at >= r.last.end { // so is any time at first
+		r.last = r.timing.segmentAt(at)
+	}
+	return r.last
 }
 
 func (t *Timing) segmentAt(at int64) segment {
