@@ -25,6 +25,10 @@ const (
 	// of the schedule, or, if that is too long for a label, a short form with a hash.
 	LabelSchedule = "openworkflow.dev/schedule"
 
+	// LabelBackfill is on every WorkflowRun that a backfill of a WorkflowSchedule has started. Its value
+	// is the name of the backfill.
+	LabelBackfill = "openworkflow.dev/backfill"
+
 	// AnnotationScheduledAt is on every WorkflowRun that a WorkflowSchedule has started. Its value is
 	// the time of the slot.
 	AnnotationScheduledAt = "openworkflow.dev/scheduled-at"

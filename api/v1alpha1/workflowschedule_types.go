@@ -104,6 +104,15 @@ type WorkflowScheduleSpec struct {
 	// +kubebuilder:validation:Maximum=1000
 	FailedRunsHistoryLimit *int32 `json:"failedRunsHistoryLimit,omitempty"`
 
+	// backfills are requests to start slots of the past. Each is carried out once, in the order of the
+	// list. To stop one, remove it; its open runs go on.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	Backfills []Backfill `json:"backfills,omitempty"`
+
 	// runTemplate says what the runs are. A change applies to runs that are started after it.
 	// +required
 	RunTemplate RunTemplate `json:"runTemplate,omitzero"`
@@ -126,6 +135,59 @@ type DaylightSaving struct {
 	// +default="First"
 	// +kubebuilder:validation:Enum=First;Second;Both
 	Fold string `json:"fold,omitempty"`
+}
+
+// Backfill is a request to start the slots of a past interval, also of one before the creation of the
+// schedule. The slots are those of the schedule's expressions, without its startAt and endAt.
+// +kubebuilder:validation:XValidation:rule="timestamp(self.startAt) <= timestamp(self.endAt)",message="endAt is before startAt: no slot is between them; correct one of them"
+// +kubebuilder:validation:XValidation:rule="self.startAt == oldSelf.startAt && self.endAt == oldSelf.endAt && self.reprocess == oldSelf.reprocess && has(self.dryRun) == has(oldSelf.dryRun) && (!has(self.dryRun) || self.dryRun == oldSelf.dryRun)",message="a backfill is carried out once: add another one, with a new name"
+type Backfill struct {
+	// name identifies the request. Its runs are named after it, so that none starts twice.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="use lower-case letters, digits and -"
+	Name string `json:"name,omitempty"`
+
+	// startAt is the earliest slot.
+	// +required
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
+	// +kubebuilder:validation:MaxLength=64
+	StartAt *metav1.Time `json:"startAt,omitempty"`
+
+	// endAt is the latest slot. It is in the past.
+	// +required
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
+	// +kubebuilder:validation:MaxLength=64
+	EndAt *metav1.Time `json:"endAt,omitempty"`
+
+	// overlapPolicy says whether a slot of the backfill starts while runs are open. Allow starts up to
+	// maxParallel of them at once, beside the runs of other slots. Forbid starts one when no run of the
+	// schedule is open. Slots that are due now are never held up.
+	// +optional
+	// +default="Allow"
+	// +kubebuilder:validation:Enum=Allow;Forbid
+	OverlapPolicy string `json:"overlapPolicy,omitempty"`
+
+	// maxParallel is how many runs of the backfill may be open. Defaults to 10.
+	// +optional
+	// +default=10
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	MaxParallel int32 `json:"maxParallel,omitempty"`
+
+	// reprocess says which slots start that have a WorkflowRun already: None of them, those whose run
+	// has Failed, or All. A WorkflowRun that was deleted does not count.
+	// +optional
+	// +default="None"
+	// +kubebuilder:validation:Enum=None;Failed;All
+	Reprocess string `json:"reprocess,omitempty"`
+
+	// dryRun only counts the slots that would start.
+	// +optional
+	DryRun *bool `json:"dryRun,omitempty"`
 }
 
 // RunTemplate is what the runs of a schedule are made from.
@@ -246,6 +308,14 @@ type WorkflowScheduleStatus struct {
 	// +kubebuilder:validation:items:MaxLength=253
 	Active []string `json:"active,omitempty"`
 
+	// backfills say how far spec.backfills are carried out.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	Backfills []BackfillStatus `json:"backfills,omitempty"`
+
 	// outcomes are what happened to the newest slots, oldest first.
 	// +optional
 	// +listType=atomic
@@ -261,6 +331,115 @@ type WorkflowScheduleStatus struct {
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
+
+// BackfillStatus says how far a backfill is carried out.
+type BackfillStatus struct {
+	// name is that of the request.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name,omitempty"`
+
+	// state is Waiting, Running, Completed or Invalid. A completed backfill has started all its slots,
+	// and their runs have ended, whether they have failed or not.
+	// +required
+	// +kubebuilder:validation:Enum=Waiting;Running;Completed;Invalid
+	State BackfillState `json:"state,omitempty"`
+
+	// message says what it waits for, what is wrong, or what a dry run has found.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message,omitempty"`
+
+	// slots is the number of slots in the interval.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Slots int32 `json:"slots,omitempty"`
+
+	// started is how many of them were started; of a dry run, how many would be.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Started int32 `json:"started,omitempty"`
+
+	// skipped is how many were not started, as they have a WorkflowRun.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Skipped int32 `json:"skipped,omitempty"`
+
+	// completed is how many of the runs have completed.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Completed int32 `json:"completed,omitempty"`
+
+	// failed is how many of the runs have failed.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Failed int32 `json:"failed,omitempty"`
+
+	// canceled is how many of the runs were canceled, or their WorkflowRuns deleted while they were
+	// open.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Canceled int32 `json:"canceled,omitempty"`
+
+	// decidedUntil is the slot up to which all were started or skipped.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
+	// +kubebuilder:validation:MaxLength=64
+	DecidedUntil *metav1.Time `json:"decidedUntil,omitempty"`
+
+	// starting are the names of WorkflowRuns that are being created.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	Starting []string `json:"starting,omitempty"`
+
+	// active are the names of WorkflowRuns that have not ended.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	Active []string `json:"active,omitempty"`
+
+	// startedAt is when the first slot was decided.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
+	// +kubebuilder:validation:MaxLength=64
+	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+
+	// finishedAt is when the backfill was completed.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
+	// +kubebuilder:validation:MaxLength=64
+	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`
+}
+
+// BackfillState is how far a backfill is.
+type BackfillState string
+
+const (
+	// BackfillWaiting means that another backfill goes first, or that the schedule is suspended, paused
+	// or invalid.
+	BackfillWaiting BackfillState = "Waiting"
+	// BackfillRunning means that its slots are being started, or that their runs are open.
+	BackfillRunning BackfillState = "Running"
+	// BackfillCompleted means that all runs have ended.
+	BackfillCompleted BackfillState = "Completed"
+	// BackfillInvalid means that it is not carried out, because of what message says.
+	BackfillInvalid BackfillState = "Invalid"
+)
+
+// Terminal reports whether nothing more happens.
+func (s BackfillState) Terminal() bool { return s == BackfillCompleted || s == BackfillInvalid }
 
 // StartingSlot is a slot whose run is being created.
 type StartingSlot struct {

@@ -32,7 +32,8 @@
 //	workflowrun_reports.go      how long the manager waits for the workers' reports
 //
 //	workflowschedule_controller.go  WorkflowSchedule: starts its runs, writes its status, keeps its history
-//	workflowschedule_plan.go        what its status becomes, and what its runs are; pure
+//	workflowschedule_plan.go        what its status becomes; pure
+//	workflowschedule_backfill.go    starts the slots of past intervals, beside those that are due
 //
 //	lease_controller.go         leases of workers that died
 //	lease_suspects.go           which runs may have killed them

@@ -26,6 +26,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backoff"
+	"github.com/openworkflow-operator/operator/internal/schedulespec"
 )
 
 const (
@@ -64,33 +65,34 @@ type WorkflowScheduleReconciler struct {
 
 	// live reads objects without a cache.
 	live client.Reader
-	// refused are the starts that the API server has refused, by the uid of the schedule.
+	// refused are the starts that the API server has refused, and pace is that of backfills.
 	refused refusedStarts
+	pace    backfillPacer
 }
 
-// refusedStarts remembers since when starts are refused. They are lost at a restart, which costs
-// settleTime once more.
+// refusedStarts remembers since when the starts of a schedule are refused. That is lost at a restart,
+// which costs settleTime once more.
 type refusedStarts struct {
 	mu    sync.Mutex
-	since map[types.UID]time.Time
+	since map[types.NamespacedName]time.Time
 }
 
 // note takes the result of a start, whose slot may not start if the API server has answered that.
-func (r *refusedStarts) note(schedule types.UID, err error, now time.Time) {
+func (r *refusedStarts) note(schedule types.NamespacedName, err error, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if status := apierrors.APIStatus(nil); err == nil || !errors.As(err, &status) {
 		delete(r.since, schedule) // of a request without an answer, nobody knows what became of it
 	} else if _, ok := r.since[schedule]; !ok {
 		if r.since == nil {
-			r.since = map[types.UID]time.Time{}
+			r.since = map[types.NamespacedName]time.Time{}
 		}
 		r.since[schedule] = now
 	}
 }
 
 // forLong reports whether the starts of a schedule have been refused for settleTime.
-func (r *refusedStarts) forLong(schedule types.UID, now time.Time) bool {
+func (r *refusedStarts) forLong(schedule types.NamespacedName, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	since, ok := r.since[schedule]
@@ -147,10 +149,13 @@ func hasEnded(object client.Object) bool {
 func (r *WorkflowScheduleReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	var s v1alpha1.WorkflowSchedule
 	if err := r.Get(ctx, req.NamespacedName, &s); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.forget(req.NamespacedName)
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !s.DeletionTimestamp.IsZero() {
-		r.refused.note(s.UID, nil, time.Time{})
+		r.forget(req.NamespacedName)
 		return ctrl.Result{}, nil
 	}
 	seen, err := r.observe(ctx, &s)
@@ -158,21 +163,49 @@ func (r *WorkflowScheduleReconciler) Reconcile(ctx context.Context, req ctrl.Req
 		return ctrl.Result{}, err
 	}
 	plan := planSchedule(seen)
-	wake, err := r.start(ctx, plan)
-	if err == nil {
-		err = r.writeStatus(ctx, &s, plan.finish())
-	}
+	wake, err := r.carryOut(ctx, plan)
 	switch {
 	case apierrors.IsConflict(err): // a later version decides: what was created is found there
 		return ctrl.Result{RequeueAfter: retryConflict}, nil
 	case err != nil:
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
+	return ctrl.Result{RequeueAfter: wake}, nil
+}
+
+// forget drops what is remembered of a schedule.
+func (r *WorkflowScheduleReconciler) forget(schedule types.NamespacedName) {
+	r.refused.note(schedule, nil, time.Time{})
+	r.pace.next(schedule, false)
+}
+
+// carryOut starts slots, writes the status, and does what follows from it. It returns when to look at
+// the schedule again.
+func (r *WorkflowScheduleReconciler) carryOut(ctx context.Context, plan *schedulePlan) (time.Duration, error) {
+	s := plan.seen.Schedule
+	wake, err := r.start(ctx, plan)
+	if err != nil {
+		return 0, err
+	}
+	var work *backfillWork
+	if pause := r.pace.next(client.ObjectKeyFromObject(s), backfillsOpen(s)); pause > 0 {
+		wake = min(wake, pause)
+	} else {
+		work = plan.planBackfills()
+	}
+	if err := r.writeStatus(ctx, s, plan.finish()); err != nil {
+		return 0, err
+	}
 	again, err := r.tidy(ctx, plan)
 	if err != nil {
-		return ctrl.Result{}, err
+		return 0, err
 	}
-	return ctrl.Result{RequeueAfter: min(wake, again)}, nil
+	wake = min(wake, again)
+	if work != nil {
+		again, err = r.backfill(ctx, plan, work)
+		wake = min(wake, again)
+	}
+	return wake, err
 }
 
 // observe reads the runs that a schedule owns. The cache may lack those that were created just now,
@@ -186,7 +219,7 @@ func (r *WorkflowScheduleReconciler) observe(ctx context.Context, s *v1alpha1.Wo
 	for i := range owned.Items {
 		known[owned.Items[i].Name] = true
 	}
-	for _, name := range s.Status.Active {
+	for _, name := range expectedRuns(&s.Status) {
 		if known[name] {
 			continue
 		}
@@ -209,7 +242,8 @@ func (r *WorkflowScheduleReconciler) start(ctx context.Context, plan *schedulePl
 		return r.sleep(plan.seen.Now, time.Time{}), nil
 	}
 	s := plan.seen.Schedule
-	if r.refused.forLong(s.UID, plan.seen.Now) {
+	key := client.ObjectKeyFromObject(s)
+	if r.refused.forLong(key, plan.seen.Now) {
 		plan.planner.State.Starting = time.Time{}
 	}
 	for range maxScheduleWrites {
@@ -224,7 +258,7 @@ func (r *WorkflowScheduleReconciler) start(ctx context.Context, plan *schedulePl
 			}
 		}
 		err := r.startSlot(ctx, plan, slot)
-		r.refused.note(s.UID, err, plan.seen.Now)
+		r.refused.note(key, err, plan.seen.Now)
 		if err != nil {
 			if ctx.Err() != nil {
 				return 0, err
@@ -249,7 +283,7 @@ func (r *WorkflowScheduleReconciler) sleep(now, wake time.Time) time.Duration {
 
 // startSlot creates the run of a slot, unless the schedule has created it before.
 func (r *WorkflowScheduleReconciler) startSlot(ctx context.Context, plan *schedulePlan, slot time.Time) error {
-	run, err := scheduledRun(plan.seen.Schedule, slot)
+	run, err := schedulespec.Run(plan.seen.Schedule, slot, "")
 	if err != nil {
 		return err
 	}

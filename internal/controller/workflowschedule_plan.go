@@ -1,24 +1,21 @@
 package controller
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
 	"time"
 
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
-	"github.com/openworkflow-operator/operator/internal/poolspec"
 	"github.com/openworkflow-operator/operator/internal/schedule"
+	"github.com/openworkflow-operator/operator/internal/schedulespec"
 )
 
 // scheduleSeen is what a schedule's plan is made from.
@@ -53,10 +50,10 @@ func planSchedule(seen scheduleSeen) *schedulePlan {
 		return p
 	}
 	state := p.state()
-	timing, err := schedule.NewTiming(timingOf(&s.Spec))
+	timing, err := schedule.NewTiming(schedulespec.Timing(&s.Spec))
 	if err != nil {
 		p.reason, p.message = v1alpha1.ReasonInvalidSchedule, "correct spec.schedules or spec.timeZone: "+err.Error()
-	} else if _, err := scheduledRun(s, seen.Now); err != nil {
+	} else if _, err := schedulespec.Run(s, seen.Now, ""); err != nil {
 		p.reason, p.message = v1alpha1.ReasonInvalidRunTemplate, err.Error()
 	}
 	if p.reason != "" {
@@ -70,19 +67,9 @@ func planSchedule(seen scheduleSeen) *schedulePlan {
 	return p
 }
 
-// timingOf returns when the slots of a schedule are.
-func timingOf(spec *v1alpha1.WorkflowScheduleSpec) schedule.Options {
-	o := schedule.Options{Expressions: spec.Schedules, Zone: spec.TimeZone}
-	if spec.DaylightSaving != nil {
-		o.Gap, o.Fold = schedule.Gap(spec.DaylightSaving.Gap), schedule.Fold(spec.DaylightSaving.Fold)
-	}
-	o.StartAt, o.EndAt = timeOf(spec.StartAt), timeOf(spec.EndAt)
-	return o
-}
-
 // timingHash returns a hash of when the slots of a schedule are.
 func timingHash(spec *v1alpha1.WorkflowScheduleSpec) string {
-	o := timingOf(spec)
+	o := schedulespec.Timing(spec)
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %d %d", o.Expressions, o.Zone,
 		cmp.Or(o.Gap, schedule.GapRunAfter), cmp.Or(o.Fold, schedule.FoldFirst), o.StartAt.Unix(), o.EndAt.Unix()))
 	return hex.EncodeToString(sum[:8])
@@ -135,10 +122,25 @@ func (p *schedulePlan) settle() {
 	}
 	p.active = nil
 	for name, run := range runs {
-		if !run.Status.State.Terminal() {
+		if !run.Status.State.Terminal() && !p.isBackfilled(name) {
 			p.active = append(p.active, name)
 		}
 	}
+}
+
+// expectedRuns returns the runs that a status names as open, or as being created.
+func expectedRuns(status *v1alpha1.WorkflowScheduleStatus) []string {
+	names := slices.Clone(status.Active)
+	for i := range status.Backfills {
+		names = slices.Concat(names, status.Backfills[i].Active, status.Backfills[i].Starting)
+	}
+	return names
+}
+
+// isBackfilled reports whether a run was started by a backfill. Other slots do not wait for it.
+func (p *schedulePlan) isBackfilled(run string) bool {
+	_, suffix, ok := schedulespec.ParseRunName(p.seen.Schedule.Name, run)
+	return ok && suffix != "" && suffix != schedulespec.Manual
 }
 
 // changed reports whether the spec was changed since the last status.
@@ -149,7 +151,7 @@ func (p *schedulePlan) changed() bool {
 // existing returns the slots of the runs that the schedule owns, in order.
 func (p *schedulePlan) existing() (slots []time.Time) {
 	for i := range p.seen.Runs {
-		if slot, ok := slotOf(p.seen.Schedule.Name, p.seen.Runs[i].Name); ok {
+		if slot, suffix, ok := schedulespec.ParseRunName(p.seen.Schedule.Name, p.seen.Runs[i].Name); ok && suffix == "" {
 			slots = append(slots, slot)
 		}
 	}
@@ -190,7 +192,7 @@ func (p *schedulePlan) store(state schedule.State) {
 	status.DecidedUntil, status.PausedSince, status.BufferedTime = optionalTime(state.DecidedUntil), optionalTime(state.PausedSince), optionalTime(state.Buffered)
 	status.Starting = nil
 	if !state.Starting.IsZero() {
-		status.Starting = &v1alpha1.StartingSlot{Time: optionalTime(state.Starting), Run: scheduledRunName(p.seen.Schedule.Name, state.Starting)}
+		status.Starting = &v1alpha1.StartingSlot{Time: optionalTime(state.Starting), Run: schedulespec.RunName(p.seen.Schedule.Name, state.Starting, "")}
 	}
 	status.Outcomes = nil
 	for _, o := range state.Outcomes {
@@ -273,7 +275,7 @@ func (p *schedulePlan) replaced() (runs []*v1alpha1.WorkflowRun) {
 	}
 	for i := range p.seen.Runs {
 		run := &p.seen.Runs[i]
-		if !run.Status.State.Terminal() && !ptr.Deref(run.Spec.Cancel, false) && run.Name < scheduledRunName(p.seen.Schedule.Name, buffered.Time) {
+		if !run.Status.State.Terminal() && !ptr.Deref(run.Spec.Cancel, false) && !p.isBackfilled(run.Name) && run.Name < schedulespec.RunName(p.seen.Schedule.Name, buffered.Time, "") {
 			runs = append(runs, run)
 		}
 	}
@@ -284,10 +286,14 @@ func (p *schedulePlan) replaced() (runs []*v1alpha1.WorkflowRun) {
 // that expire anyway. Those that were created just now stay; again is the time until that is over.
 func (p *schedulePlan) beyondHistory() (runs []*v1alpha1.WorkflowRun, again time.Duration) {
 	spec := &p.seen.Schedule.Spec
+	uncounted := map[string]bool{} // their end is not in the status yet
+	for _, name := range expectedRuns(&p.status) {
+		uncounted[name] = true
+	}
 	newest := slices.SortedFunc(func(yield func(*v1alpha1.WorkflowRun) bool) {
 		for i := range p.seen.Runs {
 			run := &p.seen.Runs[i]
-			if run.Status.State.Terminal() && run.Spec.TTLSecondsAfterFinished == nil && !slices.Contains(p.status.Active, run.Name) && !yield(run) {
+			if run.Status.State.Terminal() && run.Spec.TTLSecondsAfterFinished == nil && !uncounted[run.Name] && !yield(run) {
 				return
 			}
 		}
@@ -310,76 +316,6 @@ func (p *schedulePlan) beyondHistory() (runs []*v1alpha1.WorkflowRun, again time
 	}
 	slices.Reverse(runs)
 	return runs, again
-}
-
-// maxScheduleName is how much of a schedule's name is in those of its runs.
-const maxScheduleName = 230
-
-// slotFormat is the end of the name of a run: the time of its slot in UTC.
-const slotFormat = "-20060102-150405"
-
-// scheduledRunName returns the name of the run of a slot. Names of later slots are greater. No two
-// managers, and no manager twice, can create two objects of one name.
-func scheduledRunName(schedule string, slot time.Time) string {
-	if len(schedule) > maxScheduleName {
-		sum := sha256.Sum256([]byte(schedule))
-		schedule = strings.TrimRight(schedule[:maxScheduleName-9], ".-") + "-" + hex.EncodeToString(sum[:4])
-	}
-	return schedule + slot.UTC().Format(slotFormat)
-}
-
-// slotOf returns the slot of a run by its name, false if the name is of another form.
-func slotOf(schedule, run string) (time.Time, bool) {
-	if len(run) < len(slotFormat) {
-		return time.Time{}, false
-	}
-	slot, err := time.Parse(slotFormat, run[len(run)-len(slotFormat):])
-	return slot, err == nil && run == scheduledRunName(schedule, slot)
-}
-
-// scheduledRun returns the run of a slot, or why the template cannot become one.
-func scheduledRun(s *v1alpha1.WorkflowSchedule, slot time.Time) (*v1alpha1.WorkflowRun, error) {
-	template := &s.Spec.RunTemplate
-	input, err := scheduledInput(template, slot)
-	if err != nil {
-		return nil, err
-	}
-	owner := metav1.NewControllerRef(s, v1alpha1.GroupVersion.WithKind("WorkflowSchedule"))
-	owner.BlockOwnerDeletion = nil // the manager may not set finalizers of a schedule
-	return &v1alpha1.WorkflowRun{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: s.Namespace, Name: scheduledRunName(s.Name, slot), OwnerReferences: []metav1.OwnerReference{*owner},
-			Labels:      map[string]string{v1alpha1.LabelSchedule: poolspec.LabelValue(s.Name)},
-			Annotations: map[string]string{v1alpha1.AnnotationScheduledAt: slot.UTC().Format(time.RFC3339)},
-		},
-		Spec: v1alpha1.WorkflowRunSpec{
-			BackendRef: template.BackendRef, WorkflowName: template.WorkflowName, Version: template.Version,
-			Input: input, TimeoutSeconds: template.TimeoutSeconds,
-		},
-	}, nil
-}
-
-// scheduledInput returns the input of a slot's run.
-func scheduledInput(template *v1alpha1.RunTemplate, slot time.Time) (*apiextensionsv1.JSON, error) {
-	input := template.Input
-	if name := template.ScheduledTimeField; name != "" {
-		members := map[string]json.RawMessage{}
-		if input != nil && !bytes.Equal(bytes.TrimSpace(input.Raw), []byte("null")) {
-			if err := json.Unmarshal(input.Raw, &members); err != nil {
-				return nil, fmt.Errorf("spec.runTemplate.scheduledTimeField adds %q to the input, which is no JSON object: make spec.runTemplate.input an object, or remove scheduledTimeField", name)
-			}
-		}
-		members[name] = json.RawMessage(`"` + slot.UTC().Format(time.RFC3339) + `"`)
-		raw, err := json.Marshal(members)
-		if err != nil {
-			return nil, fmt.Errorf("spec.runTemplate.input: %w", err)
-		}
-		input = &apiextensionsv1.JSON{Raw: raw}
-	}
-	if input != nil && len(input.Raw) > maxInput {
-		return nil, fmt.Errorf("the input of a run has %d bytes, the limit is %d: keep the data elsewhere and pass a reference to it", len(input.Raw), maxInput)
-	}
-	return input, nil
 }
 
 // timeOf returns a time, zero if there is none, and optionalTime is its inverse, in whole seconds.

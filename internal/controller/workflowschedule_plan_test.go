@@ -4,16 +4,14 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/schedulespec"
 )
 
 // seenSchedule returns a schedule with a slot at each hour, created at midnight, as it is at noon.
@@ -28,7 +26,7 @@ func seenSchedule(changes ...func(*wfs)) scheduleSeen {
 
 // ownedRun returns the run of a slot, in a state.
 func ownedRun(s *wfs, slot time.Time, state v1alpha1.RunState) v1alpha1.WorkflowRun {
-	run, err := scheduledRun(s, slot)
+	run, err := schedulespec.Run(s, slot, "")
 	if err != nil {
 		panic(err)
 	}
@@ -43,7 +41,7 @@ func ownedRun(s *wfs, slot time.Time, state v1alpha1.RunState) v1alpha1.Workflow
 func finishPlan(p *schedulePlan) v1alpha1.WorkflowScheduleStatus {
 	if p.planner != nil {
 		for slot, ok := p.planner.Next(); ok; slot, ok = p.planner.Next() {
-			p.started(slot, scheduledRunName(p.seen.Schedule.Name, slot), true)
+			p.started(slot, schedulespec.RunName(p.seen.Schedule.Name, slot, ""), true)
 		}
 	}
 	return p.finish()
@@ -144,47 +142,6 @@ func TestPlanSchedule_KeepsTheNewestOfEachKind(t *testing.T) {
 	}
 	if ended, again := planSchedule(seen).beyondHistory(); len(ended) != 3 || again != 40*time.Second {
 		t.Errorf("%d are to be deleted, and more in %s", len(ended), again)
-	}
-}
-
-func TestScheduledRun_NamesAreValidAndRead(t *testing.T) {
-	t.Parallel()
-	for _, name := range []string{"a", "nightly.report", strings.Repeat("a", 253), strings.Repeat("a", 220) + "." + strings.Repeat("b", 32)} {
-		run := scheduledRunName(name, noon)
-		if problems := validation.IsDNS1123Subdomain(run); len(problems) > 0 {
-			t.Errorf("%s: %v", run, problems)
-		}
-		if slot, ok := slotOf(name, run); !ok || !slot.Equal(noon) {
-			t.Errorf("%s is read as %s, %t", run, slot, ok)
-		}
-		if later := scheduledRunName(name, noon.Add(time.Minute)); later <= run {
-			t.Errorf("%s is not after %s", later, run)
-		}
-	}
-	for _, name := range []string{"hourly", "hourly-20261399-000000", "other-20270101-000000", "-20270101-000000", "hourly-x-20270101-000000"} {
-		if slot, ok := slotOf("hourly", name); ok {
-			t.Errorf("%s is read as %s", name, slot)
-		}
-	}
-}
-
-func TestScheduledInput(t *testing.T) {
-	t.Parallel()
-	for input, want := range map[string]string{
-		"": `{"at":"2027-01-01T00:00:00Z"}`, "null": `{"at":"2027-01-01T00:00:00Z"}`, " {} ": `{"at":"2027-01-01T00:00:00Z"}`,
-		`{"b":1e400,"at":[],"a":{"z":1,"y":2}}`: `{"a":{"z":1,"y":2},"at":"2027-01-01T00:00:00Z","b":1e400}`,
-	} {
-		template := &v1alpha1.RunTemplate{ScheduledTimeField: "at"}
-		if input != "" {
-			template.Input = &apiextensionsv1.JSON{Raw: []byte(input)}
-		}
-		got, err := scheduledInput(template, time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC))
-		if err != nil || string(got.Raw) != want {
-			t.Errorf("%s: %s, %v", input, got.Raw, err)
-		}
-	}
-	if got, err := scheduledInput(&v1alpha1.RunTemplate{Input: &apiextensionsv1.JSON{Raw: []byte(`[1]`)}}, noon); err != nil || string(got.Raw) != `[1]` {
-		t.Errorf("an input without scheduledTimeField is %s, %v", got.Raw, err)
 	}
 }
 

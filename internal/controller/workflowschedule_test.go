@@ -23,8 +23,8 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/durable"
-
 	"github.com/openworkflow-operator/operator/internal/runner"
+	"github.com/openworkflow-operator/operator/internal/schedulespec"
 	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/step"
 	"github.com/openworkflow-operator/operator/workflow"
@@ -543,7 +543,7 @@ func TestSchedule_ANameThatIsTakenMissesItsSlot(t *testing.T) {
 	s := newSchedule("taken", func(s *wfs) {
 		s.Spec.StartAt, s.Spec.EndAt, s.Spec.CatchUp = &metav1.Time{Time: first}, &metav1.Time{Time: first.Add(5 * time.Minute)}, "All"
 	})
-	w.create(newTestRun(scheduledRunName(s.Name, first)), s)
+	w.create(newTestRun(schedulespec.RunName(s.Name, first, "")), s)
 	_, next := w.awaitOpenRun(s, first)
 	w.awaitSchedule(s, func(s *wfs) error {
 		for _, o := range s.Status.Outcomes {
@@ -660,7 +660,7 @@ func TestPolicy_P9_WhoSchedulesRunsMayCreateThem(t *testing.T) {
 	cancel := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"cancel":true}}`))
 	awaitRefusal(t, "the manager may write only runs that a WorkflowSchedule owns", func() error { return manager.Patch(t.Context(), stray.DeepCopy(), cancel) })
 	fetch(w, s)
-	owned, err := scheduledRun(s, time.Now())
+	owned, err := schedulespec.Run(s, time.Now(), "")
 	if err != nil {
 		t.Fatal(err)
 	}

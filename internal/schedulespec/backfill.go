@@ -1,0 +1,108 @@
+package schedulespec
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/schedule"
+)
+
+const (
+	// MaxBackfill is the largest number of slots of one backfill.
+	MaxBackfill = 100_000
+	// maxWalk is how many slots are looked at for one portion.
+	maxWalk = 2000
+)
+
+// Backfill is what is to happen to the slots of a past interval. It is a value for one look at the
+// runs.
+type Backfill struct {
+	request *v1alpha1.Backfill
+	timing  *schedule.Timing
+	runs    map[int64]v1alpha1.RunState
+}
+
+// NewBackfill prepares a backfill of a schedule that has these runs. It fails if the schedule cannot
+// be understood or the interval is not in the past.
+func NewBackfill(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill, runs []v1alpha1.WorkflowRun, now time.Time) (*Backfill, error) {
+	if request.EndAt.After(now) {
+		return nil, fmt.Errorf("endAt %s is in the future: a backfill is for slots that have passed; later ones start by themselves",
+			request.EndAt.UTC().Format(time.RFC3339))
+	}
+	o := Timing(&s.Spec)
+	o.StartAt, o.EndAt = request.StartAt.Time, request.EndAt.Time
+	timing, err := schedule.NewTiming(o)
+	if err != nil {
+		return nil, err
+	}
+	b := &Backfill{request: request, timing: timing, runs: make(map[int64]v1alpha1.RunState, len(runs))}
+	own := BackfillSuffix(request.Name)
+	for i := range runs {
+		slot, suffix, ok := ParseRunName(s.Name, runs[i].Name)
+		if !ok || suffix == own || suffix == Manual {
+			continue
+		}
+		if state, known := b.runs[slot.Unix()]; !known || state == v1alpha1.RunFailed {
+			b.runs[slot.Unix()] = runs[i].Status.State
+		}
+	}
+	return b, nil
+}
+
+// Count returns the number of slots, and how many of them start. It fails if there are too many.
+func (b *Backfill) Count() (slots, starts int, err error) {
+	all := b.timing.Between(b.request.StartAt.Add(-time.Second), b.request.EndAt.Time, MaxBackfill+1)
+	if len(all) > MaxBackfill {
+		return 0, 0, fmt.Errorf("more than %d slots are between startAt and endAt: split the interval", MaxBackfill)
+	}
+	for _, slot := range all {
+		if b.starts(slot) {
+			starts++
+		}
+	}
+	return len(all), starts, nil
+}
+
+// Next returns up to limit slots that start, of those after another. All up to until are decided
+// thereby, and skipped is how many of them do not start. When until is that of the request's endAt,
+// there are no more.
+func (b *Backfill) Next(after time.Time, limit int) (slots []time.Time, skipped int, until time.Time) {
+	if limit <= 0 {
+		return nil, 0, after
+	}
+	walk := b.timing.Between(after, b.request.EndAt.Time, maxWalk)
+	for _, slot := range walk {
+		if len(slots) == limit {
+			return slots, skipped, until
+		}
+		until = slot
+		if b.starts(slot) {
+			slots = append(slots, slot)
+		} else {
+			skipped++
+		}
+	}
+	if len(walk) < maxWalk {
+		until = b.request.EndAt.Time
+	}
+	return slots, skipped, until
+}
+
+// Last returns the last slot, false if there is none.
+func (b *Backfill) Last() (time.Time, bool) {
+	return b.timing.Last(b.request.StartAt.Add(-time.Second), b.request.EndAt.Time)
+}
+
+// starts reports whether a slot starts.
+func (b *Backfill) starts(slot time.Time) bool {
+	state, known := b.runs[slot.Unix()]
+	switch {
+	case !known, b.request.Reprocess == "All":
+		return true
+	case b.request.Reprocess == "Failed":
+		return state == v1alpha1.RunFailed
+	default:
+		return false
+	}
+}

@@ -1,0 +1,9 @@
+// Package schedulespec makes WorkflowRuns of WorkflowSchedules. It is pure: a schedule and a slot in,
+// an object out.
+//
+//	names.go     the names of the runs, from which their slots are read
+//	run.go       the run of a slot
+//	backfill.go  which slots of a past interval start
+//
+// The manager and the plugin share it, so that both give the run of one slot one name and one input.
+package schedulespec
