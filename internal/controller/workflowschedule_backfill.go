@@ -16,6 +16,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backoff"
+	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/schedulespec"
 )
 
@@ -244,6 +245,7 @@ func (r *WorkflowScheduleReconciler) startBackfilled(ctx context.Context, s *v1a
 		if err != nil {
 			return fmt.Errorf("create run %s: %w", name, err)
 		}
+		metrics.ScheduleSlots.WithLabelValues("Backfilled").Inc()
 		return nil
 	}
 	var other v1alpha1.WorkflowRun

@@ -26,6 +26,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backoff"
+	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/schedulespec"
 )
 
@@ -196,6 +197,7 @@ func (r *WorkflowScheduleReconciler) carryOut(ctx context.Context, plan *schedul
 	if err := r.writeStatus(ctx, s, plan.finish()); err != nil {
 		return 0, err
 	}
+	plan.count()
 	again, err := r.tidy(ctx, plan)
 	if err != nil {
 		return 0, err
@@ -296,6 +298,7 @@ func (r *WorkflowScheduleReconciler) startSlot(ctx context.Context, plan *schedu
 		if err != nil {
 			return fmt.Errorf("create run %s: %w", run.Name, err)
 		}
+		metrics.ScheduleLateness.Observe(plan.planner.Lateness(slot, r.Clock.Now()).Seconds())
 		plan.started(slot, run.Name, true)
 		return nil
 	}
@@ -310,6 +313,16 @@ func (r *WorkflowScheduleReconciler) startSlot(ctx context.Context, plan *schedu
 	}
 	plan.started(slot, run.Name, !other.Status.State.Terminal())
 	return nil
+}
+
+// count counts the slots that were decided, once the status says so.
+func (p *schedulePlan) count() {
+	if p.planner == nil {
+		return
+	}
+	for reason, n := range p.planner.Decided {
+		metrics.ScheduleSlots.WithLabelValues(string(reason)).Add(float64(n))
+	}
 }
 
 // started says that the run of a slot exists. It stays active until its end is settled.

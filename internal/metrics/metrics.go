@@ -1,6 +1,6 @@
 // Package metrics holds the manager's own metrics, defined together so that they stay few.
 // They are served beside those of controller-runtime (queue depths, reconcile times, API
-// calls). Except for two gauges and a histogram, all are counters.
+// calls). Except for two gauges and two histograms, all are counters.
 //
 //	metric                               labels              meaning
 //	openworkflow_backend_up              namespace, backend  gauge: 1 while the database can be used
@@ -24,6 +24,10 @@
 //	                                                         row, or a later time
 //	openworkflow_sweep_duration_seconds  sweep               histogram: one sweep of deadline, rescue, takeover, repair,
 //	                                                         end, lineage, orphan, retention or bulkretry
+//	openworkflow_schedule_slots_total    outcome             slots of WorkflowSchedules decided: Started, Buffered, SkippedOverlap,
+//	                                                         SkippedSuspended, SkippedGap, Missed or Coalesced; and Backfilled
+//	openworkflow_schedule_lateness_seconds  -                histogram: from when a slot was due to the creation of its run;
+//	                                                         also of slots that were buffered or caught up
 //	openworkflow_panics_total            work                panics in work for one Backend, which were contained: create,
 //	                                                         read, cancel, notify, close, check, status or a sweep's name
 package metrics
@@ -95,6 +99,17 @@ var (
 		Help: "Runs quarantined after the second or a later death in a row of their worker.",
 	})
 
+	ScheduleSlots = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "openworkflow_schedule_slots_total",
+		Help: "Slots of WorkflowSchedules decided by the manager, by outcome.",
+	}, []string{"outcome"})
+
+	ScheduleLateness = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "openworkflow_schedule_lateness_seconds",
+		Help:    "Time from when a slot of a WorkflowSchedule was due to the creation of its run.",
+		Buckets: []float64{.1, .5, 1, 2, 5, 15, 60, 300, 3600},
+	})
+
 	Panics = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "openworkflow_panics_total",
 		Help: "Panics in the manager's work for one Backend that were contained, by work.",
@@ -110,5 +125,5 @@ var (
 func init() {
 	metrics.Registry.MustRegister(
 		BackendUp, StuckSteps, RunsMirrored, RunsCanceled, RunsExpired, RunsRescued, RunsRemoved, RunsArchived, RunsQuarantined,
-		BulkRetried, StatusWrites, LeasesReleased, SweepDuration, Panics)
+		BulkRetried, StatusWrites, LeasesReleased, SweepDuration, ScheduleSlots, ScheduleLateness, Panics)
 }

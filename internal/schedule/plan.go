@@ -132,6 +132,8 @@ type Planner struct {
 	Wake time.Time
 	// Waiting is true if a slot is due, and waits because MaxOpen runs are open.
 	Waiting bool
+	// Decided is how many slots had each outcome since the planner began.
+	Decided map[Reason]int
 
 	decisions int
 }
@@ -201,6 +203,9 @@ func (p *Planner) decided(slot time.Time) {
 		p.State.DecidedUntil = slot
 	}
 }
+
+// Lateness is the time since a slot was due.
+func (p *Planner) Lateness(slot, now time.Time) time.Duration { return now.Sub(p.due(slot)) }
 
 // due returns when a slot starts.
 func (p *Planner) due(slot time.Time) time.Time {
@@ -403,6 +408,10 @@ func (p *Planner) skip(until time.Time, reason Reason) {
 // record adds an outcome. One that a slot has already is replaced, and equal ones that follow each
 // other become one.
 func (p *Planner) record(o Outcome) {
+	if p.Decided == nil {
+		p.Decided = map[Reason]int{}
+	}
+	p.Decided[o.Reason] += max(o.Count, 1)
 	list := slices.Clone(p.State.Outcomes)
 	known := slices.IndexFunc(list, func(other Outcome) bool { return other.Reason == Buffered && other.Slot.Equal(o.Slot) })
 	last := len(list) - 1
