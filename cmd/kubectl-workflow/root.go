@@ -62,6 +62,7 @@ func newRoot(f *factory) *cobra.Command {
 		newCancel(f),
 		newSuspend(f),
 		newResume(f),
+		newSchedule(f),
 	)
 	add(groupAgain,
 		newRetry(f),

@@ -16,6 +16,9 @@ import (
 
 const whyLong = `Say in one sentence what a run waits for, or how it ended, and what to do.
 
+schedule/NAME is a WorkflowSchedule: why it starts runs or none, what has happened to its newest slots,
+and how far its backfills are.
+
 The texts of errors are shown to those who may read payloads (the ClusterRole edit).`
 
 type whyOptions struct {
@@ -31,7 +34,10 @@ func newWhy(f *factory) *cobra.Command {
   kubectl workflow why order-1001
 
   # With the steps, the runs below and the pools
-  kubectl workflow why order-1001 -o wide`,
+  kubectl workflow why order-1001 -o wide
+
+  # Why has a slot not started?
+  kubectl workflow why schedule/nightly-report`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: f.completeRun,
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), args[0]) },
 	}
@@ -42,6 +48,9 @@ func newWhy(f *factory) *cobra.Command {
 func (o *whyOptions) run(ctx context.Context, argument string) error {
 	if err := o.printer.validate(); err != nil {
 		return err
+	}
+	if _, ok := scheduleName(argument); ok {
+		return o.schedule(ctx, argument)
 	}
 	found, err := o.find(ctx, argument)
 	if err != nil {

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/schedulespec"
+)
+
+// schedule creates a schedule with a slot at 02:30 in Berlin, and the outcomes of its newest slots.
+func (w *world) schedule(name string) *v1alpha1.WorkflowSchedule {
+	w.t.Helper()
+	s := &v1alpha1.WorkflowSchedule{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Name: name},
+		Spec: v1alpha1.WorkflowScheduleSpec{
+			Schedules: []string{"30 2 * * *"}, TimeZone: "Europe/Berlin", OverlapPolicy: "Forbid",
+			RunTemplate: v1alpha1.RunTemplate{WorkflowName: "report", ScheduledTimeField: "until"},
+		},
+	}
+	w.Create(s)
+	return s
+}
+
+// slot is a time at which the schedule of the tests has one, some days before noon.
+func slot(daysAgo int) *metav1.Time {
+	return &metav1.Time{Time: time.Date(2026, 1, 1, 1, 30, 0, 0, time.UTC).AddDate(0, 0, -daysAgo)}
+}
+
+// observed sets the status of a schedule as a manager does.
+func (w *world) observed(s *v1alpha1.WorkflowSchedule) {
+	w.t.Helper()
+	s.Status = v1alpha1.WorkflowScheduleStatus{
+		ObservedGeneration: s.Generation, DecidedUntil: slot(0), NextScheduleTime: slot(-1), LastScheduleTime: slot(3),
+		Failures: new(int32(2)), Active: []string{"nightly-report-20251229-013000"},
+		Outcomes: []v1alpha1.SlotOutcome{
+			{Time: slot(9), Reason: "Missed", Message: "the slot was missed: a WorkflowRun exists that this schedule does not own"},
+			{Time: slot(8), Until: slot(6), Count: 3, Reason: "SkippedSuspended"},
+			{Time: slot(5), Reason: "Missed"}, {Time: slot(4), Reason: "Coalesced"},
+			{Time: slot(3), Reason: "Started", Run: "nightly-report-20251229-013000"},
+			{Time: slot(2), Until: slot(0), Count: 3, Reason: "SkippedOverlap"},
+		},
+		Backfills: []v1alpha1.BackfillStatus{
+			{Name: "december", State: v1alpha1.BackfillRunning, Slots: 31, Started: 12, Skipped: 2, Completed: 8, Failed: 1, Canceled: 1, Active: []string{"a", "b"}},
+			{Name: "november", State: v1alpha1.BackfillWaiting, Message: `waits for the backfill "december"`},
+		},
+		Conditions: []metav1.Condition{{
+			Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonActive, Message: "starts runs when they are due",
+			LastTransitionTime: metav1.Time{Time: noon.Add(-48 * time.Hour)}, ObservedGeneration: s.Generation,
+		}},
+	}
+	if err := cluster.Admin.Status().Update(w.t.Context(), s); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) readSchedule(name string) *v1alpha1.WorkflowSchedule {
+	w.t.Helper()
+	s := &v1alpha1.WorkflowSchedule{}
+	if err := cluster.Admin.Get(w.t.Context(), types.NamespacedName{Namespace: w.Namespace, Name: name}, s); err != nil {
+		w.t.Fatal(err)
+	}
+	return s
+}
+
+// scheduler is a user who may edit schedules and runs.
+func (w *world) scheduler() {
+	w.t.Helper()
+	w.kubeconfig = w.user("scheduler", append(editorRules, rbacv1.PolicyRule{
+		APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"workflowschedules"}, Verbs: []string{"get", "list", "patch"},
+	})...)
+}
+
+func TestSchedule_TriggerStartsARunNow(t *testing.T) {
+	w := setup(t)
+	w.scheduler()
+	s := w.schedule("nightly-report")
+	w.golden("schedule_trigger_table", w.run("schedule", "trigger", "nightly-report").out)
+	run := w.workflowRun("nightly-report-20260101-120000-manual")
+	if !metav1.IsControlledBy(run, s) || run.Spec.WorkflowName != "report" || string(run.Spec.Input.Raw) != `{"until":"2026-01-01T12:00:00Z"}` ||
+		run.Labels[v1alpha1.LabelSchedule] != "nightly-report" {
+		t.Errorf("the run is %+v", run)
+	}
+	// Another one in the same second has a name of its own.
+	w.golden("schedule_trigger_name", w.run("schedule", "trigger", "schedule/nightly-report", "-o", "name").out)
+}
+
+func TestSchedule_PauseAndResumeSetTheSpec(t *testing.T) {
+	w := setup(t)
+	w.scheduler()
+	w.schedule("nightly-report")
+	if got := w.run("schedule", "pause", "nightly-report"); got.out != "workflowschedule.openworkflow.dev/nightly-report paused\n" || !*w.readSchedule("nightly-report").Spec.Suspend {
+		t.Errorf("pause: %+v", got)
+	}
+	if got := w.run("schedule", "resume", "nightly-report", "-o", "name"); got.out != "workflowschedule.openworkflow.dev/nightly-report\n" || *w.readSchedule("nightly-report").Spec.Suspend {
+		t.Errorf("resume: %+v", got)
+	}
+}
+
+func TestSchedule_BackfillAddsARequest(t *testing.T) {
+	w := setup(t)
+	w.scheduler()
+	s := w.schedule("nightly-report")
+	run, err := schedulespec.Run(s, slot(3).Time, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Create(run)
+	interval := []string{"schedule", "backfill", "nightly-report", "--from", "2025-12-25T00:00:00Z", "--to", "2025-12-31T00:00:00Z"}
+	w.golden("schedule_backfill_dry", w.run(append(interval, "--dry-run")...).out)
+	if list := w.readSchedule("nightly-report").Spec.Backfills; len(list) > 0 {
+		t.Errorf("a dry run has added %+v", list)
+	}
+	w.golden("schedule_backfill_table", w.run(append(interval, "--max-parallel", "2", "--reprocess", "Failed", "--overlap-policy", "Forbid")...).out)
+	list := w.readSchedule("nightly-report").Spec.Backfills
+	if len(list) != 1 || list[0].Name != "20251225-000000-20251231-000000" || list[0].MaxParallel != 2 || list[0].Reprocess != "Failed" || list[0].OverlapPolicy != "Forbid" {
+		t.Errorf("the request is %+v", list)
+	}
+	w.fails(codeError, `WorkflowSchedule nightly-report has a backfill "20251225-000000-20251231-000000" already, which is carried out once: give --name to do it again`, interval...)
+	if got := w.run("schedule", "backfill", "nightly-report", "--from", "24h", "--name", "yesterday"); got.code != codeDone {
+		t.Errorf("backfill of the last day: %+v", got)
+	}
+	if list := w.readSchedule("nightly-report").Spec.Backfills; len(list) != 2 || !list[1].StartAt.Time.Equal(noon.Add(-24*time.Hour)) || !list[1].EndAt.Time.Equal(noon) {
+		t.Errorf("the requests are %+v", list)
+	}
+}
+
+// TestSchedule_BackfillMakesRoom: the oldest request that is done goes.
+func TestSchedule_BackfillMakesRoom(t *testing.T) {
+	w := setup(t)
+	w.scheduler()
+	s := w.schedule("nightly-report")
+	for i := range maxBackfills {
+		s.Spec.Backfills = append(s.Spec.Backfills, v1alpha1.Backfill{Name: "b" + string(rune('a'+i)), StartAt: slot(9), EndAt: slot(8)})
+	}
+	if err := cluster.Admin.Update(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	full := "WorkflowSchedule nightly-report has 16 backfills that are not done, and takes no more: wait, or remove one from spec.backfills"
+	w.fails(codeError, full, "schedule", "backfill", "nightly-report", "--from", "24h", "--name", "more")
+	s.Status.Backfills = []v1alpha1.BackfillStatus{{Name: "bc", State: v1alpha1.BackfillCompleted}, {Name: "bd", State: v1alpha1.BackfillInvalid}}
+	if err := cluster.Admin.Status().Update(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	w.run("schedule", "backfill", "nightly-report", "--from", "24h", "--name", "more")
+	var names []string
+	for _, b := range w.readSchedule("nightly-report").Spec.Backfills {
+		names = append(names, b.Name)
+	}
+	if got := strings.Join(names, " "); got != "ba bb bd be bf bg bh bi bj bk bl bm bn bo bp more" {
+		t.Errorf("the requests are %s", got)
+	}
+}
+
+func TestSchedule_WhyTellsWhatHasHappenedToSlots(t *testing.T) {
+	w := setup(t)
+	w.scheduler()
+	s := w.schedule("nightly-report")
+	w.golden("schedule_why_unseen", w.run("why", "schedule/nightly-report").out)
+	w.observed(s)
+	w.golden("schedule_why_table", w.run("why", "schedule/nightly-report").out)
+	if got := w.run("why", "wfs/nightly-report", "-o", "name"); got.out != "workflowschedule.openworkflow.dev/nightly-report\n" {
+		t.Errorf("-o name: %+v", got)
+	}
+	if got := w.run("why", "workflowschedule/nightly-report", "-o", "jsonpath={.status.outcomes[0].reason}"); got.out != "Missed" {
+		t.Errorf("-o jsonpath: %+v", got)
+	}
+	if got := w.run("__complete", "schedule", "pause", ""); !strings.HasPrefix(got.out, "nightly-report\n") {
+		t.Errorf("completes to %q", got.out)
+	}
+}
+
+func TestSchedule_P7_BadInputSaysWhatIsWrong(t *testing.T) {
+	w := setup(t)
+	w.scheduler()
+	w.schedule("nightly-report")
+	backfill := func(flags ...string) []string {
+		return append([]string{"schedule", "backfill", "nightly-report"}, flags...)
+	}
+	for _, test := range []struct {
+		code int
+		want string
+		args []string
+	}{
+		{codeNotFound, `read WorkflowSchedule none: workflowschedules.openworkflow.dev "none" not found`, []string{"schedule", "trigger", "none"}},
+		{codeNotFound, `change WorkflowSchedule none: workflowschedules.openworkflow.dev "none" not found`, []string{"schedule", "pause", "none"}},
+		{codeNotFound, `read WorkflowSchedule none: workflowschedules.openworkflow.dev "none" not found`, []string{"why", "schedule/none"}},
+		{codeError, `"run/x" names no WorkflowSchedule: give its name`, []string{"schedule", "resume", "run/x"}},
+		{codeError, `"schedule/" names no WorkflowSchedule: give its name`, []string{"why", "schedule/"}},
+		{codeError, "give --from, the earliest slot, such as 2026-01-01T00:00:00Z or 24h", backfill()},
+		{codeError, `--from "yesterday" is neither a time such as 2026-01-01T00:00:00Z nor a time ago such as 24h`, backfill("--from", "yesterday")},
+		{codeError, `--to "-1h" is neither a time`, backfill("--from", "24h", "--to", "-1h")},
+		{codeError, "--to is before --from: no slot is between them", backfill("--from", "1h", "--to", "2h")},
+		{codeError, "--to is in the future: a backfill is for slots that have passed; later ones start by themselves", backfill("--from", "1h", "--to", "2027-01-01T00:00:00Z")},
+		{codeError, "--max-parallel is a number from 1 to 100", backfill("--from", "1h", "--max-parallel", "101")},
+		{codeError, `supported values: "None", "Failed", "All"`, backfill("--from", "1h", "--reprocess", "some")},
+		{codeError, `supported values: "Allow", "Forbid"`, backfill("--from", "1h", "--overlap-policy", "Replace", "--dry-run")},
+		{codeError, "use lower-case letters, digits and -", backfill("--from", "1h", "--name", "A B")},
+		{codeError, `unknown output format "xml"`, []string{"schedule", "trigger", "nightly-report", "-o", "xml"}},
+	} {
+		w.fails(test.code, test.want, test.args...)
+	}
+	w.kubeconfig = w.user("stranger")
+	w.fails(codeForbidden, "The ClusterRoles view and edit of a namespace allow it", "why", "schedule/nightly-report")
+	w.fails(codeForbidden, "The ClusterRoles view and edit of a namespace allow it", "schedule", "pause", "nightly-report")
+}
