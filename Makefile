@@ -52,13 +52,17 @@ manifests: ## Generate the custom resource definitions and the manager's role.
 	$(CONTROLLER_GEN) crd paths=./api/v1alpha1/... output:crd:dir=config/crd/bases
 	$(CONTROLLER_GEN) rbac:roleName=openworkflow-manager paths=./internal/controller/... output:rbac:dir=config/rbac
 
+.PHONY: charts
+charts: ## Generate the templates of the Helm charts from config, and the tables of their values.
+	go run ./hack/charts
+
 .PHONY: fmt
 fmt: ## Format the code.
 	$(LINT) fmt
 
 .PHONY: vet
 vet: ## Run go vet.
-	go vet -tags e2e,interop,bench ./...
+	go vet -tags e2e,interop,bench,helm ./...
 
 .PHONY: lint
 lint: ## Run golangci-lint.
@@ -135,6 +139,16 @@ interop: ## Test Go workers beside OpenWorkflow's own npm package; TESTFLAGS=-sh
 	hack/require.sh postgres nodejs chromium
 	hack/npm.sh test/interop
 	go test -tags interop -count=1 -parallel 8 -timeout 15m $(TESTFLAGS) ./test/interop/...
+
+.PHONY: helm-test
+helm-test: helm-cluster ## Test the charts with Helm 4 and 3 on the development cluster; TESTFLAGS=-short needs no cluster.
+	hack/tool.sh helm
+	hack/tool.sh helm3
+	KUBECONFIG=$(DEVCLUSTER_KUBECONFIG) KUBECTL=$(KUBECTL) go test -tags helm -count=1 -timeout 30m $(TESTFLAGS) ./test/helm
+
+.PHONY: helm-cluster
+helm-cluster:
+	$(if $(filter -short,$(TESTFLAGS)),,hack/devcluster/up.sh && hack/images.sh manager && hack/postgres.sh start)
 
 .PHONY: property
 property: ## Run random workflows with a crash at each write; "make test" runs fewer of them.
