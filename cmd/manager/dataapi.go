@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -37,6 +39,8 @@ type dataAPI struct {
 	options   dataapi.Options
 	client    client.Client
 	log       logr.Logger
+
+	served atomic.Bool // it has served once
 }
 
 // addDataAPI adds the data API to a manager, if a flag gives it an address.
@@ -52,7 +56,7 @@ func addDataAPI(mgr ctrl.Manager, config *rest.Config, o options, cluster string
 	if err != nil {
 		return fmt.Errorf("reach the API server for the data API: %w", err)
 	}
-	return mgr.Add(&dataAPI{
+	api := &dataAPI{
 		address: o.dataAPIAddress, certificates: o.dataAPICertificates, namespace: namespace,
 		databases: &dataapi.Databases{Backends: mgr.GetClient(), Secrets: mgr.GetAPIReader(), Open: func(ctx context.Context, o store.Options) (*store.Store, error) {
 			o.Dial = rule.Dial
@@ -61,7 +65,21 @@ func addDataAPI(mgr ctrl.Manager, config *rest.Config, o options, cluster string
 		options: dataapi.Options{Config: config, Cluster: cluster},
 		client:  live,
 		log:     mgr.GetLogger().WithName("data-api"),
-	})
+	}
+	if err := mgr.AddReadyzCheck("data-api", api.check); err != nil {
+		return fmt.Errorf("add the readiness check of the data API: %w", err)
+	}
+	return mgr.Add(api)
+}
+
+// check is a healthz.Checker. It fails until the data API serves for the first time, so an
+// installation that lacks a right of it does not get ready. Later failures do not count:
+// whatever else the manager does goes on without the data API.
+func (d *dataAPI) check(*http.Request) error {
+	if !d.served.Load() {
+		return errors.New("the data API does not serve yet; the manager's log says what fails")
+	}
+	return nil
 }
 
 // NeedLeaderElection says that standbys serve too.
@@ -103,6 +121,7 @@ func (d *dataAPI) serve(ctx context.Context) error {
 		_ = options.Listener.Close()
 		return err
 	}
+	d.served.Store(true) // the listener is open
 	return server.Start(ctx)
 }
 

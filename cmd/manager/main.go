@@ -216,7 +216,7 @@ func checkPprofAddress(address string) error {
 }
 
 // addChecks adds /healthz, which answers while the process lives, and /readyz, which fails
-// when the manager cannot list its objects or read the leader's lease.
+// until, and when, the manager cannot list its objects or read the leader's lease.
 func addChecks(mgr ctrl.Manager, o options) error {
 	readiness := &controller.Readiness{Live: mgr.GetAPIReader(), Synced: mgr.GetCache().WaitForCacheSync, Clock: clock.RealClock{}}
 	if o.leaderElect {

@@ -25,7 +25,9 @@ const (
 )
 
 // Readiness answers whether a manager can list its objects and read the lease by which a
-// leader is elected. It says so for a leader and for one that stands by.
+// leader is elected. It says so for a leader and for one that stands by. A manager that starts
+// is not ready before it has done both, so an installation without custom resources or rights
+// never is.
 type Readiness struct {
 	// Live reads the lease without a cache.
 	Live client.Reader
@@ -38,14 +40,11 @@ type Readiness struct {
 	mu     sync.Mutex
 	synced bool
 	err    error     // of the last look at the lease
-	good   time.Time // when all was well last, or the start
+	good   time.Time // when all was well last, or zero
 }
 
 // Start looks at the lease until ctx ends.
 func (r *Readiness) Start(ctx context.Context) error {
-	r.mu.Lock()
-	r.good = r.Clock.Now()
-	r.mu.Unlock()
 	var caches sync.WaitGroup
 	defer caches.Wait()
 	caches.Go(func() {
@@ -53,6 +52,7 @@ func (r *Readiness) Start(ctx context.Context) error {
 			r.mu.Lock()
 			r.synced = true
 			r.mu.Unlock()
+			r.observe(r.readLease(ctx)) // ready at once, not at the next tick
 		}
 	})
 	ticker := time.NewTicker(readinessInterval)
@@ -96,12 +96,14 @@ func (r *Readiness) Check(*http.Request) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.good.IsZero() || r.Clock.Since(r.good) <= readinessPatience:
+	case !r.good.IsZero() && r.Clock.Since(r.good) <= readinessPatience:
 		return nil
 	case r.err != nil:
 		return r.err
 	case !r.synced:
 		return errors.New("the caches have not listed all objects yet; the manager's log says what fails")
+	case r.good.IsZero():
+		return errors.New("the leader's lease has not been read yet")
 	default:
 		return nil
 	}

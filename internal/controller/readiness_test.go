@@ -107,3 +107,40 @@ func TestReadiness_SaysThatAManagerCannotLead(t *testing.T) {
 		})
 	}
 }
+
+// What waits for a rollout must not go on before the manager can work.
+func TestReadiness_IsNotReadyBeforeTheFirstList(t *testing.T) {
+	w := newWorld(t)
+	listed := make(chan struct{})
+	r := &Readiness{
+		Live: w.Client, Lease: types.NamespacedName{Namespace: w.Namespace, Name: "lease"}, Clock: clocktesting.NewFakeClock(noon),
+		Synced: func(ctx context.Context) bool {
+			select {
+			case <-listed:
+				return true
+			case <-ctx.Done():
+				return false
+			}
+		},
+	}
+	if err := r.Check(nil); err == nil {
+		t.Error("ready before the start")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Start(ctx) }()
+	r.observe(r.readLease(t.Context()))
+	if err := r.Check(nil); err == nil || !strings.Contains(err.Error(), "have not listed all objects") {
+		t.Errorf("before the first list: %v", err)
+	}
+	close(listed)
+	for end := time.Now().Add(time.Minute); r.Check(nil) != nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("after the first list: %v", r.Check(nil))
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
