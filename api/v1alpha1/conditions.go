@@ -22,6 +22,9 @@ const (
 	// ConditionFailed is true once a WorkflowRun has failed and is not retried.
 	ConditionFailed = "Failed"
 
+	// ConditionDelivered is true once a run has received a WorkflowSignal.
+	ConditionDelivered = "Delivered"
+
 	// ConditionWakeUps is true when a Backend's database notifies workers of due runs, and false
 	// when they find them by polling. It says nothing before the database was reached.
 	ConditionWakeUps = "WakeUps"
@@ -176,6 +179,29 @@ const (
 	ReasonStartFailed = "StartFailed"
 	// ReasonTooManyOpenRuns: a slot is due, and waits because 100 runs of the schedule are open.
 	ReasonTooManyOpenRuns = "TooManyOpenRuns"
+)
+
+// Reasons of a WorkflowSignal's conditions. It has ReasonWaiting too, while it is kept until a run
+// waits for it, and BackendNotFound and BackendNotReady.
+const (
+	// ReasonDelivered: at least one run has received the signal.
+	ReasonDelivered = "Delivered"
+	// ReasonNoReceiver: no run waited for a signal with delivery Now. It is not sent again.
+	ReasonNoReceiver = "NoReceiver"
+	// ReasonExpired: no run has waited for the signal in time.
+	ReasonExpired = "Expired"
+	// ReasonRunNotFound: the WorkflowRun that spec.target names does not exist, or was not started yet.
+	ReasonRunNotFound = "RunNotFound"
+	// ReasonRunEnded: the run that spec.target names has ended, and does not wait for the signal.
+	ReasonRunEnded = "RunEnded"
+	// ReasonInvalidSignal: the signal cannot be stored, so it was never sent.
+	ReasonInvalidSignal = "InvalidSignal"
+	// ReasonStale: what the approval was about has changed since.
+	ReasonStale = "Stale"
+	// ReasonAlreadyDecided: somebody else has decided the approval before.
+	ReasonAlreadyDecided = "AlreadyDecided"
+	// ReasonNotAnApprover: who has created the object may not decide the approval.
+	ReasonNotAnApprover = "NotAnApprover"
 )
 
 // Reasons of a WorkerPool's conditions.

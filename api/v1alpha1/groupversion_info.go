@@ -23,6 +23,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 		&WorkerPool{}, &WorkerPoolList{},
 		&WorkflowRun{}, &WorkflowRunList{},
 		&WorkflowSchedule{}, &WorkflowScheduleList{},
+		&WorkflowSignal{}, &WorkflowSignalList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

@@ -33,6 +33,10 @@ const (
 	// the time of the slot.
 	AnnotationScheduledAt = "openworkflow.dev/scheduled-at"
 
+	// AnnotationCreatedBy is on a WorkflowSignal. Its value is the JSON of a Creator: who has created
+	// the object, as the API server knew it. It never changes.
+	AnnotationCreatedBy = "openworkflow.dev/created-by"
+
 	// FieldManager is the field manager of the manager's server-side apply.
 	FieldManager = "openworkflow-manager"
 )

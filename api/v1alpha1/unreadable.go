@@ -73,6 +73,16 @@ func (s *WorkflowSchedule) UnmarshalJSON(raw []byte) error {
 }
 
 // UnmarshalJSON implements json.Unmarshaler. It fails only for what is no object.
+func (s *WorkflowSignal) UnmarshalJSON(raw []byte) error {
+	type plain WorkflowSignal
+	s.Unreadable = nil
+	if err := unmarshal(raw, (*plain)(s)); err == nil {
+		return nil
+	}
+	return readMembers(raw, &s.TypeMeta, &s.ObjectMeta, &s.Spec, &s.Status, &s.Unreadable)
+}
+
+// UnmarshalJSON implements json.Unmarshaler. It fails only for what is no object.
 func (b *Backend) UnmarshalJSON(raw []byte) error {
 	type plain Backend
 	b.Unreadable = nil
