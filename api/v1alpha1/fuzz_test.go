@@ -16,6 +16,7 @@ import (
 // fuzzKinds are the kinds of an object, by the first byte that a fuzz test is given.
 var fuzzKinds = []struct{ kind, file string }{
 	{"WorkflowRun", "workflowruns"}, {"WorkerPool", "workerpools"}, {"Backend", "backends"}, {"WorkflowSchedule", "workflowschedules"},
+	{"WorkflowSignal", "workflowsignals"},
 }
 
 // decodeList decodes a list with one object, as the cache of a manager does, and returns the object.
@@ -58,6 +59,7 @@ func FuzzStoredObject(f *testing.F) {
 		f.Add(uint8(0), `{"workflowName":"w"}`, status)
 		f.Add(uint8(1), `{"template":{"spec":{"containers":[{"name":"w","image":"i","resources":{"limits":{"cpu":"1e400"}}}]}},"replicas":2.0}`, status)
 		f.Add(uint8(3), `{"schedules":["@daily"],"startAt":"2027-01-01t00:00:00z","jitterSeconds":3.0,"runTemplate":{"workflowName":"w","input":[1e400]}}`, status)
+		f.Add(uint8(4), `{"signal":"s","data":[1e400],"target":{"runName":"r","step":7},"expirationSeconds":3.0}`, status)
 		f.Add(uint8(2), `{"postgres":{"urlSecretRef":{"name":"db"}},"retention":{"ttlSecondsAfterFinished":1e9}}`, status)
 	}
 	f.Fuzz(func(t *testing.T, which uint8, spec, status string) {
@@ -96,6 +98,8 @@ func nameAndUnreadable(t *testing.T, list runtime.Object) (name string, unreadab
 	case *v1alpha1.WorkerPoolList:
 		return list.Items[0].Name, list.Items[0].Unreadable
 	case *v1alpha1.WorkflowScheduleList:
+		return list.Items[0].Name, list.Items[0].Unreadable
+	case *v1alpha1.WorkflowSignalList:
 		return list.Items[0].Name, list.Items[0].Unreadable
 	case *v1alpha1.BackendList:
 		return list.Items[0].Name, list.Items[0].Unreadable
