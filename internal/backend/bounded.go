@@ -73,6 +73,10 @@ func (s boundedStore) ArchivedRun(ctx context.Context, id string) (*openworkflow
 	return answer(ctx, func(ctx context.Context) (*openworkflow.Run, error) { return s.Store.ArchivedRun(ctx, id) })
 }
 
+func (s boundedStore) Decide(ctx context.Context, in store.DecideInput) (store.Decision, error) {
+	return answer(ctx, func(ctx context.Context) (store.Decision, error) { return s.Store.Decide(ctx, in) })
+}
+
 func (s boundedStore) ForgetForks(ctx context.Context, ids []string) error {
 	return within(ctx, callTimeout, func(ctx context.Context) error { return s.Store.ForgetForks(ctx, ids) })
 }

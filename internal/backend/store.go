@@ -32,6 +32,7 @@ type Store interface {
 	Forks(ctx context.Context, after string, limit int) ([]store.NotedFork, error)
 	ForgetForks(ctx context.Context, ids []string) error
 	ArchivedRun(ctx context.Context, id string) (*openworkflow.Run, error)
+	Decide(ctx context.Context, in store.DecideInput) (store.Decision, error)
 
 	FailExpired(ctx context.Context, limit int) ([]string, error)
 	Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error)

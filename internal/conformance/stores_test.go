@@ -27,6 +27,7 @@ type Store interface {
 	Fork(ctx context.Context, r store.ForkRequest) (store.ForkResult, error)
 	FailExpired(ctx context.Context, limit int) ([]string, error)
 	SendSignals(ctx context.Context, signals []store.Signal) ([][]string, error)
+	Decide(ctx context.Context, in store.DecideInput) (store.Decision, error)
 	ListenEnds(ctx context.Context, wake func()) error
 	Workers(ctx context.Context, within time.Duration) ([]store.Worker, error)
 }

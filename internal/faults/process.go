@@ -119,6 +119,11 @@ func (p *Process) SendSignal(ctx context.Context, step store.StepWrite, signal s
 	return gateWrite(p, writes, func() ([]string, error) { return p.Store.SendSignal(ctx, step, signal) })
 }
 
+// ExpireApproval implements runner.Store.
+func (p *Process) ExpireApproval(ctx context.Context, runID, step string) (store.ApprovalState, error) {
+	return gate(p, func() (store.ApprovalState, error) { return p.Store.ExpireApproval(ctx, runID, step) })
+}
+
 // Heartbeat implements runner.Store.
 func (p *Process) Heartbeat(ctx context.Context, leases []openworkflow.Lease, d time.Duration) ([]store.LeaseState, error) {
 	return gate(p, func() ([]store.LeaseState, error) { return p.Store.Heartbeat(ctx, leases, d) })

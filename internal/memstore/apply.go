@@ -95,6 +95,9 @@ func (s *Store) writeStep(w store.StepWrite, now time.Time) error {
 	if held && w.Child != nil && a.Kind == openworkflow.KindWorkflow && a.ChildWorkflowRunID == nil {
 		s.startChild(a, *w.Child, now)
 	}
+	if held && w.Approval != nil {
+		s.publish(a, *w.Approval)
+	}
 	return nil
 }
 

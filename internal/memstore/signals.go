@@ -3,6 +3,7 @@ package memstore
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"time"
 
@@ -32,6 +33,9 @@ func (s *Store) SendSignals(ctx context.Context, signals []store.Signal) ([][]st
 }
 
 func normalizeSignal(signal *store.Signal) error {
+	if openworkflow.IsApprovalSignal(signal.Name) {
+		return reservedSignal(signal.Name)
+	}
 	texts := []string{signal.Name}
 	if signal.IdempotencyKey != nil {
 		texts = append(texts, *signal.IdempotencyKey)
@@ -41,6 +45,9 @@ func normalizeSignal(signal *store.Signal) error {
 	}
 	return normalizeJSON(&signal.Data)
 }
+
+// reservedSignal refuses the name of a signal that only decisions send.
+func reservedSignal(name string) error { return fmt.Errorf("%w: %q", store.ErrReservedSignal, name) }
 
 // deliver delivers one signal. A signal for which no attempt waits is not kept.
 func (s *Store) deliver(signal store.Signal, now time.Time) []string {
@@ -97,6 +104,9 @@ func (s *Store) Waiting(signal string) bool {
 // SendSignal delivers the signal that a step sends and completes the step's attempt, under the
 // run's lease (R99a). A repeated call returns the runs that the first one stored.
 func (s *Store) SendSignal(ctx context.Context, step store.StepWrite, signal store.Signal) ([]string, error) {
+	if openworkflow.IsApprovalSignal(signal.Name) {
+		return nil, reservedSignal(signal.Name)
+	}
 	now, err := s.begin(ctx)
 	if err != nil {
 		return nil, err

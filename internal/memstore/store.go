@@ -32,6 +32,7 @@ type Store struct {
 	steps    map[string][]*openworkflow.StepAttempt // by run, in the order of creation
 	// deliveries are by attempt: there is at most one (R105).
 	deliveries map[string]*delivery
+	approvals  map[stepKey]*approval
 	workers    map[workerKey]store.Worker
 
 	// claimCount alternates which branch of a claim gets the odd slot.
@@ -73,6 +74,7 @@ func New(served ...openworkflow.Definition) *Store {
 		attempts:   map[string]*openworkflow.StepAttempt{},
 		steps:      map[string][]*openworkflow.StepAttempt{},
 		deliveries: map[string]*delivery{},
+		approvals:  map[stepKey]*approval{},
 		workers:    map[workerKey]store.Worker{},
 		changed:    make(chan struct{}),
 	}

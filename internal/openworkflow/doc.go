@@ -7,6 +7,7 @@
 //
 //	rows.go         runs, step attempts, definitions, leases
 //	wait.go         the context of step attempts that wait
+//	approval.go     what an approver decides about, and its digest
 //	errors.go       the error columns
 //	json.go         JSON columns, and JSON as JavaScript writes it
 //	duration.go     durations and dates

@@ -31,6 +31,7 @@ type Store interface {
 	Listen(ctx context.Context, wake func()) error
 	WaitResults(ctx context.Context, attemptIDs []string) (map[string]store.WaitResult, error)
 	SendSignal(ctx context.Context, step store.StepWrite, signal store.Signal) (runIDs []string, err error)
+	ExpireApproval(ctx context.Context, runID, step string) (store.ApprovalState, error)
 	Sweep(ctx context.Context, every time.Duration, limit int) (store.Swept, error)
 }
 

@@ -68,6 +68,7 @@
 //	Claim, Heartbeat, ReleaseLeases   R, SKIP LOCKED; a heartbeat for a single lease waits
 //	SendSignal, SendSignals           R of waiters and the sender, NOWAIT, after three tries up to 50 ms for each, by id;
 //	                                  A of waiters, SKIP LOCKED; S
+//	Decide, ExpireApproval            R, 50 ms; its A, NOWAIT; S; then the approval
 //	CancelRuns, FailExpired           R and parents, likewise; FailExpired always NOWAIT
 //	SuspendRuns, ResumeRuns           R, NOWAIT
 //	CountTakeover                     R, SKIP LOCKED
@@ -126,6 +127,8 @@
 //	write_runs.go      the ends of leases
 //	wake.go            makes runs due whose wait has a result
 //	signals.go         the delivery of signals
+//	approvals.go       what steps ask approvers, and what those decide
+//	approval_decide.go what a decision leads to
 //	notify.go          NOTIFY and LISTEN
 //	takeovers.go       runs of OpenWorkflow's workers, and the deaths of those
 //	sweep.go           fails expired runs, rescues runs whose wake was lost
@@ -142,6 +145,7 @@
 //	view_why.go        what says why a run waits
 //	view_workflows.go  what the runs of each workflow do
 //	view_diagnosis.go  the health of a database
+//	view_approvals.go  what approvers are asked
 //	retention.go       the removal of ended runs and of signals
 //	archive.go         archives of removed runs
 //	archive_read.go    reads a run from an archive

@@ -144,6 +144,7 @@ func classified(err error) bool {
 	for _, kind := range []error{
 		ErrLeaseLost, ErrNotFound, ErrInvalidJSON, ErrTooLarge, ErrSchemaMissing, ErrSchemaTooNew, ErrInvalidURL,
 		ErrAuthentication, ErrDatabaseMissing, ErrUnreachable, ErrReadOnly, ErrPrivilege, ErrUnexpectedAnswer,
+		ErrNoSuchApproval, ErrStaleDigest, ErrAlreadyDecided, ErrNotApprover, ErrInvalidDecision, ErrReservedSignal,
 	} {
 		if errors.Is(err, kind) {
 			return true

@@ -298,6 +298,31 @@ CREATE TABLE IF NOT EXISTS {schema}.operator_bulk_retries (
 CREATE INDEX IF NOT EXISTS operator_runs_failed_idx
 	ON {schema}.workflow_runs (namespace_id, updated_at, id)
 	WHERE status IN ('failed', 'canceled')`, statistics},
+
+	// 17: nothing.
+	nil,
+
+	// 18: what steps ask approvers, and what those have decided. The index of those that are open is
+	// what people see. A run costs nothing here unless it asks.
+	{`
+CREATE TABLE IF NOT EXISTS {schema}.operator_approvals (
+	namespace_id    text        NOT NULL,
+	run_id          text        NOT NULL,
+	step_name       text        NOT NULL,
+	step_attempt_id text        NOT NULL,
+	digest          text        NOT NULL,
+	request         text        NOT NULL,
+	on_expiry       text        NOT NULL,
+	expires_at      timestamptz NOT NULL,
+	state           text        NOT NULL,
+	decisions       jsonb       NOT NULL DEFAULT '[]',
+	created_at      timestamptz NOT NULL,
+	decided_at      timestamptz,
+	PRIMARY KEY (namespace_id, run_id, step_name)
+)`, `
+CREATE INDEX IF NOT EXISTS operator_approvals_open_idx
+	ON {schema}.operator_approvals (namespace_id, created_at, run_id, step_name)
+	WHERE state = 'Open'`},
 }
 
 // foreignKey adds a foreign key, not yet checked against the rows that exist, unless there is

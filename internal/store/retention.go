@@ -200,6 +200,12 @@ JOIN {schema}.step_attempts a ON a.namespace_id = ids.namespace_id AND a.workflo
 WHERE a.kind = 'signal-wait' AND d.namespace_id = a.namespace_id AND d.step_attempt_id = a.id
 	AND ` + removableDelivery
 
+// removeApprovalsSQL removes what the runs $2 have asked. A range of the primary key for each run.
+const removeApprovalsSQL = `
+DELETE FROM {schema}.operator_approvals p
+USING ` + idTable + ` ids
+WHERE p.namespace_id = ids.namespace_id AND p.run_id = ids.id`
+
 // removeRunsSQL removes the runs $2, which lockEndedSQL has locked. Foreign keys remove their
 // attempts (R2). Primary key; the foreign keys read the indexes of links.
 const removeRunsSQL = `
@@ -218,8 +224,8 @@ type Removed struct {
 }
 
 // RemoveRuns takes as many of the first runs as fit into one small transaction. Of these it
-// removes the runs that ended long enough ago, with their step attempts and the signals
-// delivered to them. Runs with children, children of open runs, and runs that another process
+// removes the runs that ended long enough ago, with their step attempts, their approvals and the
+// signals delivered to them. Runs with children, children of open runs, and runs that another process
 // has locked stay. With Archive, it stores them in the same transaction. Rest are the runs that it has not taken: call again with these.
 func (s *Store) RemoveRuns(ctx context.Context, r Retention, ids []string) (removed Removed, rest []string, err error) {
 	if len(ids) == 0 {
@@ -282,6 +288,9 @@ func (s *Store) removeRuns(ctx context.Context, tx pgx.Tx, r Retention, ids []st
 	}
 	deliveries, err := tx.Exec(ctx, s.sql(removeDeliveriesSQL), s.namespace, locked, nullInterval(r.KeyedAfter))
 	if err != nil {
+		return Removed{}, err
+	}
+	if _, err := tx.Exec(ctx, s.sql(removeApprovalsSQL), s.namespace, locked); err != nil {
 		return Removed{}, err
 	}
 	runs, err := tx.Exec(ctx, s.sql(removeRunsSQL), s.namespace, locked)

@@ -18,6 +18,18 @@ import (
 
 // additions is everything that we add to OpenWorkflow's catalogue.
 var additions = []string{
+	"column operator_approvals.1 namespace_id text not null",
+	"column operator_approvals.2 run_id text not null",
+	"column operator_approvals.3 step_name text not null",
+	"column operator_approvals.4 step_attempt_id text not null",
+	"column operator_approvals.5 digest text not null",
+	"column operator_approvals.6 request text not null",
+	"column operator_approvals.7 on_expiry text not null",
+	"column operator_approvals.8 expires_at timestamp with time zone not null",
+	"column operator_approvals.9 state text not null",
+	"column operator_approvals.10 decisions jsonb not null default '[]'::jsonb",
+	"column operator_approvals.11 created_at timestamp with time zone not null",
+	"column operator_approvals.12 decided_at timestamp with time zone",
 	"column operator_archive_parts.1 namespace_id text not null",
 	"column operator_archive_parts.2 archive_id text not null",
 	"column operator_archive_parts.3 part integer not null",
@@ -71,6 +83,7 @@ var additions = []string{
 	"column operator_workers.7 seen_at timestamp with time zone not null",
 	"column operator_workers.8 stuck_steps integer not null default 0",
 	"column operator_workers.9 blocked boolean not null default false",
+	"constraint operator_approvals.operator_approvals_pkey PRIMARY KEY (namespace_id, run_id, step_name) valid",
 	"constraint operator_archive_parts.operator_archive_parts_archive_fk FOREIGN KEY (namespace_id, archive_id) " +
 		"REFERENCES openworkflow.operator_archives(namespace_id, id) ON DELETE CASCADE valid",
 	"constraint operator_archive_parts.operator_archive_parts_pkey PRIMARY KEY (namespace_id, archive_id, part) valid",
@@ -81,6 +94,8 @@ var additions = []string{
 	"constraint operator_migrations.operator_migrations_pkey PRIMARY KEY (version) valid",
 	"constraint operator_sweeps.operator_sweeps_pkey PRIMARY KEY (namespace_id) valid",
 	"constraint operator_workers.operator_workers_pkey PRIMARY KEY (namespace_id, pod_uid, process) valid",
+	"index CREATE INDEX operator_approvals_open_idx ON openworkflow.operator_approvals USING btree " +
+		"(namespace_id, created_at, run_id, step_name) WHERE (state = 'Open'::text)",
 	"index CREATE INDEX operator_archived_runs_parent_idx ON openworkflow.operator_archived_runs USING btree (namespace_id, parent_run_id) " +
 		"WHERE (parent_run_id IS NOT NULL)",
 	"index CREATE INDEX operator_attempts_waiting_idx ON openworkflow.step_attempts USING btree (namespace_id, id) " +
@@ -104,11 +119,13 @@ var additions = []string{
 	"index CREATE INDEX operator_runs_new_idx ON openworkflow.workflow_runs USING btree " +
 		"(((namespace_id || ''::text)), workflow_name, COALESCE(version, ''::text), available_at, created_at) " +
 		"WHERE (status = 'pending'::text)",
+	"index CREATE UNIQUE INDEX operator_approvals_pkey ON openworkflow.operator_approvals USING btree (namespace_id, run_id, step_name)",
 	"index CREATE UNIQUE INDEX operator_archive_parts_pkey ON openworkflow.operator_archive_parts USING btree (namespace_id, archive_id, part)",
 	"index CREATE UNIQUE INDEX operator_archived_runs_pkey ON openworkflow.operator_archived_runs USING btree (namespace_id, run_id)",
 	"index CREATE UNIQUE INDEX operator_archives_pkey ON openworkflow.operator_archives USING btree (namespace_id, id)",
 	"index CREATE UNIQUE INDEX operator_bulk_retries_pkey ON openworkflow.operator_bulk_retries USING btree (namespace_id, name)",
 	"index CREATE UNIQUE INDEX operator_forks_pkey ON openworkflow.operator_forks USING btree (namespace_id, run_id)",
+	"relation operator_approvals r",
 	"relation operator_archive_parts r",
 	"relation operator_archived_runs r",
 	"relation operator_archives r",

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -18,6 +19,14 @@ type Signal struct {
 	// IdempotencyKey, not nil, makes a repeated send deliver nothing, and return the
 	// recipients of the first send that had any. It counts for this name, for ever (R105).
 	IdempotencyKey *string
+}
+
+// checkName refuses the names of signals that only decisions send.
+func (s Signal) checkName() error {
+	if openworkflow.IsApprovalSignal(s.Name) {
+		return fmt.Errorf("%w: %q", ErrReservedSignal, cutText(s.Name))
+	}
+	return nil
 }
 
 // signalsTable is the table of a statement's signals, $2 to $4, in their order.
@@ -156,11 +165,17 @@ WHERE p.namespace_id = receiver.namespace_id AND p.id = receiver.id
 // delivered. The caller notifies.
 //
 // Running attempts of ended runs also receive (R106). A payload that cannot be stored fails
-// the call, which then delivers nothing.
+// the call, which then delivers nothing. So does the name of an approval, with
+// ErrReservedSignal.
 func (s *Store) SendSignals(ctx context.Context, signals []Signal) (runIDs [][]string, err error) {
 	runIDs = make([][]string, len(signals))
 	if len(signals) == 0 {
 		return runIDs, nil
+	}
+	for _, signal := range signals {
+		if err := signal.checkName(); err != nil {
+			return nil, err
+		}
 	}
 	// Send a repeated key once.
 	type sender struct{ name, key string }
@@ -281,6 +296,9 @@ WHERE a.namespace_id = $1 AND a.id = $4 AND a.workflow_run_id = $2 AND a.status 
 // A repeated call delivers nothing more, and returns what the first one did. If the lease is
 // not held, the call delivers nothing and returns ErrLeaseLost.
 func (s *Store) SendSignal(ctx context.Context, step StepWrite, signal Signal) (runIDs []string, err error) {
+	if err := signal.checkName(); err != nil {
+		return nil, err
+	}
 	if signal.IdempotencyKey == nil {
 		signal.IdempotencyKey = new(openworkflow.SignalKey(step.RunID, step.Attempt.StepName))
 	}

@@ -29,6 +29,9 @@ type StepWrite struct {
 	// attempt is linked already, the link stays. If an earlier write created the child
 	// without linking it, this one links it.
 	Child *NewRun
+	// Approval, not nil, is what the step asks for. It is published in the same transaction, unless
+	// an earlier write has published it.
+	Approval *NewApproval
 }
 
 // RunOp is what a RunWrite does with a leased run (R42).
@@ -197,6 +200,7 @@ func (s *Store) applyOnce(ctx context.Context, batch Batch, c *claim) (result Ba
 	if len(children) > 0 {
 		s.queueChildren(&b, children)
 	}
+	s.queueApprovals(&b, batch.Steps)
 	if len(batch.Runs) > 0 {
 		runs.queue(s, &b)
 	}
