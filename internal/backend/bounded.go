@@ -10,7 +10,7 @@ import (
 
 // boundedStore gives each call of a database a deadline of callTimeout: a reconcile has none,
 // and one that waits for a connection that hangs would wait for ever. The callers of
-// Ping, Migrate and CheckSchema set other deadlines.
+// Ping, Migrate and CheckSchema set other deadlines, and ListenWaits lasts until its ctx ends.
 type boundedStore struct {
 	Store
 	slow *slowness
@@ -161,6 +161,42 @@ func (s boundedStore) BulkSources(ctx context.Context, work *store.BulkWork) (st
 
 func (s boundedStore) AdvanceBulkRetry(ctx context.Context, work *store.BulkWork, p store.BulkProgress) error {
 	return within(ctx, callTimeout, func(ctx context.Context) error { return s.Store.AdvanceBulkRetry(ctx, work, p) })
+}
+
+func (s boundedStore) KeepSignal(ctx context.Context, k store.KeptSignal) (store.SignalResult, error) {
+	return answer(ctx, func(ctx context.Context) (store.SignalResult, error) { return s.Store.KeepSignal(ctx, k) })
+}
+
+func (s boundedStore) DeliverKept(ctx context.Context, id string) (store.SignalResult, error) {
+	return answer(ctx, func(ctx context.Context) (store.SignalResult, error) { return s.Store.DeliverKept(ctx, id) })
+}
+
+func (s boundedStore) DueSignals(
+	ctx context.Context, after openworkflow.Cursor, limit int,
+) (ids []string, next openworkflow.Cursor, err error) {
+	err = within(ctx, callTimeout, func(ctx context.Context) (err error) {
+		ids, next, err = s.Store.DueSignals(ctx, after, limit)
+		return err
+	})
+	return ids, next, err
+}
+
+func (s boundedStore) DueDecisions(ctx context.Context, steps []store.ApprovalStep) ([]int, error) {
+	return answer(ctx, func(ctx context.Context) ([]int, error) { return s.Store.DueDecisions(ctx, steps) })
+}
+
+func (s boundedStore) WithdrawSignals(ctx context.Context, ids []string) error {
+	return within(ctx, callTimeout, func(ctx context.Context) error { return s.Store.WithdrawSignals(ctx, ids) })
+}
+
+func (s boundedStore) RemoveSignals(
+	ctx context.Context, keyedAfter time.Duration, after string, limit int,
+) (next string, removed int, err error) {
+	err = within(ctx, callTimeout, func(ctx context.Context) (err error) {
+		next, removed, err = s.Store.RemoveSignals(ctx, keyedAfter, after, limit)
+		return err
+	})
+	return next, removed, err
 }
 
 func (s boundedStore) Workers(ctx context.Context, within time.Duration) ([]store.Worker, error) {

@@ -50,6 +50,14 @@ type Store interface {
 	Notify(ctx context.Context) error
 	NotifyEnds(ctx context.Context) error
 
+	KeepSignal(ctx context.Context, k store.KeptSignal) (store.SignalResult, error)
+	DeliverKept(ctx context.Context, id string) (store.SignalResult, error)
+	DueSignals(ctx context.Context, after openworkflow.Cursor, limit int) ([]string, openworkflow.Cursor, error)
+	DueDecisions(ctx context.Context, steps []store.ApprovalStep) ([]int, error)
+	WithdrawSignals(ctx context.Context, ids []string) error
+	RemoveSignals(ctx context.Context, keyedAfter time.Duration, after string, limit int) (next string, removed int, err error)
+	ListenWaits(ctx context.Context, wake func()) error
+
 	ClaimBulkRetry(ctx context.Context) (*store.BulkWork, error)
 	BulkSources(ctx context.Context, work *store.BulkWork) (store.BulkSources, error)
 	AdvanceBulkRetry(ctx context.Context, work *store.BulkWork, p store.BulkProgress) error

@@ -29,6 +29,12 @@ type Store interface {
 	SendSignals(ctx context.Context, signals []store.Signal) ([][]string, error)
 	Decide(ctx context.Context, in store.DecideInput) (store.Decision, error)
 	ListenEnds(ctx context.Context, wake func()) error
+	ListenWaits(ctx context.Context, wake func()) error
+	KeepSignal(ctx context.Context, k store.KeptSignal) (store.SignalResult, error)
+	DeliverKept(ctx context.Context, id string) (store.SignalResult, error)
+	DueSignals(ctx context.Context, after openworkflow.Cursor, limit int) ([]string, openworkflow.Cursor, error)
+	DueDecisions(ctx context.Context, steps []store.ApprovalStep) ([]int, error)
+	WithdrawSignals(ctx context.Context, ids []string) error
 	Workers(ctx context.Context, within time.Duration) ([]store.Worker, error)
 }
 

@@ -47,7 +47,7 @@ func (s *Store) ApplyAndClaim(ctx context.Context, batch store.Batch) (result st
 			woken = s.wakeParked(s.runs[w.RunID], now) || woken
 		}
 	}
-	s.sendHints(store.Hints{Due: batch.Hints.Due || woken, Ends: batch.Hints.Ends})
+	s.sendHints(store.Hints{Due: batch.Hints.Due || woken, Ends: batch.Hints.Ends, Waits: batch.Hints.Waits})
 	if batch.Claim != nil {
 		result.Claimed = s.claim(*batch.Claim, now)
 	}

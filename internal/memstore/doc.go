@@ -24,6 +24,7 @@
 //	runs.go      creation, cancellation and deadlines of runs
 //	fork.go      runs that take over results of others
 //	signals.go   signals, the results of waits, Sweep
+//	kept.go      signals that are kept until a run waits for them
 //	approvals.go what steps ask approvers, and what those decide
 //	workers.go   the live processes and what they serve
 //	notify.go    notifications

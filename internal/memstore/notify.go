@@ -54,6 +54,9 @@ func (s *Store) sendHints(hints store.Hints) {
 	if hints.Ends {
 		s.ends.notify()
 	}
+	if hints.Waits {
+		s.waits.notify()
+	}
 }
 
 // Notify hints that a run may be due.
@@ -73,3 +76,12 @@ func (s *Store) NotifyEnds(ctx context.Context) error {
 
 // ListenEnds calls wake at once and for each NotifyEnds, until ctx ends.
 func (s *Store) ListenEnds(ctx context.Context, wake func()) error { return s.ends.listen(ctx, wake) }
+
+// NotifyWaits hints that runs may have begun to wait for signals.
+func (s *Store) NotifyWaits(ctx context.Context) error {
+	s.sendHints(store.Hints{Waits: true})
+	return ctx.Err()
+}
+
+// ListenWaits calls wake at once and for each NotifyWaits, until ctx ends.
+func (s *Store) ListenWaits(ctx context.Context, wake func()) error { return s.waits.listen(ctx, wake) }

@@ -68,7 +68,7 @@ func (s *Store) deliver(signal store.Signal, now time.Time) []string {
 		if !waitsFor(a, signal.Name) || s.deliveries[id] != nil {
 			continue
 		}
-		s.deliveries[id] = &delivery{signal: signal.Name, data: signal.Data, key: signal.IdempotencyKey, runID: a.WorkflowRunID}
+		s.deliveries[id] = &delivery{signal: signal.Name, data: signal.Data, key: signal.IdempotencyKey, runID: a.WorkflowRunID, at: now}
 		if !slices.Contains(runIDs, a.WorkflowRunID) {
 			runIDs = append(runIDs, a.WorkflowRunID)
 		}

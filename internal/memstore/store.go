@@ -34,6 +34,7 @@ type Store struct {
 	deliveries map[string]*delivery
 	approvals  map[stepKey]*approval
 	workers    map[workerKey]store.Worker
+	kept       map[string]*keptSignal
 
 	// claimCount alternates which branch of a claim gets the odd slot.
 	claimCount uint64
@@ -41,7 +42,7 @@ type Store struct {
 	// sweepCursor is the last parked run that a sweep has read.
 	sweepCursor string
 
-	due, ends listeners
+	due, ends, waits listeners
 	// changed is closed and replaced after every call that may have changed something.
 	changed chan struct{}
 }
@@ -57,6 +58,7 @@ type delivery struct {
 	data   json.RawMessage
 	key    *string
 	runID  string
+	at     time.Time
 }
 
 type workerKey struct{ podUID, process string }
@@ -76,6 +78,7 @@ func New(served ...openworkflow.Definition) *Store {
 		deliveries: map[string]*delivery{},
 		approvals:  map[stepKey]*approval{},
 		workers:    map[workerKey]store.Worker{},
+		kept:       map[string]*keptSignal{},
 		changed:    make(chan struct{}),
 	}
 	for _, d := range served {

@@ -41,7 +41,7 @@
 //
 //	until Drain (field started)     announce, sweep, Store.Listen, claimLoop
 //	until the run is written        each pass, on goroutines of its own
-//	until Run returns (background)  flusher.group, leaseKeeper, waitPoller, notifyDue, notifyEnds
+//	until Run returns (background)  flusher.group, leaseKeeper, waitPoller, notifyDue, notifyEnds, notifyWaits
 //
 //	ctx ends, or Drain ──> the first group stops: nothing more is claimed. Each pass ends at its
 //	                       next step and hands its run back.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/groupcommit"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -128,8 +129,11 @@ func (f *flusher) tryOnce(ctx context.Context, batch store.Batch) (stepErrs, run
 	children := slices.ContainsFunc(batch.Steps, func(w store.StepWrite) bool { return w.Child != nil })
 	released := slices.ContainsFunc(batch.Runs, func(w store.RunWrite) bool { return w.Op == store.RunRelease })
 	parents := slices.ContainsFunc(batch.Runs, func(w store.RunWrite) bool { return w.HasParent && endsRun(w) })
+	waits := slices.ContainsFunc(batch.Steps, beginsSignalWait)
 	due, ended := children || released || parents, slices.ContainsFunc(batch.Runs, endsRun)
-	batch.Hints = store.Hints{Due: due && r.notifyDue.tryAcquire(), Ends: ended && r.notifyEnds.tryAcquire()}
+	batch.Hints = store.Hints{
+		Due: due && r.notifyDue.tryAcquire(), Ends: ended && r.notifyEnds.tryAcquire(), Waits: waits && r.notifyWaits.tryAcquire(),
+	}
 	result, err := r.store.ApplyAndClaim(ctx, batch)
 	r.finishClaim(batch.Claim, result.Claimed)
 	if err != nil {
@@ -140,6 +144,9 @@ func (f *flusher) tryOnce(ctx context.Context, batch store.Batch) (stepErrs, run
 	}
 	if ended && !batch.Hints.Ends {
 		r.notifyEnds.request()
+	}
+	if waits && !batch.Hints.Waits {
+		r.notifyWaits.request()
 	}
 	if children { // this worker may serve them itself
 		r.claimWake.Set()
@@ -152,6 +159,11 @@ func (f *flusher) tryOnce(ctx context.Context, batch store.Batch) (stepErrs, run
 
 // endsRun reports whether the write completes or fails a run.
 func endsRun(w store.RunWrite) bool { return w.Op == store.RunComplete || w.Op == store.RunFail }
+
+// beginsSignalWait reports whether the write is the first of a wait for a signal.
+func beginsSignalWait(w store.StepWrite) bool {
+	return w.Attempt.Kind == openworkflow.KindSignalWait && w.Attempt.Status == openworkflow.StepRunning
+}
 
 // markMaybeWritten records that the attempts may exist in the database already.
 func markMaybeWritten(steps []store.StepWrite) {

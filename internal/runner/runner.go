@@ -28,6 +28,7 @@ type Store interface {
 	RemoveWorker(ctx context.Context, podUID, process string) error
 	Notify(ctx context.Context) error
 	NotifyEnds(ctx context.Context) error
+	NotifyWaits(ctx context.Context) error
 	Listen(ctx context.Context, wake func()) error
 	WaitResults(ctx context.Context, attemptIDs []string) (map[string]store.WaitResult, error)
 	SendSignal(ctx context.Context, step store.StepWrite, signal store.Signal) (runIDs []string, err error)
@@ -82,6 +83,7 @@ type Runner struct {
 	runningRows runningRows
 	notifyDue   *notifyLimiter // tells workers of due runs
 	notifyEnds  *notifyLimiter // tells managers and clients of ended runs
+	notifyWaits *notifyLimiter // tells managers, which keep signals, of new waits
 
 	// passCtx is the parent of the context of every pass. It ends when the grace period is
 	// over.
@@ -167,6 +169,7 @@ func New(s Store, definitions []durable.Definition, options Options) (*Runner, e
 	r.waitPoller = newWaitPoller(r)
 	r.notifyDue = newNotifyLimiter(s.Notify)
 	r.notifyEnds = newNotifyLimiter(s.NotifyEnds)
+	r.notifyWaits = newNotifyLimiter(s.NotifyWaits)
 	return r, nil
 }
 
@@ -200,7 +203,7 @@ func (r *Runner) Run(ctx context.Context, grace time.Duration) error {
 	tasks.Go(func() { r.flusher.group.Run(background) })
 	tasks.Go(func() { r.leases.run(background) })
 	tasks.Go(func() { r.waitPoller.run(background) })
-	for _, limiter := range []*notifyLimiter{r.notifyDue, r.notifyEnds} {
+	for _, limiter := range []*notifyLimiter{r.notifyDue, r.notifyEnds, r.notifyWaits} {
 		tasks.Go(func() {
 			limiter.run(background, func(err error) { r.log.Debug("Could not notify", "error", err) })
 		})

@@ -68,6 +68,7 @@
 //	Claim, Heartbeat, ReleaseLeases   R, SKIP LOCKED; a heartbeat for a single lease waits
 //	SendSignal, SendSignals           R of waiters and the sender, NOWAIT, after three tries up to 50 ms for each, by id;
 //	                                  A of waiters, SKIP LOCKED; S
+//	KeepSignal, DeliverKept           the signal's key, bounded by lock_timeout; then as SendSignals
 //	Decide, ExpireApproval            R, 50 ms; its A, NOWAIT; S; then the approval
 //	CancelRuns, FailExpired           R and parents, likewise; FailExpired always NOWAIT
 //	SuspendRuns, ResumeRuns           R, NOWAIT
@@ -127,6 +128,7 @@
 //	write_runs.go      the ends of leases
 //	wake.go            makes runs due whose wait has a result
 //	signals.go         the delivery of signals
+//	kept_signals.go    signals that are kept until a run waits for them
 //	approvals.go       what steps ask approvers, and what those decide
 //	approval_decide.go what a decision leads to
 //	notify.go          NOTIFY and LISTEN

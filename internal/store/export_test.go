@@ -58,6 +58,13 @@ func (s *Store) DeliverSQL() string       { return s.sql(deliverAnySQL) }
 func (s *Store) DeliverStepSQL() string   { return s.sql(deliverStepSQL) }
 func (s *Store) WakeReceiversSQL() string { return s.sql(wakeReceiversSQL) }
 func (s *Store) WriteSendSQL() string     { return s.sql(writeSendSQL) }
+
+// The statements of signals that are kept.
+func (s *Store) DueSignalsSQL() string    { return s.sql(dueSignalsSQL) }
+func (s *Store) KeptReceiversSQL() string { return s.sql(keptReceiversSQL) }
+func (s *Store) DeliverKeptSQL() string   { return s.sql(deliverKeptSQL) }
+func (s *Store) SettleSQL() string        { return s.sql(settleSQL) }
+func (s *Store) DueDecisionsSQL() string  { return s.sql(dueDecisionsSQL) }
 func (s *Store) WakeParkedSQL() string    { return s.sql(wakeParkedSQL) }
 func (s *Store) SweepWaitsSQL() string    { return s.sql(sweepWaitsSQL) }
 

@@ -299,8 +299,30 @@ CREATE INDEX IF NOT EXISTS operator_runs_failed_idx
 	ON {schema}.workflow_runs (namespace_id, updated_at, id)
 	WHERE status IN ('failed', 'canceled')`, statistics},
 
-	// 17: nothing.
-	nil,
+	// 17: signals that are kept until a run waits for them, and what has become of others lately.
+	{`
+CREATE TABLE IF NOT EXISTS {schema}.operator_signals (
+	namespace_id text        NOT NULL,
+	id           text        NOT NULL,
+	signal       text        NOT NULL,
+	key          text        NOT NULL,
+	data         jsonb,
+	run_id       text,
+	step         text,
+	expires_at   timestamptz,
+	state        text        NOT NULL,
+	runs         integer     NOT NULL DEFAULT 0,
+	deliveries   jsonb       NOT NULL DEFAULT '[]',
+	created_at   timestamptz NOT NULL,
+	finished_at  timestamptz,
+	PRIMARY KEY (namespace_id, id)
+)`, `
+CREATE INDEX IF NOT EXISTS operator_signals_waiting_idx
+	ON {schema}.operator_signals (namespace_id, created_at, id)
+	WHERE state = 'waiting'`, `
+CREATE INDEX IF NOT EXISTS operator_signals_delivered_idx
+	ON {schema}.operator_signals (namespace_id, signal, key)
+	WHERE state = 'delivered'`},
 
 	// 18: what steps ask approvers, and what those have decided. The index of those that are open is
 	// what people see. A run costs nothing here unless it asks.

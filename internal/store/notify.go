@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/openworkflow-operator/operator/internal/backoff"
 )
@@ -18,10 +19,12 @@ var listenBackoff = backoff.Policy{First: 100 * time.Millisecond, Max: 5 * time.
 // server.
 const listenIdleTimeout = 15 * time.Second
 
-// The notification channels of a namespace: of due runs, and of ended runs.
+// The notification channels of a namespace: of due runs, of ended runs, and of new waits for
+// signals.
 const (
-	channelDue  = ""
-	channelEnds = "_ends"
+	channelDue   = ""
+	channelEnds  = "_ends"
+	channelWaits = "_waits"
 )
 
 // channelName returns the name of a channel. Schema and namespace are hashed because a name
@@ -37,8 +40,8 @@ const notifySQL = `SELECT pg_notify($1, '')`
 
 // Hints name the notifications to send right after a commit, in the round trip of the write.
 type Hints struct {
-	// Due sends what Notify sends, Ends what NotifyEnds sends.
-	Due, Ends bool
+	// Due sends what Notify sends, Ends what NotifyEnds sends, and Waits what NotifyWaits sends.
+	Due, Ends, Waits bool
 }
 
 // Notify hints to all listeners of the namespace that a run may be due. A lost hint costs only
@@ -50,6 +53,11 @@ func (s *Store) Notify(ctx context.Context) error {
 // NotifyEnds hints to those that await results that a run may have ended.
 func (s *Store) NotifyEnds(ctx context.Context) error {
 	return s.notify(ctx, Hints{Ends: true})
+}
+
+// NotifyWaits hints to those that keep signals that a run may have begun to wait for one.
+func (s *Store) NotifyWaits(ctx context.Context) error {
+	return s.notify(ctx, Hints{Waits: true})
 }
 
 func (s *Store) notify(ctx context.Context, hints Hints) error {
@@ -65,6 +73,9 @@ func (s *Store) queueHints(b *sqlBatch, hints Hints) {
 	if hints.Ends {
 		b.Queue(notifySQL, s.channelName(channelEnds))
 	}
+	if hints.Waits {
+		b.Queue(notifySQL, s.channelName(channelWaits))
+	}
 }
 
 // Listen calls wake for each Notify, and after each connect, because notifications are lost
@@ -79,6 +90,11 @@ func (s *Store) Listen(ctx context.Context, wake func()) error {
 // ListenEnds is Listen for NotifyEnds.
 func (s *Store) ListenEnds(ctx context.Context, wake func()) error {
 	return s.listen(ctx, channelEnds, wake)
+}
+
+// ListenWaits is Listen for NotifyWaits.
+func (s *Store) ListenWaits(ctx context.Context, wake func()) error {
+	return s.listen(ctx, channelWaits, wake)
 }
 
 func (s *Store) listen(ctx context.Context, channel string, wake func()) error {
@@ -99,7 +115,9 @@ func (s *Store) listen(ctx context.Context, channel string, wake func()) error {
 
 // listenOnce listens until the connection breaks, and reports whether it was established.
 func (s *Store) listenOnce(ctx context.Context, channel string, wake func()) (connected bool) {
-	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
+	config := s.pool.Config().ConnConfig
+	config.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) { wake() } // also those beside a ping
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return false
 	}
@@ -107,8 +125,8 @@ func (s *Store) listenOnce(ctx context.Context, channel string, wake func()) (co
 	if _, err := conn.Exec(ctx, `LISTEN `+pgx.Identifier{s.channelName(channel)}.Sanitize()); err != nil {
 		return false
 	}
+	wake()
 	for {
-		wake()
 		if err := waitForNotification(ctx, conn); err != nil {
 			return true
 		}

@@ -71,6 +71,19 @@ var additions = []string{
 	"column operator_forks.2 run_id text not null",
 	"column operator_migrations.1 version bigint not null",
 	"column operator_migrations.2 applied_at timestamp with time zone not null default now()",
+	"column operator_signals.1 namespace_id text not null",
+	"column operator_signals.2 id text not null",
+	"column operator_signals.3 signal text not null",
+	"column operator_signals.4 key text not null",
+	"column operator_signals.5 data jsonb",
+	"column operator_signals.6 run_id text",
+	"column operator_signals.7 step text",
+	"column operator_signals.8 expires_at timestamp with time zone",
+	"column operator_signals.9 state text not null",
+	"column operator_signals.10 runs integer not null default 0",
+	"column operator_signals.11 deliveries jsonb not null default '[]'::jsonb",
+	"column operator_signals.12 created_at timestamp with time zone not null",
+	"column operator_signals.13 finished_at timestamp with time zone",
 	"column operator_sweeps.1 namespace_id text not null",
 	"column operator_sweeps.2 swept_at timestamp with time zone not null",
 	"column operator_sweeps.3 after_id text not null",
@@ -92,6 +105,7 @@ var additions = []string{
 	"constraint operator_bulk_retries.operator_bulk_retries_pkey PRIMARY KEY (namespace_id, name) valid",
 	"constraint operator_forks.operator_forks_pkey PRIMARY KEY (namespace_id, run_id) valid",
 	"constraint operator_migrations.operator_migrations_pkey PRIMARY KEY (version) valid",
+	"constraint operator_signals.operator_signals_pkey PRIMARY KEY (namespace_id, id) valid",
 	"constraint operator_sweeps.operator_sweeps_pkey PRIMARY KEY (namespace_id) valid",
 	"constraint operator_workers.operator_workers_pkey PRIMARY KEY (namespace_id, pod_uid, process) valid",
 	"index CREATE INDEX operator_approvals_open_idx ON openworkflow.operator_approvals USING btree " +
@@ -119,6 +133,11 @@ var additions = []string{
 	"index CREATE INDEX operator_runs_new_idx ON openworkflow.workflow_runs USING btree " +
 		"(((namespace_id || ''::text)), workflow_name, COALESCE(version, ''::text), available_at, created_at) " +
 		"WHERE (status = 'pending'::text)",
+	"index CREATE INDEX operator_signals_delivered_idx ON openworkflow.operator_signals USING btree (namespace_id, signal, key) " +
+		"WHERE (state = 'delivered'::text)",
+	"index CREATE INDEX operator_signals_waiting_idx ON openworkflow.operator_signals USING btree (namespace_id, created_at, id) " +
+		"WHERE (state = 'waiting'::text)",
+	"index CREATE UNIQUE INDEX operator_signals_pkey ON openworkflow.operator_signals USING btree (namespace_id, id)",
 	"index CREATE UNIQUE INDEX operator_approvals_pkey ON openworkflow.operator_approvals USING btree (namespace_id, run_id, step_name)",
 	"index CREATE UNIQUE INDEX operator_archive_parts_pkey ON openworkflow.operator_archive_parts USING btree (namespace_id, archive_id, part)",
 	"index CREATE UNIQUE INDEX operator_archived_runs_pkey ON openworkflow.operator_archived_runs USING btree (namespace_id, run_id)",
@@ -135,6 +154,7 @@ var additions = []string{
 	"index CREATE UNIQUE INDEX operator_sweeps_pkey ON openworkflow.operator_sweeps USING btree (namespace_id)",
 	"index CREATE UNIQUE INDEX operator_workers_pkey ON openworkflow.operator_workers USING btree (namespace_id, pod_uid, process)",
 	"relation operator_migrations r",
+	"relation operator_signals r",
 	"relation operator_sweeps r",
 	"relation operator_workers r",
 }

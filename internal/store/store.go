@@ -41,7 +41,7 @@ type Options struct {
 	// ApplicationName is shown in pg_stat_activity. Empty keeps that of the URL.
 	ApplicationName string
 	// MaxConns bounds the pool. 0 keeps the bound of the URL, or pgx's default. The
-	// connections of Listen, ListenEnds and Migrate are not counted.
+	// connections of Listen, ListenEnds, ListenWaits and Migrate are not counted.
 	MaxConns int32
 	// KeyPatience is how long CreateRuns waits for the lock of the idempotency key of its only run.
 	// 0 means until its ctx is about to end.
@@ -50,7 +50,8 @@ type Options struct {
 	Dial pgconn.DialFunc
 	// Untrusted says that others than the owner of this process choose the URL and run the
 	// server. The URL must have the form of a URL and may hold only what says where the
-	// database is; what the server sends is limited. Listen and ListenEnds hear nothing then.
+	// database is; what the server sends is limited. Who listens connects anew after 1,000
+	// notifications.
 	Untrusted bool
 	// Encryption is for an Untrusted URL. Others name a file with the CA.
 	Encryption Encryption
