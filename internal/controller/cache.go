@@ -28,9 +28,10 @@ func CacheOptions(namespaces ...string) (cache.Options, error) {
 	options := cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&v1alpha1.WorkflowRun{}: {Transform: stripRun},
-			&corev1.Pod{}:           {Label: selector, Transform: stripPod},
-			&appsv1.Deployment{}:    {Label: selector, Transform: stripDeployment},
+			&v1alpha1.WorkflowRun{}:    {Transform: stripRun},
+			&v1alpha1.WorkflowSignal{}: {Transform: stripSignal},
+			&corev1.Pod{}:              {Label: selector, Transform: stripPod},
+			&appsv1.Deployment{}:       {Label: selector, Transform: stripDeployment},
 		},
 	}
 	for _, namespace := range namespaces {
@@ -122,6 +123,29 @@ func share(texts ...*string) {
 	for _, text := range texts {
 		*text = unique.Make(*text).Value()
 	}
+}
+
+// stripSignal drops what the manager does not read: managed fields, labels, annotations but that of
+// who has created the object, large data, and the data of a signal that has finished.
+func stripSignal(in any) (any, error) {
+	s, ok := in.(*v1alpha1.WorkflowSignal)
+	if !ok {
+		return in, nil
+	}
+	creator, isKnown := s.Annotations[v1alpha1.AnnotationCreatedBy]
+	s.ManagedFields, s.Annotations, s.Labels = nil, nil, nil
+	if isKnown {
+		s.Annotations = map[string]string{v1alpha1.AnnotationCreatedBy: creator}
+	}
+	if signalFinished(s) {
+		s.Spec.Data = nil
+	} else if s.Spec.Data != nil {
+		if size, isLeftOut := valueSize(s.Spec.Data); !isLeftOut && size > maxCachedInput {
+			s.Spec.Data = leaveOutInput(size)
+		}
+	}
+	share(&s.Namespace, &s.Spec.BackendRef.Name, &s.Spec.Signal)
+	return s, nil
 }
 
 // stripPod drops all of a pod but its metadata, the names of its node and containers, and

@@ -35,6 +35,11 @@
 //	workflowschedule_plan.go        what its status becomes; pure
 //	workflowschedule_backfill.go    starts the slots of past intervals, beside those that are due
 //
+//	workflowsignal_controller.go  WorkflowSignal: sends it once, writes what became of it
+//	workflowsignal_plan.go        what its status becomes; pure
+//	workflowsignal_decide.go      decisions of approvals
+//	workflowsignal_kept.go        the signals that wait for a run
+//
 //	lease_controller.go         leases of workers that died
 //	lease_suspects.go           which runs may have killed them
 //
@@ -47,6 +52,7 @@
 //	sweep_lineage.go            shows which run supersedes an ended one
 //	sweep_orphans.go            cancels runs of deleted objects, clears leases of dead workers
 //	sweep_retention.go          removes runs that ended long ago
+//	sweep_signals.go            delivers signals that are kept to runs that begin to wait
 //	sweep_bulk_retries.go       retries the runs that a request selects
 //
 // The spec of an object is authoritative for intent, and Postgres for execution. Status is

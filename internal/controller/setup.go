@@ -99,6 +99,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	suspected := newSuspects(mgr.GetClient(), recorder)
 	dead := newDeaths(suspected)
 	ends := newEndQueue()
+	kept := newKeptSignals()
+	inputs := &inputLoader{live: mgr.GetAPIReader()}
 	orphans := &orphanSweep{cache: mgr.GetClient(), live: mgr.GetAPIReader(), cluster: o.Cluster, deaths: dead}
 	sweeper := &Sweeper{
 		Client:                 mgr.GetClient(),
@@ -112,6 +114,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		reports:                reports,
 		ends:                   ends,
 		events:                 recorder,
+		kept:                   kept,
 		attachAcrossNamespaces: o.AttachAcrossNamespaces,
 	}
 	backends.Loops = sweeper.Run
@@ -141,7 +144,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, Cluster: o.Cluster,
 		AttachAcrossNamespaces: o.AttachAcrossNamespaces,
 		FirstReport:            sweeper.Intervals.FirstReport, status: writer, pods: pods, reports: reports, ends: ends,
-		inputs: &inputLoader{live: mgr.GetAPIReader()},
+		inputs: inputs,
 	}
 	if err := run.SetupWithManager(mgr, controller.TypedOptions[runRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
 		return fmt.Errorf("set up the WorkflowRun controller: %w", err)
@@ -151,6 +154,12 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	}
 	if err := schedules.SetupWithManager(mgr, options); err != nil {
 		return fmt.Errorf("set up the WorkflowSchedule controller: %w", err)
+	}
+	signals := &WorkflowSignalReconciler{
+		Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, Cluster: o.Cluster, kept: kept, inputs: inputs,
+	}
+	if err := signals.SetupWithManager(mgr, controller.TypedOptions[signalRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {
+		return fmt.Errorf("set up the WorkflowSignal controller: %w", err)
 	}
 	lease := &LeaseReconciler{Client: mgr.GetClient(), Backends: backends, deaths: dead}
 	if err := lease.SetupWithManager(mgr, controller.TypedOptions[leaseRequest]{SkipNameValidation: &o.SkipNameValidation, EnableWarmup: new(true)}); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/metrics"
+	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
 const (
@@ -46,6 +47,9 @@ type Intervals struct {
 	// FirstReport is how long a worker may take to report a new run before the manager
 	// does. Defaults to 2 s.
 	FirstReport time.Duration
+	// Signal is for signals that are kept, and for which no worker has announced a wait. Defaults to
+	// 1 s.
+	Signal time.Duration
 	// Schedule is the longest sleep of a WorkflowSchedule's timer. When the clock is set forward,
 	// slots start up to this time late. Defaults to 10 min.
 	Schedule time.Duration
@@ -60,6 +64,7 @@ func (i Intervals) withDefaults() Intervals {
 		Retention:   cmp.Or(i.Retention, time.Minute),
 		BulkRetry:   cmp.Or(i.BulkRetry, time.Second),
 		FirstReport: cmp.Or(i.FirstReport, 2*time.Second),
+		Signal:      cmp.Or(i.Signal, time.Second),
 		Schedule:    cmp.Or(i.Schedule, 10*time.Minute),
 	}
 }
@@ -80,6 +85,7 @@ type Sweeper struct {
 	reports *ReportTracker
 	ends    *endQueue
 	events  events.EventRecorder
+	kept    *keptSignals
 
 	attachAcrossNamespaces bool
 }
@@ -89,10 +95,12 @@ type sweep struct {
 	name     string // in metrics and logs
 	interval time.Duration
 	run      func(context.Context) error
+	// look, not nil, makes a turn come early.
+	look wake.Flag
 }
 
 // sweeps returns those over one database.
-func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
+func (s *Sweeper) sweeps(conn *backend.Connection, signals *signalSweep) []sweep {
 	repairer := &statusRepairer{
 		cache: s.Client, conn: conn, clock: s.Clock, interval: s.Intervals.Repair,
 		status: s.status, pods: s.pods, reports: s.reports, attachAcrossNamespaces: s.attachAcrossNamespaces,
@@ -107,15 +115,16 @@ func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 	bulk := &bulkRetrySweep{conn: conn}
 	orphans := func(ctx context.Context) error { return s.orphans.run(ctx, conn) }
 	return []sweep{
-		{"deadline", s.Intervals.Deadline, deadlines.run},
-		{"rescue", s.Intervals.Rescue, rescue.run},
-		{"takeover", s.Intervals.Rescue, takeovers.run},
-		{"repair", s.Intervals.Repair, status.run},
-		{"end", s.Intervals.Repair, ends.run},
-		{"lineage", s.Intervals.Repair, lineage.run},
-		{"orphan", s.Intervals.Orphan, orphans},
-		{"retention", s.Intervals.Retention, retention.run},
-		{"bulkretry", s.Intervals.BulkRetry, bulk.run},
+		{"deadline", s.Intervals.Deadline, deadlines.run, nil},
+		{"rescue", s.Intervals.Rescue, rescue.run, nil},
+		{"takeover", s.Intervals.Rescue, takeovers.run, nil},
+		{"repair", s.Intervals.Repair, status.run, nil},
+		{"end", s.Intervals.Repair, ends.run, nil},
+		{"lineage", s.Intervals.Repair, lineage.run, nil},
+		{"orphan", s.Intervals.Orphan, orphans, nil},
+		{"retention", s.Intervals.Retention, retention.run, nil},
+		{"bulkretry", s.Intervals.BulkRetry, bulk.run, nil},
+		{"signal", s.Intervals.Signal, signals.run, signals.local.look},
 	}
 }
 
@@ -123,9 +132,11 @@ func (s *Sweeper) sweeps(conn *backend.Connection) []sweep {
 // not ready.
 func (s *Sweeper) Run(ctx context.Context, conn *backend.Connection) {
 	var loops sync.WaitGroup
-	for _, sweep := range s.sweeps(conn) {
+	signals := &signalSweep{conn: conn, kept: s.kept, local: s.kept.in(conn.Key)}
+	for _, sweep := range s.sweeps(conn, signals) {
 		loops.Go(func() { s.loop(ctx, conn, sweep) })
 	}
+	loops.Go(func() { signals.listen(ctx) })
 	loops.Wait()
 }
 
@@ -135,11 +146,17 @@ func (s *Sweeper) loop(ctx context.Context, conn *backend.Connection, sweep swee
 	timer := time.NewTimer(backoff.Jitter(sweep.interval))
 	defer timer.Stop()
 	var turns turnResults
+	var earliest time.Time // when the next turn may come
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-sweep.look:
+			if wait := time.Until(earliest); wait > 0 {
+				timer.Reset(wait)
+				continue
+			}
 		}
 		pause := sweep.interval
 		if s.Backends.Ready(conn.Key) == conn {
@@ -153,7 +170,8 @@ func (s *Sweeper) loop(ctx context.Context, conn *backend.Connection, sweep swee
 			if err != nil {
 				s.Backends.Recheck(conn.Key)
 			}
-			pause = max(pause, turns.add(ctx, took, err))
+			rest := turns.add(ctx, took, err)
+			pause, earliest = max(pause, rest), time.Now().Add(rest)
 		}
 		timer.Reset(backoff.Jitter(pause))
 	}

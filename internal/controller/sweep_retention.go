@@ -47,6 +47,8 @@ type retentionSweep struct {
 	// deliveries; zero values start a round.
 	after         openworkflow.Cursor
 	afterDelivery string
+	// afterSignal is the cursor of the round through signals that are kept or have finished.
+	afterSignal string
 	// tooLarge is the number of runs of this round that cannot be archived, and so stay, and
 	// saidTooLarge that of the last event about them.
 	tooLarge, saidTooLarge int
@@ -55,7 +57,7 @@ type retentionSweep struct {
 	removed bool
 }
 
-// run removes what is due, for a limited time. Without a retention it does nothing.
+// run removes what is due, for a limited time. Without a retention that is only what is left of signals.
 func (s *retentionSweep) run(ctx context.Context) error {
 	var total store.Removed
 	err := s.removeDue(ctx, &total)
@@ -89,6 +91,9 @@ func (s *retentionSweep) removeDue(ctx context.Context, total *store.Removed) er
 		}
 	}
 	if err := s.removeDeliveries(ctx, end, total); err != nil {
+		return err
+	}
+	if err := s.removeSignals(ctx, end); err != nil {
 		return err
 	}
 	return s.removeArchives(ctx, end)
@@ -156,6 +161,23 @@ func (s *retentionSweep) removeArchives(ctx context.Context, end time.Time) erro
 			return fmt.Errorf("remove archives: %w", err)
 		}
 		if removed < archivePage || time.Now().After(end) {
+			return nil
+		}
+	}
+}
+
+// removeSignals removes signals of which nobody needs to know any more, also without a retention.
+func (s *retentionSweep) removeSignals(ctx context.Context, end time.Time) error {
+	for {
+		keyedAfter := time.Duration(0)
+		if policy := s.conn.Retention(); policy != nil {
+			keyedAfter = policy.KeyedAfter
+		}
+		next, _, err := s.conn.Store.RemoveSignals(ctx, keyedAfter, s.afterSignal, retentionPage)
+		if err != nil {
+			return fmt.Errorf("remove signals: %w", err)
+		}
+		if s.afterSignal = next; next == "" || time.Now().After(end) {
 			return nil
 		}
 	}

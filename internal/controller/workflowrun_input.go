@@ -45,14 +45,18 @@ func leaveOutInput(size int) *apiextensionsv1.JSON {
 // inputSize returns the size of a run's input in bytes, and whether the cache has left it out. Of a
 // fork, whose values the cache always leaves out, the corrected outputs count too.
 func inputSize(run *v1alpha1.WorkflowRun) (size int, isLeftOut bool) {
-	input := run.Spec.Input
-	if input == nil {
+	if run.Spec.Input == nil {
 		return 0, false
 	}
-	if len(input.Raw) == 0 || input.Raw[0] != leftOut[0] {
-		return len(input.Raw), false
+	return valueSize(run.Spec.Input)
+}
+
+// valueSize returns the size of a value in bytes, and whether the cache has left it out.
+func valueSize(value *apiextensionsv1.JSON) (size int, isLeftOut bool) {
+	if len(value.Raw) == 0 || value.Raw[0] != leftOut[0] {
+		return len(value.Raw), false
 	}
-	size, err := strconv.Atoi(string(input.Raw[1:]))
+	size, err := strconv.Atoi(string(value.Raw[1:]))
 	return size, err == nil
 }
 

@@ -16,6 +16,8 @@
 //	openworkflow_runs_archived_total     -                   of these, runs that were archived before
 //	openworkflow_bulk_retried_total      outcome             runs that requests to retry many have gone through: started,
 //	                                                         skipped (forked already), failed (cannot be forked)
+//	openworkflow_signals_finished_total  reason              WorkflowSignals that were delivered or can be no more, by the
+//	                                                         reason of their conditions
 //	openworkflow_status_writes_total     outcome             status patches: written, corrected, stale (dropped),
 //	                                                         gone (object deleted), refused, error
 //	openworkflow_leases_released_total   cause               leases cleared: container (ended), pod (deleted), worker
@@ -23,7 +25,7 @@
 //	openworkflow_runs_quarantined_total  -                   runs whose worker has died with them for the second time in a
 //	                                                         row, or a later time
 //	openworkflow_sweep_duration_seconds  sweep               histogram: one sweep of deadline, rescue, takeover, repair,
-//	                                                         end, lineage, orphan, retention or bulkretry
+//	                                                         end, lineage, orphan, retention, bulkretry or signal
 //	openworkflow_schedule_slots_total    outcome             slots of WorkflowSchedules decided: Started, Buffered, SkippedOverlap,
 //	                                                         SkippedSuspended, SkippedGap, Missed or Coalesced; and Backfilled
 //	openworkflow_schedule_lateness_seconds  -                histogram: from when a slot was due to the creation of its run;
@@ -68,6 +70,11 @@ var (
 		Name: "openworkflow_runs_rescued_total",
 		Help: "Runs rescued by the manager: their wait was over, and nothing had woken them.",
 	})
+
+	SignalsFinished = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "openworkflow_signals_finished_total",
+		Help: "WorkflowSignals that were delivered or can be no more, by the reason of their conditions.",
+	}, []string{"reason"})
 
 	RunsRemoved = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "openworkflow_runs_removed_total",
@@ -125,5 +132,5 @@ var (
 func init() {
 	metrics.Registry.MustRegister(
 		BackendUp, StuckSteps, RunsMirrored, RunsCanceled, RunsExpired, RunsRescued, RunsRemoved, RunsArchived, RunsQuarantined,
-		BulkRetried, StatusWrites, LeasesReleased, SweepDuration, ScheduleSlots, ScheduleLateness, Panics)
+		BulkRetried, SignalsFinished, StatusWrites, LeasesReleased, SweepDuration, ScheduleSlots, ScheduleLateness, Panics)
 }
