@@ -21,7 +21,7 @@ type Signal[T any] struct {
 // timeout passes first (default: one calendar year), received is false and err is nil.
 //
 // A signal reaches the runs that wait for its name at the moment of sending, each once. It is
-// not kept for runs that wait later (R104). To reach one run, make the name unique, for
+// not kept for runs that wait later (R104), unless it is a WorkflowSignal. To reach one run, make the name unique, for
 // example with the number of an order. One run cannot wait for the same signal in two steps
 // at a time.
 //
