@@ -43,6 +43,24 @@ func Example() {
 	// Output: 42 charged, approved by ann <nil>
 }
 
+func ExampleWaitForApproval() {
+	release := workflow.Define("release", func(ctx context.Context, version string) (string, error) {
+		approval, err := step.WaitForApproval(ctx, "release", step.ApprovalOptions{
+			Prompt:       "Release " + version + "?",
+			Users:        []string{"ann", "bob"},
+			ExpiresAfter: 48 * time.Hour,
+		})
+		if err != nil || !approval.Approved {
+			return "not released", err
+		}
+		return "released, as " + approval.Decisions[0].User + " says: " + approval.Decisions[0].Comment, nil
+	})
+	env := workflowtest.New(workflowtest.ForExample(), release)
+	env.Approve("release", workflowtest.Approver{User: "ann", Comment: "go"})
+	fmt.Println(workflowtest.Start(env, release, "v2").Result())
+	// Output: released, as ann says: go <nil>
+}
+
 func ExampleRun() {
 	greet := workflow.Define("greet", func(ctx context.Context, name string) (string, error) {
 		return step.Run(ctx, "compose", func(context.Context) (string, error) {

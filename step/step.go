@@ -28,6 +28,7 @@
 //	RunWorkflow     starts a child run and waits for its end
 //	WaitForSignal   waits for a signal, from SendSignal or package client
 //	SendSignal      sends a signal
+//	WaitForApproval asks people, and waits for their decision
 //	Go, GoSleep, …  start one of these and return a Future
 //	Select          waits for the first of several futures
 //	Map             calls a function for each of many items, in parallel

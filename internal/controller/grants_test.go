@@ -102,6 +102,9 @@ func (w *world) work(t *testing.T, as string) {
 		if _, err := step.SendSignal(ctx, "go", "payload"); err != nil {
 			return "", err
 		}
+		if _, err := step.WaitForApproval(ctx, "ask", step.ApprovalOptions{Prompt: "Go on?", ExpiresAfter: time.Millisecond}); err != nil {
+			return "", err
+		}
 		return step.RunWorkflow(ctx, child, "input")
 	})
 	definitions := []durable.Definition{durable.DefinitionOf(parent), durable.DefinitionOf(child), durable.DefinitionOf(receiver)}
@@ -131,7 +134,10 @@ func (w *world) forbidden(t *testing.T, as string, more ...string) {
 		`DELETE FROM openworkflow.workflow_runs`,
 		`DELETE FROM openworkflow.step_attempts`,
 		`DELETE FROM openworkflow.workflow_signals`,
+		`DELETE FROM openworkflow.operator_approvals`,
 		`TRUNCATE openworkflow.workflow_runs CASCADE`,
+		`UPDATE openworkflow.operator_approvals SET request = '{}'`,
+		`UPDATE openworkflow.operator_approvals SET digest = ''`,
 		`UPDATE openworkflow.workflow_runs SET input = '1'`,
 		`UPDATE openworkflow.workflow_runs SET context = '{}'`,
 		`UPDATE openworkflow.workflow_runs SET workflow_name = 'other'`,

@@ -81,10 +81,26 @@ type SignalWaitStep struct {
 	Timeout func(now time.Time) time.Time
 }
 
+// ApprovalStep waits for the decision of approvers. Its output is {"data": …} with what was decided,
+// or null if what was asked is gone.
+type ApprovalStep struct {
+	Name          string
+	Prompt        string
+	Details       json.RawMessage
+	Users, Groups []string
+	// Required is how many must approve.
+	Required int
+	// Expiry returns the time until which it waits, as SleepStep.Until does.
+	Expiry func(now time.Time) time.Time
+	// OnExpiry is handed back with an approval that has expired.
+	OnExpiry string
+}
+
 func (FunctionStep) step()   {}
 func (SleepStep) step()      {}
 func (WorkflowStep) step()   {}
 func (SignalWaitStep) step() {}
+func (ApprovalStep) step()   {}
 
 // SignalSend is a signal that a workflow sends to all runs that wait for it.
 type SignalSend struct {

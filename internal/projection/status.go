@@ -215,6 +215,9 @@ func waitMessage(run *openworkflow.Run, steps openworkflow.StepSummary) string {
 		message = fmt.Sprintf("waiting for the child run of step %q", step.StepName)
 	case openworkflow.KindSignalWait:
 		message = fmt.Sprintf("waiting for %s in step %q", signalOf(step), step.StepName)
+		if openworkflow.WaitsForApproval(step) {
+			message = fmt.Sprintf("waiting for the approval of step %q", step.StepName)
+		}
 	case openworkflow.KindFunction, openworkflow.KindSignalSend:
 	}
 	if steps.Running > 1 {

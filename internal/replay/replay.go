@@ -172,6 +172,8 @@ func (e *execution) Start(_ context.Context, step durable.Step) (durable.Future,
 		return e.ask(Step{e.names.Resolve(step.Name), openworkflow.KindWorkflow}, onePolicy), nil
 	case durable.SignalWaitStep:
 		return e.ask(Step{e.names.Resolve(step.Name), openworkflow.KindSignalWait}, onePolicy), nil
+	case durable.ApprovalStep:
+		return e.ask(Step{e.names.Resolve(step.Name), openworkflow.KindSignalWait}, onePolicy), nil
 	default:
 		return nil, fmt.Errorf("unknown kind of step %T", step)
 	}

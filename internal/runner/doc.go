@@ -21,6 +21,7 @@
 //	future.go          steps that run beside the workflow's goroutine; when a run parks
 //	step_function.go   function steps
 //	step_wait.go       what waiting steps have in common; sleeps and waits for signals
+//	step_approval.go   waits for the decision of approvers, and their expiry
 //	step_child.go      child runs
 //	step_signal.go     signals that a workflow sends
 //	write_buffer.go    attempts that are written together with the next write

@@ -53,6 +53,8 @@ func (e *execution) Start(ctx context.Context, step durable.Step) (durable.Futur
 		return asFuture(e.startWorkflow(step))
 	case durable.SignalWaitStep:
 		return asFuture(e.startSignalWait(step))
+	case durable.ApprovalStep:
+		return asFuture(e.startApproval(step))
 	default:
 		return nil, fmt.Errorf("unknown kind of step %T", step)
 	}
@@ -154,11 +156,15 @@ func (e *execution) await(ready func() bool) {
 		e.checkpoint()
 
 		e.mu.Lock()
-		e.resolveDueLocked()
+		overdue := e.resolveDueLocked()
 		switch {
 		case ready():
 			e.mu.Unlock()
 			return
+		case len(overdue) > 0:
+			e.mu.Unlock()
+			e.expireApprovals(overdue)
+			continue
 		case e.executing == 0:
 			e.parkLocked()
 			e.mu.Unlock()
@@ -210,20 +216,26 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// resolveDueLocked resolves the futures whose wait is over, and removes the resolved ones.
-func (e *execution) resolveDueLocked() {
+// resolveDueLocked resolves the futures whose wait is over, and removes the resolved ones. It returns
+// those that wait for an approval whose time is over.
+func (e *execution) resolveDueLocked() (overdue []*future) {
 	now := e.now()
 	unresolved := e.futures[:0]
 	for _, f := range e.futures {
 		if !f.resolved && f.wait != nil && f.wait.attempt != nil {
 			e.resolveWaitLocked(f, *f.wait.attempt, now)
 		}
-		if !f.resolved {
-			unresolved = append(unresolved, f)
+		if f.resolved {
+			continue
+		}
+		unresolved = append(unresolved, f)
+		if f.wait != nil && f.wait.attempt != nil && isOverdueApproval(*f.wait.attempt, f.wait.until, now) {
+			overdue = append(overdue, f)
 		}
 	}
 	clear(e.futures[len(unresolved):])
 	e.futures = unresolved
+	return overdue
 }
 
 // parkLocked sets the outcome of a run that waits: it is due when its first wait ends (R81).

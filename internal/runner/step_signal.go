@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -25,8 +24,8 @@ func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !storableText(send.Signal) {
-		return nil, fmt.Errorf("signal name %q cannot be stored: use valid UTF-8 without U+0000", send.Signal)
+	if err := checkSignalName(send.Signal); err != nil {
+		return nil, err
 	}
 	if output, known, err := e.replay(name, onePolicy); known {
 		var sent recipients

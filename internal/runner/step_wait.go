@@ -33,8 +33,8 @@ func (e *execution) startSleep(step durable.SleepStep) (*future, error) {
 // of one run for the same signal at the same time: which of them gets the signal would be
 // undefined.
 func (e *execution) startSignalWait(step durable.SignalWaitStep) (*future, error) {
-	if !storableText(step.Signal) {
-		return nil, fmt.Errorf("signal name %q cannot be stored: use valid UTF-8 without U+0000", step.Signal)
+	if err := checkSignalName(step.Signal); err != nil {
+		return nil, err
 	}
 	f, waiting, err := e.replayWait(step.Name, openworkflow.KindSignalWait)
 	if f == nil || f.resolved || waiting {
@@ -55,6 +55,17 @@ func (e *execution) startSignalWait(step durable.SignalWaitStep) (*future, error
 		TimeoutAt: openworkflow.FormatTime(timeout),
 	}))
 	return f, nil
+}
+
+// checkSignalName refuses a name that no signal of an author can have.
+func checkSignalName(name string) error {
+	switch {
+	case !storableText(name):
+		return fmt.Errorf("signal name %q cannot be stored: use valid UTF-8 without U+0000", name)
+	case openworkflow.IsApprovalSignal(name):
+		return &durable.NonRetryableError{Err: fmt.Errorf("signal name %q is reserved for approvals: use another one", name)}
+	}
+	return nil
 }
 
 // checkWaitEnd refuses an instant that cannot be the end of a wait. RFC 3339, in which statuses
@@ -155,6 +166,7 @@ func (e *execution) resolveWaitLocked(f *future, a openworkflow.StepAttempt, now
 		a.Output = signalOutput(result.Data)
 		e.bufferImpliedLocked(a)
 		f.resolveLocked(a.Output, nil)
+	case isOverdueApproval(a, f.wait.until, now): // expireApproval resolves it
 	case a.Kind == openworkflow.KindSignalWait && expired:
 		e.bufferRequiredLocked(a)
 		f.resolveLocked(nil, nil)

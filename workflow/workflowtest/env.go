@@ -37,6 +37,7 @@ type Env struct {
 	crashes   map[crashPoint]int
 	crashHook func(faults.Write) faults.Strike
 	signals   []*queuedSignal
+	decisions []*queuedDecision
 	started   []string
 }
 
@@ -285,7 +286,7 @@ func (env *Env) awaitEnd(id string) {
 			env.t.Fatalf("workflowtest: workflow %q was started, but the environment does not serve it: "+
 				"give New its definition, or a fake of that name and version", missing[0])
 		}
-		if env.deliverAwaited() {
+		if env.deliverAwaited() || env.decideAwaited() {
 			continue
 		}
 		if !env.store.Advance(env.nextSignal()) {
