@@ -244,6 +244,40 @@ func Info(ctx context.Context) RunInfo {
 	return RunInfo(execution.Info())
 }
 
+// maxState bounds what SetState publishes, in bytes.
+const maxState = 16 << 10
+
+// SetState publishes a value about the run, which people and programs can read at any time, also
+// while no worker executes the run: "kubectl workflow describe" shows it to those who may read
+// payloads. The value is encoded with encoding/json, and has at most 16 KiB then. It replaces the one
+// before.
+//
+// It costs no transaction of its own: it is stored with the next write of the run, which is that of
+// the next step's result, of a step that takes longer than a few tens of milliseconds, of a wait, or
+// of the run's end. A later execution of the run publishes nothing older than what is stored.
+//
+// Nothing may be decided by it: a workflow cannot read it, and a fork of the run starts without. Call
+// SetState in the workflow's function, not in a step's. It returns an error for a value that cannot be
+// published, and for another context than a workflow's.
+func SetState(ctx context.Context, value any) error {
+	execution := durable.ExecutionFrom(ctx)
+	if execution == nil {
+		return errors.New("workflow.SetState: the context is not a workflow's")
+	}
+	if name, inside := durable.StepFrom(ctx); inside {
+		return fmt.Errorf("workflow.SetState inside step %q: call it in the workflow's function", name)
+	}
+	state, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("workflow.SetState: encode the value: %w", err)
+	}
+	if len(state) > maxState {
+		return fmt.Errorf("workflow.SetState: the value has %d bytes of JSON, more than %d", len(state), maxState)
+	}
+	execution.SetState(state)
+	return nil
+}
+
 func deref(s *string) string {
 	if s == nil {
 		return ""

@@ -102,6 +102,9 @@ func (w *world) work(t *testing.T, as string) {
 		if _, err := step.SendSignal(ctx, "go", "payload"); err != nil {
 			return "", err
 		}
+		if err := workflow.SetState(ctx, "asking"); err != nil {
+			return "", err
+		}
 		if _, err := step.WaitForApproval(ctx, "ask", step.ApprovalOptions{Prompt: "Go on?", ExpiresAfter: time.Millisecond}); err != nil {
 			return "", err
 		}

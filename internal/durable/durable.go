@@ -124,6 +124,9 @@ type Execution interface {
 	// Start gives the step its durable name and starts it. It returns an error for a step
 	// that no execution could start.
 	Start(ctx context.Context, step Step) (Future, error)
+	// SetState publishes JSON with the next write of the run. A replay publishes nothing older than
+	// what an earlier execution has published.
+	SetState(state json.RawMessage)
 	// SendSignal returns the ids of the runs to which the signal was delivered.
 	SendSignal(send SignalSend) ([]string, error)
 	// Select waits until one of the futures has resolved, and returns its index. The index is

@@ -2,6 +2,7 @@ package memstore
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -95,10 +96,27 @@ func (s *Store) writeStep(w store.StepWrite, now time.Time) error {
 	if held && w.Child != nil && a.Kind == openworkflow.KindWorkflow && a.ChildWorkflowRunID == nil {
 		s.startChild(a, *w.Child, now)
 	}
+	if held {
+		s.publishState(w.RunID, w.State)
+	}
 	if held && w.Approval != nil {
 		s.publish(a, *w.Approval)
 	}
 	return nil
+}
+
+// publishState keeps the newest state of a run.
+func (s *Store) publishState(runID string, state *store.NewState) {
+	if state != nil && s.states[runID].Sequence < state.Sequence {
+		s.states[runID] = *state
+	}
+}
+
+// RunState returns what a run has published, nil for nothing.
+func (s *Store) RunState(runID string) json.RawMessage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.states[runID].State
 }
 
 func (s *Store) insertStep(w store.StepWrite, now time.Time) *openworkflow.StepAttempt {
@@ -161,6 +179,7 @@ func (s *Store) writeRun(w store.RunWrite, now time.Time) error {
 		}
 		return store.ErrLeaseLost
 	}
+	s.publishState(w.RunID, w.State)
 	var parent *string
 	if w.HasParent {
 		parent = r.ParentStepAttemptID

@@ -33,8 +33,10 @@ type Store struct {
 	// deliveries are by attempt: there is at most one (R105).
 	deliveries map[string]*delivery
 	approvals  map[stepKey]*approval
-	workers    map[workerKey]store.Worker
-	kept       map[string]*keptSignal
+	// states are what runs have published.
+	states  map[string]store.NewState
+	workers map[workerKey]store.Worker
+	kept    map[string]*keptSignal
 
 	// claimCount alternates which branch of a claim gets the odd slot.
 	claimCount uint64
@@ -77,6 +79,7 @@ func New(served ...openworkflow.Definition) *Store {
 		steps:      map[string][]*openworkflow.StepAttempt{},
 		deliveries: map[string]*delivery{},
 		approvals:  map[stepKey]*approval{},
+		states:     map[string]store.NewState{},
 		workers:    map[workerKey]store.Worker{},
 		kept:       map[string]*keptSignal{},
 		changed:    make(chan struct{}),

@@ -179,6 +179,9 @@ func (e *execution) Start(_ context.Context, step durable.Step) (durable.Future,
 	}
 }
 
+// SetState implements durable.Execution. A replay writes nothing.
+func (e *execution) SetState(json.RawMessage) {}
+
 // SendSignal (might not return) implements durable.Execution.
 func (e *execution) SendSignal(send durable.SignalSend) ([]string, error) {
 	output, err := e.ask(Step{e.names.Resolve(send.Name), openworkflow.KindSignalSend}, onePolicy).Await()

@@ -48,7 +48,9 @@ type execution struct {
 	cancelWrites context.CancelCauseFunc
 
 	names *openworkflow.Names // used on the workflow's goroutine only
-	busy  atomic.Bool         // a method of durable.Execution is being called
+	// states counts the states that the workflow has published. Used on the workflow's goroutine only.
+	states int
+	busy   atomic.Bool // a method of durable.Execution is being called
 
 	// mu guards history, futures, executing, branches, branchesEnded, waitResults, suspended and
 	// outcome.

@@ -122,7 +122,9 @@ func (s *runningRows) executingOf(e *execution) []string {
 func (row *pendingRow) write() {
 	defer close(row.done)
 	e := row.execution
-	err := e.runner.flusher.submit(e.writeCtx, write{steps: []store.StepWrite{e.firstWrite(row.attempt)}})
+	w := e.firstWrite(row.attempt)
+	w.State = e.buffer.popState()
+	err := e.runner.flusher.submit(e.writeCtx, write{steps: []store.StepWrite{w}})
 	if errors.Is(err, store.ErrLeaseLost) {
 		e.onLeaseLost()
 	}

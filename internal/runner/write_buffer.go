@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -24,6 +25,10 @@ type writeBuffer struct {
 	// implied follows from other rows: a sleep is over, a child has ended, a signal was
 	// delivered.
 	implied []store.StepWrite
+
+	// state is what the workflow has published since the last write, nil for nothing. It travels with
+	// the next write, and makes none necessary.
+	state *store.NewState
 
 	// flushMu is held while buffered attempts are written. A caller that has locked it knows
 	// that nothing that was taken from the buffer is still in flight.
@@ -102,6 +107,24 @@ func (b *writeBuffer) popAll() []store.StepWrite {
 	return all
 }
 
+// setState replaces the state that travels with the next write, unless it has a newer one.
+func (b *writeBuffer) setState(state *store.NewState) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if state != nil && (b.state == nil || b.state.Sequence < state.Sequence) {
+		b.state = state
+	}
+}
+
+// popState removes the state that travels with the next write and returns it.
+func (b *writeBuffer) popState() *store.NewState {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	state := b.state
+	b.state = nil
+	return state
+}
+
 // stop stops the timer at the end of the pass.
 func (b *writeBuffer) stop() {
 	b.mu.Lock()
@@ -160,14 +183,26 @@ func (e *execution) writeBufferedLocked() {
 // if this worker no longer holds the run. The error it returns is that of a value that cannot
 // be stored.
 func (e *execution) writeSteps(steps []store.StepWrite) error {
+	state := e.buffer.popState()
+	steps[0].State = state
 	err := e.runner.flusher.submit(e.writeCtx, write{steps: steps})
 	if errors.Is(err, store.ErrLeaseLost) || e.writeCtx.Err() != nil {
 		e.exitWith(e.onLeaseLost())
 	}
 	if err == nil {
 		e.noteProgress(steps)
+	} else {
+		e.buffer.setState(state)
 	}
 	return err
+}
+
+// SetState implements durable.Execution.
+func (e *execution) SetState(state json.RawMessage) {
+	e.enterVerb()
+	defer e.exitVerb()
+	e.states++
+	e.buffer.setState(&store.NewState{Sequence: e.states, State: state})
 }
 
 // unstorable returns the failure of a run with step values that cannot be stored.

@@ -126,6 +126,7 @@
 //	write_steps.go     the writes of step attempts
 //	write_children.go  the child runs that step attempts start
 //	write_runs.go      the ends of leases
+//	run_states.go      what the workflows of runs publish
 //	wake.go            makes runs due whose wait has a result
 //	signals.go         the delivery of signals
 //	kept_signals.go    signals that are kept until a run waits for them

@@ -345,6 +345,18 @@ CREATE TABLE IF NOT EXISTS {schema}.operator_approvals (
 CREATE INDEX IF NOT EXISTS operator_approvals_open_idx
 	ON {schema}.operator_approvals (namespace_id, created_at, run_id, step_name)
 	WHERE state = 'Open'`},
+
+	// 19: what the workflows of runs publish. A run costs nothing here unless its workflow does. The
+	// state is a text, so that no value of it makes a write fail.
+	{`
+CREATE TABLE IF NOT EXISTS {schema}.operator_run_states (
+	namespace_id text        NOT NULL,
+	run_id       text        NOT NULL,
+	sequence     integer     NOT NULL,
+	state        text        NOT NULL,
+	updated_at   timestamptz NOT NULL,
+	PRIMARY KEY (namespace_id, run_id)
+)`},
 }
 
 // foreignKey adds a foreign key, not yet checked against the rows that exist, unless there is

@@ -290,8 +290,10 @@ func (s *Store) removeRuns(ctx context.Context, tx pgx.Tx, r Retention, ids []st
 	if err != nil {
 		return Removed{}, err
 	}
-	if _, err := tx.Exec(ctx, s.sql(removeApprovalsSQL), s.namespace, locked); err != nil {
-		return Removed{}, err
+	for _, sql := range []string{removeApprovalsSQL, removeStatesSQL} {
+		if _, err := tx.Exec(ctx, s.sql(sql), s.namespace, locked); err != nil {
+			return Removed{}, err
+		}
 	}
 	runs, err := tx.Exec(ctx, s.sql(removeRunsSQL), s.namespace, locked)
 	return Removed{Runs: int(runs.RowsAffected()), Deliveries: int(deliveries.RowsAffected()), Archived: archived}, err

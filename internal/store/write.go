@@ -32,6 +32,8 @@ type StepWrite struct {
 	// Approval, not nil, is what the step asks for. It is published in the same transaction, unless
 	// an earlier write has published it.
 	Approval *NewApproval
+	// State, not nil, is what the run has published since its last write.
+	State *NewState
 }
 
 // RunOp is what a RunWrite does with a leased run (R42).
@@ -78,6 +80,8 @@ type RunWrite struct {
 	Failure bool
 	// HasParent says that the run is a child: its end wakes the parent.
 	HasParent bool
+	// State, not nil, is what the run has published since its last write.
+	State *NewState
 }
 
 // Batch is what one call of ApplyAndClaim writes and claims. Its zero value does nothing.
@@ -201,6 +205,7 @@ func (s *Store) applyOnce(ctx context.Context, batch Batch, c *claim) (result Ba
 		s.queueChildren(&b, children)
 	}
 	s.queueApprovals(&b, batch.Steps)
+	s.queueStates(&b, batch)
 	if len(batch.Runs) > 0 {
 		runs.queue(s, &b)
 	}

@@ -109,6 +109,20 @@ func (r *Run[Out]) Cancel() {
 // Steps returns the stored attempts of the run's steps, oldest first.
 func (r *Run[Out]) Steps() []Step { return r.env.steps(r.id) }
 
+// State decodes what the run has published last with [workflow.SetState] into the value to which into
+// points, and reports whether it has published anything.
+func (r *Run[Out]) State(into any) bool {
+	r.env.t.Helper()
+	state := r.env.store.RunState(r.id)
+	if state == nil {
+		return false
+	}
+	if err := json.Unmarshal(state, into); err != nil {
+		r.env.t.Fatalf("workflowtest: decode the state of workflow %q into %T: %v", r.name, into, err)
+	}
+	return true
+}
+
 // Error is the failure of a run, as [Run.Result] returns it.
 type Error struct {
 	// Workflow is the name of the workflow.
