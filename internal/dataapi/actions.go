@@ -54,6 +54,10 @@ func (s *runSignal) Create(ctx context.Context, id string, object runtime.Object
 		return nil, apierrors.NewInvalid(datav1alpha1.GroupVersion.WithKind("RunSignal").GroupKind(), id,
 			field.ErrorList{field.Required(field.NewPath("signal"), "name the signal to send")})
 	}
+	if openworkflow.IsApprovalSignal(posted.Signal) {
+		return nil, apierrors.NewInvalid(datav1alpha1.GroupVersion.WithKind("RunSignal").GroupKind(), id,
+			field.ErrorList{field.Forbidden(field.NewPath("signal"), "only decisions send it: use kubectl workflow approve, or deny")})
+	}
 	signal := store.Signal{Name: posted.Signal}
 	if posted.Data != nil {
 		signal.Data = posted.Data.Raw

@@ -26,7 +26,7 @@
 //	reader.go        pages of runs and steps, merged from several databases
 //	runs.go          runs: get, list, create
 //	creates.go       creates that share transactions
-//	subresources.go  runs/steps, runs/payload, runs/history
+//	subresources.go  runs/steps, runs/payload, runs/history, runs/state
 //	why.go           runs/why
 //	why_explain.go   what a run waits for, as a sentence; pure
 //	workflows.go     workflows: what the runs of each workflow do now
@@ -34,6 +34,7 @@
 //	diagnose.go      the checks of a diagnosis; pure
 //	actions.go       runs/signal, runs/cancel, runs/suspend
 //	fork.go          runs/fork
+//	approvals.go     approvals: get, list
 //	bulk_retries.go  bulkretries: get, list, create, update, delete
 //	bulk_convert.go  what a bulk retry may be, and how it is stored and printed
 //	fields.go        field selectors

@@ -161,6 +161,7 @@ func storage(r reader, certificate dynamiccertificates.CertKeyContentProvider) m
 		"runs/payload": &runPayload{reader: r},
 		"runs/history": &runHistory{reader: r},
 		"runs/why":     &runWhy{reader: r},
+		"runs/state":   &runState{reader: r},
 		"workflows":    &workflows{reader: r},
 		"diagnoses":    &diagnoses{reader: r, certificate: certificate},
 		"runs/signal":  &runSignal{reader: r},
@@ -168,6 +169,7 @@ func storage(r reader, certificate dynamiccertificates.CertKeyContentProvider) m
 		"runs/suspend": &runSuspend{reader: r},
 		"runs/fork":    &runFork{reader: r},
 		"bulkretries":  &bulkRetries{reader: r},
+		"approvals":    &approvals{reader: r},
 	}
 }
 
@@ -194,6 +196,7 @@ func newScheme() (*runtime.Scheme, serializer.CodecFactory) {
 	must(datav1alpha1.AddToScheme(scheme))
 	must(scheme.SetVersionPriority(datav1alpha1.GroupVersion))
 	must(scheme.AddFieldLabelConversionFunc(datav1alpha1.GroupVersion.WithKind("Run"), convertField))
+	must(scheme.AddFieldLabelConversionFunc(datav1alpha1.GroupVersion.WithKind("Approval"), convertApprovalField))
 	must(scheme.AddConversionFunc((*url.Values)(nil), (*datav1alpha1.ReadOptions)(nil), convertReadOptions))
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	return scheme, serializer.NewCodecFactory(scheme)

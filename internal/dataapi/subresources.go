@@ -2,6 +2,7 @@ package dataapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -22,6 +23,7 @@ var (
 	_ rest.GetterWithOptions = &runSteps{}
 	_ rest.GetterWithOptions = &runHistory{}
 	_ rest.Getter            = &runPayload{}
+	_ rest.Getter            = &runState{}
 )
 
 // readOptions returns the options of a request for a page.
@@ -112,6 +114,36 @@ func (s *runPayload) Get(ctx context.Context, id string, _ *metav1.GetOptions) (
 			Input:      jsonOf(run.Input), Output: jsonOf(run.Output), Error: jsonOf(run.Error),
 		}
 		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// runState serves runs/state: what the run's workflow has published.
+type runState struct {
+	reader
+	tables
+}
+
+func (*runState) New() runtime.Object { return &datav1alpha1.RunState{} }
+func (*runState) Destroy()            {}
+
+// Get returns the newest state of a run, without one if it has published none. That of an archived
+// run is gone.
+func (s *runState) Get(ctx context.Context, id string, _ *metav1.GetOptions) (runtime.Object, error) {
+	out := &datav1alpha1.RunState{}
+	err := s.find(ctx, genericapirequest.NamespaceValue(ctx), id, func(db *database, run *store.RunView) error {
+		out.ObjectMeta = objectMeta(&run.Run, genericapirequest.NamespaceValue(ctx))
+		published, err := db.View(readTimeout).Published(ctx, run.ID)
+		if errors.Is(err, store.ErrSchemaMissing) { // of an earlier release
+			return nil
+		}
+		if err == nil && published != nil {
+			out.State, out.UpdatedAt = jsonOf(published.State), timeOf(&published.UpdatedAt)
+		}
+		return err
 	})
 	if err != nil {
 		return nil, err

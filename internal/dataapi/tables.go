@@ -75,6 +75,18 @@ var (
 		column("Message", "string", "What was found.", 0),
 		column("Next", "string", "What to do.", 0),
 	}
+	approvalColumns = []metav1.TableColumnDefinition{
+		column("Name", "string", "The name of the approval.", 0),
+		column("Run", "string", "The WorkflowRun that asks, or else the run's id.", 0),
+		column("Step", "string", "The step that waits.", 0),
+		column("Prompt", "string", "The question.", 0),
+		column("State", "string", "Open, or how it has ended.", 0),
+		column("Approvals", "string", "How many have approved, of those that are required.", 0),
+		column("Age", "string", "The time since the question.", 0),
+		column("Expires", "string", "The end of the time for decisions.", 1),
+		column("Workflow", "string", "The name of the workflow.", 1),
+		column("Digest", "string", "The digest that a decision names.", 1),
+	}
 	objectColumns = []metav1.TableColumnDefinition{
 		column("Name", "string", "The run's id.", 0),
 		column("Age", "string", "The time since the run was created.", 0),
@@ -125,6 +137,14 @@ func (tables) ConvertToTable(_ context.Context, object runtime.Object, options r
 	case *datav1alpha1.BulkRetry:
 		table.ColumnDefinitions = bulkColumns
 		table.Rows = append(table.Rows, bulkRow(o, now))
+	case *datav1alpha1.ApprovalList:
+		table.ListMeta, table.ColumnDefinitions = o.ListMeta, approvalColumns
+		for i := range o.Items {
+			table.Rows = append(table.Rows, approvalRow(&o.Items[i], now))
+		}
+	case *datav1alpha1.Approval:
+		table.ColumnDefinitions = approvalColumns
+		table.Rows = append(table.Rows, approvalRow(o, now))
 	case metav1.Object:
 		table.Rows = append(table.Rows, metav1.TableRow{
 			Cells:  []any{o.GetName(), age(o.GetCreationTimestamp().Time, now)},

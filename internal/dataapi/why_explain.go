@@ -215,6 +215,9 @@ func (s *whySeen) waiting() whyAnswer {
 		answer.next = "nothing; if it stays, check that the manager or a worker runs"
 	case w.Kind == openworkflow.KindSleep:
 		answer.reason, answer.message = datav1alpha1.WhySleeping, fmt.Sprintf("sleeping in step %q", step)
+	case openworkflow.WaitsForApproval(&w.StepAttempt):
+		answer.reason, answer.message = datav1alpha1.WhyWaitingForApproval, fmt.Sprintf("waiting for the approval of step %q", step)
+		answer.next = fmt.Sprintf("kubectl workflow inbox shows what is asked; approve or deny it by kubectl workflow approve %s --step %q", s.Run.ID, step)
 	case w.Kind == openworkflow.KindSignalWait:
 		signal := short(text(openworkflow.DecodeWaitContext(w.Context).Signal))
 		answer.reason, answer.message = datav1alpha1.WhyWaitingForSignal, fmt.Sprintf("waiting for signal %q in step %q", signal, step)

@@ -19,10 +19,10 @@ var (
 
 func addKnownTypes(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(GroupVersion,
-		&Run{}, &RunList{}, &RunSteps{}, &RunPayload{}, &RunHistory{},
+		&Run{}, &RunList{}, &RunSteps{}, &RunPayload{}, &RunHistory{}, &RunState{},
 		&RunSignal{}, &RunCancel{}, &RunSuspend{}, &RunFork{}, &ReadOptions{}, &RunWhy{},
 		&Workflow{}, &WorkflowList{}, &Diagnosis{}, &DiagnosisList{},
-		&BulkRetry{}, &BulkRetryList{},
+		&BulkRetry{}, &BulkRetryList{}, &Approval{}, &ApprovalList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

@@ -232,6 +232,25 @@ type RunPayload struct {
 	Error *apiextensionsv1.JSON `json:"error,omitempty"`
 }
 
+// +kubebuilder:object:root=true
+
+// RunState is what the workflow of a run has published about it. It can be read while no worker
+// executes the run.
+type RunState struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// state is the value that was published last. Absent if there is none.
+	// +optional
+	State *apiextensionsv1.JSON `json:"state,omitempty"`
+
+	// updatedAt is when it was stored, by the database's clock.
+	// +optional
+	UpdatedAt *metav1.Time `json:"updatedAt,omitempty"`
+}
+
 // HistoryStep is one attempt of a step with its payloads.
 type HistoryStep struct {
 	Step `json:",inline"`

@@ -16,6 +16,8 @@ const (
 	// has started.
 	WhyWaitingForSignal = "WaitingForSignal"
 	WhyWaitingForChild  = "WaitingForChild"
+	// WhyWaitingForApproval: the run waits for the decision of approvers.
+	WhyWaitingForApproval = "WaitingForApproval"
 	// WhyWakePending: what the run waits for is there, and the run has not been made due yet.
 	WhyWakePending = "WakePending"
 	// WhyQueued: the run is runnable and waits for a free slot of a worker.

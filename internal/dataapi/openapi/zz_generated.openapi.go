@@ -16,6 +16,11 @@ import (
 
 func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenAPIDefinition {
 	return map[string]common.OpenAPIDefinition{
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.Approval":          schema_operator_api_data_v1alpha1_Approval(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.ApprovalDecision":  schema_operator_api_data_v1alpha1_ApprovalDecision(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.ApprovalList":      schema_operator_api_data_v1alpha1_ApprovalList(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.ApprovalSpec":      schema_operator_api_data_v1alpha1_ApprovalSpec(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.ApprovalStatus":    schema_operator_api_data_v1alpha1_ApprovalStatus(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetry":         schema_operator_api_data_v1alpha1_BulkRetry(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetryFailure":  schema_operator_api_data_v1alpha1_BulkRetryFailure(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.BulkRetryList":     schema_operator_api_data_v1alpha1_BulkRetryList(ref),
@@ -37,6 +42,7 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunPool":           schema_operator_api_data_v1alpha1_RunPool(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSignal":         schema_operator_api_data_v1alpha1_RunSignal(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSpec":           schema_operator_api_data_v1alpha1_RunSpec(ref),
+		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunState":          schema_operator_api_data_v1alpha1_RunState(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunStatus":         schema_operator_api_data_v1alpha1_RunStatus(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSteps":          schema_operator_api_data_v1alpha1_RunSteps(ref),
 		"github.com/openworkflow-operator/operator/api/data/v1alpha1.RunSuspend":        schema_operator_api_data_v1alpha1_RunSuspend(ref),
@@ -129,6 +135,345 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		runtime.TypeMeta{}.OpenAPIModelName():                                           schema_k8sio_apimachinery_pkg_runtime_TypeMeta(ref),
 		runtime.Unknown{}.OpenAPIModelName():                                            schema_k8sio_apimachinery_pkg_runtime_Unknown(ref),
 		version.Info{}.OpenAPIModelName():                                               schema_k8sio_apimachinery_pkg_version_Info(ref),
+	}
+}
+
+func schema_operator_api_data_v1alpha1_Approval(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "Approval is a question of a run to approvers. Its name is that of the run and the beginning of the digest.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"spec": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.ApprovalSpec"),
+						},
+					},
+					"status": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.ApprovalStatus"),
+						},
+					},
+				},
+				Required: []string{"spec", "status"},
+			},
+		},
+		Dependencies: []string{
+			"github.com/openworkflow-operator/operator/api/data/v1alpha1.ApprovalSpec", "github.com/openworkflow-operator/operator/api/data/v1alpha1.ApprovalStatus", metav1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_ApprovalDecision(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ApprovalDecision is what an approver has decided.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"user": {
+						SchemaProps: spec.SchemaProps{
+							Description: "user has decided. Empty if it is not known who.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"decision": {
+						SchemaProps: spec.SchemaProps{
+							Description: "decision is Approve or Deny.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"comment": {
+						SchemaProps: spec.SchemaProps{
+							Description: "comment is what the user has said.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"at": {
+						SchemaProps: spec.SchemaProps{
+							Description: "at is when, by the database's clock.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"decision", "at"},
+			},
+		},
+		Dependencies: []string{
+			metav1.Time{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_ApprovalList(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ApprovalList is a list of Approvals, oldest first. It has those that are open or, for one run, all.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ListMeta{}.OpenAPIModelName()),
+						},
+					},
+					"items": {
+						SchemaProps: spec.SchemaProps{
+							Type: []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.Approval"),
+									},
+								},
+							},
+						},
+					},
+				},
+				Required: []string{"items"},
+			},
+		},
+		Dependencies: []string{
+			"github.com/openworkflow-operator/operator/api/data/v1alpha1.Approval", metav1.ListMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_ApprovalSpec(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ApprovalSpec is what a run asks.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"backend": {
+						SchemaProps: spec.SchemaProps{
+							Description: "backend is the Backend that holds the run.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"runID": {
+						SchemaProps: spec.SchemaProps{
+							Description: "runID is the run that asks.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"object": {
+						SchemaProps: spec.SchemaProps{
+							Description: "object is the WorkflowRun of this namespace that the run mirrors. Empty if there is none.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"workflowName": {
+						SchemaProps: spec.SchemaProps{
+							Description: "workflowName is the run's workflow.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"step": {
+						SchemaProps: spec.SchemaProps{
+							Description: "step is the durable name of the step that waits.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"prompt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "prompt is the question.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"details": {
+						SchemaProps: spec.SchemaProps{
+							Description: "details are what the approvers have to know, for callers who may get approvals/details. Absent if there are none.",
+							Ref:         ref(v1.JSON{}.OpenAPIModelName()),
+						},
+					},
+					"detailsHidden": {
+						SchemaProps: spec.SchemaProps{
+							Description: "detailsHidden says that there are details which the caller may not see.",
+							Type:        []string{"boolean"},
+							Format:      "",
+						},
+					},
+					"users": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "users may decide.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"groups": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "groups are those whose members may decide. Without users and groups, everybody may who may create a WorkflowSignal.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Type:   []string{"string"},
+										Format: "",
+									},
+								},
+							},
+						},
+					},
+					"required": {
+						SchemaProps: spec.SchemaProps{
+							Description: "required is how many must approve.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"digest": {
+						SchemaProps: spec.SchemaProps{
+							Description: "digest is the SHA-256 of what is asked. A decision names it.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"expiresAt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "expiresAt is when the time for decisions is over, by the database's clock.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+					"onExpiry": {
+						SchemaProps: spec.SchemaProps{
+							Description: "onExpiry is what the step does then: Deny, Approve or Fail.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+				},
+				Required: []string{"backend", "runID", "workflowName", "step", "required", "digest", "expiresAt", "onExpiry"},
+			},
+		},
+		Dependencies: []string{
+			v1.JSON{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_ApprovalStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "ApprovalStatus is what was decided.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"state": {
+						SchemaProps: spec.SchemaProps{
+							Description: "state is Open, Approved, Denied, Expired or RunEnded.",
+							Default:     "",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"approvals": {
+						SchemaProps: spec.SchemaProps{
+							Description: "approvals is how many have approved.",
+							Default:     0,
+							Type:        []string{"integer"},
+							Format:      "int32",
+						},
+					},
+					"decisions": {
+						VendorExtensible: spec.VendorExtensible{
+							Extensions: spec.Extensions{
+								"x-kubernetes-list-type": "atomic",
+							},
+						},
+						SchemaProps: spec.SchemaProps{
+							Description: "decisions are those that were made, in their order.",
+							Type:        []string{"array"},
+							Items: &spec.SchemaOrArray{
+								Schema: &spec.Schema{
+									SchemaProps: spec.SchemaProps{
+										Ref: ref("github.com/openworkflow-operator/operator/api/data/v1alpha1.ApprovalDecision"),
+									},
+								},
+							},
+						},
+					},
+					"decidedAt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "decidedAt is when the approval has ended.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"state", "approvals"},
+			},
+		},
+		Dependencies: []string{
+			"github.com/openworkflow-operator/operator/api/data/v1alpha1.ApprovalDecision", metav1.Time{}.OpenAPIModelName()},
 	}
 }
 
@@ -1428,6 +1773,53 @@ func schema_operator_api_data_v1alpha1_RunSpec(ref common.ReferenceCallback) com
 		},
 		Dependencies: []string{
 			v1.JSON{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
+	}
+}
+
+func schema_operator_api_data_v1alpha1_RunState(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "RunState is what the workflow of a run has published about it. It can be read while no worker executes the run.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(metav1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"state": {
+						SchemaProps: spec.SchemaProps{
+							Description: "state is the value that was published last. Absent if there is none.",
+							Ref:         ref(v1.JSON{}.OpenAPIModelName()),
+						},
+					},
+					"updatedAt": {
+						SchemaProps: spec.SchemaProps{
+							Description: "updatedAt is when it was stored, by the database's clock.",
+							Ref:         ref(metav1.Time{}.OpenAPIModelName()),
+						},
+					},
+				},
+			},
+		},
+		Dependencies: []string{
+			v1.JSON{}.OpenAPIModelName(), metav1.ObjectMeta{}.OpenAPIModelName(), metav1.Time{}.OpenAPIModelName()},
 	}
 }
 
