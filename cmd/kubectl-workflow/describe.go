@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
@@ -12,8 +13,9 @@ import (
 
 const describeLong = `Show a run: what it is, where it stands, and its steps as a timeline.
 
-Payloads are not shown: see kubectl workflow output and kubectl workflow export. -o json and
--o yaml print a list of the WorkflowRun, if there is one, the Run and all its RunSteps.`
+Payloads are not shown: see kubectl workflow output and kubectl workflow export. What the workflow has
+published about the run is shown to those who may read payloads. -o json and -o yaml print a list of
+the WorkflowRun, if there is one, the Run, all its RunSteps, and its RunState if it has published any.`
 
 type describeOptions struct {
 	*factory
@@ -73,7 +75,17 @@ func (o *describeOptions) read(ctx context.Context, d *described) error {
 	if d.run, err = data.run(ctx, d.namespace, d.id); err != nil {
 		return fmt.Errorf("read run %s: %w", d.id, err)
 	}
-	d.steps, err = data.steps(ctx, d.namespace, d.id)
+	if d.steps, err = data.steps(ctx, d.namespace, d.id); err != nil {
+		return err
+	}
+	state := &datav1alpha1.RunState{}
+	err = data.get(ctx, d.namespace, d.id, "state", state)
+	switch {
+	case apierrors.IsForbidden(err), apierrors.IsNotFound(err): // it is for those who may read payloads; an earlier manager has none
+		return nil
+	case err == nil && state.State != nil:
+		d.state = state
+	}
 	return err
 }
 
@@ -82,6 +94,7 @@ type described struct {
 	*target
 	run   *datav1alpha1.Run // nil until the run is started
 	steps *datav1alpha1.RunSteps
+	state *datav1alpha1.RunState // nil if there is none, or if the user may not see it
 }
 
 // objects returns the WorkflowRun, the Run and its RunSteps, as far as there are any.
@@ -92,6 +105,9 @@ func (d *described) objects() []runtime.Object {
 	}
 	if d.run != nil {
 		all = append(all, d.run, d.steps)
+	}
+	if d.state != nil {
+		all = append(all, d.state)
 	}
 	return all
 }

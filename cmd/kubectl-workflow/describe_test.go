@@ -101,3 +101,18 @@ func TestTimeline_KeepsHostileNamesInTheirLine(t *testing.T) {
 	}
 	golden(t, "timeline_hostile", out.String())
 }
+
+func TestDescribe_ShowsWhatWasPublished(t *testing.T) {
+	w := setup(t)
+	w.history()
+	w.exec(`INSERT INTO openworkflow.operator_run_states (namespace_id, run_id, sequence, state, updated_at)
+	VALUES ($1, $2, 3, '{"done": 3, "of": 10}', timestamptz '2026-01-01 11:30Z')`, w.Namespace, runSeq(3))
+	w.golden("describe_state", w.run("describe", runSeq(3)).out)
+	if got := w.run("describe", runSeq(3), "-o", "name"); got.out != "run.data.openworkflow.dev/"+runSeq(3)+"\n" {
+		t.Errorf("-o name: %+v", got)
+	}
+	viewer := w.user("viewer", rule("get", "runs", "runs/steps", "runs/why"))
+	if got := w.runAs(viewer, "", "describe", runSeq(3)); got.code != codeDone || strings.Contains(got.out, "State:") {
+		t.Errorf("without the right: %+v", got)
+	}
+}

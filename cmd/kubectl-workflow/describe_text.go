@@ -28,6 +28,9 @@ func (d *described) print(out io.Writer, now time.Time, o timelineOptions) error
 			"Run", "<none>, the manager has not started it yet", "Message", message)...)
 	}
 	fields := append(append(about, runFields(d.run, now)...), "Message", message)
+	if d.state != nil {
+		fields = append(fields, "State", string(d.state.State.Raw), "Published", timeText(d.state.UpdatedAt))
+	}
 	if err := fieldsOf(out, fields...); err != nil {
 		return err
 	}

@@ -58,6 +58,9 @@ func newRoot(f *factory) *cobra.Command {
 		newImport(f),
 	)
 	add(groupSteer,
+		newInbox(f),
+		newApprove(f),
+		newDeny(f),
 		newSignal(f),
 		newCancel(f),
 		newSuspend(f),

@@ -85,7 +85,7 @@ func setup(t *testing.T) *world {
 // editorRules are the rights to runs in the ClusterRoles openworkflow-editor and
 // openworkflow-data-editor, and those to pods in edit.
 var editorRules = []rbacv1.PolicyRule{
-	{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"backends", "workerpools", "workflowruns"},
+	{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"backends", "workerpools", "workflowruns", "workflowsignals"},
 		Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"}},
 	{APIGroups: []string{datav1alpha1.GroupVersion.Group}, Resources: []string{"*"}, Verbs: []string{"get", "list", "create"}},
 	{APIGroups: []string{""}, Resources: []string{"pods", "pods/log", "events"}, Verbs: []string{"get", "list", "watch"}},
