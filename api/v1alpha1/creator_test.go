@@ -44,7 +44,7 @@ func TestCreator_SaysWhatCannotBeRead(t *testing.T) {
 	} {
 		_, err := v1alpha1.ParseCreator(map[string]string{v1alpha1.AnnotationCreatedBy: text})
 		if err == nil || !strings.Contains(err.Error(), want) || len(text) > 2 && strings.Contains(err.Error(), text) {
-			t.Errorf("%.40q: %v, want %q", text, err, want) //nolint:errorlint // err may be nil
+			t.Errorf("%.40q: %v, want %q", text, err, want)
 		}
 	}
 }

@@ -17,7 +17,7 @@ type memoryCluster struct {
 	deployed map[string]string
 }
 
-func (c *memoryCluster) Deploy(_ context.Context, key, environment, version string) error {
+func (c *memoryCluster) Deploy(_ context.Context, key, _, version string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.deployed == nil {

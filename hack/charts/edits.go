@@ -1,5 +1,7 @@
 package main
 
+import "slices"
+
 // edits are the fields that become values, by the key of their object. What is not here is in
 // the chart as it is in config.
 var edits = map[string]func(*editor){
@@ -42,7 +44,7 @@ func editManager(e *editor) {
 }
 
 func editContainer(e *editor, container ...string) {
-	field := func(name string) []string { return append(container[:len(container):len(container)], name) }
+	field := func(name string) []string { return append(slices.Clip(container), name) }
 	e.set(`{{ include "openworkflow.image" . }}`, field("image")...)
 	e.set("{{ .Values.image.pullPolicy }}", field("imagePullPolicy")...)
 	e.replace(`          {{- toYaml .Values.resources | nindent 10 }}`, field("resources")...)

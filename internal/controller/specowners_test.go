@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -30,7 +31,7 @@ func (w *world) apply(kind, name string, spec map[string]any) *unstructured.Unst
 // has written its status.
 func specOwners(o client.Object) (owners []string, observed bool) {
 	for _, entry := range o.GetManagedFields() {
-		if strings.Contains(string(entry.FieldsV1.Raw), `"f:spec"`) {
+		if strings.Contains(entry.FieldsV1.GetRawString(), `"f:spec"`) {
 			owners = append(owners, entry.Manager)
 		}
 		observed = observed || entry.Manager == v1alpha1.FieldManager && entry.Subresource == "status"
@@ -44,9 +45,7 @@ func TestSpecs_BelongToTheUser(t *testing.T) {
 	w := newManagedWorld(t)
 	run := func(name string, more map[string]any) *run {
 		spec := map[string]any{"workflowName": "checkout", "input": map[string]any{"total": int64(42)}}
-		for key, value := range more {
-			spec[key] = value
-		}
+		maps.Copy(spec, more)
 		w.apply("WorkflowRun", name, spec)
 		r := newTestRun(name)
 		r.Namespace = w.Namespace

@@ -8,6 +8,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/crdtest"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/projection"
+	"github.com/openworkflow-operator/operator/internal/store"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -57,7 +59,7 @@ type objectMeta struct {
 var otherReasons = []string{
 	v1alpha1.ReasonStatusCorrected, v1alpha1.ReasonStatusRefused,
 	v1alpha1.ReasonListening, v1alpha1.ReasonPolling, v1alpha1.ReasonTLS, v1alpha1.ReasonNotEncrypted,
-	v1alpha1.ReasonContextIgnored,
+	v1alpha1.ReasonContextIgnored, v1alpha1.ReasonTooLargeToArchive,
 }
 
 // stateTable makes the table of states with the functions that set the conditions of each kind.
@@ -160,6 +162,41 @@ func (s *stateTable) schedules() {
 	}
 }
 
+func (s *stateTable) signals() {
+	object := &v1alpha1.WorkflowSignal{ObjectMeta: metav1.ObjectMeta{Generation: 2, CreationTimestamp: metav1.NewTime(s.now)}}
+	add := func(reason string, seen signalSeen) {
+		seen.Signal, seen.Now, seen.ServerNow = object, s.now, s.now
+		s.reasons[reason] = true
+		s.add("WorkflowSignal", reason, 2, false, v1alpha1.WorkflowSignalStatus{ObservedGeneration: 2, Conditions: signalStatus(seen).Conditions})
+	}
+	ready := backend.State{Known: true, Ready: true}
+	for reason, state := range sorted(map[string]store.SignalState{
+		v1alpha1.ReasonWaiting: store.SignalWaiting, v1alpha1.ReasonDelivered: store.SignalDelivered, v1alpha1.ReasonNoReceiver: store.SignalUnreceived,
+		v1alpha1.ReasonExpired: store.SignalExpired, v1alpha1.ReasonRunEnded: store.SignalRunEnded,
+	}) {
+		add(reason, signalSeen{Backend: ready, Result: &store.SignalResult{State: state}})
+	}
+	for _, reason := range []string{
+		v1alpha1.ReasonInvalidSignal, v1alpha1.ReasonStale, v1alpha1.ReasonAlreadyDecided, v1alpha1.ReasonNotAnApprover, v1alpha1.ReasonUnreadable,
+	} {
+		add(reason, signalSeen{Backend: ready, Refused: reason, Message: "says " + reason})
+	}
+	add(v1alpha1.ReasonRunNotFound, signalSeen{Backend: ready, Missing: "says RunNotFound"})
+	add(v1alpha1.ReasonBackendNotFound, signalSeen{Backend: backend.State{Known: true, Reason: v1alpha1.ReasonBackendNotFound}})
+	add(v1alpha1.ReasonBackendNotReady, signalSeen{Backend: backend.State{Known: true}})
+}
+
+// sorted goes through a map in the order of its keys.
+func sorted[V any](m map[string]V) iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		for _, key := range slices.Sorted(maps.Keys(m)) {
+			if !yield(key, m[key]) {
+				return
+			}
+		}
+	}
+}
+
 func (s *stateTable) runs() {
 	add := func(state v1alpha1.RunState, reason, text string, status v1alpha1.WorkflowRunStatus) {
 		s.reasons[reason] = true
@@ -209,6 +246,8 @@ func newStateTable(t *testing.T) *stateTable {
 	s.runs()
 	s.general(t, "WorkflowSchedule", "openworkflow.dev_workflowschedules.yaml", header+`"WorkflowSchedule", "spec": {"schedules": ["@daily"], "runTemplate": {"workflowName": "checkout"}}}`)
 	s.schedules()
+	s.general(t, "WorkflowSignal", "openworkflow.dev_workflowsignals.yaml", header+`"WorkflowSignal", "spec": {"signal": "paid"}}`)
+	s.signals()
 	return s
 }
 

@@ -134,7 +134,7 @@ func TestPolicy_P9_ASignalNamesWhoeverCreatesIt(t *testing.T) {
 		for _, user := range []client.Client{ann, ben, w.Client} {
 			err := user.Patch(t.Context(), change.object.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(body)))
 			if err == nil || !strings.Contains(err.Error(), "the annotation openworkflow.dev/created-by is immutable") {
-				t.Errorf("%s: %v", name, err) //nolint:errorlint // err may be nil
+				t.Errorf("%s: %v", name, err)
 			}
 		}
 	}

@@ -392,7 +392,7 @@ func (w *world) awaitGone(o client.Object) {
 	w.t.Helper()
 	eventually(w.t, func() error {
 		if err := w.Get(context.Background(), client.ObjectKeyFromObject(o), o); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("%s is not gone: %v", o.GetName(), err) //nolint:errorlint // err may be nil
+			return fmt.Errorf("%s is not gone: %v", o.GetName(), err)
 		}
 		return nil
 	})
@@ -409,7 +409,7 @@ func TestSignal_IsWithdrawnWithItsObject(t *testing.T) {
 	s := w.store()
 	eventually(t, func() error {
 		if _, err := s.DeliverKept(t.Context(), string(signal.UID)); !errors.Is(err, store.ErrNotFound) {
-			return fmt.Errorf("the signal is kept: %v", err) //nolint:errorlint // err may be nil
+			return fmt.Errorf("the signal is kept: %v", err)
 		}
 		return nil
 	})
@@ -500,7 +500,7 @@ func TestSignal_P7_TheAPIServerRefuses(t *testing.T) {
 		signal := newSignal("bad", test.change)
 		signal.Namespace = w.Namespace
 		if err := w.Create(t.Context(), signal); err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: %v, want %q", name, err, test.want) //nolint:errorlint // err may be nil
+			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}
 	}
 
@@ -520,7 +520,7 @@ func TestSignal_P7_TheAPIServerRefuses(t *testing.T) {
 		changed := signal.DeepCopy()
 		change(changed)
 		if err := w.Patch(t.Context(), changed, client.MergeFrom(signal)); err == nil || !strings.Contains(err.Error(), "a WorkflowSignal is immutable but for ttlSecondsAfterFinished") {
-			t.Errorf("a change of the %s: %v", name, err) //nolint:errorlint // err may be nil
+			t.Errorf("a change of the %s: %v", name, err)
 		}
 	}
 	awaitRefusal(t, "spec.data is immutable: delete the WorkflowSignal and create another", func() error {

@@ -108,10 +108,10 @@ func TestSetState_IsReadWhileTheRunWaits(t *testing.T) {
 	_, stop := b.work(runner.Options{}, w)
 	id := b.start(w, "null")
 	deadline := time.Now().Add(time.Minute)
-	for b.state(id) != `"before the long step"` && time.Now().Before(deadline) {
-	}
-	if got := b.state(id); got != `"before the long step"` {
-		t.Errorf("while the step is executing, the state is %s", got)
+	for got := ""; got != `"before the long step"`; got = b.state(id) {
+		if time.Now().After(deadline) {
+			t.Fatalf("while the step is executing, the state is %s", got)
+		}
 	}
 	close(goOn)
 	b.await(id, "parked", func(r *openworkflow.Run) bool { return r.Parked() })

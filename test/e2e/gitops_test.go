@@ -17,7 +17,7 @@ import (
 var life = flag.Duration("life", 0, "how long the objects of TestGitOps live while it watches who owns their fields")
 
 // ourKinds are the kinds whose specs belong to users.
-const ourKinds = "backends,workerpools,workflowruns,workflowschedules"
+const ourKinds = "backends,workerpools,workflowruns,workflowschedules,workflowsignals"
 
 // What docs/gitops.md says, with Flux's own controllers: see "make gitops". Each part begins with
 // what the one before has left.
@@ -264,7 +264,7 @@ func (c *cluster) checkSpecOwners(users ...string) int {
 		}
 		owners := map[string]bool{}
 		for _, entry := range o.ManagedFields {
-			if strings.Contains(string(entry.FieldsV1.Raw), `"f:spec"`) {
+			if strings.Contains(entry.FieldsV1.GetRawString(), `"f:spec"`) {
 				owners[entry.Manager] = true
 			}
 		}

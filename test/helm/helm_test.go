@@ -8,6 +8,7 @@ package helm
 import (
 	"bytes"
 	"context"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -209,9 +210,7 @@ func TestCharts_RenderWhatKustomizeBuilds(t *testing.T) {
 			[]string{"--set", "namespaces={default}"},
 			func(t *testing.T) map[string]map[string]any {
 				want := without(kustomize(t, "", "namespaced"), nil)
-				for key, object := range kustomize(t, "namespace: default", "namespaced/tenant") {
-					want[key] = object
-				}
+				maps.Copy(want, kustomize(t, "namespace: default", "namespaced/tenant"))
 				return want
 			},
 		},
