@@ -22,9 +22,19 @@ const scheduleLong = `Start and steer what a WorkflowSchedule starts.
 
 kubectl get workflowschedules lists them, and kubectl workflow why schedule/NAME says what one does.`
 
+const scheduleExample = `  # Start a run now
+  kubectl workflow schedule trigger nightly-report
+
+  # What would start, had it been there last week?
+  kubectl workflow schedule backfill nightly-report --from 168h --dry-run
+
+  # Let nothing start until it is resumed
+  kubectl workflow schedule pause nightly-report
+  kubectl workflow schedule resume nightly-report`
+
 // newSchedule returns the verbs for WorkflowSchedules.
 func newSchedule(f *factory) *cobra.Command {
-	cmd := &cobra.Command{Use: "schedule", Aliases: []string{"schedules"}, Short: "Start and steer what a schedule starts", Long: scheduleLong}
+	cmd := &cobra.Command{Use: "schedule", Aliases: []string{"schedules"}, Short: "Start and steer what a schedule starts", Long: scheduleLong, Example: scheduleExample}
 	cmd.AddCommand(
 		newTrigger(f),
 		newBackfill(f),
