@@ -79,6 +79,7 @@ func (e *execution) expireApprovals(overdue []*future) {
 	}
 }
 
+// expireApproval (might not return) ends an approval whose time is over, or learns how it has ended.
 func (e *execution) expireApproval(f *future) {
 	attempt := *f.wait.attempt // of a future that waits, only this goroutine changes it
 	var state store.ApprovalState

@@ -197,7 +197,7 @@ func (e *execution) writeSteps(steps []store.StepWrite) error {
 	return err
 }
 
-// SetState implements durable.Execution.
+// SetState (might not return) implements durable.Execution.
 func (e *execution) SetState(state json.RawMessage) {
 	e.enterVerb()
 	defer e.exitVerb()
