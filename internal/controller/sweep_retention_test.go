@@ -266,16 +266,20 @@ func TestRetention_Archives(t *testing.T) {
 	}
 }
 
-// TestRetention_WithoutOneNothingIsRead: there is no database to read from.
-func TestRetention_WithoutOneNothingIsRead(t *testing.T) {
+// TestRetention_WithoutOneNoRunIsRead: what is left of signals is removed all the same.
+func TestRetention_WithoutOneNoRunIsRead(t *testing.T) {
 	t.Parallel()
-	r := &retentionSweep{conn: &backend.Connection{Store: nil}}
+	h := &history{runs: []string{"a"}}
+	r := &retentionSweep{conn: &backend.Connection{Store: h}}
 	if err := r.run(t.Context()); err != nil {
 		t.Error(err)
 	}
 	r.conn.SetRetention(retention(newBackend()))
 	if err := r.run(t.Context()); err != nil {
 		t.Error(err)
+	}
+	if h.pages > 0 || h.signalPages != 2 {
+		t.Errorf("%d pages of runs and %d of signals were read in two turns", h.pages, h.signalPages)
 	}
 }
 
@@ -287,6 +291,8 @@ type history struct {
 	large map[string]bool // of those that are kept
 	seen  int             // runs that were read
 	pages int
+	// signalPages is the number of pages of signals that were read.
+	signalPages int
 	// removing is called before each removal.
 	removing func()
 }
@@ -333,6 +339,7 @@ func (h *history) RemoveRuns(_ context.Context, _ store.Retention, ids []string)
 }
 
 func (h *history) RemoveSignals(context.Context, time.Duration, string, int) (next string, removed int, err error) {
+	h.signalPages++
 	return "", 0, nil
 }
 
