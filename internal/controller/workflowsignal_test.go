@@ -392,7 +392,7 @@ func (w *world) awaitGone(o client.Object) {
 	w.t.Helper()
 	eventually(w.t, func() error {
 		if err := w.Get(context.Background(), client.ObjectKeyFromObject(o), o); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("%s is not gone: %v", o.GetName(), err)
+			return fmt.Errorf("%s is not gone: %v", o.GetName(), err) //nolint:errorlint // err may be nil
 		}
 		return nil
 	})
@@ -409,7 +409,7 @@ func TestSignal_IsWithdrawnWithItsObject(t *testing.T) {
 	s := w.store()
 	eventually(t, func() error {
 		if _, err := s.DeliverKept(t.Context(), string(signal.UID)); !errors.Is(err, store.ErrNotFound) {
-			return fmt.Errorf("the signal is kept: %v", err)
+			return fmt.Errorf("the signal is kept: %v", err) //nolint:errorlint // err may be nil
 		}
 		return nil
 	})
