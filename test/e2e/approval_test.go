@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -62,7 +63,21 @@ spec:
 func (c *cluster) output(name string) string {
 	c.Helper()
 	c.kubectl("-n", c.namespace, "wait", "--for=condition=Complete", "workflowrun/"+name, "--timeout=60s")
-	return string(c.statusOf(name).Output.Raw)
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, c.statusOf(name).Output.Raw); err != nil {
+		c.Fatal(err)
+	}
+	return compact.String()
+}
+
+// stampCreators has the API server write who creates a WorkflowSignal, and waits until it does.
+func (c *cluster) stampCreators() {
+	c.Helper()
+	c.kubectl("apply", "-k", filepath.Join(root, "config/created-by"))
+	c.eventually(time.Minute, "the API server writes who creates a signal", func() bool {
+		out := c.kubectl("-n", c.namespace, "create", "--dry-run=server", "-o", "yaml", "-f", filepath.Join(root, "config/samples/workflowsignal.yaml"))
+		return strings.Contains(out, v1alpha1.AnnotationCreatedBy)
+	})
 }
 
 // delivered waits until a signal is finished, and returns the reason of its condition Delivered.
@@ -76,6 +91,7 @@ func (c *cluster) delivered(name string) string {
 // goes on once it does. Other decisions are refused.
 func TestApproval_ByFiles(t *testing.T) {
 	c := newCluster(t)
+	c.stampCreators()
 	c.releasePool()
 
 	early := c.releaseRun("early", `{version: 1.2.0, soakSeconds: 5}`)
@@ -83,7 +99,7 @@ func TestApproval_ByFiles(t *testing.T) {
 	if state := c.kubectl("-n", c.namespace, "get", "workflowsignal", "early-approve", "-o", "jsonpath={.status.finishedAt}"); state != "" {
 		t.Errorf("the decision is finished at %s, before the run asks", state)
 	}
-	if got := c.output("early"); !strings.Contains(got, `"status":"released"`) || !strings.Contains(got, "from a file") {
+	if got := c.output("early"); !strings.Contains(got, `"status":"released"`) || !strings.Contains(got, "from a file") || !strings.Contains(got, `"by":["admin"]`) {
 		t.Errorf("output is %s", got)
 	}
 	if got := c.delivered("early-approve"); got != v1alpha1.ReasonDelivered {

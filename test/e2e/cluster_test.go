@@ -70,8 +70,14 @@ func newNamespace(t *testing.T, name string) *cluster {
 		_ = exec.Command(filepath.Join(root, "hack/postgres.sh"), "psql", "-q", "-c",      //nolint:noctx // likewise
 			"DROP DATABASE IF EXISTS "+database+" WITH (FORCE)").Run()
 	})
-	c.kubectl("-n", c.namespace, "create", "secret", "generic", "openworkflow-postgres", "--from-literal=uri="+c.url)
+	c.secret()
 	return c
+}
+
+// secret creates the Secret with the database's URL.
+func (c *cluster) secret() {
+	c.Helper()
+	c.kubectl("-n", c.namespace, "create", "secret", "generic", "openworkflow-postgres", "--from-literal=uri="+c.url)
 }
 
 // in returns the same namespace for a subtest.

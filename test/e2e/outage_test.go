@@ -102,6 +102,7 @@ func TestNamespaceDeletedWhileTheManagerIsDown(t *testing.T) {
 	c.kubectl("delete", "namespace", c.namespace, "--timeout=90s")
 	restore()
 	c.kubectl("create", "namespace", c.namespace)
+	c.secret()
 	c.backend()
 	c.pool(1, 0)
 	var open int
