@@ -107,7 +107,7 @@ test-e2e: e2e-cluster ## Run the end-to-end tests on the development cluster.
 
 .PHONY: test-e2e-short
 test-e2e-short: e2e-cluster ## Run a short form of the end-to-end tests.
-	$(E2E) -short -timeout 10m -skip '^Test(P9|GitOps)' $(TESTFLAGS) ./test/e2e/...
+	$(E2E) -short -timeout 15m -skip '^Test(P9|GitOps)' $(TESTFLAGS) ./test/e2e/...
 
 .PHONY: k9s
 k9s: e2e-cluster ## Drive k9s in a terminal, on the development cluster; writes docs/sessions/k9s.md. Builds k9s the first time.
