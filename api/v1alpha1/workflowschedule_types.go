@@ -292,7 +292,7 @@ type WorkflowScheduleStatus struct {
 	// Forbid, BufferOne and Replace it is written before the run is created, so that of two managers
 	// that take themselves for the leader only one decides.
 	// +optional
-	Starting *StartingSlot `json:"starting,omitempty"`
+	Starting *StartingSlot `json:"starting,omitzero"`
 
 	// failures is the number of runs that have failed in a row.
 	// +optional

@@ -12,6 +12,7 @@ import (
 // +kubebuilder:validation:XValidation:rule="has(self.signal) != has(self.approval)",message="give signal, or approval: one of the two"
 // +kubebuilder:validation:XValidation:rule="!has(self.approval) || !has(self.target)",message="an approval has no target: its run and step are in approval"
 // +kubebuilder:validation:XValidation:rule="!has(self.delivery) || self.delivery != 'Now' || !has(self.expirationSeconds)",message="expirationSeconds is for delivery UntilReceived: with Now, nothing is kept"
+// +kubebuilder:validation:MinProperties=1
 type WorkflowSignalSpec struct {
 	// backendRef names the Backend that holds the runs. Defaults to the one named default.
 	// +optional
@@ -235,11 +236,19 @@ type SignalDelivery struct {
 // Creator is who has created an object, in its AnnotationCreatedBy.
 type Creator struct {
 	// username is the name by which the API server knew the user.
-	Username string `json:"username"`
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=262144
+	Username string `json:"username,omitempty"`
 
 	// groups are the user's groups, none if the user is in more than 100.
+	// +required
 	// +listType=atomic
-	Groups []string `json:"groups"`
+	// +kubebuilder:validation:MinItems=0
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:items:MinLength=0
+	// +kubebuilder:validation:items:MaxLength=262144
+	Groups []string `json:"groups,omitempty"`
 }
 
 // +kubebuilder:object:root=true
