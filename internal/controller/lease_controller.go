@@ -79,13 +79,15 @@ type deaths struct {
 
 	mu       sync.Mutex
 	released map[types.UID]string // the last death, by the uid of the pod
+	// releasing has the pods of which the leases are being released.
+	releasing map[types.UID]bool
 	// foreign is when a worker that announces nothing has died in place last, by Backend.
 	foreign map[types.NamespacedName]time.Time
 }
 
 func newDeaths(s *suspects) *deaths {
 	return &deaths{
-		suspects: s, released: map[types.UID]string{}, foreign: map[types.NamespacedName]time.Time{},
+		suspects: s, released: map[types.UID]string{}, releasing: map[types.UID]bool{}, foreign: map[types.NamespacedName]time.Time{},
 	}
 }
 
@@ -103,16 +105,41 @@ func (d *deaths) lastForeign(of types.NamespacedName) (at time.Time, ok bool) {
 	return at, ok
 }
 
-func (d *deaths) isReleased(pod types.UID, death string) bool {
+// releaseState says who releases the leases of a death.
+type releaseState int
+
+const (
+	// releaseIsMine means that the caller does, and calls end after that.
+	releaseIsMine releaseState = iota
+	// releaseIsBusy means that somebody else is doing it.
+	releaseIsBusy
+	// releaseIsDone means that they were released.
+	releaseIsDone
+)
+
+// begin says whether the caller releases the leases of a death. The reconciler and a sweep may see
+// it at the same time.
+func (d *deaths) begin(pod types.UID, death string) releaseState {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.released[pod] == death
+	switch {
+	case d.released[pod] == death:
+		return releaseIsDone
+	case d.releasing[pod]:
+		return releaseIsBusy
+	}
+	d.releasing[pod] = true
+	return releaseIsMine
 }
 
-func (d *deaths) add(pod types.UID, death string) {
+// end ends what begin has begun.
+func (d *deaths) end(pod types.UID, death string, isReleased bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.released[pod] = death
+	delete(d.releasing, pod)
+	if isReleased {
+		d.released[pod] = death
+	}
 }
 
 func (d *deaths) forget(pod types.UID) {
@@ -227,22 +254,26 @@ func deathOf(c *corev1.ContainerStatus, t *corev1.ContainerStateTerminated) stri
 func (r *LeaseReconciler) Reconcile(ctx context.Context, req leaseRequest) (ctrl.Result, error) {
 	if req.Death == "" {
 		r.deaths.forget(req.PodUID)
-	} else if r.deaths.isReleased(req.PodUID, req.Death) || r.restarted(ctx, req) {
+	} else if r.restarted(ctx, req) {
 		return ctrl.Result{}, nil
 	}
 	conn := r.connection(req)
 	if conn == nil {
 		return ctrl.Result{}, nil // the sweep before the Backend becomes ready does it
 	}
-	if err := r.deaths.release(ctx, conn, req, req.cause()); err != nil {
+	state, err := r.deaths.releaseOnce(ctx, conn, req)
+	if err != nil {
 		r.Backends.Recheck(conn.Key)
 		if isTransient(err) {
 			return ctrl.Result{RequeueAfter: backoff.Jitter(time.Second)}, nil
 		}
 		return ctrl.Result{}, err
 	}
-	if req.Death != "" {
-		r.deaths.add(req.PodUID, req.Death)
+	switch state {
+	case releaseIsBusy:
+		return ctrl.Result{RequeueAfter: backoff.Jitter(100 * time.Millisecond)}, nil // in case that fails
+	case releaseIsDone:
+		return ctrl.Result{}, nil
 	}
 	for _, w := range conn.Workers() {
 		if w.PodUID == string(req.PodUID) {
@@ -271,6 +302,22 @@ func (r *LeaseReconciler) connection(req leaseRequest) *backend.Connection {
 		}
 	}
 	return nil
+}
+
+// releaseOnce clears the leases of a pod's workers, of each death once.
+func (d *deaths) releaseOnce(ctx context.Context, conn *backend.Connection, req leaseRequest) (releaseState, error) {
+	if req.Death == "" {
+		return releaseIsMine, d.release(ctx, conn, req, req.cause())
+	}
+	state := d.begin(req.PodUID, req.Death)
+	if state != releaseIsMine {
+		return state, nil
+	}
+	isReleased := false
+	defer func() { d.end(req.PodUID, req.Death, isReleased) }() // also of a panic
+	err := d.release(ctx, conn, req, req.cause())
+	isReleased = err == nil
+	return state, err
 }
 
 // release clears the leases of a pod's workers and wakes other workers to claim the runs. A
@@ -308,14 +355,13 @@ func (d *deaths) releaseDead(ctx context.Context, reader client.Reader, conn *ba
 		return fmt.Errorf("list worker pods: %w", err)
 	}
 	for i := range pods.Items {
-		uid, death := pods.Items[i].UID, workerEnded(&pods.Items[i])
-		if death == "" || d.isReleased(uid, death) {
+		death := workerEnded(&pods.Items[i])
+		if death == "" {
 			continue
 		}
-		if err := d.release(ctx, conn, deathRequest(&pods.Items[i], death), "container"); err != nil {
+		if _, err := d.releaseOnce(ctx, conn, deathRequest(&pods.Items[i], death)); err != nil {
 			return err
 		}
-		d.add(uid, death)
 	}
 	silent, err := silentWorkers(ctx, conn.Store)
 	if err != nil {

@@ -2,15 +2,18 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
@@ -207,6 +210,46 @@ func TestLeases_P1_StayWhenAnotherContainerEnds(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// slowRelease is a database that answers the release of leases late.
+type slowRelease struct {
+	backend.Store
+	calls   chan struct{}
+	answers chan error
+}
+
+func (s *slowRelease) ReleaseLeases(context.Context, store.ReleaseRequest) ([]store.ReleasedRun, error) {
+	s.calls <- struct{}{}
+	return nil, <-s.answers
+}
+
+// Of the reconciler and a sweep that see a death at the same time, one releases its leases, and counts
+// it. What has failed is done again.
+func TestDeaths_P1_AreReleasedByOne(t *testing.T) {
+	t.Parallel()
+	s := &slowRelease{calls: make(chan struct{}, 1), answers: make(chan error)}
+	conn := &backend.Connection{Store: s}
+	d := newDeaths(newSuspects(nil, events.NewFakeRecorder(1)))
+	req := leaseRequest{PodUID: "pod", Death: "c://1"}
+	for _, failure := range []error{errors.New("no answer"), nil} {
+		ended := make(chan error)
+		go func() {
+			_, err := d.releaseOnce(t.Context(), conn, req)
+			ended <- err
+		}()
+		<-s.calls
+		if state, err := d.releaseOnce(t.Context(), conn, req); state != releaseIsBusy || err != nil {
+			t.Errorf("a second release at the same time: %v, %v", state, err)
+		}
+		s.answers <- failure
+		if err := <-ended; !errors.Is(err, failure) {
+			t.Errorf("the release: %v, want %v", err, failure)
+		}
+	}
+	if state, err := d.releaseOnce(t.Context(), conn, req); state != releaseIsDone || err != nil {
+		t.Errorf("a release after it: %v, %v", state, err)
 	}
 }
 

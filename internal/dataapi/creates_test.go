@@ -63,7 +63,7 @@ func TestRuns_CreatesShareTransactions(t *testing.T) {
 		t.Errorf("there are %d runs, want %d", rows, n+51)
 	}
 	t.Logf("%d runs in %d transactions", rows, transactions)
-	if most := 51 + n/4; transactions > most {
+	if most := 51 + n/2; transactions > most { // on a slow machine, fewer callers wait at the same time
 		t.Errorf("%d creates took %d transactions, want at most %d", rows, transactions, most)
 	}
 }
