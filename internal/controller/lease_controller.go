@@ -274,6 +274,7 @@ func (r *LeaseReconciler) Reconcile(ctx context.Context, req leaseRequest) (ctrl
 		return ctrl.Result{RequeueAfter: backoff.Jitter(100 * time.Millisecond)}, nil // in case that fails
 	case releaseIsDone:
 		return ctrl.Result{}, nil
+	case releaseIsMine:
 	}
 	for _, w := range conn.Workers() {
 		if w.PodUID == string(req.PodUID) {

@@ -63,7 +63,7 @@ func TestRuns_CreatesShareTransactions(t *testing.T) {
 		t.Errorf("there are %d runs, want %d", rows, n+51)
 	}
 	t.Logf("%d runs in %d transactions", rows, transactions)
-	if most := 51 + n/2; transactions > most { // on a slow machine, fewer callers wait at the same time
+	if most := 51 + n*3/4; transactions > most { // how many wait at the same time depends on the machine
 		t.Errorf("%d creates took %d transactions, want at most %d", rows, transactions, most)
 	}
 }
