@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 )
@@ -58,32 +59,30 @@ func (f *factory) completeFlags(root *cobra.Command) {
 // completeRun completes a verb's only argument: names of WorkflowRuns, then ids of runs without
 // an object.
 func (f *factory) completeRun(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return completeFirst(cmd, args, func(ctx context.Context) (names []string) {
+		list := &v1alpha1.WorkflowRunList{}
+		f.readFirst(ctx, "workflowruns", list)
+		for i := range list.Items {
+			names = append(names, list.Items[i].Name)
+		}
+		return append(names, f.runIDs(ctx)...)
+	})
+}
+
+// completeFirst completes a verb's only argument by what a function finds in time.
+func completeFirst(cmd *cobra.Command, args []string, find func(context.Context) []string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
 	defer cancel()
-	return append(f.objectNames(ctx), f.runIDs(ctx)...), cobra.ShellCompDirectiveNoFileComp
+	return find(ctx), cobra.ShellCompDirectiveNoFileComp
 }
 
-func (f *factory) objectNames(ctx context.Context) []string {
-	namespace, err := f.namespace()
-	if err != nil {
-		return nil
-	}
-	objects, err := f.objects()
-	if err != nil {
-		return nil
-	}
-	list := &v1alpha1.WorkflowRunList{}
-	if objects.Get().Namespace(namespace).Resource("workflowruns").Param("limit", "100").Do(ctx).Into(list) != nil {
-		return nil
-	}
-	var names []string
-	for i := range list.Items {
-		names = append(names, list.Items[i].Name)
-	}
-	return names
+// readFirst reads the first objects of a kind in the namespace, and reports whether it could.
+func (f *factory) readFirst(ctx context.Context, resource string, list runtime.Object) bool {
+	objects, namespace, err := f.objectsIn()
+	return err == nil && objects.Get().Namespace(namespace).Resource(resource).Param("limit", "100").Do(ctx).Into(list) == nil
 }
 
 func (f *factory) runIDs(ctx context.Context) []string {
@@ -112,29 +111,27 @@ func (f *factory) runIDs(ctx context.Context) []string {
 
 // completeWorkflow completes the name of a workflow: those that the namespace's pools serve.
 func (f *factory) completeWorkflow(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
-	defer cancel()
-	namespace, err := f.namespace()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	objects, err := f.objects()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	pools := &v1alpha1.WorkerPoolList{}
-	if objects.Get().Namespace(namespace).Resource("workerpools").Do(ctx).Into(pools) != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for i := range pools.Items {
-		for _, w := range pools.Items[i].Status.Workflows {
-			names = append(names, w.Name)
+	return completeFirst(cmd, args, func(ctx context.Context) (names []string) {
+		pools := &v1alpha1.WorkerPoolList{}
+		f.readFirst(ctx, "workerpools", pools)
+		for i := range pools.Items {
+			for _, w := range pools.Items[i].Status.Workflows {
+				names = append(names, w.Name)
+			}
 		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
+		slices.Sort(names)
+		return slices.Compact(names)
+	})
+}
+
+// completeSchedule completes a verb's only argument: names of WorkflowSchedules.
+func (f *factory) completeSchedule(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return completeFirst(cmd, args, func(ctx context.Context) (names []string) {
+		list := &v1alpha1.WorkflowScheduleList{}
+		f.readFirst(ctx, "workflowschedules", list)
+		for i := range list.Items {
+			names = append(names, list.Items[i].Name)
+		}
+		return names
+	})
 }

@@ -83,6 +83,16 @@ func (f *factory) objects() (*rest.RESTClient, error) {
 	return restClient(config, v1alpha1.GroupVersion)
 }
 
+// objectsIn returns a client for the custom resources, and the namespace.
+func (f *factory) objectsIn() (*rest.RESTClient, string, error) {
+	namespace, err := f.namespace()
+	if err != nil {
+		return nil, "", err
+	}
+	objects, err := f.objects()
+	return objects, namespace, err
+}
+
 // data returns a client of the data API. It connects once.
 func (f *factory) data(ctx context.Context) (*dataClient, error) {
 	if f.connected != nil {

@@ -348,11 +348,7 @@ func (f *factory) readSchedule(ctx context.Context, argument string) (*v1alpha1.
 	if err != nil {
 		return nil, err
 	}
-	namespace, err := f.namespace()
-	if err != nil {
-		return nil, err
-	}
-	objects, err := f.objects()
+	objects, namespace, err := f.objectsIn()
 	if err != nil {
 		return nil, err
 	}
@@ -385,11 +381,7 @@ func (f *factory) patchSchedule(ctx context.Context, argument string, kind types
 	if err != nil {
 		return nil, err
 	}
-	namespace, err := f.namespace()
-	if err != nil {
-		return nil, err
-	}
-	objects, err := f.objects()
+	objects, namespace, err := f.objectsIn()
 	if err != nil {
 		return nil, err
 	}
@@ -402,30 +394,4 @@ func (f *factory) patchSchedule(ctx context.Context, argument string, kind types
 		return nil, fmt.Errorf("change WorkflowSchedule %s: %w", name, err)
 	}
 	return s, nil
-}
-
-// completeSchedule completes a verb's only argument: names of WorkflowSchedules.
-func (f *factory) completeSchedule(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
-	defer cancel()
-	namespace, err := f.namespace()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	objects, err := f.objects()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	list := &v1alpha1.WorkflowScheduleList{}
-	if objects.Get().Namespace(namespace).Resource("workflowschedules").Param("limit", "100").Do(ctx).Into(list) != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for i := range list.Items {
-		names = append(names, list.Items[i].Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -195,7 +195,9 @@ func TestKeptSignal_Expires(t *testing.T) {
 		}
 		soon := kept("late", func(k *store.KeptSignal) { k.ExpiresAt = time.Now().Add(time.Second) })
 		b.keep(soon, store.SignalWaiting)
-		for end := time.Now().Add(minute); len(b.deliver()) == 0; time.Sleep(10 * time.Millisecond) {
+		sweep := time.NewTicker(20 * time.Millisecond) // as the manager looks: nothing tells of an expiry
+		defer sweep.Stop()
+		for end := time.Now().Add(minute); len(b.deliver()) == 0; <-sweep.C {
 			if time.Now().After(end) {
 				t.Fatal("the signal does not expire")
 			}

@@ -134,11 +134,7 @@ func TestReadiness_IsNotReadyBeforeTheFirstList(t *testing.T) {
 		t.Errorf("before the first list: %v", err)
 	}
 	close(listed)
-	for end := time.Now().Add(time.Minute); r.Check(nil) != nil; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("after the first list: %v", r.Check(nil))
-		}
-	}
+	eventually(t, func() error { return r.Check(nil) })
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -335,7 +335,8 @@ func (r *WorkflowSignalReconciler) withdraw(ctx context.Context, req signalReque
 	return nil
 }
 
-// expire deletes a finished signal after its ttl.
+// expire deletes a finished signal after its ttl. The end is by the database's clock, and the ttl
+// starts no earlier than the object, as for runs.
 func (r *WorkflowSignalReconciler) expire(ctx context.Context, s *v1alpha1.WorkflowSignal) (ctrl.Result, error) {
 	ttl := s.Spec.TTLSecondsAfterFinished
 	if ttl == nil {
@@ -348,12 +349,14 @@ func (r *WorkflowSignalReconciler) expire(ctx context.Context, s *v1alpha1.Workf
 	if ttl == nil {
 		return ctrl.Result{}, nil
 	}
-	finished := s.Status.FinishedAt.Time
-	if finished.Before(s.CreationTimestamp.Time) {
-		finished = s.CreationTimestamp.Time
+	now := r.Clock.Now()
+	serverNow := now
+	if conn := r.Backends.Ready(backend.KeyOf(s.Namespace, s.Spec.BackendRef)); conn != nil {
+		serverNow = conn.Store.ServerTime(now)
 	}
-	if wait := finished.Add(time.Duration(*ttl) * time.Second).Sub(r.Clock.Now()); wait > 0 {
-		return ctrl.Result{RequeueAfter: wait}, nil
+	passed := min(now.Sub(s.CreationTimestamp.Time), serverNow.Sub(s.Status.FinishedAt.Time))
+	if left := time.Duration(*ttl)*time.Second - passed; left > 0 {
+		return ctrl.Result{RequeueAfter: left}, nil
 	}
 	err := r.Delete(ctx, s, client.Preconditions{UID: &s.UID})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {

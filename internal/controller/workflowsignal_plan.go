@@ -8,6 +8,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/projection"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -50,9 +51,6 @@ func subjectOf(s *v1alpha1.WorkflowSignal) string {
 	}
 	return fmt.Sprintf("signal %q", s.Spec.Signal)
 }
-
-// maxStepName is the length of a step's name in a status, in characters.
-const maxStepName = 128
 
 // signalExpiry returns when a signal expires, nil for one that is not kept.
 func signalExpiry(s *v1alpha1.WorkflowSignal) *metav1.Time {
@@ -162,7 +160,7 @@ func signalStatus(seen signalSeen) *v1alpha1.WorkflowSignalStatus {
 func deliveriesOf(seen signalSeen) (deliveries []v1alpha1.SignalDelivery) {
 	for _, d := range seen.Result.Deliveries {
 		shown := v1alpha1.SignalDelivery{
-			RunID: truncateText(d.RunID, 253), Step: truncateText(d.Step, maxStepName), Time: new(metav1.NewTime(d.At.UTC().Truncate(time.Second))),
+			RunID: truncateText(d.RunID, 253), Step: truncateText(d.Step, projection.MaxStepName), Time: new(metav1.NewTime(d.At.UTC().Truncate(time.Second))),
 		}
 		if o := d.Object; o != nil && o.Cluster == seen.Cluster && o.Namespace == seen.Signal.Namespace {
 			shown.RunName = truncateText(o.Name, 253)

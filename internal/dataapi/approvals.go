@@ -3,8 +3,6 @@ package dataapi
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -202,7 +200,7 @@ func (s *approvals) page(ctx context.Context, filter approvalFilter, after *stor
 	if filter.runID == "" && len(all) > limit {
 		all = all[:limit]
 		last := &all[limit-1]
-		list.Continue = approvalPosition{last.CreatedAt, last.Run.ID, last.Step}.String()
+		list.Continue = encodePosition(approvalPosition{last.CreatedAt, last.Run.ID, last.Step})
 	}
 	for i := range all {
 		list.Items = append(list.Items, *s.approvalOf(ctx, &all[i].ApprovalView, all[i].backend, details))
@@ -217,26 +215,14 @@ type approvalPosition struct {
 	Step      string    `json:"step"`
 }
 
-func (p approvalPosition) String() string {
-	raw, err := json.Marshal(p)
-	if err != nil { // times and texts always marshal
-		panic(err)
-	}
-	return base64.RawURLEncoding.EncodeToString(raw)
-}
-
 // parseApprovalPosition returns nil for no position.
 func parseApprovalPosition(text string) (*store.ApprovalCursor, error) {
 	if text == "" {
 		return nil, nil
 	}
-	raw, err := base64.RawURLEncoding.DecodeString(text)
-	var p approvalPosition
-	if err == nil {
-		err = json.Unmarshal(raw, &p)
-	}
-	if err != nil || p.RunID == "" {
-		return nil, apierrors.NewResourceExpired("the value of continue is not one of this list: start from the first page")
+	p, err := decodePosition(text, func(p approvalPosition) bool { return p.RunID != "" })
+	if err != nil {
+		return nil, err
 	}
 	return &store.ApprovalCursor{CreatedAt: p.CreatedAt, RunID: p.RunID, Step: p.Step}, nil
 }

@@ -47,7 +47,10 @@ type position struct {
 	ID        string    `json:"id"`
 }
 
-func (p position) String() string {
+func (p position) String() string { return encodePosition(p) }
+
+// encodePosition returns the text of continue for where a page ends.
+func encodePosition(p any) string {
 	raw, err := json.Marshal(p)
 	if err != nil { // times and texts always marshal
 		panic(err)
@@ -55,18 +58,26 @@ func (p position) String() string {
 	return base64.RawURLEncoding.EncodeToString(raw)
 }
 
+// decodePosition reads a text that encodePosition has made, which isValid accepts.
+func decodePosition[P any](text string, isValid func(P) bool) (p P, err error) {
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err == nil {
+		err = json.Unmarshal(raw, &p)
+	}
+	if err != nil || !isValid(p) {
+		return p, apierrors.NewResourceExpired("the value of continue is not one of this list: start from the first page")
+	}
+	return p, nil
+}
+
 // parsePosition returns nil for no position.
 func parsePosition(text string) (*openworkflow.Cursor, error) {
 	if text == "" {
 		return nil, nil
 	}
-	raw, err := base64.RawURLEncoding.DecodeString(text)
-	var p position
-	if err == nil {
-		err = json.Unmarshal(raw, &p)
-	}
-	if err != nil || p.ID == "" {
-		return nil, apierrors.NewResourceExpired("the value of continue is not one of this list: start from the first page")
+	p, err := decodePosition(text, func(p position) bool { return p.ID != "" })
+	if err != nil {
+		return nil, err
 	}
 	return &openworkflow.Cursor{CreatedAt: p.CreatedAt, ID: p.ID}, nil
 }

@@ -17,9 +17,10 @@ const (
 	maxError            = 1024
 	maxMessage          = 512
 	maxConditionMessage = 256
-	maxStepName         = 128
 	maxStepError        = 256
 	maxWorker           = 253
+	// MaxStepName is how much of the name of a step a status shows, in characters.
+	MaxStepName = 128
 	// MaxRunID is the length of the longest id of a run that a status shows whole.
 	MaxRunID = 253
 	// NewestSteps is how many step attempts a status shows.
@@ -70,7 +71,7 @@ func Status(run *openworkflow.Run, steps openworkflow.StepSummary, worker string
 		Worker:   truncate(worker, maxWorker),
 
 		ForkedFrom:   lineageText(run.ForkedFrom, MaxRunID),
-		ForkStep:     lineageText(run.ForkStep, maxStepName),
+		ForkStep:     lineageText(run.ForkStep, MaxStepName),
 		SupersededBy: lineageText(run.SupersededBy, MaxRunID),
 
 		Attempts:  new(int32Of(run.Attempts)),
@@ -146,7 +147,7 @@ func setAside(run *openworkflow.Run, steps openworkflow.StepSummary) bool {
 // QuarantineMessage says how often the run's worker has died, in which step, and when the run
 // is executed again.
 func QuarantineMessage(run *openworkflow.Run, steps openworkflow.StepSummary) string {
-	step := truncate(openworkflow.SuspectedStep(steps.Newest), maxStepName)
+	step := truncate(openworkflow.SuspectedStep(steps.Newest), MaxStepName)
 	return fmt.Sprintf("%s; next attempt%s, apart from other such runs", openworkflow.DescribeDeaths(step, run.Deaths), at(run.AvailableAt))
 }
 
@@ -274,7 +275,7 @@ func stepsStatus(steps openworkflow.StepSummary, state v1alpha1.RunState) *v1alp
 	for i := range newest {
 		step := &newest[i]
 		shown := v1alpha1.StepStatus{
-			Name:       new(truncate(step.StepName, maxStepName)),
+			Name:       new(truncate(step.StepName, MaxStepName)),
 			Kind:       truncate(string(step.Kind), 64),
 			State:      truncate(string(step.Status), 64),
 			StartedAt:  timeOf(step.StartedAt),
@@ -291,7 +292,7 @@ func stepsStatus(steps openworkflow.StepSummary, state v1alpha1.RunState) *v1alp
 func errorOf(raw json.RawMessage) *v1alpha1.RunError {
 	failure := openworkflow.DecodeError(raw)
 	shown := &v1alpha1.RunError{
-		Name:    truncate(failure.Name, maxStepName),
+		Name:    truncate(failure.Name, MaxStepName),
 		Message: truncate(failure.Message, maxError),
 	}
 	if shown.Message != failure.Message {

@@ -527,7 +527,7 @@ func TestSupersede_P4_AFailedRunIsReadyAndStaysFailed(t *testing.T) {
 		r.ForkedFrom, r.ForkStep, r.SupersededBy = new("run-0"), new(strings.Repeat("s", 500)), new("run-2")
 	})
 	status := Status(failed, openworkflow.StepSummary{}, "")
-	if status.ForkedFrom != "run-0" || len(status.ForkStep) > maxStepName || status.SupersededBy != "run-2" {
+	if status.ForkedFrom != "run-0" || len(status.ForkStep) > MaxStepName || status.SupersededBy != "run-2" {
 		t.Errorf("the lineage is %q, %q, %q", status.ForkedFrom, status.ForkStep, status.SupersededBy)
 	}
 	revision := *status.Revision

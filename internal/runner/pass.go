@@ -292,11 +292,7 @@ func (e *execution) submitEnd(w store.RunWrite) error {
 	e.buffer.flushMu.Lock() // a flush in progress comes first
 	defer e.buffer.flushMu.Unlock()
 	steps := e.buffer.popAll()
-	w.State = e.buffer.popState()
-	err := e.runner.flusher.submit(e.writeCtx, write{steps: steps, run: &w, keepsSlot: !e.left.ended()})
-	if err != nil {
-		e.buffer.setState(w.State)
-	}
+	err := e.submit(write{steps: steps, run: &w, keepsSlot: !e.left.ended()})
 	if err != nil && len(steps) > 0 && !e.lostLease(err) {
 		return unstorable(steps, err)
 	}

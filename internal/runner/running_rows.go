@@ -122,9 +122,7 @@ func (s *runningRows) executingOf(e *execution) []string {
 func (row *pendingRow) write() {
 	defer close(row.done)
 	e := row.execution
-	w := e.firstWrite(row.attempt)
-	w.State = e.buffer.popState()
-	err := e.runner.flusher.submit(e.writeCtx, write{steps: []store.StepWrite{w}})
+	err := e.submit(write{steps: []store.StepWrite{e.firstWrite(row.attempt)}})
 	if errors.Is(err, store.ErrLeaseLost) {
 		e.onLeaseLost()
 	}

@@ -183,15 +183,27 @@ func (e *execution) writeBufferedLocked() {
 // if this worker no longer holds the run. The error it returns is that of a value that cannot
 // be stored.
 func (e *execution) writeSteps(steps []store.StepWrite) error {
-	state := e.buffer.popState()
-	steps[0].State = state
-	err := e.runner.flusher.submit(e.writeCtx, write{steps: steps})
+	err := e.submit(write{steps: steps})
 	if errors.Is(err, store.ErrLeaseLost) || e.writeCtx.Err() != nil {
 		e.exitWith(e.onLeaseLost())
 	}
 	if err == nil {
 		e.noteProgress(steps)
+	}
+	return err
+}
+
+// submit writes steps, the end of the pass, or both, and the state that the run has published since
+// its last write. Of a write that fails, the state travels with the next one.
+func (e *execution) submit(w write) error {
+	state := e.buffer.popState()
+	if w.run != nil {
+		w.run.State = state
 	} else {
+		w.steps[0].State = state
+	}
+	err := e.runner.flusher.submit(e.writeCtx, w)
+	if err != nil {
 		e.buffer.setState(state)
 	}
 	return err

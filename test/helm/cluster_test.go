@@ -40,8 +40,9 @@ type cluster struct {
 
 // TestCharts_OnACluster tells the life of an installation: each part needs the one before.
 func TestCharts_OnACluster(t *testing.T) {
+	// The short form needs no cluster: it compares what the charts render with config.
 	if testing.Short() {
-		t.Skip("needs the development cluster")
+		t.Skip("needs the development cluster: make helm-test starts it and runs this")
 	}
 	withEach(t, func(h helm) {
 		c := cluster{h, fmt.Sprintf("helm%d", h.version)}

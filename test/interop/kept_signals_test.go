@@ -4,6 +4,7 @@ package interop
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 	"time"
 
@@ -27,17 +28,14 @@ func TestKeptSignals_P8_ReachRunsOfEitherLanguage(t *testing.T) {
 			}
 			client := l.client(language)
 			run := client.start(newRun{workflow: "waiter", input: map[string]any{"signal": "kept"}})
-			var result store.SignalResult
-			for end := time.Now().Add(time.Minute); result.State != store.SignalDelivered; time.Sleep(10 * time.Millisecond) {
-				ids, _, err := s.DueSignals(t.Context(), openworkflow.Cursor{}, 10)
-				if err != nil || time.Now().After(end) {
-					t.Fatalf("nobody waits for the signal: %v", err)
-				}
-				for _, id := range ids {
-					if result, err = s.DeliverKept(t.Context(), id); err != nil {
-						t.Fatal(err)
-					}
-				}
+			l.until("the run to wait", `SELECT EXISTS (SELECT FROM openworkflow.step_attempts
+				WHERE workflow_run_id = $1 AND kind = 'signal-wait' AND status = 'running')`, run)
+			if ids, _, err := s.DueSignals(t.Context(), openworkflow.Cursor{}, 10); err != nil || !slices.Equal(ids, []string{k.ID}) {
+				t.Fatalf("DueSignals: %v, %v", ids, err)
+			}
+			result, err := s.DeliverKept(t.Context(), k.ID)
+			if err != nil || result.State != store.SignalDelivered {
+				t.Fatalf("DeliverKept: %+v, %v", result, err)
 			}
 			if len(result.Deliveries) != 1 || result.Deliveries[0].RunID != run {
 				t.Errorf("delivered to %+v, want run %s", result.Deliveries, run)
