@@ -2,9 +2,7 @@ package store
 
 import (
 	"context"
-	"maps"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -150,9 +148,8 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]openworkflow.Run, 
 		if err := s.send(ctx, &b); err != nil {
 			return runs, Classify(err)
 		}
-		c.advanceCursors(s)
 		runs = append(runs, c.runs...)
-		if c.fromStart {
+		if !c.advanceCursors(s) {
 			return runs, nil
 		}
 		r.Max -= len(c.runs) // runs may have become due before the cursors
@@ -165,10 +162,15 @@ type claim struct {
 	*ClaimRequest
 	number int
 	runs   []openworkflow.Run
+	// share is how many of the runs are those that are due again, if there are as many, and again
+	// how many are.
+	share, again int
+	// keys are the workflows, and maxDue is the latest available_at that was claimed from each range.
+	keys   []openworkflow.DefinitionKey
+	maxDue map[rangeKey]time.Time
 	// fromStart says that every range is read from its start.
 	fromStart bool
-	// maxDue is the latest available_at that was claimed from each range.
-	maxDue map[rangeKey]time.Time
+	began     time.Time
 }
 
 // newClaim returns the claim for a request, nil for one that asks for nothing.
@@ -188,24 +190,24 @@ func (c *claim) queue(s *Store, b *sqlBatch) {
 	// Rotate the workflows, else a busy one would starve the others.
 	n := len(c.Served)
 	names, versions, refusals := make([]string, n), make([]*string, n), make([]string, n)
-	keys := make([]openworkflow.DefinitionKey, n)
+	c.keys = make([]openworkflow.DefinitionKey, n)
 	for i := range c.Served {
 		d := c.Served[(i+c.number)%n]
-		names[i], versions[i], refusals[i], keys[i] = d.Name, d.Version, d.Refusal(), d.Key()
+		names[i], versions[i], refusals[i], c.keys[i] = d.Name, d.Version, d.Refusal(), d.Key()
 	}
 	if c.GivenBack {
-		c.fromStart = true
 		b.collect(c.addRun, s.sql(claimGivenBackTemplate),
 			s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, refusals)
 		return
 	}
 	// The branches take turns with an odd slot, else a worker that frees one slot at a time
 	// would always claim from the same one.
-	share := (c.Max + c.number%2) / 2
+	c.share = (c.Max + c.number%2) / 2
+	c.began = time.Now()
 	var again, pending []pgtype.Timestamptz
-	again, pending, c.fromStart = s.cursors.positions(keys, time.Now())
+	again, pending, c.fromStart = s.cursors.positions(c.keys, c.began)
 	b.collect(c.addRun, s.sql(claimTemplate),
-		s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, share, again, pending)
+		s.namespace, names, versions, c.WorkerIDPrefix, c.Lease, c.First, c.Max, c.share, again, pending)
 }
 
 // addRun scans a claimed run.
@@ -217,6 +219,9 @@ func (c *claim) addRun(row pgx.CollectableRow) error {
 		return err
 	}
 	c.runs = append(c.runs, run)
+	if key.again {
+		c.again++
+	}
 	key.DefinitionKey = run.Definition().Key()
 	if due.After(c.maxDue[key]) {
 		c.maxDue[key] = due
@@ -224,69 +229,18 @@ func (c *claim) addRun(row pgx.CollectableRow) error {
 	return nil
 }
 
-// advanceCursors is called once the claim is committed.
-func (c *claim) advanceCursors(s *Store) {
-	if !c.GivenBack {
-		s.cursors.advance(c.maxDue, len(c.runs) == c.Max)
+// advanceCursors is called once the claim is committed. It reports whether more runs may be due, at
+// the starts of ranges.
+func (c *claim) advanceCursors(s *Store) (lookAgain bool) {
+	if c.GivenBack {
+		return false
 	}
-}
-
-// claimCursors are the positions in the index ranges from which claims read. While more
-// runs are due than one claim takes, each claim continues at the position where the one
-// before it stopped. At the start of a range the index still has an entry for each run
-// that was claimed since the last vacuum.
-//
-// A run may become due before a cursor. It is found a moment later: at least one claim in
-// each maxCursorAge reads from the start, and so does each claim after one that found
-// less than it asked for.
-type claimCursors struct {
-	mu      sync.Mutex
-	ranges  map[rangeKey]time.Time
-	resetAt time.Time
-}
-
-// maxCursorAge is the longest time between two claims that read from the start.
-const maxCursorAge = 250 * time.Millisecond
-
-// rangeKey identifies a range: of the new runs, or of those due again, of one workflow and
-// version.
-type rangeKey struct {
-	openworkflow.DefinitionKey
-	again bool
-}
-
-// positions returns where a claim of these workflows reads from, and whether that is the
-// start of every range.
-func (c *claimCursors) positions(keys []openworkflow.DefinitionKey, now time.Time) (again, pending []pgtype.Timestamptz, fromStart bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if now.Sub(c.resetAt) > maxCursorAge {
-		c.resetAt = now
-		clear(c.ranges)
+	read := rangesRead{
+		keys: c.keys, maxDue: c.maxDue, fromStart: c.fromStart,
+		gotAll: len(c.runs) == c.Max, gotAllAgain: c.again >= c.share, began: c.began, ended: time.Now(),
 	}
-	position := func(key openworkflow.DefinitionKey, again bool) pgtype.Timestamptz {
-		if at, ok := c.ranges[rangeKey{key, again}]; ok {
-			return pgtype.Timestamptz{Time: at, Valid: true}
-		}
-		return pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}
+	if len(c.runs) > 0 && c.runs[0].AvailableAt != nil {
+		read.at = c.runs[0].AvailableAt.Add(-c.Lease) // the server's clock
 	}
-	for _, key := range keys {
-		again, pending = append(again, position(key, true)), append(pending, position(key, false))
-	}
-	return again, pending, len(c.ranges) == 0
-}
-
-// advance sets the cursors to what a claim has read. A claim that found less than it asked
-// for resets them.
-func (c *claimCursors) advance(maxDue map[rangeKey]time.Time, gotAll bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !gotAll {
-		clear(c.ranges)
-		return
-	}
-	if c.ranges == nil {
-		c.ranges = map[rangeKey]time.Time{}
-	}
-	maps.Copy(c.ranges, maxDue)
+	return s.cursors.advance(read)
 }

@@ -314,6 +314,36 @@ func TestClaim_P3FindsWhatIsDueBehindTheFront(t *testing.T) {
 	}
 }
 
+// TestClaim_P6_AnOpenTransactionMakesFewClaimsSlow: while anybody's transaction is open, Postgres
+// removes no index entry of a run that was claimed since. Few claims read all of them.
+func TestClaim_P6_AnOpenTransactionMakesFewClaimsSlow(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	unlock := f.lockRun(f.create(1)[0])
+	defer unlock()
+	f.exec(`
+INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, available_at, created_at, updated_at)
+SELECT 'default', 'old-' || i, 'wf', 'pending', '{}', 0, now() - interval '1 hour', now(), now() FROM generate_series(1, 50000) i`)
+	for _, status := range []string{"running", "completed"} {
+		f.exec(`UPDATE openworkflow.workflow_runs SET status = $1 WHERE id LIKE 'old-%'`, status)
+	}
+
+	began := time.Now()
+	const claims = 300
+	for range claims {
+		id := f.create(1)[0]
+		if runs := f.claim(10); len(runs) != 1 || runs[0].ID != id {
+			t.Fatalf("claimed %v, want the new run", runs)
+		}
+	}
+	took, starts := time.Since(began), f.ClaimsFromStart()
+	// Each costs more than 5 ms, and the pause after it is 20 times that.
+	if most := int(took/(100*time.Millisecond)) + 8; starts > most {
+		t.Errorf("%d of %d claims in %v read from the start, want at most %d", starts, claims, took, most)
+	}
+	t.Logf("%d of %d claims in %v read from the start", starts, claims, took)
+}
+
 // TestClaim_P9_ARunWithTheMostAttemptsStopsNoClaim: anybody who may write rows may write the
 // largest integer, to which nothing can be added.
 func TestClaim_P9_ARunWithTheMostAttemptsStopsNoClaim(t *testing.T) {

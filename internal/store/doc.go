@@ -120,7 +120,8 @@
 //	runnable.go        which runs a worker may claim, and what holds the others
 //	bulk_retries.go    requests to fork many runs
 //	bulk_sources.go    which runs those select, and how far they have come
-//	claim.go           Claim, ClaimRequest, the cursors of claims
+//	claim.go           Claim, ClaimRequest
+//	claim_cursors.go   from where in the indexes claims read
 //	lease.go           heartbeats, the release of leases, suspension
 //	write.go           ApplyAndClaim: its types, one round trip, bisecting
 //	write_steps.go     the writes of step attempts

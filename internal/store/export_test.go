@@ -22,6 +22,13 @@ func (s *Store) Apply(ctx context.Context, steps []StepWrite, runs []RunWrite) (
 	}
 }
 
+// ClaimsFromStart is how many claims have read their ranges from the start.
+func (s *Store) ClaimsFromStart() int {
+	s.cursors.mu.Lock()
+	defer s.cursors.mu.Unlock()
+	return s.cursors.number
+}
+
 // PlanOnceSQL is the statement that each connection runs first.
 const PlanOnceSQL = sessionSQL
 
