@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -81,7 +82,8 @@ type deaths struct {
 	released map[types.UID]string // the last death, by the uid of the pod
 	// releasing has the pods of which the leases are being released.
 	releasing map[types.UID]bool
-	// foreign is when a worker that announces nothing has died in place last, by Backend.
+	// foreign is when a worker that announces nothing has died in place last, by Backend, for
+	// foreignMemory.
 	foreign map[types.NamespacedName]time.Time
 }
 
@@ -91,11 +93,16 @@ func newDeaths(s *suspects) *deaths {
 	}
 }
 
-// addForeign remembers the death in place of a worker that announces nothing.
+// foreignMemory is how long the death of a worker that announces nothing is remembered: much longer
+// than its leases last.
+const foreignMemory = 20 * foreignLease
+
+// addForeign remembers the death in place of a worker that announces nothing, and forgets old ones.
 func (d *deaths) addForeign(of types.NamespacedName, at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.foreign[of] = at
+	maps.DeleteFunc(d.foreign, func(_ types.NamespacedName, died time.Time) bool { return at.Sub(died) > foreignMemory })
 }
 
 func (d *deaths) lastForeign(of types.NamespacedName) (at time.Time, ok bool) {

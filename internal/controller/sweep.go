@@ -132,7 +132,9 @@ func (s *Sweeper) sweeps(conn *backend.Connection, signals *signalSweep) []sweep
 // not ready.
 func (s *Sweeper) Run(ctx context.Context, conn *backend.Connection) {
 	var loops sync.WaitGroup
-	signals := &signalSweep{conn: conn, kept: s.kept, local: s.kept.in(conn.Key)}
+	local, release := s.kept.use(conn.Key)
+	defer release()
+	signals := &signalSweep{conn: conn, kept: s.kept, local: local}
 	for _, sweep := range s.sweeps(conn, signals) {
 		loops.Go(func() { s.loop(ctx, conn, sweep) })
 	}

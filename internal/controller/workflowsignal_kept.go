@@ -22,8 +22,13 @@ type keptSignals struct {
 	reconcile func(types.NamespacedName)
 }
 
-// backendSignals are the signals that are kept in one database.
+// backendSignals are the signals that are kept in one database. They are forgotten when none is kept
+// and no sweep runs over the database.
 type backendSignals struct {
+	key    types.NamespacedName
+	sweeps int // guarded by keptSignals.mu
+
+	// mu may be locked while keptSignals.mu is held.
 	mu    sync.Mutex
 	names map[types.UID]types.NamespacedName
 	// decisions are those of them about steps that have not asked for an approval yet.
@@ -58,13 +63,25 @@ func (k *keptSignals) settled(name types.NamespacedName) {
 	}
 }
 
-// in returns the signals of a Backend.
-func (k *keptSignals) in(key types.NamespacedName) *backendSignals {
+// use returns the signals of a Backend, for the sweeps over its database. Release ends that use.
+func (k *keptSignals) use(key types.NamespacedName) (b *backendSignals, release func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	b = k.inLocked(key)
+	b.sweeps++
+	return b, func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		b.sweeps--
+		k.dropUnusedLocked(b)
+	}
+}
+
+func (k *keptSignals) inLocked(key types.NamespacedName) *backendSignals {
 	b := k.backends[key]
 	if b == nil {
 		b = &backendSignals{
+			key:   key,
 			names: map[types.UID]types.NamespacedName{}, decisions: map[types.UID]store.ApprovalStep{}, look: wake.New(), changed: wake.New(),
 		}
 		k.backends[key] = b
@@ -72,21 +89,28 @@ func (k *keptSignals) in(key types.NamespacedName) *backendSignals {
 	return b
 }
 
+func (k *keptSignals) dropUnusedLocked(b *backendSignals) {
+	if b.sweeps == 0 && b.isEmpty() {
+		delete(k.backends, b.key)
+	}
+}
+
 // add adds a signal that the database keeps.
 func (k *keptSignals) add(key types.NamespacedName, uid types.UID, name types.NamespacedName) {
-	k.addTo(k.in(key), uid, name, nil)
+	k.addTo(key, uid, name, nil)
 }
 
 // addDecision adds a decision about a step that has not asked for an approval yet.
 func (k *keptSignals) addDecision(key types.NamespacedName, uid types.UID, name types.NamespacedName, step store.ApprovalStep) {
-	k.addTo(k.in(key), uid, name, &step)
+	k.addTo(key, uid, name, &step)
 }
 
-func (k *keptSignals) addTo(b *backendSignals, uid types.UID, name types.NamespacedName, decision *store.ApprovalStep) {
+func (k *keptSignals) addTo(key types.NamespacedName, uid types.UID, name types.NamespacedName, decision *store.ApprovalStep) {
 	k.mu.Lock()
+	defer k.mu.Unlock()
+	b := k.inLocked(key)
 	k.of[uid] = b
 	k.forgetLocked(name)
-	k.mu.Unlock()
 	b.mu.Lock()
 	_, isKnown := b.names[uid]
 	b.names[uid] = name
@@ -106,10 +130,10 @@ func (k *keptSignals) addTo(b *backendSignals, uid types.UID, name types.Namespa
 // remove removes a signal that waits no more.
 func (k *keptSignals) remove(uid types.UID, name types.NamespacedName) {
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	b := k.of[uid]
 	delete(k.of, uid)
 	k.forgetLocked(name)
-	k.mu.Unlock()
 	if b == nil {
 		return
 	}
@@ -120,6 +144,7 @@ func (k *keptSignals) remove(uid types.UID, name types.NamespacedName) {
 	b.mu.Unlock()
 	if isEmpty {
 		b.changed.Set()
+		k.dropUnusedLocked(b)
 	}
 }
 
