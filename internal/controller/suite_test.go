@@ -41,6 +41,13 @@ import (
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
 	klog.SetLogger(logr.Discard())
+	if what := os.Getenv(managerVariable); what != "" {
+		if err := runManagerProcess(what); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	testpg.Main(m, func() {
 		if cluster.env != nil {
 			_ = cluster.env.Stop()
@@ -220,41 +227,15 @@ type managerOptions struct {
 // start starts a manager that watches this world's namespace only. It stops with the test.
 func (w *world) start(changes ...func(*managerOptions)) *manager {
 	w.t.Helper()
-	o := managerOptions{config: cluster.manager, Options: Options{
-		Cluster:            "test-cluster",
-		SkipNameValidation: true,
-		Intervals: Intervals{
-			Deadline: 100 * time.Millisecond, Rescue: 100 * time.Millisecond, Repair: 100 * time.Millisecond,
-			Orphan: 200 * time.Millisecond, FirstReport: 100 * time.Millisecond,
-		},
-		Backend: BackendOptions{CheckInterval: 500 * time.Millisecond},
-	}}
+	o := defaultManager(cluster.manager)
 	for _, change := range changes {
 		change(&o)
 	}
-	caches, err := CacheOptions(append([]string{w.Namespace}, o.others...)...)
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	logs := &logBuffer{}
-	config := rest.CopyConfig(o.config)
-	LimitDepth(config)
-	mgr, err := ctrl.NewManager(config, ctrl.Options{
-		Scheme:                        cluster.scheme,
-		Cache:                         caches,
-		Metrics:                       metricsserver.Options{BindAddress: "0"},
-		Logger:                        logs.logger(),
-		NewClient:                     o.newClient,
-		LeaderElection:                o.elected,
-		LeaderElectionID:              "manager",
-		LeaderElectionNamespace:       w.Namespace,
-		LeaderElectionReleaseOnCancel: true,
-	})
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
-	if err := Setup(ctx, mgr, o.Options); err != nil {
+	mgr, err := newManager(ctx, w.Namespace, o, logs.logger())
+	if err != nil {
+		cancel()
 		w.t.Fatal(err)
 	}
 	m := &manager{t: w.t, stop: cancel, done: make(chan error, 1), logs: logs}
@@ -266,6 +247,48 @@ func (w *world) start(changes ...func(*managerOptions)) *manager {
 		}
 	})
 	return m
+}
+
+// defaultManager returns what a test's manager has unless the test changes it.
+func defaultManager(config *rest.Config) managerOptions {
+	return managerOptions{config: config, Options: Options{
+		Cluster:            "test-cluster",
+		SkipNameValidation: true,
+		Intervals: Intervals{
+			Deadline: 100 * time.Millisecond, Rescue: 100 * time.Millisecond, Repair: 100 * time.Millisecond,
+			Orphan: 200 * time.Millisecond, FirstReport: 100 * time.Millisecond,
+		},
+		Backend: BackendOptions{CheckInterval: 500 * time.Millisecond},
+	}}
+}
+
+// newManager returns a manager of a namespace, not started yet.
+func newManager(ctx context.Context, namespace string, o managerOptions, logger logr.Logger) (ctrl.Manager, error) {
+	caches, err := CacheOptions(append([]string{namespace}, o.others...)...)
+	if err != nil {
+		return nil, err
+	}
+	scheme, err := NewScheme()
+	if err != nil {
+		return nil, err
+	}
+	config := rest.CopyConfig(o.config)
+	LimitDepth(config)
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:                        scheme,
+		Cache:                         caches,
+		Metrics:                       metricsserver.Options{BindAddress: "0"},
+		Logger:                        logger,
+		NewClient:                     o.newClient,
+		LeaderElection:                o.elected,
+		LeaderElectionID:              "manager",
+		LeaderElectionNamespace:       namespace,
+		LeaderElectionReleaseOnCancel: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return mgr, Setup(ctx, mgr, o.Options)
 }
 
 // halt stops the manager and waits for its end.
@@ -297,6 +320,13 @@ func (l *logBuffer) logger() logr.Logger {
 		l.n++
 		fmt.Fprintln(&l.b, time.Now().Format("15:04:05.000"), prefix, args)
 	}, funcr.Options{})
+}
+
+// Write adds the output of a process.
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
 }
 
 func (l *logBuffer) String() string {
