@@ -156,7 +156,9 @@ func (r *WorkflowSignalReconciler) Reconcile(ctx context.Context, req signalRequ
 	if err != nil {
 		return r.handleError(s, err)
 	}
-	if err := r.writeStatus(ctx, s, signalStatus(seen)); err != nil {
+	if err := r.writeStatus(ctx, s, signalStatus(seen)); apierrors.IsConflict(err) {
+		return ctrl.Result{RequeueAfter: retryConflict}, nil // the database is asked again
+	} else if err != nil {
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: seen.recheck()}, nil
@@ -365,15 +367,21 @@ func (r *WorkflowSignalReconciler) expire(ctx context.Context, s *v1alpha1.Workf
 	return ctrl.Result{}, nil
 }
 
-// writeStatus writes the status of a signal if it has changed, and an event when it has finished.
+// writeStatus writes the status of a signal if it has changed, and an event when it has finished. Unless
+// the signal was delivered, it fails with a conflict if the object was changed since it was read: another
+// manager may have written meanwhile that it was (P4).
 func (r *WorkflowSignalReconciler) writeStatus(ctx context.Context, s *v1alpha1.WorkflowSignal, status *v1alpha1.WorkflowSignalStatus) error {
 	if status == nil || !s.Unreadable.StatusUnreadable() && equality.Semantic.DeepEqual(s.Status, *status) {
 		return nil
 	}
-	patch, err := json.Marshal([]map[string]any{
+	changes := []map[string]any{
 		{"op": "test", "path": "/metadata/uid", "value": s.UID},
 		{"op": "add", "path": "/status", "value": status},
-	})
+	}
+	if !meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionDelivered) {
+		changes = append(changes, map[string]any{"op": "add", "path": "/metadata/resourceVersion", "value": s.ResourceVersion})
+	}
+	patch, err := json.Marshal(changes)
 	if err != nil {
 		return fmt.Errorf("status of WorkflowSignal %s: %w", s.Name, err)
 	}

@@ -13,6 +13,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/durable"
@@ -169,6 +172,50 @@ func TestSignal_P6_OfTwoDecisionsOneWinsWhileManagersDie(t *testing.T) {
 	t.Logf("of %d approvals, %v have won; %d managers were killed, %d of them while decisions waited", n, won, kills, midway)
 	if midway == 0 {
 		t.Error("no manager was killed while decisions waited")
+	}
+}
+
+// TestSignal_P4_AnOlderAnswerDoesNotReplaceADelivery: a manager stops before it writes that a decision is
+// kept. Meanwhile another one delivers it.
+func TestSignal_P4_AnOlderAnswerDoesNotReplaceADelivery(t *testing.T) {
+	w := newWorld(t)
+	h := newHeld()
+	w.start(func(o *managerOptions) {
+		o.newClient = func(config *rest.Config, options client.Options) (client.Client, error) {
+			inner, err := client.NewWithWatch(config, options)
+			if err != nil {
+				return nil, err
+			}
+			return interceptor.NewClient(inner, interceptor.Funcs{
+				SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+					patch := func() error { return c.SubResource(sub).Patch(ctx, o, p, opts...) }
+					if _, ok := o.(*sig); ok {
+						return h.call(patch)
+					}
+					return patch()
+				},
+			}), nil
+		}
+	})
+	w.backend()
+	run := w.pendingRun("order-1")
+	watched := w.watchSignals()
+	s := w.store()
+	approval := asking(t, string(run.UID), openworkflow.Approvers{})
+	early := newDecision("early", v1alpha1.DecisionApprove, approval.Digest)
+	w.create(early)
+	receive(t, h.reached)
+	w.start()
+	w.awaitSignal(early, v1alpha1.ReasonWaiting)
+	w.ask(s, approval)
+	w.awaitSignal(early, v1alpha1.ReasonDelivered)
+	close(h.release)
+	receive(t, h.passed)
+	last := newSignal("last", sendNow)
+	w.create(last)
+	watched.awaitFinished(last) // and so all that was before
+	for _, change := range watched.backwards {
+		t.Errorf("a status went backwards: %s", change)
 	}
 }
 
