@@ -10,6 +10,7 @@ import (
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
+	"github.com/openworkflow-operator/operator/internal/testpg"
 )
 
 // asking returns what a step asks, and its digest.
@@ -132,4 +133,68 @@ func TestSignal_RefusesDecisions(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.awaitSignal(gone, v1alpha1.ReasonRunEnded)
+}
+
+// TestSignal_ADecisionIsAppliedAnHourBeforeTheQuestion: by the clock of the database, by which decisions
+// expire. The manager is another one then.
+func TestSignal_ADecisionIsAppliedAnHourBeforeTheQuestion(t *testing.T) {
+	w := newWorld(t)
+	m := w.start()
+	w.backend()
+	run := w.pendingRun("order-1")
+	approval := asking(t, string(run.UID), openworkflow.Approvers{})
+	early := newDecision("early", v1alpha1.DecisionApprove, approval.Digest)
+	impatient := newDecision("impatient", v1alpha1.DecisionDeny, approval.Digest, func(s *sig) { s.Spec.ExpirationSeconds = new(int64(1800)) })
+	noRun := newDecision("no-run", v1alpha1.DecisionDeny, approval.Digest, func(s *sig) {
+		s.Spec.Approval.RunName, s.Spec.ExpirationSeconds = "order-2", new(int64(1800))
+	})
+	w.create(early, impatient, noRun)
+	w.awaitSignal(early, v1alpha1.ReasonWaiting)
+	w.awaitSignal(impatient, v1alpha1.ReasonWaiting)
+	w.awaitSignal(noRun, v1alpha1.ReasonRunNotFound)
+	m.halt()
+
+	testpg.SetClock(t, w.URL, time.Hour)
+	w.start()
+	for s, want := range map[*sig]string{
+		impatient: `no run has waited for the decision about step "approve" in time`,
+		noRun:     `the signal has expired: WorkflowRun "order-2" does not exist in this namespace`,
+	} {
+		if message := w.awaitSignal(s, v1alpha1.ReasonExpired); message != want {
+			t.Errorf("message is %q, want %q", message, want)
+		}
+		w.wantTruths(s, v1alpha1.ConditionStalled)
+	}
+	if fetch(w, early); early.Status.FinishedAt != nil {
+		t.Fatalf("a decision that is kept for a week is %+v after an hour", early.Status)
+	}
+	approval.ExpiresAt = time.Now().Add(2 * time.Hour) // an hour after the question
+	attempt := w.ask(w.store(), approval)
+	w.awaitSignal(early, v1alpha1.ReasonDelivered)
+	w.wantTruths(early, v1alpha1.ConditionReady, v1alpha1.ConditionDelivered)
+	if d := early.Status.Deliveries; len(d) != 1 || d[0].Time.Sub(early.CreationTimestamp.Time) < 59*time.Minute {
+		t.Errorf("deliveries are %+v, want one after an hour", d)
+	}
+	if data, ok := w.received(w.store(), attempt); !ok || !strings.Contains(data, `"Approved"`) || strings.Contains(data, "Deny") {
+		t.Errorf("the step has received %s, %v", data, ok)
+	}
+}
+
+// TestSignal_ADecisionExpires: while a manager keeps it, so that the question finds nothing.
+func TestSignal_ADecisionExpires(t *testing.T) {
+	w := newManagedWorld(t)
+	run := w.pendingRun("order-1")
+	s := w.store()
+	approval := asking(t, string(run.UID), openworkflow.Approvers{})
+	kept := newDecision("kept", v1alpha1.DecisionApprove, approval.Digest, func(s *sig) { s.Spec.ExpirationSeconds = new(int64(2)) })
+	w.create(kept)
+	w.awaitSignal(kept, v1alpha1.ReasonExpired)
+	w.wantTruths(kept, v1alpha1.ConditionStalled)
+	attempt := w.ask(s, approval)
+	deny := newDecision("deny", v1alpha1.DecisionDeny, approval.Digest)
+	w.create(deny)
+	w.awaitSignal(deny, v1alpha1.ReasonDelivered)
+	if data, ok := w.received(s, attempt); !ok || !strings.Contains(data, `"Denied"`) || strings.Contains(data, "Approve") {
+		t.Errorf("the step has received %s, %v", data, ok)
+	}
 }
