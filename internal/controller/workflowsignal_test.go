@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -297,6 +299,15 @@ func TestSignal_ReachesOnlyItsTarget(t *testing.T) {
 	}
 	w.wantTruths(wrong, v1alpha1.ConditionStalled)
 
+	invalid := newTestRun("order-3", func(r *v1alpha1.WorkflowRun) { r.Spec.Input = &apiextensionsv1.JSON{Raw: []byte(`"\u0000"`)} })
+	never := newSignal("never", sendNow, target("order-3", "approved"))
+	w.create(invalid)
+	w.awaitState(invalid, v1alpha1.RunFailed, v1alpha1.ReasonInvalidInput)
+	w.create(never)
+	if message := w.awaitSignal(never, v1alpha1.ReasonNoReceiver); !strings.Contains(message, `WorkflowRun "order-3" was not started yet`) {
+		t.Errorf("message is %q", message)
+	}
+
 	elsewhere := newSignal("elsewhere", target("order-1", "approved"), func(s *sig) { s.Spec.BackendRef.Name = "other" })
 	other2 := newBackend()
 	other2.Name = "other"
@@ -487,22 +498,29 @@ func TestSignal_P7_TheAPIServerRefuses(t *testing.T) {
 			approval(func(*v1alpha1.ApprovalDecision) {})(s)
 			s.Spec.Target = &v1alpha1.SignalTarget{RunID: "r"}
 		}, "an approval has no target: its run and step are in approval"},
-		"approval run":     {approval(func(a *v1alpha1.ApprovalDecision) { a.RunID = "r" }), "give runName, for a WorkflowRun of this namespace, or runID"},
-		"approval no run":  {approval(func(a *v1alpha1.ApprovalDecision) { a.RunName = "" }), "give runName, for a WorkflowRun of this namespace, or runID"},
-		"approval step":    {approval(func(a *v1alpha1.ApprovalDecision) { a.Step = nil }), "spec.approval.step: Required value"},
-		"approval digest":  {approval(func(a *v1alpha1.ApprovalDecision) { a.Digest = "" }), "spec.approval.digest: Required value"},
-		"decision":         {approval(func(a *v1alpha1.ApprovalDecision) { a.Decision = "Perhaps" }), `Unsupported value: "Perhaps"`},
-		"comment":          {approval(func(a *v1alpha1.ApprovalDecision) { a.Comment = strings.Repeat("x", 1025) }), "spec.approval.comment: Too long"},
-		"long signal":      {func(s *sig) { s.Spec.Signal = strings.Repeat("x", 513) }, "spec.signal: Too long"},
-		"long key":         {func(s *sig) { s.Spec.IdempotencyKey = strings.Repeat("x", 513) }, "spec.idempotencyKey: Too long"},
-		"delivery":         {func(s *sig) { s.Spec.Delivery = "Later" }, `spec.delivery: Unsupported value: "Later"`},
-		"expiry of now":    {func(s *sig) { sendNow(s); s.Spec.ExpirationSeconds = new(int64(60)) }, "expirationSeconds is for delivery UntilReceived"},
-		"no expiry":        {func(s *sig) { s.Spec.ExpirationSeconds = new(int64(0)) }, "spec.expirationSeconds: Invalid value"},
-		"far expiry":       {func(s *sig) { s.Spec.ExpirationSeconds = new(int64(31622401)) }, "spec.expirationSeconds: Invalid value"},
-		"ttl":              {func(s *sig) { s.Spec.TTLSecondsAfterFinished = new(int32(-1)) }, "spec.ttlSecondsAfterFinished: Invalid value"},
-		"two targets":      {target(v1alpha1.SignalTarget{RunName: "a", RunID: "b"}), "give runName, for a WorkflowRun of this namespace, or runID"},
-		"step without run": {target(v1alpha1.SignalTarget{Step: new("a")}), "give runName, for a WorkflowRun of this namespace, or runID"},
-		"long step":        {target(v1alpha1.SignalTarget{RunName: "a", Step: new(strings.Repeat("x", 1025))}), "spec.target.step: Too long"},
+		"approval run":       {approval(func(a *v1alpha1.ApprovalDecision) { a.RunID = "r" }), "give runName, for a WorkflowRun of this namespace, or runID"},
+		"approval no run":    {approval(func(a *v1alpha1.ApprovalDecision) { a.RunName = "" }), "give runName, for a WorkflowRun of this namespace, or runID"},
+		"approval step":      {approval(func(a *v1alpha1.ApprovalDecision) { a.Step = nil }), "spec.approval.step: Required value"},
+		"approval digest":    {approval(func(a *v1alpha1.ApprovalDecision) { a.Digest = "" }), "spec.approval.digest: Required value"},
+		"decision":           {approval(func(a *v1alpha1.ApprovalDecision) { a.Decision = "Perhaps" }), `Unsupported value: "Perhaps"`},
+		"long approval run":  {approval(func(a *v1alpha1.ApprovalDecision) { a.RunName = strings.Repeat("x", 254) }), "spec.approval.runName: Too long"},
+		"long approval id":   {approval(func(a *v1alpha1.ApprovalDecision) { a.RunName, a.RunID = "", strings.Repeat("x", 254) }), "spec.approval.runID: Too long"},
+		"long approval step": {approval(func(a *v1alpha1.ApprovalDecision) { a.Step = new(strings.Repeat("x", 1025)) }), "spec.approval.step: Too long"},
+		"long digest":        {approval(func(a *v1alpha1.ApprovalDecision) { a.Digest = strings.Repeat("x", 129) }), "spec.approval.digest: Too long"},
+		"no decision":        {approval(func(a *v1alpha1.ApprovalDecision) { a.Decision = "" }), "spec.approval.decision: Required value"},
+		"comment":            {approval(func(a *v1alpha1.ApprovalDecision) { a.Comment = strings.Repeat("x", 1025) }), "spec.approval.comment: Too long"},
+		"long signal":        {func(s *sig) { s.Spec.Signal = strings.Repeat("x", 513) }, "spec.signal: Too long"},
+		"long key":           {func(s *sig) { s.Spec.IdempotencyKey = strings.Repeat("x", 513) }, "spec.idempotencyKey: Too long"},
+		"delivery":           {func(s *sig) { s.Spec.Delivery = "Later" }, `spec.delivery: Unsupported value: "Later"`},
+		"expiry of now":      {func(s *sig) { sendNow(s); s.Spec.ExpirationSeconds = new(int64(60)) }, "expirationSeconds is for delivery UntilReceived"},
+		"no expiry":          {func(s *sig) { s.Spec.ExpirationSeconds = new(int64(0)) }, "spec.expirationSeconds: Invalid value"},
+		"far expiry":         {func(s *sig) { s.Spec.ExpirationSeconds = new(int64(31622401)) }, "spec.expirationSeconds: Invalid value"},
+		"ttl":                {func(s *sig) { s.Spec.TTLSecondsAfterFinished = new(int32(-1)) }, "spec.ttlSecondsAfterFinished: Invalid value"},
+		"two targets":        {target(v1alpha1.SignalTarget{RunName: "a", RunID: "b"}), "give runName, for a WorkflowRun of this namespace, or runID"},
+		"step without run":   {target(v1alpha1.SignalTarget{Step: new("a")}), "give runName, for a WorkflowRun of this namespace, or runID"},
+		"long run":           {target(v1alpha1.SignalTarget{RunName: strings.Repeat("x", 254)}), "spec.target.runName: Too long"},
+		"long run id":        {target(v1alpha1.SignalTarget{RunID: strings.Repeat("x", 254)}), "spec.target.runID: Too long"},
+		"long step":          {target(v1alpha1.SignalTarget{RunName: "a", Step: new(strings.Repeat("x", 1025))}), "spec.target.step: Too long"},
 	} {
 		signal := newSignal("bad", test.change)
 		signal.Namespace = w.Namespace
@@ -511,6 +529,25 @@ func TestSignal_P7_TheAPIServerRefuses(t *testing.T) {
 		}
 	}
 
+	for path, text := range map[string]string{
+		"signal": `{"signal": ""}`, "idempotencyKey": `{"signal": "a", "idempotencyKey": ""}`, "backendRef.name": `{"signal": "a", "backendRef": {"name": ""}}`,
+		"target": `{"signal": "a", "target": {}}`, "target.runName": `{"signal": "a", "target": {"runName": ""}}`, "target.runID": `{"signal": "a", "target": {"runID": ""}}`,
+		"approval.digest":  `{"approval": {"runID": "r", "step": "s", "decision": "Deny", "digest": ""}}`,
+		"approval.comment": `{"approval": {"runID": "r", "step": "s", "decision": "Deny", "digest": "d", "comment": ""}}`,
+		"approval.runName": `{"approval": {"runName": "", "step": "s", "decision": "Deny", "digest": "d"}}`,
+	} {
+		var spec map[string]any
+		if err := json.Unmarshal([]byte(text), &spec); err != nil {
+			t.Fatal(err)
+		}
+		empty := &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": v1alpha1.GroupVersion.String(), "kind": "WorkflowSignal", "metadata": map[string]any{"name": "empty", "namespace": w.Namespace}, "spec": spec,
+		}}
+		want := "spec." + path + ": Invalid value"
+		if err := w.Create(t.Context(), empty); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "should ") {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
 	awaitRefusal(t, "an approval has no data: its decision is in spec.approval", func() error {
 		return w.Create(context.Background(), newSignal("bad", approval(func(*v1alpha1.ApprovalDecision) {}), func(s *sig) {
 			s.Namespace, s.Spec.Data = w.Namespace, &apiextensionsv1.JSON{Raw: []byte("1")}
