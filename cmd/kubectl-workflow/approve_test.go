@@ -96,6 +96,9 @@ func TestApprove_PrintsAFile(t *testing.T) {
 		got := w.run("approve", runSeq(3), "--step", "release", "--dry-run", "-o", format)
 		w.golden("approve_file_"+format, got.out)
 	}
+	if got := w.run("deny", runSeq(3), "--step", "release", "--dry-run"); !strings.HasSuffix(got.out, " denied (dry run)\n") {
+		t.Errorf("without a format: %+v", got)
+	}
 	if signals := w.signals(); len(signals) != 0 {
 		t.Errorf("created %+v", signals)
 	}

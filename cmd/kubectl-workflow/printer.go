@@ -87,6 +87,11 @@ func (p *printer) done(out io.Writer, object runtime.Object) error {
 	return p.printAs(out, object)
 }
 
+// isDryRun makes done say that nothing was done.
+func (p *printer) isDryRun() {
+	p.flags.NamePrintFlags.Operation += " (dry run)"
+}
+
 func (p *printer) printAs(out io.Writer, object runtime.Object) error {
 	to, err := p.flags.ToPrinter()
 	if err != nil {
