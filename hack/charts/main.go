@@ -33,6 +33,7 @@ var parts = []struct{ directory, when string }{
 	{"rbac", ""},
 	{"data-api", ".Values.dataAPI.enabled"},
 	{"policy", ".Values.policies.enabled"},
+	{"created-by", `include "openworkflow.createdBy" .`},
 	{"network-policy", ".Values.networkPolicy.enabled"},
 	{"apiservice", ".Values.dataAPI.apiService.enabled"},
 	{"prometheus", ".Values.metrics.serviceMonitor.enabled"},

@@ -107,7 +107,7 @@ func (c cluster) clean() {
 	for _, args := range [][]string{
 		{"delete", "apiservice", "v1alpha1.data.openworkflow.dev", "--ignore-not-found"}, // first: without its server no namespace is deleted
 		{"delete", "namespace", c.namespace, system, "--ignore-not-found"},
-		{"delete", "crd,clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding",
+		{"delete", "crd,clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding,mutatingadmissionpolicy,mutatingadmissionpolicybinding",
 			"-l", "app.kubernetes.io/part-of=openworkflow"},
 		{"-n", "kube-system", "delete", "rolebinding", "openworkflow-data-api-auth", "--ignore-not-found"},
 	} {
@@ -229,6 +229,28 @@ func (c cluster) install() {
 	c.apply(strings.Replace(string(sample), "metadata:\n", "metadata:\n  namespace: "+c.namespace+"\n", 1))
 	c.kubectl("-n", c.namespace, "wait", "--for=condition=Ready", "--timeout=60s", "backend/default")
 	c.checkServes("installed")
+	c.checkCreators()
+}
+
+// checkCreators checks that the API server writes who has created a signal: the development cluster
+// serves MutatingAdmissionPolicy. It takes a policy up within seconds.
+func (c cluster) checkCreators() {
+	c.Helper()
+	const signal = "apiVersion: openworkflow.dev/v1alpha1\nkind: WorkflowSignal\nmetadata:\n  name: who\nspec:\n  signal: nobody-waits\n"
+	file := filepath.Join(c.TempDir(), "signal.yaml")
+	if err := os.WriteFile(file, []byte(signal), 0o600); err != nil {
+		c.Fatal(err)
+	}
+	want, last := `{"username":"admin","groups":["system:masters","system:authenticated"]}`, ""
+	for end := time.Now().Add(time.Minute); last != want; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			c.Fatalf("the signal is created by %q, want %q", last, want)
+		}
+		last = c.kubectl("-n", c.namespace, "create", "--dry-run=server", "-f", file, "-o", `jsonpath={.metadata.annotations.openworkflow\.dev/created-by}`)
+	}
+	if notes := c.must("get", "notes", release, "-n", system); strings.Contains(notes, "created a WorkflowSignal") {
+		c.Errorf("the notes are %s", notes)
+	}
 }
 
 func (c cluster) upgrade() {

@@ -31,6 +31,9 @@ const (
 	system = "openworkflow-system"
 )
 
+// mutating tells Helm of a cluster that serves MutatingAdmissionPolicy.
+var mutating = []string{"--api-versions", "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy"}
+
 // helm is one version of Helm.
 type helm struct {
 	*testing.T
@@ -89,7 +92,8 @@ func (h helm) must(args ...string) string {
 	return stdout
 }
 
-// template renders a chart into a namespace.
+// template renders a chart into a namespace. Helm does not look at a cluster then, so it knows the
+// kinds that newer clusters serve only by "--api-versions".
 func (h helm) template(chart, namespace string, args ...string) string {
 	h.Helper()
 	return h.must(append([]string{"template", "test", chart, "--namespace", namespace, "--kube-version", "1.37.0"}, args...)...)
@@ -201,11 +205,14 @@ func TestCharts_RenderWhatKustomizeBuilds(t *testing.T) {
 			},
 		},
 		"without policies": {
-			[]string{"--set", "policies.enabled=false,networkPolicy.enabled=false"},
+			append([]string{"--set", "policies.enabled=false,networkPolicy.enabled=false"}, mutating...),
 			func(t *testing.T) map[string]map[string]any {
 				return without(kustomize(t, "", "default"), kustomize(t, "", "policy", "network-policy"))
 			},
 		},
+		"where the API server writes who has created a signal": {mutating, func(t *testing.T) map[string]map[string]any {
+			return without(kustomize(t, "", "default", "created-by"), nil)
+		}},
 		"in some namespaces": {
 			[]string{"--set", "namespaces={default}"},
 			func(t *testing.T) map[string]map[string]any {
@@ -226,6 +233,24 @@ func TestCharts_RenderWhatKustomizeBuilds(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestCharts_TheNotesSayWhetherCreatorsAreWritten needs no cluster: a dry run of Helm 4 knows no kinds
+// of it. Helm 3 asks for them.
+func TestCharts_TheNotesSayWhetherCreatorsAreWritten(t *testing.T) {
+	t.Parallel()
+	const note = "Nobody writes who has created a WorkflowSignal"
+	program, err := programs[4]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := helm{t, program, 4}
+	for setting, want := range map[string]bool{"policies.createdBy.enabled=true": true, "policies.createdBy.enabled=false": false} {
+		notes := h.must("install", "test", operator, "--namespace", system, "--dry-run=client", "--set", setting)
+		if got := strings.Contains(notes, note); got != want {
+			t.Errorf("with %s, the notes say so: %v, want %v:\n%s", setting, got, want, notes[strings.Index(notes, "NOTES:"):])
+		}
 	}
 }
 

@@ -40,6 +40,7 @@ var effects = map[string]struct{ setting, want string }{
 	"dataAPI.certificateSecret":       {`"tls"`, "secretName: tls\n"},
 	"dataAPI.apiService.enabled":      {`true`, "kind: APIService\n"},
 	"policies.enabled":                {`false`, "-kind: ValidatingAdmissionPolicy\n"},
+	"policies.createdBy.enabled":      {`false`, "-kind: MutatingAdmissionPolicy\n"},
 	"networkPolicy.enabled":           {`false`, "-kind: NetworkPolicy\n"},
 	"metrics.serviceMonitor.enabled":  {`true`, "kind: ServiceMonitor\n"},
 	"metrics.serviceMonitor.labels":   {`{"release":"prometheus"}`, "    release: prometheus\n"},
@@ -66,11 +67,11 @@ func TestValues_EachChangesWhatIsRendered(t *testing.T) {
 		t.Fatalf("values in README.md: %q\ntested values: %q", documented, tested)
 	}
 	withEach(t, func(h helm) {
-		byDefault := h.template(operator, system)
+		byDefault := h.template(operator, system, mutating...)
 		for name, effect := range effects {
-			var with []string
+			with := slices.Clone(mutating)
 			if need := needs[name]; need != "" {
-				with = []string{"--set", need}
+				with = append(with, "--set", need)
 			}
 			text := h.template(operator, system, append(with, "--set-json", name+"="+effect.setting)...)
 			there, gone := text, byDefault
@@ -126,6 +127,9 @@ func TestValues_P7_WrongOnesAreRefused(t *testing.T) {
 			{operator, `resources.limit={"cpu":1}`, "additional properties 'limit' not allowed"},
 			{operator, `podAnnotations={"a":true}`, "got boolean, want string"},
 			{operator, `affinity.nodes={}`, "additional properties 'nodes' not allowed"},
+			{operator, `policies.createdBy=true`, "got boolean, want object"},
+			{operator, `policies.createdBy.enabled="auto"`, "got string, want boolean"},
+			{operator, `policies.createdBy.on=true`, "additional properties 'on' not allowed"},
 			{operator, `dataAPI.enabled="yes"`, "got string, want boolean"},
 			{operator, `dataAPI={"enabled":false,"apiService":{"enabled":true}}`, "dataAPI.apiService.enabled needs dataAPI.enabled"},
 			{operator, `metrics.serviceMonitor.interval="soon"`, "'soon' does not match pattern"},
