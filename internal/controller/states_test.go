@@ -182,7 +182,7 @@ func (s *stateTable) signals() {
 		add(reason, signalSeen{Backend: ready, Refused: reason, Message: "says " + reason})
 	}
 	add(v1alpha1.ReasonRunNotFound, signalSeen{Backend: ready, Missing: "says RunNotFound"})
-	add(v1alpha1.ReasonBackendNotFound, signalSeen{Backend: backend.State{Known: true, Reason: v1alpha1.ReasonBackendNotFound}})
+	add(v1alpha1.ReasonBackendNotFound, signalSeen{Backend: backend.State{Known: true, Reason: v1alpha1.ReasonBackendNotFound, Message: "says BackendNotFound"}})
 	add(v1alpha1.ReasonBackendNotReady, signalSeen{Backend: backend.State{Known: true}})
 }
 
