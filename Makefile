@@ -128,7 +128,7 @@ gitops: cluster-up images overlay ## Let Flux install the operator and run what 
 	hack/require.sh git
 	hack/postgres.sh start
 	hack/gitops/flux.sh start
-	$(E2E) -timeout 30m -run '^TestGitOps' $(TESTFLAGS) ./test/e2e/...
+	$(E2E) -timeout 30m -run '^TestGitOps' ./test/e2e $(TESTFLAGS)
 
 .PHONY: argocd
 argocd: ## Compare what Argo CD and Flux say about each state of each kind, by their own packages.

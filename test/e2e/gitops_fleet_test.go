@@ -57,13 +57,13 @@ func (f *fleet) page(server string) map[string]string {
 	if err != nil {
 		f.Fatal(err)
 	}
-	here := strings.NewReplacer("https://git.example.com", server, "ghcr.io/openworkflow-operator/checkout:latest", "localhost/checkout:dev",
+	here := strings.NewReplacer("https://git.example.com", server, "ghcr.io/openworkflow-operator/", "localhost/", ":latest", ":dev",
 		"retryInterval: 1m", "retryInterval: "+retryInterval, "timeout: 30m", "timeout: "+runsTimeout)
 	files := map[string]string{}
 	for _, block := range regexp.MustCompile("(?s)```yaml\n# (\\S+/\\S+\\.yaml)\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
 		files[block[1]] = here.Replace(block[2])
 	}
-	if len(files) != 10 {
+	if len(files) != 13 {
 		f.Fatalf("%s shows %d files", gitopsPage, len(files))
 	}
 	return files

@@ -35,6 +35,8 @@ func TestGitOps(t *testing.T) {
 		{name: "ADeletedObject_P1_IsAppliedAgainAndNotExecuted", run: (*fleet).appliesAgain},
 		{name: "AFailedRunIsMendedByARetry", run: (*fleet).mends},
 		{name: "ASuspendedRunIsWaitedFor", run: (*fleet).waitsForSuspended, slow: true},
+		{name: "ASignalIsAFile", run: (*fleet).signals},
+		{name: "AnApprovalIsAFile", run: (*fleet).approves},
 		{name: "TheSameCommitChangesNothing", run: (*fleet).changesNothing},
 		{name: "NoManagerOfOursOwnsASpec", run: (*fleet).specsAreTheUsers},
 	} {
@@ -209,6 +211,55 @@ func (f *fleet) waitsForSuspended() {
 	f.commit("Run it now")
 	f.awaitApplied(f.push(), "orders-runs")
 	f.checkLedger(4)
+}
+
+// signals adds a run, and the signal for which it waits, in one commit.
+func (f *fleet) signals() {
+	f.add("apps/orders/platform/desks.yaml", "apps/orders/runs/order-2001.yaml")
+	f.commit("Run an order that needs an answer, and answer it")
+	f.awaitApplied(f.push(), "orders", "orders-runs")
+	if output := f.output("order-2001"); !strings.Contains(output, `"status":"shipped"`) || !strings.Contains(output, `"by":"ann"`) {
+		f.Errorf("the output is %s", output)
+	}
+	f.appliesSignalAgain("order-2001-answer")
+}
+
+// approves lets a run ask, and adds the decision in the next commit.
+func (f *fleet) approves() {
+	f.add("apps/orders/runs/release-1.yaml")
+	f.commit("Release 1.2.0")
+	f.push()
+	f.kubectl("-n", f.namespace, "wait", "--for=create", "workflowrun/release-1", "--timeout=60s")
+	f.eventually(time.Minute, "the run to ask", func() bool {
+		return strings.Contains(f.statusOf("release-1").Message, `waiting for the approval of step "release"`)
+	})
+
+	p := newPlugin(f.cluster)
+	decision := f.run("", p.binary, "--kubeconfig", p.kubeconfig, "-n", f.namespace, "approve", "release-1", "--comment", "as agreed", "--dry-run", "-o", "yaml")
+	f.write("apps/orders/runs/release-1-approve.yaml", strings.Replace(decision, "\nspec:\n", "\nspec:\n  idempotencyKey: release-1-approve\n", 1))
+	f.commit("Approve the release")
+	f.awaitApplied(f.push(), "orders-runs")
+	if output := f.output("release-1"); !strings.Contains(output, `"status":"released"`) || !strings.Contains(output, "as agreed") {
+		f.Errorf("the output is %s", output)
+	}
+	f.appliesSignalAgain(f.kubectl("-n", f.namespace, "get", "workflowsignals", "-o", `jsonpath={.items[?(@.spec.idempotencyKey=="release-1-approve")].metadata.name}`))
+}
+
+// appliesSignalAgain deletes a signal that was delivered. Flux applies it again, and it shows what it
+// did before.
+func (f *fleet) appliesSignalAgain(name string) {
+	f.Helper()
+	var before, after v1alpha1.WorkflowSignal
+	f.get(&before, "workflowsignal", name)
+	f.kubectl("-n", f.namespace, "delete", "workflowsignal", name)
+	f.reconcile("kustomization/orders-runs")
+	f.kubectl("-n", f.namespace, "wait", "--for=create", "workflowsignal/"+name, "--timeout=60s")
+	f.kubectl("-n", f.namespace, "wait", "--for=condition=Delivered", "workflowsignal/"+name, "--timeout=60s")
+	f.get(&after, "workflowsignal", name)
+	if len(before.Status.Deliveries) != 1 || len(after.Status.Deliveries) != 1 || after.UID == before.UID ||
+		after.Status.Deliveries[0].RunID != before.Status.Deliveries[0].RunID || !after.Status.Deliveries[0].Time.Equal(before.Status.Deliveries[0].Time) {
+		f.Errorf("%s showed the deliveries %+v, and shows %+v", name, before.Status.Deliveries, after.Status.Deliveries)
+	}
 }
 
 // changesNothing has Flux apply the same commit again.
