@@ -247,10 +247,6 @@ plugin: ## Build the kubectl plugin into bin/, with the name under which kubectl
 	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/ ./cmd/kubectl-workflow
 	ln -sf kubectl-workflow bin/kubectl_complete-workflow
 
-.PHONY: krew
-krew: ## Write archives of the plugin and a krew manifest to dist/krew, for VERSION at BASE_URL.
-	VERSION=$(VERSION) BASE_URL=$(BASE_URL) hack/krew.sh
-
 .PHONY: run
 run: ## Run the manager on this machine, against the current cluster.
 	go run ./cmd/manager --allow-local-databases
@@ -263,6 +259,14 @@ docker-build: ## Build the manager's image with Docker; IMAGE_MAIN=./examples/ch
 build-installer: kubectl overlay ## Write the manifests of the operator, with IMG, to dist/install.yaml.
 	$(KUBECTL) kustomize dist/overlay >dist/install.yaml
 	@echo "dist/install.yaml installs $(IMG)"
+
+.PHONY: release
+release: kubectl ## Write the files of release VERSION, which will be at BASE_URL, to dist/release; publishes nothing.
+	VERSION=$(VERSION) BASE_URL=$(BASE_URL) KUBECTL=$(KUBECTL) hack/release.sh
+
+.PHONY: release-check
+release-check: kubectl ## Make the files of a release twice, in two directories, and compare their bytes.
+	KUBECTL=$(KUBECTL) hack/release-check.sh
 
 # config/default with IMG as the manager's image.
 .PHONY: overlay
