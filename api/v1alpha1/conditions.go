@@ -160,7 +160,8 @@ const (
 	ReasonMigrationFailed = "MigrationFailed"
 )
 
-// Reasons of a WorkflowSchedule's conditions. It has ReasonSuspended too, while spec.suspend is set.
+// Reasons of a WorkflowSchedule's conditions. It has ReasonSuspended too, while spec.suspend is set, and
+// with runs InDatabase BackendNotFound and BackendNotReady.
 const (
 	// ReasonActive: runs are started when they are due.
 	ReasonActive = "Active"

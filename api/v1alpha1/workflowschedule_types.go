@@ -5,9 +5,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// WorkflowScheduleSpec says when to start which runs. All of it may change at any time. A change of
+// WorkflowScheduleSpec says when to start which runs. All but runs may change at any time. A change of
 // when (schedules, timeZone, daylightSaving, startAt, endAt) applies to slots after the change.
 // +kubebuilder:validation:XValidation:rule="!has(self.startAt) || !has(self.endAt) || timestamp(self.startAt) <= timestamp(self.endAt)",message="endAt is before startAt: no slot would ever start; correct one of them"
+// +kubebuilder:validation:XValidation:rule="self.runs == oldSelf.runs",message="runs does not change: create another WorkflowSchedule, and delete this one"
+// +kubebuilder:validation:XValidation:rule="self.runs != 'InDatabase' || self.runTemplate.backendRef.name == oldSelf.runTemplate.backendRef.name",message="runTemplate.backendRef does not change with runs InDatabase, as open runs are there: create another WorkflowSchedule"
+// +kubebuilder:validation:XValidation:rule="self.runs != 'InDatabase' || self.successfulRunsHistoryLimit == 3 && self.failedRunsHistoryLimit == 3",message="history limits are for WorkflowRuns: with runs InDatabase, spec.retention of the Backend says how long rows stay"
 type WorkflowScheduleSpec struct {
 	// schedules are cron expressions: minute, hour, day of month, month, day of week, or one of
 	// @yearly, @monthly, @weekly, @daily and @hourly. A time that several match is one slot.
@@ -112,6 +115,14 @@ type WorkflowScheduleSpec struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
 	Backfills []Backfill `json:"backfills,omitempty"`
+
+	// runs says where runs are. Objects has a WorkflowRun for each. With InDatabase, the manager starts
+	// them in the database alone: the data API and kubectl workflow show them, no history limit applies,
+	// and they outlive the schedule. It does not change.
+	// +optional
+	// +default="Objects"
+	// +kubebuilder:validation:Enum=Objects;InDatabase
+	Runs string `json:"runs,omitempty"`
 
 	// runTemplate says what the runs are. A change applies to runs that are started after it.
 	// +required

@@ -12,8 +12,10 @@ import (
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
+	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/schedulespec"
 )
@@ -52,7 +54,10 @@ func newTrigger(f *factory) *cobra.Command {
 		Long: `Start a run of a schedule now, besides its slots, also if it is suspended.
 
 The run is made from the template as for a slot of this second, and the schedule owns it. While it is
-open, the schedule's overlapPolicy applies to slots that are due.`,
+open, the schedule's overlapPolicy applies to slots that are due.
+
+A schedule with runs InDatabase gets a run without a WorkflowRun, which the data API starts. Slots that
+are due do not see it.`,
 		Example: `  kubectl workflow schedule trigger nightly-report`,
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: f.completeSchedule,
 	}
@@ -64,7 +69,11 @@ open, the schedule's overlapPolicy applies to slots that are due.`,
 		if err != nil {
 			return err
 		}
-		run, err := f.trigger(cmd.Context(), s)
+		trigger := f.trigger
+		if schedulespec.IsInDatabase(s) {
+			trigger = f.triggerInDatabase
+		}
+		run, err := trigger(cmd.Context(), s)
 		if err != nil {
 			return err
 		}
@@ -76,7 +85,7 @@ open, the schedule's overlapPolicy applies to slots that are due.`,
 
 // trigger creates a run of a schedule. Its name has the second, so it waits for that to pass if the
 // schedule was triggered a moment before.
-func (f *factory) trigger(ctx context.Context, s *v1alpha1.WorkflowSchedule) (*v1alpha1.WorkflowRun, error) {
+func (f *factory) trigger(ctx context.Context, s *v1alpha1.WorkflowSchedule) (runtime.Object, error) {
 	objects, err := f.objects()
 	if err != nil {
 		return nil, err
@@ -95,6 +104,30 @@ func (f *factory) trigger(ctx context.Context, s *v1alpha1.WorkflowSchedule) (*v
 			return nil, fmt.Errorf("start a run of WorkflowSchedule %s: %w", s.Name, err)
 		}
 	}
+}
+
+// triggerInDatabase starts a run of a schedule whose runs have no objects.
+func (f *factory) triggerInDatabase(ctx context.Context, s *v1alpha1.WorkflowSchedule) (runtime.Object, error) {
+	run, err := schedulespec.Run(s, f.now().UTC().Truncate(time.Second), schedulespec.Manual)
+	if err != nil {
+		return nil, err
+	}
+	data, err := f.data(ctx)
+	if err != nil {
+		return nil, err
+	}
+	created := &datav1alpha1.Run{}
+	err = data.rest.Post().Namespace(s.Namespace).Resource("runs").Body(&datav1alpha1.Run{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace},
+		Spec: datav1alpha1.RunSpec{
+			Backend: run.Spec.BackendRef.Name, WorkflowName: run.Spec.WorkflowName, Version: run.Spec.Version,
+			Input: run.Spec.Input, TimeoutSeconds: run.Spec.TimeoutSeconds,
+		},
+	}).Do(ctx).Into(created)
+	if err != nil {
+		return nil, fmt.Errorf("start a run of WorkflowSchedule %s: %w", s.Name, err)
+	}
+	return created, nil
 }
 
 // newSchedulePause returns a verb that sets spec.suspend.
@@ -283,6 +316,9 @@ func addBackfill(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill) ([]by
 func (o *backfillOptions) preview(ctx context.Context, s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill) error {
 	if !o.printer.plain() {
 		return o.printer.printAs(o.Out, s)
+	}
+	if schedulespec.IsInDatabase(s) {
+		return fmt.Errorf("the runs of WorkflowSchedule %s are in the database, and only the manager tells which slots have one: add a request to spec.backfills with dryRun: true", s.Name)
 	}
 	runs, err := o.runsOfSchedule(ctx, s)
 	if err != nil {

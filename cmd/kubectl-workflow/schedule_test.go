@@ -90,6 +90,27 @@ func TestSchedule_TriggerStartsARunNow(t *testing.T) {
 	w.golden("schedule_trigger_name", w.run("schedule", "trigger", "schedule/nightly-report", "-o", "name").out)
 }
 
+// TestSchedule_InDatabaseTriggersByTheDataAPI: without an object. The manager alone counts a backfill.
+func TestSchedule_InDatabaseTriggersByTheDataAPI(t *testing.T) {
+	w := setup(t)
+	w.scheduler()
+	s := &v1alpha1.WorkflowSchedule{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Name: "minutely"},
+		Spec: v1alpha1.WorkflowScheduleSpec{
+			Schedules: []string{"* * * * *"}, Runs: schedulespec.InDatabase, RunTemplate: v1alpha1.RunTemplate{WorkflowName: "report", ScheduledTimeField: "until"},
+		},
+	}
+	w.Create(s)
+	name := strings.TrimSpace(w.run("schedule", "trigger", "minutely", "-o", "name").out)
+	id, isRun := strings.CutPrefix(name, "run.data.openworkflow.dev/")
+	row, err := w.GetRuns(t.Context(), []string{id})
+	if err != nil || !isRun || row[id] == nil || row[id].WorkflowName != "report" || string(row[id].Input) != `{"until": "2026-01-01T12:00:00Z"}` {
+		t.Errorf("%s is %+v, %v", name, row, err)
+	}
+	w.fails(codeError, "the runs of WorkflowSchedule minutely are in the database, and only the manager tells which slots have one: add a request to spec.backfills with dryRun: true",
+		"schedule", "backfill", "minutely", "--from", "24h", "--dry-run")
+}
+
 func TestSchedule_PauseAndResumeSetTheSpec(t *testing.T) {
 	w := setup(t)
 	w.scheduler()

@@ -33,6 +33,7 @@
 //
 //	workflowschedule_controller.go  WorkflowSchedule: starts its runs, writes its status, keeps its history
 //	workflowschedule_plan.go        what its status becomes; pure
+//	workflowschedule_database.go    the runs of schedules that are in the database alone
 //	workflowschedule_backfill.go    starts the slots of past intervals, beside those that are due
 //
 //	workflowsignal_controller.go  WorkflowSignal: sends it once, writes what became of it

@@ -150,7 +150,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		return fmt.Errorf("set up the WorkflowRun controller: %w", err)
 	}
 	schedules := &WorkflowScheduleReconciler{
-		Client: mgr.GetClient(), Events: recorder, Clock: o.Clock, Check: sweeper.Intervals.Schedule, live: mgr.GetAPIReader(),
+		Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, Cluster: o.Cluster,
+		Check: sweeper.Intervals.Schedule, live: mgr.GetAPIReader(),
 	}
 	if err := schedules.SetupWithManager(mgr, options); err != nil {
 		return fmt.Errorf("set up the WorkflowSchedule controller: %w", err)

@@ -153,6 +153,7 @@ func (s *stateTable) schedules() {
 	for _, reason := range []string{
 		v1alpha1.ReasonActive, v1alpha1.ReasonNoMoreSlots, v1alpha1.ReasonSuspended, v1alpha1.ReasonPausedAfterFailures, v1alpha1.ReasonInvalidSchedule,
 		v1alpha1.ReasonInvalidRunTemplate, v1alpha1.ReasonNameConflict, v1alpha1.ReasonStartFailed, v1alpha1.ReasonTooManyOpenRuns, v1alpha1.ReasonUnreadable,
+		v1alpha1.ReasonBackendNotFound, v1alpha1.ReasonBackendNotReady,
 	} {
 		object := &v1alpha1.WorkflowSchedule{ObjectMeta: metav1.ObjectMeta{Generation: 2}}
 		p := &schedulePlan{seen: scheduleSeen{Schedule: object, Now: s.now}, reason: reason, message: "says " + reason}

@@ -46,6 +46,7 @@ func (p *schedulePlan) planBackfills() *backfillWork {
 	var work *backfillWork
 	var list []v1alpha1.BackfillStatus
 	ahead := ""
+	next, _ := nextBackfill(p.seen.Schedule)
 	for i := range p.seen.Schedule.Spec.Backfills {
 		request := &p.seen.Schedule.Spec.Backfills[i]
 		status := &v1alpha1.BackfillStatus{Name: request.Name, State: v1alpha1.BackfillWaiting}
@@ -54,6 +55,9 @@ func (p *schedulePlan) planBackfills() *backfillWork {
 		}
 		settleBackfill(status, runs)
 		if !status.State.Terminal() {
+			if ahead == "" && schedulespec.IsInDatabase(p.seen.Schedule) && request.Name != next.Name {
+				ahead = next.Name
+			}
 			if reason := p.holdsBackfill(ahead); reason != "" {
 				status.State, status.Message = v1alpha1.BackfillWaiting, reason
 			} else {
@@ -142,7 +146,7 @@ func (p *schedulePlan) advance(request *v1alpha1.Backfill, status *v1alpha1.Back
 	}
 	slots, skipped, until := b.Next(status.DecidedUntil.Time, limit)
 	for _, slot := range slots {
-		status.Starting = append(status.Starting, schedulespec.RunName(p.seen.Schedule.Name, slot, schedulespec.BackfillSuffix(request.Name)))
+		status.Starting = append(status.Starting, schedulespec.NameOf(p.seen.Schedule, slot, schedulespec.BackfillSuffix(request.Name)))
 	}
 	status.Started += int32(len(slots))
 	status.Skipped += int32(skipped)
@@ -185,11 +189,8 @@ func (p *schedulePlan) startedRuns() []v1alpha1.WorkflowRun {
 
 // backfillsOpen reports whether a backfill of a schedule is to be carried out.
 func backfillsOpen(s *v1alpha1.WorkflowSchedule) bool {
-	return slices.ContainsFunc(s.Spec.Backfills, func(request v1alpha1.Backfill) bool {
-		return !slices.ContainsFunc(s.Status.Backfills, func(status v1alpha1.BackfillStatus) bool {
-			return status.Name == request.Name && status.State.Terminal()
-		})
-	})
+	request, _ := nextBackfill(s)
+	return request != nil
 }
 
 // backfillWork is what is to be created for a backfill.
@@ -231,9 +232,16 @@ func (r *WorkflowScheduleReconciler) backfill(ctx context.Context, plan *schedul
 
 // startBackfilled creates a run of a backfill, unless it exists.
 func (r *WorkflowScheduleReconciler) startBackfilled(ctx context.Context, s *v1alpha1.WorkflowSchedule, backfill, name string) error {
-	slot, suffix, ok := schedulespec.ParseRunName(s.Name, name)
+	slot, suffix, ok := schedulespec.ParseName(s, name)
 	if !ok {
 		return fmt.Errorf("status.backfills names a run %q, which is none of this schedule's", name)
+	}
+	if schedulespec.IsInDatabase(s) {
+		inserted, _, err := r.createRow(ctx, s, slot, suffix)
+		if inserted {
+			metrics.ScheduleSlots.WithLabelValues("Backfilled").Inc()
+		}
+		return err
 	}
 	run, err := schedulespec.Run(s, slot, suffix)
 	if err != nil {

@@ -23,8 +23,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/backoff"
 	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/schedulespec"
@@ -56,11 +58,16 @@ const (
 //	decide ──> status.starting = slot ──> create the run ──> status.active, outcome Started
 //	           (fails if the object has changed)   (fails if it exists)
 //
-// Whoever finds a slot in status.starting creates its run, if it does not exist.
+// Whoever finds a slot in status.starting creates its run, if it does not exist. The status of a
+// schedule with runs InDatabase always says so before: no list of runs tells what a manager has
+// created before it died.
 type WorkflowScheduleReconciler struct {
 	client.Client
-	Events events.EventRecorder
-	Clock  clock.PassiveClock
+	Backends *backend.Registry
+	Events   events.EventRecorder
+	Clock    clock.PassiveClock
+	// Cluster identifies the cluster; see ClusterID.
+	Cluster string
 	// Check is the longest sleep of a schedule's timer, after which a clock that was set is noticed.
 	Check time.Duration
 
@@ -114,6 +121,7 @@ func (r *WorkflowScheduleReconciler) SetupWithManager(mgr ctrl.Manager, options 
 		Named("workflowschedule").
 		For(&v1alpha1.WorkflowSchedule{}, builder.WithPredicates(predicate.Funcs{UpdateFunc: scheduleChanged})).
 		Watches(&v1alpha1.WorkflowRun{}, owner, builder.WithPredicates(ownedRunEvents)).
+		WatchesRawSource(source.Func(r.enqueueOf)).
 		WithOptions(options).
 		Complete(r)
 }
@@ -159,8 +167,8 @@ func (r *WorkflowScheduleReconciler) Reconcile(ctx context.Context, req ctrl.Req
 		r.forget(req.NamespacedName)
 		return ctrl.Result{}, nil
 	}
-	seen, err := r.observe(ctx, &s)
-	if err != nil {
+	seen, ok, err := r.observe(ctx, &s)
+	if err != nil || !ok {
 		return ctrl.Result{}, err
 	}
 	plan := planSchedule(seen)
@@ -191,7 +199,7 @@ func (r *WorkflowScheduleReconciler) carryOut(ctx context.Context, plan *schedul
 	var work *backfillWork
 	if pause := r.pace.next(client.ObjectKeyFromObject(s), backfillsOpen(s)); pause > 0 {
 		wake = min(wake, pause)
-	} else {
+	} else if plan.seen.Reason == "" {
 		work = plan.planBackfills()
 	}
 	if err := r.writeStatus(ctx, s, plan.finish()); err != nil {
@@ -202,7 +210,7 @@ func (r *WorkflowScheduleReconciler) carryOut(ctx context.Context, plan *schedul
 	if err != nil {
 		return 0, err
 	}
-	wake = min(wake, again)
+	wake = min(wake, again, r.checkRows(plan))
 	if work != nil {
 		again, err = r.backfill(ctx, plan, work)
 		wake = min(wake, again)
@@ -210,12 +218,15 @@ func (r *WorkflowScheduleReconciler) carryOut(ctx context.Context, plan *schedul
 	return wake, err
 }
 
-// observe reads the runs that a schedule owns. The cache may lack those that were created just now,
-// and the status knows them.
-func (r *WorkflowScheduleReconciler) observe(ctx context.Context, s *v1alpha1.WorkflowSchedule) (scheduleSeen, error) {
+// observe reads the runs of a schedule. The cache may lack those that were created just now, and the
+// status knows them. It reports false if nothing may be concluded yet.
+func (r *WorkflowScheduleReconciler) observe(ctx context.Context, s *v1alpha1.WorkflowSchedule) (seen scheduleSeen, ok bool, err error) {
+	if schedulespec.IsInDatabase(s) && s.Unreadable.SpecMessage() == "" {
+		return r.observeRows(ctx, s)
+	}
 	var owned v1alpha1.WorkflowRunList
 	if err := r.List(ctx, &owned, client.InNamespace(s.Namespace), client.MatchingFields{indexByOwner: string(s.UID)}); err != nil {
-		return scheduleSeen{}, fmt.Errorf("list the runs of WorkflowSchedule %s: %w", s.Name, err)
+		return scheduleSeen{}, false, fmt.Errorf("list the runs of WorkflowSchedule %s: %w", s.Name, err)
 	}
 	known := make(map[string]bool, len(owned.Items))
 	for i := range owned.Items {
@@ -228,13 +239,13 @@ func (r *WorkflowScheduleReconciler) observe(ctx context.Context, s *v1alpha1.Wo
 		var run v1alpha1.WorkflowRun
 		err := r.live.Get(ctx, types.NamespacedName{Namespace: s.Namespace, Name: name}, &run)
 		if client.IgnoreNotFound(err) != nil {
-			return scheduleSeen{}, fmt.Errorf("get run %s: %w", name, err)
+			return scheduleSeen{}, false, fmt.Errorf("get run %s: %w", name, err)
 		}
 		if err == nil && metav1.IsControlledBy(&run, s) {
 			owned.Items = append(owned.Items, run)
 		}
 	}
-	return scheduleSeen{Schedule: s, Runs: owned.Items, Now: r.Clock.Now()}, nil
+	return scheduleSeen{Schedule: s, Runs: owned.Items, Now: r.Clock.Now()}, true, nil
 }
 
 // start creates the runs of the slots that are due. It returns when to look at the schedule again. A
@@ -285,6 +296,9 @@ func (r *WorkflowScheduleReconciler) sleep(now, wake time.Time) time.Duration {
 
 // startSlot creates the run of a slot, unless the schedule has created it before.
 func (r *WorkflowScheduleReconciler) startSlot(ctx context.Context, plan *schedulePlan, slot time.Time) error {
+	if schedulespec.IsInDatabase(plan.seen.Schedule) {
+		return r.startRow(ctx, plan, slot)
+	}
 	run, err := schedulespec.Run(plan.seen.Schedule, slot, "")
 	if err != nil {
 		return err
@@ -337,6 +351,9 @@ func (p *schedulePlan) started(slot time.Time, run string, isNewlyOpen bool) {
 // startFailure returns the reason and the message of a start that has failed.
 func startFailure(err error) (reason, message string) {
 	text := truncateText(err.Error(), 700)
+	if errors.Is(err, errUnstorable) {
+		return v1alpha1.ReasonInvalidRunTemplate, text
+	}
 	if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err) {
 		return v1alpha1.ReasonInvalidRunTemplate, "the API server rejects what spec.runTemplate becomes: " + text
 	}
@@ -380,6 +397,9 @@ func (r *WorkflowScheduleReconciler) writeStatus(ctx context.Context, s *v1alpha
 // tidy cancels the runs that a later slot replaces, and lets those expire that are beyond the
 // history. It returns the time until there are more of them.
 func (r *WorkflowScheduleReconciler) tidy(ctx context.Context, plan *schedulePlan) (time.Duration, error) {
+	if schedulespec.IsInDatabase(plan.seen.Schedule) {
+		return r.cancelRows(ctx, plan)
+	}
 	var errs []error
 	for _, run := range plan.replaced() {
 		if err := r.setRun(ctx, run, "cancel", true); err != nil {

@@ -21,9 +21,12 @@ import (
 // scheduleSeen is what a schedule's plan is made from.
 type scheduleSeen struct {
 	Schedule *v1alpha1.WorkflowSchedule
-	// Runs are the WorkflowRuns that it owns.
+	// Runs are the WorkflowRuns that it owns. Of a schedule with runs InDatabase they are those of
+	// rowsNeeded, named by their ids.
 	Runs []v1alpha1.WorkflowRun
 	Now  time.Time
+	// Reason and Message say why the database could not be asked, if it was to be.
+	Reason, Message string
 }
 
 // schedulePlan is what is to happen to a schedule. Slots start one by one: see schedule.Planner.
@@ -44,6 +47,10 @@ func planSchedule(seen scheduleSeen) *schedulePlan {
 	s := seen.Schedule
 	p := &schedulePlan{seen: seen, status: *s.Status.DeepCopy()}
 	p.status.ObservedGeneration = s.Generation
+	if p.seen.Reason != "" {
+		p.wait()
+		return p
+	}
 	p.settle()
 	if text := s.Unreadable.SpecMessage(); text != "" {
 		p.reason, p.message = v1alpha1.ReasonUnreadable, text
@@ -62,7 +69,7 @@ func planSchedule(seen scheduleSeen) *schedulePlan {
 	}
 	p.planner = &schedule.Planner{
 		Timing: timing, Policy: policyOf(&s.Spec), UID: string(s.UID), State: state, Now: seen.Now,
-		Open: len(p.active), Existing: p.existing(),
+		Open: len(p.active), Existing: p.existing(), AlwaysIntends: schedulespec.IsInDatabase(s),
 	}
 	return p
 }
@@ -102,10 +109,7 @@ func (p *schedulePlan) settle() {
 	slices.SortFunc(ended, func(a, b *v1alpha1.WorkflowRun) int {
 		return cmp.Or(timeOf(a.Status.FinishedAt).Compare(timeOf(b.Status.FinishedAt)), strings.Compare(a.Name, b.Name))
 	})
-	failures := ptr.Deref(p.status.Failures, 0)
-	if limit := ptr.Deref(p.seen.Schedule.Spec.PauseAfterFailures, 0); p.changed() && limit > 0 && failures >= limit {
-		failures = 0 // a change of the spec ends the pause
-	}
+	failures := p.failures()
 	for _, run := range ended {
 		switch run.Status.State {
 		case v1alpha1.RunFailed:
@@ -116,15 +120,40 @@ func (p *schedulePlan) settle() {
 		default: // a canceled run says nothing
 		}
 	}
-	p.status.Failures = nil
-	if failures > 0 {
-		p.status.Failures = &failures
-	}
+	p.setFailures(failures)
 	p.active = nil
 	for name, run := range runs {
 		if !run.Status.State.Terminal() && !p.isBackfilled(name) {
 			p.active = append(p.active, name)
 		}
+	}
+}
+
+// failures returns how many runs have failed in a row before those that have ended since. A change of
+// the spec ends the pause.
+func (p *schedulePlan) failures() int32 {
+	failures := ptr.Deref(p.status.Failures, 0)
+	if limit := ptr.Deref(p.seen.Schedule.Spec.PauseAfterFailures, 0); p.changed() && limit > 0 && failures >= limit {
+		return 0
+	}
+	return failures
+}
+
+func (p *schedulePlan) setFailures(failures int32) {
+	p.status.Failures = nil
+	if failures > 0 {
+		p.status.Failures = &failures
+	}
+}
+
+// wait keeps what is known, as long as the database cannot be asked. The slots of that time are
+// caught up later, unless the schedule is suspended.
+func (p *schedulePlan) wait() {
+	p.reason, p.message = p.seen.Reason, p.seen.Message
+	p.setFailures(p.failures())
+	p.active = slices.Clone(p.status.Active)
+	if ptr.Deref(p.seen.Schedule.Spec.Suspend, false) && p.status.PausedSince == nil {
+		p.status.PausedSince = optionalTime(p.seen.Now)
 	}
 }
 
@@ -139,7 +168,7 @@ func expectedRuns(status *v1alpha1.WorkflowScheduleStatus) []string {
 
 // isBackfilled reports whether a run was started by a backfill. Other slots do not wait for it.
 func (p *schedulePlan) isBackfilled(run string) bool {
-	_, suffix, ok := schedulespec.ParseRunName(p.seen.Schedule.Name, run)
+	_, suffix, ok := schedulespec.ParseName(p.seen.Schedule, run)
 	return ok && suffix != "" && suffix != schedulespec.Manual
 }
 
@@ -151,7 +180,7 @@ func (p *schedulePlan) changed() bool {
 // existing returns the slots of the runs that the schedule owns, in order.
 func (p *schedulePlan) existing() (slots []time.Time) {
 	for i := range p.seen.Runs {
-		if slot, suffix, ok := schedulespec.ParseRunName(p.seen.Schedule.Name, p.seen.Runs[i].Name); ok && suffix == "" {
+		if slot, suffix, ok := schedulespec.ParseName(p.seen.Schedule, p.seen.Runs[i].Name); ok && suffix == "" {
 			slots = append(slots, slot)
 		}
 	}
@@ -192,7 +221,7 @@ func (p *schedulePlan) store(state schedule.State) {
 	status.DecidedUntil, status.PausedSince, status.BufferedTime = optionalTime(state.DecidedUntil), optionalTime(state.PausedSince), optionalTime(state.Buffered)
 	status.Starting = nil
 	if !state.Starting.IsZero() {
-		status.Starting = &v1alpha1.StartingSlot{Time: optionalTime(state.Starting), Run: schedulespec.RunName(p.seen.Schedule.Name, state.Starting, "")}
+		status.Starting = &v1alpha1.StartingSlot{Time: optionalTime(state.Starting), Run: schedulespec.NameOf(p.seen.Schedule, state.Starting, "")}
 	}
 	status.Outcomes = nil
 	for _, o := range state.Outcomes {
@@ -256,7 +285,7 @@ func (p *schedulePlan) conditions() {
 	reason, message := p.explain()
 	switch reason {
 	case v1alpha1.ReasonActive, v1alpha1.ReasonSuspended, v1alpha1.ReasonNoMoreSlots:
-	case v1alpha1.ReasonStartFailed, v1alpha1.ReasonTooManyOpenRuns:
+	case v1alpha1.ReasonStartFailed, v1alpha1.ReasonTooManyOpenRuns, v1alpha1.ReasonBackendNotFound, v1alpha1.ReasonBackendNotReady:
 		ready, progresses = false, true
 	default:
 		ready = false
@@ -275,7 +304,7 @@ func (p *schedulePlan) replaced() (runs []*v1alpha1.WorkflowRun) {
 	}
 	for i := range p.seen.Runs {
 		run := &p.seen.Runs[i]
-		if !run.Status.State.Terminal() && !ptr.Deref(run.Spec.Cancel, false) && !p.isBackfilled(run.Name) && run.Name < schedulespec.RunName(p.seen.Schedule.Name, buffered.Time, "") {
+		if !run.Status.State.Terminal() && !ptr.Deref(run.Spec.Cancel, false) && !p.isBackfilled(run.Name) && run.Name < schedulespec.NameOf(p.seen.Schedule, buffered.Time, "") {
 			runs = append(runs, run)
 		}
 	}

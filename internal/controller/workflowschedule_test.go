@@ -494,6 +494,12 @@ func TestPolicy_P9_WhoSchedulesRunsMayCreateThem(t *testing.T) {
 		return stranger.Create(t.Context(), s.DeepCopy())
 	})
 	awaitAllowed(t, func() error { return author.Create(t.Context(), s.DeepCopy()) })
+	hidden := newSchedule("hidden", inDatabase)
+	hidden.Namespace = w.Namespace
+	awaitRefusal(t, "a WorkflowSchedule with runs InDatabase starts runs of the data API: author-"+w.Namespace+" needs the right to create runs of data.openworkflow.dev in this namespace",
+		func() error { return author.Create(t.Context(), hidden.DeepCopy()) })
+	reader := w.as("reader", may("workflowschedules"), rbacv1.PolicyRule{APIGroups: []string{"data.openworkflow.dev"}, Resources: []string{"runs"}, Verbs: []string{"create"}})
+	awaitAllowed(t, func() error { return reader.Create(t.Context(), hidden.DeepCopy()) })
 	suspend := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"suspend":true}}`))
 	awaitRefusal(t, "needs the right to create WorkflowRuns", func() error { return stranger.Patch(t.Context(), s.DeepCopy(), suspend) })
 

@@ -9,7 +9,8 @@
 //	openworkflow_runs_mirrored_total     outcome             objects inserted, attached (to the run of an idempotency
 //	                                                         key) or rejected (invalid input)
 //	openworkflow_runs_canceled_total     cause               runs canceled: spec, deleted (object), orphaned (object
-//	                                                         gone, its deletion not seen)
+//	                                                         gone, its deletion not seen), replaced (by a later slot
+//	                                                         of a schedule with runs InDatabase)
 //	openworkflow_runs_expired_total      -                   runs failed by the deadline sweep
 //	openworkflow_runs_rescued_total      -                   runs rescued: their wait was over, and nothing woke them
 //	openworkflow_runs_removed_total      -                   ended runs deleted by the Backend's retention
@@ -58,7 +59,7 @@ var (
 
 	RunsCanceled = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "openworkflow_runs_canceled_total",
-		Help: "Runs canceled by the manager, by cause: spec, deleted, orphaned.",
+		Help: "Runs canceled by the manager, by cause: spec, deleted, orphaned, replaced.",
 	}, []string{"cause"})
 
 	RunsExpired = prometheus.NewCounter(prometheus.CounterOpts{

@@ -179,10 +179,22 @@ type ObjectRef struct {
 }
 
 // RunContext is the context column of workflow_runs. TraceContext is
-// OpenWorkflow's (R27, R160); Kubernetes is ours.
+// OpenWorkflow's (R27, R160); Kubernetes and Schedule are ours.
 type RunContext struct {
 	TraceContext map[string]string `json:"traceContext,omitempty"`
 	Kubernetes   *ObjectRef        `json:"kubernetes,omitempty"`
+	Schedule     *ScheduleRef      `json:"schedule,omitempty"`
+}
+
+// ScheduleRef names the WorkflowSchedule that has started a run without an object.
+type ScheduleRef struct {
+	// Cluster is the uid of the cluster's kube-system namespace.
+	Cluster   string `json:"cluster"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	UID       string `json:"uid"`
+	// ScheduledAt is the time of the slot, as in RFC 3339.
+	ScheduledAt string `json:"scheduledAt"`
 }
 
 // Encode returns the column's JSON.

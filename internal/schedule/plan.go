@@ -123,6 +123,8 @@ type Planner struct {
 	UID   string
 	State State
 	Now   time.Time
+	// AlwaysIntends makes NeedsIntent say so for each slot.
+	AlwaysIntends bool
 	// Open is the number of open runs.
 	Open int
 	// Existing are the slots whose runs were created before, in order. A manager may have died, or
@@ -172,7 +174,7 @@ func (p *Planner) Next() (time.Time, bool) {
 
 // NeedsIntent reports whether the state has to say that a slot starts before its run is created.
 func (p *Planner) NeedsIntent(slot time.Time) bool {
-	return p.Policy.Overlap != OverlapAllow && !slot.Equal(p.State.Starting) && !p.exists(slot)
+	return (p.AlwaysIntends || p.Policy.Overlap != OverlapAllow) && !slot.Equal(p.State.Starting) && !p.exists(slot)
 }
 
 // Intend says that the run of a slot that Next has returned is about to be created.

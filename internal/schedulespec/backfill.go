@@ -11,8 +11,9 @@ import (
 const (
 	// MaxBackfill is the largest number of slots of one backfill.
 	MaxBackfill = 100_000
-	// maxWalk is how many slots are looked at for one portion.
-	maxWalk = 2000
+	// maxWalk is how many slots are looked at for one portion, and maxLookups how many if the rows of
+	// their runs have to be read.
+	maxWalk, maxLookups = 2000, 100
 )
 
 // Backfill is what is to happen to the slots of a past interval. It is a value for one look at the
@@ -21,6 +22,7 @@ type Backfill struct {
 	request *v1alpha1.Backfill
 	timing  *schedule.Timing
 	runs    map[int64]v1alpha1.RunState
+	walk    int
 }
 
 // NewBackfill prepares a backfill of a schedule that has these runs. It fails if the schedule cannot
@@ -36,10 +38,13 @@ func NewBackfill(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill, runs 
 	if err != nil {
 		return nil, err
 	}
-	b := &Backfill{request: request, timing: timing, runs: make(map[int64]v1alpha1.RunState, len(runs))}
+	b := &Backfill{request: request, timing: timing, runs: make(map[int64]v1alpha1.RunState, len(runs)), walk: maxWalk}
+	if IsInDatabase(s) {
+		b.walk = maxLookups
+	}
 	own := BackfillSuffix(request.Name)
 	for i := range runs {
-		slot, suffix, ok := ParseRunName(s.Name, runs[i].Name)
+		slot, suffix, ok := ParseName(s, runs[i].Name)
 		if !ok || suffix == own || suffix == Manual {
 			continue
 		}
@@ -71,7 +76,7 @@ func (b *Backfill) Next(after time.Time, limit int) (slots []time.Time, skipped 
 	if limit <= 0 {
 		return nil, 0, after
 	}
-	walk := b.timing.Between(after, b.request.EndAt.Time, maxWalk)
+	walk := b.timing.Between(after, b.request.EndAt.Time, b.walk)
 	for _, slot := range walk {
 		if len(slots) == limit {
 			return slots, skipped, until
@@ -83,10 +88,32 @@ func (b *Backfill) Next(after time.Time, limit int) (slots []time.Time, skipped 
 			skipped++
 		}
 	}
-	if len(walk) < maxWalk {
+	if len(walk) < b.walk {
 		until = b.request.EndAt.Time
 	}
 	return slots, skipped, until
+}
+
+// Lookups returns what identifies the runs that NewBackfill has to know of to tell what Next returns
+// after a slot, or what Count does. It is for schedules whose runs are in the database.
+func Lookups(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill, after time.Time, isCount bool) (names []string) {
+	b, err := NewBackfill(s, request, nil, request.EndAt.Time)
+	if err != nil || request.Reprocess == "All" {
+		return nil
+	}
+	limit := maxLookups
+	if isCount {
+		limit = MaxBackfill
+	}
+	own, all := BackfillSuffix(request.Name), suffixes(s)
+	for _, slot := range b.timing.Between(after, request.EndAt.Time, limit) {
+		for _, suffix := range all {
+			if suffix != own {
+				names = append(names, NameOf(s, slot, suffix))
+			}
+		}
+	}
+	return names
 }
 
 // Last returns the last slot, false if there is none.

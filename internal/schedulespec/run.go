@@ -32,7 +32,7 @@ func Timing(spec *v1alpha1.WorkflowScheduleSpec) schedule.Options {
 }
 
 // Run returns the run of a slot, or why the template cannot become one. The schedule owns it. See
-// RunName for the suffix.
+// NameOf for its name, and RunName for the suffix.
 func Run(s *v1alpha1.WorkflowSchedule, slot time.Time, suffix string) (*v1alpha1.WorkflowRun, error) {
 	template := &s.Spec.RunTemplate
 	input, err := scheduledInput(template, slot)
@@ -43,7 +43,7 @@ func Run(s *v1alpha1.WorkflowSchedule, slot time.Time, suffix string) (*v1alpha1
 	owner.BlockOwnerDeletion = nil // that needs the right to set finalizers of the schedule
 	return &v1alpha1.WorkflowRun{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: s.Namespace, Name: RunName(s.Name, slot, suffix), OwnerReferences: []metav1.OwnerReference{*owner},
+			Namespace: s.Namespace, Name: NameOf(s, slot, suffix), OwnerReferences: []metav1.OwnerReference{*owner},
 			Labels:      map[string]string{v1alpha1.LabelSchedule: LabelValue(s.Name)},
 			Annotations: map[string]string{v1alpha1.AnnotationScheduledAt: slot.UTC().Format(time.RFC3339)},
 		},
