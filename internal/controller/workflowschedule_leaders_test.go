@@ -50,7 +50,7 @@ func TestSchedule_ForbidIsNeverViolated(t *testing.T) {
 			})))
 			s := newSchedule("minutely", func(s *wfs) { s.Spec.OverlapPolicy, s.Spec.CatchUp = policy, "All" })
 			w.create(s)
-			for restart := int64(1); restart <= 3; restart++ {
+			for restart := int64(1); restart <= 2; restart++ {
 				eventuallyWithin(t, time.Minute, func() error {
 					if n := executed.Load(); n < 4*restart {
 						return fmt.Errorf("%d runs were executed", n)

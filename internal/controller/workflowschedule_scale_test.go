@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	manySchedules = flag.Int("schedules", 20, "how many schedules start runs each minute while managers are killed")
+	manySchedules = flag.Int("schedules", 10, "how many schedules start runs each minute while managers are killed")
 	manyCadence   = flag.Duration("schedule-minute", time.Second, "how long a minute of theirs takes")
 	idleSchedules = flag.Int("idle-schedules", 2000, "how many idle schedules are looked at; from 100,000 on, what that costs is bounded")
 )
