@@ -87,6 +87,19 @@ func TestTimeline_IsBounded(t *testing.T) {
 	}
 }
 
+func TestTimeline_EndsWithTheRun(t *testing.T) {
+	t.Parallel()
+	ended := &datav1alpha1.Run{Status: datav1alpha1.RunStatus{FinishedAt: &metav1.Time{Time: noon.Add(5 * time.Second)}}}
+	steps := []datav1alpha1.Step{attempt("answer", "completed", 0, 5), attempt("reminder", "running", 0, 0)}
+	var out strings.Builder
+	if err := printTimeline(&out, steps, ended, noon.Add(time.Hour), timelineOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "1 running over 5s,") || strings.Contains(out.String(), "1h") {
+		t.Errorf("an hour after the end of the run:\n%s", out.String())
+	}
+}
+
 func TestTimeline_KeepsHostileNamesInTheirLine(t *testing.T) {
 	t.Parallel()
 	steps := []datav1alpha1.Step{

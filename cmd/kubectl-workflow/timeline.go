@@ -24,11 +24,14 @@ type timelineOptions struct {
 }
 
 // printTimeline prints the step attempts of a run, each as a bar: # an execution, . a wait, x a
-// failed attempt.
+// failed attempt. What a run still waited for has lasted until its end.
 func printTimeline(out io.Writer, steps []datav1alpha1.Step, run *datav1alpha1.Run, now time.Time, o timelineOptions) error {
 	if len(steps) == 0 {
 		_, err := io.WriteString(out, "Steps:  <none>\n")
 		return err
+	}
+	if ended := run.Status.FinishedAt; ended != nil && ended.Time.Before(now) {
+		now = ended.Time
 	}
 	attempts := attemptsOf(steps)
 	scale := scaleOf(steps, run, now)
