@@ -86,6 +86,18 @@ func newList(f *factory) *cobra.Command {
 	return cmd
 }
 
+// setState sets the state to the one of that name, written in any case. It returns false if there is
+// none.
+func (o *listOptions) setState() bool {
+	for name := range strings.SplitSeq(stateNames, ", ") {
+		if strings.EqualFold(name, o.state) {
+			o.state = name
+			return true
+		}
+	}
+	return false
+}
+
 // validate rejects what the flags cannot mean together.
 func (o *listOptions) validate() error {
 	switch {
@@ -95,7 +107,7 @@ func (o *listOptions) validate() error {
 		return fmt.Errorf("--chunk-size %d: give a number from 1 to %d", o.chunk, maxChunk)
 	case o.since < 0:
 		return fmt.Errorf("--since %v: give a positive duration, such as 24h", o.since)
-	case o.state != "" && !slices.Contains(strings.Split(stateNames, ", "), o.state):
+	case o.state != "" && !o.setState():
 		return fmt.Errorf("--state %q: use one of %s", o.state, stateNames)
 	case o.position != "" && o.allNamespaces:
 		return errors.New("--continue goes on in one namespace: leave out --all-namespaces")

@@ -21,6 +21,7 @@ func TestList_Selects(t *testing.T) {
 		{"--workflow checkout", "5 4 2 1"},
 		{"--workflow notify", "3"},
 		{"--state Failed", "1"},
+		{"--state failed", "1"},
 		{"--state Waiting", "3"},
 		{"--parent " + runSeq(2), "3"},
 		{"--backend default --state Completed", "2"},

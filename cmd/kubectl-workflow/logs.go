@@ -115,10 +115,15 @@ func (o *logsOptions) read(ctx context.Context, core corev1client.CoreV1Interfac
 		})
 	}
 	reading.Wait()
+	isEmpty := !o.follow
 	for i := range texts {
+		isEmpty = isEmpty && texts[i].Len() == 0 && failed[i] == nil
 		if _, err := out.Write(texts[i].Bytes()); err != nil {
 			return err
 		}
+	}
+	if isEmpty {
+		o.note("No line in the logs of the worker pods names run %s.", id)
 	}
 	return errors.Join(failed...)
 }

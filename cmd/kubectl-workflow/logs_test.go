@@ -72,6 +72,11 @@ func TestLogs_ReadsTheWorkersOfTheBackend(t *testing.T) {
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
+	server.log = func(string, url.Values) string { return "something else\n" }
+	got = w.runAs(w.kubeconfigFor(config), "", "logs", runSeq(2))
+	if want := (result{errOut: "No line in the logs of the worker pods names run " + runSeq(2) + ".\n"}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
 }
 
 func TestLogs_P7_SaysWhatIsMissing(t *testing.T) {
