@@ -1,5 +1,6 @@
-// Package hack_test tests the scripts of this directory that change the machine. Its tests
-// are not parallel: a program that was just written cannot run while another test forks.
+// Package hack_test tests scripts of this directory: those that change the machine, and what a
+// release refuses. Its tests are not parallel: a program that was just written cannot run while
+// another test forks.
 package hack_test
 
 import (
