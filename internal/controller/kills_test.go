@@ -113,16 +113,19 @@ func (m *mortals) killOne() {
 	m.start()
 }
 
-// killUntil kills a manager each time that some signals have finished, until all have. It returns how
-// many it has killed, and how many of them while signals waited for them.
+// killUntil kills a manager when the first signal is there, and each time that some have finished, until
+// all have. It returns how many it has killed, and how many of them while signals waited for them.
 func (m *mortals) killUntil(s *signalWatch, total int) (kills, midway int) {
 	m.w.t.Helper()
 	finished := 0
 	for finished < total {
 		next := min(total, finished+1+rand.IntN(max(8, total/50)))
+		if kills == 0 {
+			next = 0
+		}
 		created := 0
 		if !s.await(func() error {
-			if created, finished = len(s.latest), s.finished; finished < next {
+			if created, finished = len(s.latest), s.finished; finished < next || created == 0 {
 				return fmt.Errorf("%d of %d signals have finished", finished, total)
 			}
 			return nil

@@ -27,7 +27,7 @@ func liveHeap() uint64 {
 
 // It does not run in parallel, because all tests share the heap.
 func TestWorkflowRun_P9_InputsThatWaitTakeNoMemory(t *testing.T) {
-	const runs, size, limit = 8, 900_000, 3 << 20
+	const runs, size, limit = 12, 900_000, 6 << 20
 	w := newWorldAt(t, testpg.New(t))
 	w.start()
 	first := newTestRun("first")

@@ -170,7 +170,7 @@ func TestSignal_P6_OfTwoDecisionsOneWinsWhileManagersDie(t *testing.T) {
 		t.Errorf("a status went backwards: %s", change)
 	}
 	t.Logf("of %d approvals, %v have won; %d managers were killed, %d of them while decisions waited", n, won, kills, midway)
-	if midway == 0 {
+	if midway == 0 && n >= 100 { // few may all be decided before the first kill
 		t.Error("no manager was killed while decisions waited")
 	}
 }
@@ -372,7 +372,7 @@ func TestSignal_P6_EachIsDeliveredOnceWhileManagersDie(t *testing.T) {
 		t.Errorf("a status went backwards: %s", change)
 	}
 	t.Logf("%d signals of %d objects have reached %d runs; %d managers were killed, %d of them while signals waited", len(sent), objects, runs, kills, midway)
-	if midway == 0 {
+	if midway == 0 && len(sent) >= 100 { // few may all be delivered before the first kill
 		t.Error("no manager was killed while signals waited")
 	}
 }

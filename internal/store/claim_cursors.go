@@ -82,14 +82,20 @@ func (c *claimCursors) positions(keys []openworkflow.DefinitionKey, now time.Tim
 	return again, pending, fromStart
 }
 
-// startPause is the time after which ranges may be read from the start again. One fast claim is enough
-// to call it cheap, as much else makes claims slow.
-func (c *claimCursors) startPause() time.Duration {
-	cost := c.starts[0]
+// fastestStart is how long the fastest of the last claims from the start took. One fast claim is enough
+// to call them cheap, as much else makes claims slow.
+func (c *claimCursors) fastestStart() time.Duration {
+	fastest := c.starts[0]
 	for _, took := range c.starts[1:] {
-		cost = min(cost, took)
+		fastest = min(fastest, took)
 	}
-	if cost -= c.usual; cost < cheapStart {
+	return fastest
+}
+
+// startPause is the time after which ranges may be read from the start again.
+func (c *claimCursors) startPause() time.Duration {
+	cost := c.fastestStart() - c.usual
+	if cost < cheapStart {
 		return 0
 	}
 	return min(startShare*cost, maxStartPause)
@@ -139,9 +145,10 @@ func (c *claimCursors) advance(read rangesRead) (lookAgain bool) {
 }
 
 // exhaust sets the cursors of ranges that a claim has read to their ends: all, or those before the
-// last of which it has claimed a run.
+// last of which it has claimed a run. While reads from the start are cheap, the next claim reads these
+// ranges from the start.
 func (c *claimCursors) exhaust(read rangesRead, again, all bool) {
-	if read.at.IsZero() {
+	if read.at.IsZero() || c.fastestStart() < cheapStart {
 		return
 	}
 	n := len(read.keys)

@@ -123,7 +123,7 @@ func TestClaimCursors_P2_WhatBecameDueBehindThemIsFound(t *testing.T) {
 // TestClaimCursors_P2_OnlyWhatWasReadIsLeftBehind holds where cursors are after a claim.
 func TestClaimCursors_P2_OnlyWhatWasReadIsLeftBehind(t *testing.T) {
 	f := newCursorsFixture(t, "a", "b", "c")
-	server := f.now.Add(f.ahead)
+	server := f.now.Add(f.ahead + time.Second) // at the end of the claim
 	end := server.Add(-cursorMargin)
 	early := server.Add(-time.Hour)
 	tests := map[string]struct {
@@ -144,6 +144,7 @@ func TestClaimCursors_P2_OnlyWhatWasReadIsLeftBehind(t *testing.T) {
 				f.key(0, true): end, f.key(1, true): end, f.key(2, true): end,
 			},
 		},
+		"nothing was claimed": {claimed{}, map[rangeKey]time.Time{}},
 		"some of both are left": {
 			claimed{
 				maxDue: map[rangeKey]time.Time{f.key(0, false): early, f.key(1, true): early},
@@ -155,7 +156,8 @@ func TestClaimCursors_P2_OnlyWhatWasReadIsLeftBehind(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			f := newCursorsFixture(t, "a", "b", "c")
-			f.claim(tc.found, 0, 0)
+			f.c.starts = [4]time.Duration{time.Second, time.Second, time.Second, time.Second}
+			f.claim(tc.found, time.Second, 0)
 			if len(f.c.ranges) != len(tc.want) {
 				t.Errorf("%d cursors, want %d: %v", len(f.c.ranges), len(tc.want), f.c.ranges)
 			}
