@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -33,15 +34,14 @@ func ask(t testing.TB, l openworkflow.Lease, name string) store.StepWrite {
 	return w
 }
 
+var manyDecisions = flag.Int("decisions", 100, "how many approvals two decide about at the same moment")
+
 // Two decide at the same moment, while their connections are cut at random. Each repeats its decision
 // until it has an answer. One of them has decided, the other is told so, and the step got what the
 // first one says.
 func TestDecide_P6_OneOfTwoConcurrentDecisionsWins(t *testing.T) {
 	t.Parallel()
-	tries := 1000
-	if testing.Short() {
-		tries = 100
-	}
+	tries := *manyDecisions
 	f := setup(t)
 	var killer sync.WaitGroup
 	ctx, stop := context.WithCancel(t.Context())

@@ -22,8 +22,8 @@ import (
 )
 
 var (
-	programs         = flag.Uint64("programs", 150, "how many random programs are executed in memory")
-	postgresPrograms = flag.Uint64("postgres-programs", 20, "how many random programs are executed on Postgres")
+	programs         = flag.Uint64("programs", 100, "how many random programs are executed in memory")
+	postgresPrograms = flag.Uint64("postgres-programs", 12, "how many random programs are executed on Postgres")
 	crashes          = flag.Int("crashes", 4, "how many executions of each program have one crash, at a write taken at random; "+
 		"-1 means one before and one after each write")
 	seedFlag    = flag.Uint64("seed", 0, "the seed of the random programs; 0 means a new one")
