@@ -49,7 +49,7 @@ const (
 	maxStartPause = 5 * time.Second
 	// cursorMargin is how long the transaction may take that makes a run due, if other runs are to be
 	// claimed no sooner than it.
-	cursorMargin = time.Second
+	cursorMargin = 250 * time.Millisecond
 )
 
 // rangeKey identifies a range: of the new runs, or of those due again, of one workflow and
