@@ -97,9 +97,9 @@ verify: verify-generated vet lint lint-api shellcheck vulncheck ## Run all check
 ##@ Test
 
 .PHONY: test
-test: envtest ## Run the tests: units, store on Postgres, controllers on an API server.
+test: envtest ## Run the tests: units, store on Postgres, controllers on an API server. make verify vets them.
 	hack/require.sh postgres pgbouncer race
-	KUBEBUILDER_ASSETS=$(DEVCLUSTER_CACHE)/bin go test -race -parallel 4 -timeout 15m $(TESTFLAGS) ./...
+	KUBEBUILDER_ASSETS=$(DEVCLUSTER_CACHE)/bin go test -race -vet=off -parallel 4 -timeout 15m $(TESTFLAGS) ./...
 
 .PHONY: test-e2e
 test-e2e: e2e-cluster ## Run the end-to-end tests on the development cluster.
