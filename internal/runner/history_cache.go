@@ -3,6 +3,7 @@ package runner
 import (
 	"container/list"
 	"sync"
+	"time"
 
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
@@ -10,7 +11,8 @@ import (
 // historyCache holds the histories of runs that this worker has parked, oldest first, so that
 // they need not be read again. An entry is valid if no other worker has claimed the run
 // since: each claim increments the run's attempts (R9), and only the holder of a run writes
-// its steps (R46).
+// its steps (R46). A run that was removed and made again under its id, as a schedule's are that has
+// runs in the database, is another run: it was created at another time.
 type historyCache struct {
 	mu    sync.Mutex
 	runs  map[string]*list.Element
@@ -20,6 +22,7 @@ type historyCache struct {
 
 type cachedHistory struct {
 	run      string
+	created  time.Time
 	attempts int
 	history  *history
 	size     int
@@ -43,7 +46,7 @@ func (c *historyCache) put(run *openworkflow.Run, h *history) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.removeLocked(run.ID)
-	c.runs[run.ID] = c.order.PushBack(&cachedHistory{run: run.ID, attempts: run.Attempts, history: h, size: size})
+	c.runs[run.ID] = c.order.PushBack(&cachedHistory{run: run.ID, created: run.CreatedAt, attempts: run.Attempts, history: h, size: size})
 	c.size += size
 	for c.size > maxCacheSize {
 		c.removeLocked(c.order.Front().Value.(*cachedHistory).run)
@@ -61,7 +64,7 @@ func (c *historyCache) pop(run *openworkflow.Run) *history {
 	}
 	cached := element.Value.(*cachedHistory)
 	c.removeLocked(run.ID)
-	if run.Attempts != cached.attempts+1 {
+	if run.Attempts != cached.attempts+1 || !run.CreatedAt.Equal(cached.created) {
 		return nil
 	}
 	return cached.history

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 )
@@ -25,6 +26,11 @@ func TestHistoryCacheIsValidUntilAnotherWorkerClaimsTheRun(t *testing.T) {
 	}
 	if got := c.pop(&openworkflow.Run{ID: "b", Attempts: 1}); got != nil {
 		t.Error("the history of another run was returned")
+	}
+	now := time.Now()
+	c.put(&openworkflow.Run{ID: "a", Attempts: 1, CreatedAt: now}, h)
+	if got := c.pop(&openworkflow.Run{ID: "a", Attempts: 2, CreatedAt: now.Add(time.Millisecond)}); got != nil {
+		t.Error("the history of a run that was removed was returned for one that has its id now")
 	}
 }
 
