@@ -93,7 +93,7 @@ func (o *deciding) run(ctx context.Context, argument string) error {
 	}
 	signal := o.signal(found, asked)
 	if o.dryRun {
-		o.printer.isDryRun()
+		o.printer.markDryRun()
 		return o.printer.done(o.Out, signal)
 	}
 	if o.printer.plain() {

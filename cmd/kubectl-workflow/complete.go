@@ -79,10 +79,12 @@ func completeFirst(cmd *cobra.Command, args []string, find func(context.Context)
 	return find(ctx), cobra.ShellCompDirectiveNoFileComp
 }
 
-// readFirst reads the first objects of a kind in the namespace, and reports whether it could.
-func (f *factory) readFirst(ctx context.Context, resource string, list runtime.Object) bool {
-	objects, namespace, err := f.objectsIn()
-	return err == nil && objects.Get().Namespace(namespace).Resource(resource).Param("limit", "100").Do(ctx).Into(list) == nil
+// readFirst reads the first objects of a kind in the namespace. Where it cannot, the list stays empty:
+// nobody wants an error from a completion.
+func (f *factory) readFirst(ctx context.Context, resource string, list runtime.Object) {
+	if objects, namespace, err := f.objectsIn(); err == nil {
+		_ = objects.Get().Namespace(namespace).Resource(resource).Param("limit", "100").Do(ctx).Into(list)
+	}
 }
 
 func (f *factory) runIDs(ctx context.Context) []string {

@@ -87,8 +87,8 @@ func (p *printer) done(out io.Writer, object runtime.Object) error {
 	return p.printAs(out, object)
 }
 
-// isDryRun makes done say that nothing was done.
-func (p *printer) isDryRun() {
+// markDryRun makes done say that nothing was done.
+func (p *printer) markDryRun() {
 	p.flags.NamePrintFlags.Operation += " (dry run)"
 }
 

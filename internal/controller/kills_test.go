@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/go-logr/logr/funcr"
@@ -17,6 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/durable"
+	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/internal/wake"
 )
 
@@ -67,6 +70,18 @@ func (m *mortal) kill() {
 	_ = m.Process.Kill()
 	_ = m.Wait() // says that it was killed
 	_ = m.stdin.Close()
+}
+
+// newMortalWorld returns a world with two managers that can be killed, a database on which a worker
+// executes a workflow, and what has become of the signals.
+func newMortalWorld(t *testing.T, definition durable.Definition) (*world, *mortals, *store.Store, *signalWatch) {
+	t.Helper()
+	w := newWorld(t)
+	managers := w.startMortals()
+	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
+	s := w.store()
+	w.workOn(s, definition)
+	return w, managers, s, w.watchSignals()
 }
 
 // startMortals starts the managers. They die with the test.

@@ -104,13 +104,7 @@ var release = durable.DefinitionOf(workflow.Define("release", func(ctx context.C
 // leader, are killed in turn. Two decide about each approval at the same time, about every second one
 // before the run has asked.
 func TestSignal_P6_OfTwoDecisionsOneWinsWhileManagersDie(t *testing.T) {
-	w := newWorld(t)
-	managers := w.startMortals()
-	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
-	s := w.store()
-	w.workOn(s, release)
-	watched := w.watchSignals()
-
+	w, managers, s, watched := newMortalWorld(t, release)
 	n := *manyDecisions
 	pairs, ids := make([][]*sig, n), make([]string, n)
 	var asked []store.ApprovalStep
@@ -320,13 +314,7 @@ func newSentSignal(i int) *sentSignal {
 // leader, are killed in turn. A run that gets a signal waits for another one of the name, so that a
 // second delivery would reach it.
 func TestSignal_P6_EachIsDeliveredOnceWhileManagersDie(t *testing.T) {
-	w := newWorld(t)
-	managers := w.startMortals()
-	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
-	s := w.store()
-	w.workOn(s, twice)
-	watched := w.watchSignals()
-
+	w, managers, s, watched := newMortalWorld(t, twice)
 	sent := make([]*sentSignal, *manySignals)
 	objects, runs, early := 0, 0, 0
 	start := func(one *sentSignal) {

@@ -21,8 +21,8 @@ import (
 //
 // Some entries cannot be removed: while a transaction of anybody is open, Postgres keeps all
 // that it may still see. Then the ranges grow, by a hundred thousand entries a minute, and to read
-// them from the start takes longer and longer. So that takes a startShare of the time at most, and
-// claims that found less read from a cursorMargin before their instant meanwhile.
+// them from the start takes longer and longer. So a pause follows (startPauses), in which claims read
+// on from where ranges ended, less a cursorMargin.
 type claimCursors struct {
 	mu     sync.Mutex
 	ranges map[rangeKey]time.Time
@@ -42,9 +42,10 @@ type claimCursors struct {
 const (
 	// maxCursorAge is the longest time between two claims that read from the start, if that is cheap.
 	maxCursorAge = 250 * time.Millisecond
-	// startShare is what part of the time claims from the start may cost, if each costs more than
-	// cheapStart, and maxStartPause bounds the time between two.
-	startShare    = 20
+	// startPauses is how many times as long as it took beyond a usual claim one from the start is followed
+	// by a pause, if that is more than cheapStart: 20 make it a twentieth of the time. maxStartPause
+	// bounds the pause.
+	startPauses   = 20
 	cheapStart    = 5 * time.Millisecond
 	maxStartPause = 5 * time.Second
 	// cursorMargin is how long the transaction may take that makes a run due, if other runs are to be
@@ -98,7 +99,7 @@ func (c *claimCursors) startPause() time.Duration {
 	if cost < cheapStart {
 		return 0
 	}
-	return min(startShare*cost, maxStartPause)
+	return min(startPauses*cost, maxStartPause)
 }
 
 // rangesRead is what a claim has read.

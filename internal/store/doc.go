@@ -80,7 +80,6 @@
 //	                                  index of archived runs, which Fork locks with NOWAIT
 //	CreateBulkRetry                   the table of requests, against itself only, bounded by lock_timeout
 //	ClaimBulkRetry                    a request, SKIP LOCKED
-//	RemoveRuns                        R that have ended, SKIP LOCKED; S and A of those, bounded by lock_timeout
 //
 // A transaction that fails with 55P03 (lock not available), 40P01 (deadlock) or 40001
 // (serialization) has written nothing. The methods repeat it; ErrLocked says that the lock

@@ -11,10 +11,10 @@ import (
 
 // A run that the retention has moved into an archive is still described, exported and forked.
 func TestArchive_P6_DescribedExportedAndForked(t *testing.T) {
-	// The manager removes runs once a minute, so this takes 61 s. The short form is for tests below
-	// 30 s; internal/store and internal/dataapi hold the same on each change.
 	if testing.Short() {
-		t.Skip("takes a minute: make test-e2e runs it")
+		// Reason: 61 s, as the manager removes runs once a minute. internal/store and internal/dataapi hold
+		// the same on each change.
+		t.Skip("takes 61 s, and the short form has tests below 30 s: make test-e2e runs it")
 	}
 	c := newCluster(t)
 	c.pool(1, 0)

@@ -77,9 +77,9 @@ func (k *k9s) describes(texts ...string) {
 // k9s, as its authors publish it, lists and describes our kinds, and by the overlay the resources of
 // the data API, for a user with the right to view the namespace.
 func TestK9s_P9_ListsAndDescribesWhatAUserMayView(t *testing.T) {
-	// The first build of k9s takes seven minutes, which a check of each change has no room for.
 	if testing.Short() {
-		t.Skip("builds k9s: make k9s and make test-e2e run it")
+		// Reason: a check of each change has no room for the first build of k9s.
+		t.Skip("builds k9s, which takes seven minutes the first time: make k9s and make test-e2e run it")
 	}
 	c := newCluster(t)
 	c.overlay()
