@@ -133,6 +133,14 @@ func (s boundedStore) RemoveArchives(ctx context.Context, age time.Duration, lim
 	return answer(ctx, func(ctx context.Context) (int, error) { return s.Store.RemoveArchives(ctx, age, limit) })
 }
 
+func (s boundedStore) RecordSlots(ctx context.Context, outcomes []store.SlotOutcome, ttl time.Duration) error {
+	return within(ctx, callTimeout, func(ctx context.Context) error { return s.Store.RecordSlots(ctx, outcomes, ttl) })
+}
+
+func (s boundedStore) RemoveSlots(ctx context.Context, ttl time.Duration, limit int) (int, error) {
+	return answer(ctx, func(ctx context.Context) (int, error) { return s.Store.RemoveSlots(ctx, ttl, limit) })
+}
+
 func (s boundedStore) ReleaseLeases(ctx context.Context, r store.ReleaseRequest) ([]store.ReleasedRun, error) {
 	return answer(ctx, func(ctx context.Context) ([]store.ReleasedRun, error) { return s.Store.ReleaseLeases(ctx, r) })
 }

@@ -41,6 +41,8 @@ type Store interface {
 	RemoveRuns(ctx context.Context, r store.Retention, ids []string) (store.Removed, []string, error)
 	RemoveStrayDeliveries(ctx context.Context, r store.Retention, after string, limit int) (string, int, error)
 	RemoveArchives(ctx context.Context, age time.Duration, limit int) (removed int, err error)
+	RecordSlots(ctx context.Context, outcomes []store.SlotOutcome, ttl time.Duration) error
+	RemoveSlots(ctx context.Context, ttl time.Duration, limit int) (removed int, err error)
 	ReleaseLeases(ctx context.Context, r store.ReleaseRequest) ([]store.ReleasedRun, error)
 	ForeignClaims(ctx context.Context, limit int) ([]store.ForeignClaim, error)
 	CountTakeover(ctx context.Context, lease openworkflow.Lease, since time.Time, from int, workerID string) (deaths int, err error)

@@ -338,6 +338,10 @@ func (h *history) RemoveRuns(_ context.Context, _ store.Retention, ids []string)
 	return removed, ids[n:], nil
 }
 
+func (h *history) RemoveSlots(context.Context, time.Duration, int) (removed int, err error) {
+	return 0, nil
+}
+
 func (h *history) RemoveSignals(context.Context, time.Duration, string, int) (next string, removed int, err error) {
 	h.signalPages++
 	return "", 0, nil

@@ -79,6 +79,8 @@
 //	RemoveRuns                        R that have ended, SKIP LOCKED; S and A of those, bounded by lock_timeout; their entries in the
 //	                                  index of archived runs, which Fork locks with NOWAIT
 //	CreateBulkRetry                   the table of requests, against itself only, bounded by lock_timeout
+//	RecordSlots                       outcomes of slots, by key, against itself only
+//	RemoveSlots                       outcomes of slots, SKIP LOCKED
 //	ClaimBulkRetry                    a request, SKIP LOCKED
 //
 // A transaction that fails with 55P03 (lock not available), 40P01 (deadlock) or 40001
@@ -132,6 +134,7 @@
 //	kept_signals.go    signals that are kept until a run waits for them
 //	approvals.go       what steps ask approvers, and what those decide
 //	approval_decide.go what a decision leads to
+//	slots.go           what happened to the slots of schedules
 //	notify.go          NOTIFY and LISTEN
 //	takeovers.go       runs of OpenWorkflow's workers, and the deaths of those
 //	sweep.go           fails expired runs, rescues runs whose wake was lost

@@ -96,6 +96,8 @@ func (s *Store) ArchiveLinesSQL() string {
 }
 func (s *Store) IndexArchiveSQL() string    { return s.sql(indexArchiveSQL) }
 func (s *Store) StrayDeliveriesSQL() string { return s.sql(strayDeliveriesSQL) }
+func (s *Store) RemoveSlotsSQL() string     { return s.sql(removeSlotsSQL) }
+func (s *Store) RecordSlotsSQL() string     { return s.sql(recordSlotsSQL) }
 
 // Plans counts the plans that a connection's prepared statements had.
 func (s *Store) Plans(ctx context.Context) (generic, custom int, err error) {

@@ -357,6 +357,29 @@ CREATE TABLE IF NOT EXISTS {schema}.operator_run_states (
 	updated_at   timestamptz NOT NULL,
 	PRIMARY KEY (namespace_id, run_id)
 )`},
+
+	// 20: what happened to the slots of schedules. A row stands for the slots from slot to last_slot, of
+	// which slots are in the schedule. The indexes are the orders in which people read.
+	{`
+CREATE TABLE IF NOT EXISTS {schema}.operator_schedule_slots (
+	namespace_id  text        NOT NULL,
+	schedule_uid  text        NOT NULL,
+	slot          timestamptz NOT NULL,
+	last_slot     timestamptz NOT NULL,
+	slots         integer     NOT NULL,
+	cluster       text        NOT NULL,
+	namespace     text        NOT NULL,
+	schedule_name text        NOT NULL,
+	reason        text        NOT NULL,
+	run           text,
+	message       text,
+	recorded_at   timestamptz NOT NULL,
+	PRIMARY KEY (namespace_id, schedule_uid, slot)
+)`, `
+CREATE INDEX IF NOT EXISTS operator_schedule_slots_last_idx
+	ON {schema}.operator_schedule_slots (namespace_id, last_slot, schedule_uid, slot)`, `
+CREATE INDEX IF NOT EXISTS operator_schedule_slots_name_idx
+	ON {schema}.operator_schedule_slots (namespace_id, schedule_name, last_slot, schedule_uid, slot)`},
 }
 
 // foreignKey adds a foreign key, not yet checked against the rows that exist, unless there is

@@ -38,3 +38,8 @@ func (s *Store) WorkflowsSQL(name string) map[string][]any {
 		"ended":             {s.sql(endedSQL), s.namespace, []string{name}, endedSample, 5 * time.Minute},
 	}
 }
+
+// SlotsSQL returns the statement of View.Slots and its arguments.
+func (s *Store) SlotsSQL(f SlotFilter, after *SlotCursor, limit int) (sql string, args []any) {
+	return s.slotsQuery(f, after, limit)
+}
