@@ -327,11 +327,12 @@ type WorkflowScheduleStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	Backfills []BackfillStatus `json:"backfills,omitempty"`
 
-	// outcomes are what happened to the newest slots, oldest first.
+	// outcomes are what happened to the newest slots, oldest first: ten and, while the database of the
+	// Backend is away, up to 100. The data API has those before.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=10
+	// +kubebuilder:validation:MaxItems=100
 	Outcomes []SlotOutcome `json:"outcomes,omitempty"`
 
 	// conditions are Ready, and Reconciling and Stalled while true.

@@ -34,6 +34,7 @@
 //	workflowschedule_controller.go  WorkflowSchedule: starts its runs, writes its status, keeps its history
 //	workflowschedule_plan.go        what its status becomes; pure
 //	workflowschedule_database.go    the runs of schedules that are in the database alone
+//	workflowschedule_outcomes.go    which outcomes of its slots are to be stored
 //	workflowschedule_backfill.go    starts the slots of past intervals, beside those that are due
 //
 //	workflowsignal_controller.go  WorkflowSignal: sends it once, writes what became of it
@@ -54,6 +55,7 @@
 //	sweep_orphans.go            cancels runs of deleted objects, clears leases of dead workers
 //	sweep_retention.go          removes runs that ended long ago
 //	sweep_signals.go            delivers signals that are kept to runs that begin to wait
+//	sweep_outcomes.go           stores the outcomes of slots
 //	sweep_bulk_retries.go       retries the runs that a request selects
 //
 // The spec of an object is authoritative for intent, and Postgres for execution. Status is

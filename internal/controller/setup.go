@@ -100,6 +100,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	dead := newDeaths(suspected)
 	ends := newEndQueue()
 	kept := newKeptSignals()
+	outcomes := newOutcomeLog(mgr.GetCache())
 	inputs := &inputLoader{live: mgr.GetAPIReader()}
 	orphans := &orphanSweep{cache: mgr.GetClient(), live: mgr.GetAPIReader(), cluster: o.Cluster, deaths: dead}
 	sweeper := &Sweeper{
@@ -115,6 +116,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		ends:                   ends,
 		events:                 recorder,
 		kept:                   kept,
+		outcomes:               outcomes,
 		attachAcrossNamespaces: o.AttachAcrossNamespaces,
 	}
 	backends.Loops = sweeper.Run
@@ -151,10 +153,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	}
 	schedules := &WorkflowScheduleReconciler{
 		Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, Cluster: o.Cluster,
-		Check: sweeper.Intervals.Schedule, live: mgr.GetAPIReader(),
+		Check: sweeper.Intervals.Schedule, live: mgr.GetAPIReader(), outcomes: outcomes,
 	}
 	if err := schedules.SetupWithManager(mgr, options); err != nil {
 		return fmt.Errorf("set up the WorkflowSchedule controller: %w", err)
+	}
+	if err := mgr.Add(outcomes); err != nil {
+		return fmt.Errorf("follow the outcomes of WorkflowSchedules: %w", err)
 	}
 	signals := &WorkflowSignalReconciler{
 		Client: mgr.GetClient(), Backends: backends, Events: recorder, Clock: o.Clock, Cluster: o.Cluster, kept: kept, inputs: inputs,

@@ -50,6 +50,8 @@ type Intervals struct {
 	// Signal is for signals that are kept, and for which no worker has announced a wait. Defaults to
 	// 1 s.
 	Signal time.Duration
+	// Outcome is for outcomes of slots that are not stored. Defaults to 1 s.
+	Outcome time.Duration
 	// Schedule is the longest sleep of a WorkflowSchedule's timer. When the clock is set forward,
 	// slots start up to this time late. Defaults to 10 min.
 	Schedule time.Duration
@@ -65,6 +67,7 @@ func (i Intervals) withDefaults() Intervals {
 		BulkRetry:   cmp.Or(i.BulkRetry, time.Second),
 		FirstReport: cmp.Or(i.FirstReport, 2*time.Second),
 		Signal:      cmp.Or(i.Signal, time.Second),
+		Outcome:     cmp.Or(i.Outcome, time.Second),
 		Schedule:    cmp.Or(i.Schedule, 10*time.Minute),
 	}
 }
@@ -79,13 +82,14 @@ type Sweeper struct {
 	Log       logr.Logger
 	Intervals Intervals
 
-	orphans *orphanSweep
-	status  *runStatusWriter
-	pods    *podNames
-	reports *ReportTracker
-	ends    *endQueue
-	events  events.EventRecorder
-	kept    *keptSignals
+	orphans  *orphanSweep
+	status   *runStatusWriter
+	pods     *podNames
+	reports  *ReportTracker
+	ends     *endQueue
+	events   events.EventRecorder
+	kept     *keptSignals
+	outcomes *outcomeLog
 
 	attachAcrossNamespaces bool
 }
@@ -100,7 +104,7 @@ type sweep struct {
 }
 
 // sweeps returns those over one database.
-func (s *Sweeper) sweeps(conn *backend.Connection, signals *signalSweep) []sweep {
+func (s *Sweeper) sweeps(conn *backend.Connection, signals *signalSweep, outcomes *outcomeSweep) []sweep {
 	repairer := &statusRepairer{
 		cache: s.Client, conn: conn, clock: s.Clock, interval: s.Intervals.Repair,
 		status: s.status, pods: s.pods, reports: s.reports, attachAcrossNamespaces: s.attachAcrossNamespaces,
@@ -125,6 +129,7 @@ func (s *Sweeper) sweeps(conn *backend.Connection, signals *signalSweep) []sweep
 		{"retention", s.Intervals.Retention, retention.run, nil},
 		{"bulkretry", s.Intervals.BulkRetry, bulk.run, nil},
 		{"signal", s.Intervals.Signal, signals.run, signals.local.look},
+		{"outcome", s.Intervals.Outcome, outcomes.run, outcomes.local.look},
 	}
 }
 
@@ -135,7 +140,10 @@ func (s *Sweeper) Run(ctx context.Context, conn *backend.Connection) {
 	local, release := s.kept.use(conn.Key)
 	defer release()
 	signals := &signalSweep{conn: conn, kept: s.kept, local: local}
-	for _, sweep := range s.sweeps(conn, signals) {
+	unstored, forget := s.outcomes.use(conn.Key)
+	defer forget()
+	outcomes := &outcomeSweep{conn: conn, cluster: s.orphans.cluster, log: s.outcomes, local: unstored}
+	for _, sweep := range s.sweeps(conn, signals, outcomes) {
 		loops.Go(func() { s.loop(ctx, conn, sweep) })
 	}
 	loops.Go(func() { signals.listen(ctx) })

@@ -57,7 +57,8 @@ type retentionSweep struct {
 	removed bool
 }
 
-// run removes what is due, for a limited time. Without a retention that is only what is left of signals.
+// run removes what is due, for a limited time. Without a retention that is only what is left of signals and
+// slots.
 func (s *retentionSweep) run(ctx context.Context) error {
 	var total store.Removed
 	err := s.removeDue(ctx, &total)
@@ -94,6 +95,9 @@ func (s *retentionSweep) removeDue(ctx context.Context, total *store.Removed) er
 		return err
 	}
 	if err := s.removeSignals(ctx, end); err != nil {
+		return err
+	}
+	if err := s.removeSlots(ctx, end); err != nil {
 		return err
 	}
 	return s.removeArchives(ctx, end)
@@ -178,6 +182,19 @@ func (s *retentionSweep) removeSignals(ctx context.Context, end time.Time) error
 			return fmt.Errorf("remove signals: %w", err)
 		}
 		if s.afterSignal = next; next == "" || time.Now().After(end) {
+			return nil
+		}
+	}
+}
+
+// removeSlots removes the outcomes of slots that were long ago, also without a retention.
+func (s *retentionSweep) removeSlots(ctx context.Context, end time.Time) error {
+	for {
+		removed, err := s.conn.Store.RemoveSlots(ctx, slotTTL(s.conn), retentionPage)
+		if err != nil {
+			return fmt.Errorf("remove outcomes of slots: %w", err)
+		}
+		if removed < retentionPage || time.Now().After(end) {
 			return nil
 		}
 	}

@@ -76,6 +76,8 @@ type WorkflowScheduleReconciler struct {
 	// refused are the starts that the API server has refused, and pace is that of backfills.
 	refused refusedStarts
 	pace    backfillPacer
+	// outcomes knows what of the statuses is to be stored in the databases.
+	outcomes *outcomeLog
 }
 
 // refusedStarts remembers since when the starts of a schedule are refused. That is lost at a restart,
@@ -171,6 +173,7 @@ func (r *WorkflowScheduleReconciler) Reconcile(ctx context.Context, req ctrl.Req
 	if err != nil || !ok {
 		return ctrl.Result{}, err
 	}
+	seen.Unstored = r.outcomes.unstored(&s)
 	plan := planSchedule(seen)
 	wake, err := r.carryOut(ctx, plan)
 	switch {
@@ -259,7 +262,8 @@ func (r *WorkflowScheduleReconciler) start(ctx context.Context, plan *schedulePl
 	if r.refused.forLong(key, plan.seen.Now) {
 		plan.planner.State.Starting = time.Time{}
 	}
-	for range maxScheduleWrites {
+	room := r.outcomes.room(s, plan.seen.Unstored, r.Backends.Ready(backendOf(s)) != nil)
+	for range room {
 		slot, ok := plan.planner.Next()
 		if !ok {
 			return r.sleep(plan.seen.Now, plan.planner.Wake), nil
@@ -282,6 +286,9 @@ func (r *WorkflowScheduleReconciler) start(ctx context.Context, plan *schedulePl
 			}
 			return min(backoff.Jitter(retryStart), r.Check), nil
 		}
+	}
+	if room < maxScheduleWrites {
+		return retryOutcomes, nil
 	}
 	return time.Millisecond, nil
 }

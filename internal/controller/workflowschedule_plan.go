@@ -25,6 +25,8 @@ type scheduleSeen struct {
 	// rowsNeeded, named by their ids.
 	Runs []v1alpha1.WorkflowRun
 	Now  time.Time
+	// Unstored is how many outcomes in the status are stored nowhere else.
+	Unstored int
 	// Reason and Message say why the database could not be asked, if it was to be.
 	Reason, Message string
 }
@@ -70,6 +72,7 @@ func planSchedule(seen scheduleSeen) *schedulePlan {
 	p.planner = &schedule.Planner{
 		Timing: timing, Policy: policyOf(&s.Spec), UID: string(s.UID), State: state, Now: seen.Now,
 		Open: len(p.active), Existing: p.existing(), AlwaysIntends: schedulespec.IsInDatabase(s),
+		Unstored: seen.Unstored,
 	}
 	return p
 }

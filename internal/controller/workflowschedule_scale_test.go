@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/schedulespec"
 )
 
@@ -133,7 +134,7 @@ func TestSchedule_IdleSchedulesCostLittle(t *testing.T) {
 		cache.schedules[client.ObjectKeyFromObject(s)] = s
 	}
 	bytes := (heap() - before) / uint64(count)
-	r := &WorkflowScheduleReconciler{Client: cache, Events: discard{}, Clock: fastClock{now, 0}, Check: 10 * time.Minute}
+	r := &WorkflowScheduleReconciler{Client: cache, Events: discard{}, Clock: fastClock{now, 0}, Check: 10 * time.Minute, outcomes: newOutcomeLog(nil), Backends: backend.NewRegistry()}
 	began := processorTime(t)
 	for key := range cache.schedules {
 		if result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: key}); err != nil || result.RequeueAfter < oftenest {

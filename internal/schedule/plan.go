@@ -57,8 +57,10 @@ const (
 	OnTime = time.Minute
 	// MaxOpen is how many runs of a schedule may be open. While they are, later slots wait.
 	MaxOpen = 100
-	// MaxOutcomes is how many outcomes are kept.
+	// MaxOutcomes is how many outcomes are kept that are stored elsewhere, too.
 	MaxOutcomes = 10
+	// MaxUnstored is how many outcomes are kept until they are stored elsewhere.
+	MaxUnstored = 100
 	// maxDecisions bounds the work of one planner.
 	maxDecisions = 200
 	// maxCount bounds how far slots are counted that one outcome stands for.
@@ -136,6 +138,9 @@ type Planner struct {
 	Waiting bool
 	// Decided is how many slots had each outcome since the planner began.
 	Decided map[Reason]int
+	// Unstored is how many of the newest outcomes in State are stored nowhere else. They stay there, up
+	// to MaxUnstored; the planner counts those that it adds or changes.
+	Unstored int
 
 	decisions int
 }
@@ -417,9 +422,12 @@ func (p *Planner) record(o Outcome) {
 	list := slices.Clone(p.State.Outcomes)
 	known := slices.IndexFunc(list, func(other Outcome) bool { return other.Reason == Buffered && other.Slot.Equal(o.Slot) })
 	last := len(list) - 1
+	before := p.Unstored
+	p.Unstored = max(p.Unstored, 1)
 	switch {
 	case known >= 0:
 		list[known] = o
+		p.Unstored = max(p.Unstored, len(list)-known)
 	case last >= 0 && list[last].joins(o):
 		joined := &list[last]
 		joined.Count = min(max(joined.Count, 1)+max(o.Count, 1), maxCount)
@@ -429,8 +437,9 @@ func (p *Planner) record(o Outcome) {
 		}
 	default:
 		list = append(list, o)
+		p.Unstored = min(before+1, len(list))
 	}
-	p.State.Outcomes = list[max(0, len(list)-MaxOutcomes):]
+	p.State.Outcomes = list[max(0, len(list)-max(MaxOutcomes, min(p.Unstored, MaxUnstored))):]
 }
 
 // joins reports whether one outcome may stand for the slots of another, which follows it.

@@ -20,6 +20,8 @@ type planned struct {
 	started []string
 	plans   int
 	last    *Planner
+	// unstored is that of the next planner.
+	unstored int
 }
 
 func newPlanned(t *testing.T, expression string, policy Policy) *planned {
@@ -47,7 +49,7 @@ func (p *planned) at(now time.Time) {
 	p.t.Helper()
 	for {
 		p.plans++
-		p.last = &Planner{Timing: p.timing, Policy: p.policy, UID: "uid", State: p.state, Now: now, Open: len(p.open)}
+		p.last = &Planner{Timing: p.timing, Policy: p.policy, UID: "uid", State: p.state, Now: now, Open: len(p.open), Unstored: p.unstored}
 		for slot, ok := p.last.Next(); ok; slot, ok = p.last.Next() {
 			p.started = append(p.started, text(slot))
 			p.open[text(slot)] = true
@@ -264,12 +266,51 @@ func TestPlanner_GapsAreShown(t *testing.T) {
 	p.want("SkippedGap 01:00, Started 00:30")
 }
 
-func TestPlanner_KeepsTheNewestOutcomes(t *testing.T) {
+// TestPlanner_KeepsWhatIsStoredNowhereElse: and of the others the newest ten.
+func TestPlanner_KeepsWhatIsStoredNowhereElse(t *testing.T) {
 	t.Parallel()
 	p := newPlanned(t, "@hourly", Policy{CatchUp: CatchUpAll, Overlap: OverlapAllow})
-	p.at(clock("14:00"))
-	if len(p.state.Outcomes) != MaxOutcomes || text(p.state.Outcomes[MaxOutcomes-1].Slot) != "14:00" {
+	for _, step := range []struct {
+		at       string
+		unstored int
+		first    string
+		count    int
+	}{
+		{"14:00", 0, "01:00", 14}, // all are new
+		{"15:00", 14, "01:00", 15},
+		{"16:00", 0, "07:00", MaxOutcomes},
+		{"17:00", 3, "08:00", MaxOutcomes},
+		{"23:00", 10, "08:00", 16},
+	} {
+		p.unstored = step.unstored
+		p.at(clock(step.at))
+		if list := p.state.Outcomes; len(list) != step.count || text(list[0].Slot) != step.first || text(list[len(list)-1].Slot) != step.at {
+			t.Errorf("at %s: outcomes are %s", step.at, p.outcomes())
+		}
+		p.end()
+	}
+	p = newPlanned(t, "* * * * *", Policy{CatchUp: CatchUpAll, Overlap: OverlapAllow})
+	for range 4 { // while the database is away
+		p.unstored = len(p.state.Outcomes)
+		p.at(p.state.DecidedUntil.Add(30 * time.Minute))
+		p.end()
+	}
+	if list := p.state.Outcomes; len(list) != MaxUnstored || text(list[MaxUnstored-1].Slot) != "02:00" {
 		t.Errorf("outcomes are %s", p.outcomes())
+	}
+}
+
+// TestPlanner_KeepsABufferedSlotThatHasStarted: the outcome that has changed is stored nowhere else.
+func TestPlanner_KeepsABufferedSlotThatHasStarted(t *testing.T) {
+	t.Parallel()
+	list := []Outcome{{Slot: clock("01:00"), Reason: Started}, {Slot: clock("02:00"), Reason: Buffered}, {Slot: clock("03:00"), Reason: SkippedOverlap}}
+	p := Planner{State: State{Outcomes: list}}
+	if p.record(Outcome{Slot: clock("02:00"), Reason: Started}); p.Unstored != 2 {
+		t.Errorf("%d outcomes are not stored, want 2", p.Unstored)
+	}
+	p = Planner{State: State{Outcomes: list}}
+	if p.record(Outcome{Slot: clock("04:00"), Reason: SkippedOverlap}); p.Unstored != 1 || len(p.State.Outcomes) != 3 {
+		t.Errorf("%d outcomes are not stored, want the one that grew; outcomes are %+v", p.Unstored, p.State.Outcomes)
 	}
 }
 
