@@ -41,6 +41,7 @@ func (r *reader) runOf(view *store.RunView, backendName, namespace string) datav
 			ForkedFrom: text(run.ForkedFrom), ForkStep: text(run.ForkStep), SupersededBy: text(run.SupersededBy),
 		},
 	}
+	out.Status.Schedule, out.Status.ScheduledAt = r.scheduleOf(run, namespace)
 	if len(run.Error) > 0 {
 		out.Status.ErrorName = openworkflow.DecodeError(run.Error).Name
 	}
@@ -68,6 +69,19 @@ func (r *reader) objectOf(run *openworkflow.Run, namespace string) string {
 		return o.Name
 	}
 	return ""
+}
+
+// scheduleOf names the WorkflowSchedule of this namespace and cluster that the run says has started it, and
+// the slot.
+func (r *reader) scheduleOf(run *openworkflow.Run, namespace string) (name string, slot *metav1.Time) {
+	s := run.Schedule()
+	if s == nil || s.Cluster != r.cluster || s.Namespace != namespace {
+		return "", nil
+	}
+	if at, err := time.Parse(time.RFC3339, s.ScheduledAt); err == nil {
+		slot = timeOf(&at)
+	}
+	return s.Name, slot
 }
 
 // stepOf returns the resource for a step attempt, without payloads.

@@ -35,6 +35,7 @@
 //	actions.go       runs/signal, runs/cancel, runs/suspend
 //	fork.go          runs/fork
 //	approvals.go     approvals: get, list
+//	slots.go         scheduleslots: get, list
 //	bulk_retries.go  bulkretries: get, list, create, update, delete
 //	bulk_convert.go  what a bulk retry may be, and how it is stored and printed
 //	fields.go        field selectors

@@ -122,9 +122,9 @@ func (s *selected) add(field, value string, equal bool, namespace string, exclud
 			s.States = []store.RunState{state}
 		}
 	case datav1alpha1.FieldCreatedFrom, datav1alpha1.FieldCreatedBefore:
-		at, err := time.Parse(time.RFC3339, value)
+		at, err := parseSelectedTime(field, value)
 		if err != nil {
-			return apierrors.NewBadRequest(fmt.Sprintf("%s=%s: want a time such as 2026-01-31T15:04:05Z", field, value))
+			return err
 		}
 		if field == datav1alpha1.FieldCreatedFrom {
 			s.CreatedFrom = at
@@ -133,6 +133,15 @@ func (s *selected) add(field, value string, equal bool, namespace string, exclud
 		}
 	}
 	return nil
+}
+
+// parseSelectedTime reads a time by which a selector bounds a list.
+func parseSelectedTime(field, value string) (time.Time, error) {
+	at, err := time.Parse(time.RFC3339, value)
+	if err != nil {
+		return at, apierrors.NewBadRequest(fmt.Sprintf("%s=%s: want a time such as 2026-01-31T15:04:05Z", field, value))
+	}
+	return at, nil
 }
 
 // exclude leaves out states.

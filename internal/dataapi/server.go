@@ -170,6 +170,8 @@ func storage(r reader, certificate dynamiccertificates.CertKeyContentProvider) m
 		"runs/fork":    &runFork{reader: r},
 		"bulkretries":  &bulkRetries{reader: r},
 		"approvals":    &approvals{reader: r},
+
+		"scheduleslots": &scheduleSlots{reader: r},
 	}
 }
 
@@ -197,6 +199,7 @@ func newScheme() (*runtime.Scheme, serializer.CodecFactory) {
 	must(scheme.SetVersionPriority(datav1alpha1.GroupVersion))
 	must(scheme.AddFieldLabelConversionFunc(datav1alpha1.GroupVersion.WithKind("Run"), convertField))
 	must(scheme.AddFieldLabelConversionFunc(datav1alpha1.GroupVersion.WithKind("Approval"), convertApprovalField))
+	must(scheme.AddFieldLabelConversionFunc(datav1alpha1.GroupVersion.WithKind("ScheduleSlot"), convertSlotField))
 	must(scheme.AddConversionFunc((*url.Values)(nil), (*datav1alpha1.ReadOptions)(nil), convertReadOptions))
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	return scheme, serializer.NewCodecFactory(scheme)

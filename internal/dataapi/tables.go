@@ -34,6 +34,7 @@ var (
 		column("Forked-From", "string", "The run whose results this one took over.", 1),
 		column("Superseded-By", "string", "The newest run that was forked from this one.", 1),
 		column("Reason", "string", "Why the run is in its state.", 1),
+		column("Schedule", "string", "The WorkflowSchedule that has started the run without a WorkflowRun.", 1),
 	}
 	stepColumns = []metav1.TableColumnDefinition{
 		column("Name", "string", "The step's durable name.", 0),
@@ -86,6 +87,17 @@ var (
 		column("Expires", "string", "The end of the time for decisions.", 1),
 		column("Workflow", "string", "The name of the workflow.", 1),
 		column("Digest", "string", "The digest that a decision names.", 1),
+	}
+	slotColumns = []metav1.TableColumnDefinition{
+		column("Schedule", "string", "The name of the WorkflowSchedule.", 0),
+		column("Slot", "string", "The slot, or the first of several.", 0),
+		column("Until", "string", "The last of several slots.", 0),
+		column("Slots", "integer", "How many slots have this outcome.", 0),
+		column("Reason", "string", "What has happened.", 0),
+		column("Run", "string", "The run that was started.", 0),
+		column("Message", "string", "Why a slot was missed.", 1),
+		column("Backend", "string", "The Backend that holds the outcome.", 1),
+		column("Name", "string", "The uid of the schedule and the time of the slot.", 1),
 	}
 	objectColumns = []metav1.TableColumnDefinition{
 		column("Name", "string", "The run's id.", 0),
@@ -145,6 +157,14 @@ func (tables) ConvertToTable(_ context.Context, object runtime.Object, options r
 	case *datav1alpha1.Approval:
 		table.ColumnDefinitions = approvalColumns
 		table.Rows = append(table.Rows, approvalRow(o, now))
+	case *datav1alpha1.ScheduleSlotList:
+		table.ListMeta, table.ColumnDefinitions = o.ListMeta, slotColumns
+		for i := range o.Items {
+			table.Rows = append(table.Rows, slotRow(&o.Items[i]))
+		}
+	case *datav1alpha1.ScheduleSlot:
+		table.ColumnDefinitions = slotColumns
+		table.Rows = append(table.Rows, slotRow(o))
 	case metav1.Object:
 		table.Rows = append(table.Rows, metav1.TableRow{
 			Cells:  []any{o.GetName(), age(o.GetCreationTimestamp().Time, now)},
@@ -165,7 +185,7 @@ func runRow(r *datav1alpha1.Run, now time.Time) metav1.TableRow {
 			r.Name, r.Spec.WorkflowName, r.Status.State, r.Status.Object, age(r.CreationTimestamp.Time, now),
 			span(r.Status.StartedAt, r.Status.FinishedAt, now),
 			r.Spec.Version, int64(r.Status.Attempts), r.Spec.Backend, r.Status.Parent,
-			r.Status.ForkedFrom, r.Status.SupersededBy, r.Status.Reason,
+			r.Status.ForkedFrom, r.Status.SupersededBy, r.Status.Reason, r.Status.Schedule,
 		},
 		Object: runtime.RawExtension{Object: r},
 	}

@@ -208,12 +208,17 @@ func (c RunContext) Encode() json.RawMessage {
 
 // Object returns the Kubernetes object that the run mirrors, nil if there is none. A context
 // of another shape counts as none.
-func (r *Run) Object() *ObjectRef {
-	var c RunContext
+func (r *Run) Object() *ObjectRef { return r.decodeContext().Kubernetes }
+
+// Schedule returns the WorkflowSchedule that has started the run without an object, nil if there is
+// none. A context of another shape counts as none.
+func (r *Run) Schedule() *ScheduleRef { return r.decodeContext().Schedule }
+
+func (r *Run) decodeContext() (c RunContext) {
 	if len(r.Context) == 0 || json.Unmarshal(r.Context, &c) != nil {
-		return nil
+		return RunContext{}
 	}
-	return c.Kubernetes
+	return c
 }
 
 // Lease is a claim of a run: the run's id and the worker id, the fencing token of every write

@@ -23,6 +23,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 		&RunSignal{}, &RunCancel{}, &RunSuspend{}, &RunFork{}, &ReadOptions{}, &RunWhy{},
 		&Workflow{}, &WorkflowList{}, &Diagnosis{}, &DiagnosisList{},
 		&BulkRetry{}, &BulkRetryList{}, &Approval{}, &ApprovalList{},
+		&ScheduleSlot{}, &ScheduleSlotList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

@@ -126,6 +126,15 @@ type RunStatus struct {
 	// run was started by other means, or its object belongs to another namespace or cluster.
 	// +optional
 	Object string `json:"object,omitempty"`
+
+	// schedule is the name of the WorkflowSchedule of this namespace that has started the run without a
+	// WorkflowRun. Empty for other runs: the owner of a WorkflowRun is in its metadata.
+	// +optional
+	Schedule string `json:"schedule,omitempty"`
+
+	// scheduledAt is the slot of the schedule for which the run was started.
+	// +optional
+	ScheduledAt *metav1.Time `json:"scheduledAt,omitempty"`
 }
 
 // +kubebuilder:object:root=true
