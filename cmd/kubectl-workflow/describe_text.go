@@ -46,6 +46,8 @@ func runFields(run *datav1alpha1.Run, now time.Time) []string {
 		"Backend", run.Spec.Backend,
 		"Idempotency key", run.Spec.IdempotencyKey,
 		"Parent", run.Status.Parent,
+		"Schedule", run.Status.Schedule,
+		"Slot", timeText(run.Status.ScheduledAt),
 		"Forked from", run.Status.ForkedFrom,
 		"Forked at", run.Status.ForkStep,
 		"Superseded by", run.Status.SupersededBy,

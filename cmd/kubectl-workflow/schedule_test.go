@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/dataapi/dataapitest"
 	"github.com/openworkflow-operator/operator/internal/schedulespec"
 )
 
@@ -194,6 +195,73 @@ func TestSchedule_WhyTellsWhatHasHappenedToSlots(t *testing.T) {
 	if got := w.run("__complete", "schedule", "pause", ""); !strings.HasPrefix(got.out, "nightly-report\n") {
 		t.Errorf("completes to %q", got.out)
 	}
+}
+
+// storedSlots stores outcomes of a schedule, one a day before those in its status and the newest of these,
+// which had another outcome then.
+func (w *world) storedSlots(s *v1alpha1.WorkflowSchedule, days int) {
+	w.t.Helper()
+	w.exec(`INSERT INTO openworkflow.operator_schedule_slots
+		(namespace_id, schedule_uid, slot, last_slot, slots, cluster, namespace, schedule_name, reason, run, message, recorded_at)
+	SELECT $1, $2, at, at, 1, $3, $1, $4, 'Started', 'nightly-report-' || to_char(at AT TIME ZONE 'UTC', 'YYYYMMDD-HH24MISS'), NULL, timestamptz '2026-01-01 10:00:00Z'
+	FROM generate_series(0, $5::int - 1) i, LATERAL (SELECT $6::timestamptz - i * interval '1 day' AS at) at`,
+		w.Namespace, string(s.UID), dataapitest.ClusterUID, s.Name, days, slot(10).Time)
+	w.exec(`INSERT INTO openworkflow.operator_schedule_slots
+		(namespace_id, schedule_uid, slot, last_slot, slots, cluster, namespace, schedule_name, reason, recorded_at)
+	VALUES ($1, $2, $3, $3, 1, $4, $1, $5, 'SkippedOverlap', timestamptz '2026-01-01 10:00:00Z'), ($1, 'another', $3, $3, 1, $4, $1, $5, 'Missed', now())`,
+		w.Namespace, string(s.UID), slot(2).Time, dataapitest.ClusterUID, s.Name)
+}
+
+// TestSchedule_WhyTellsOfAllSlots: from the data API, with those that it does not have yet.
+func TestSchedule_WhyTellsOfAllSlots(t *testing.T) {
+	w := setup(t)
+	w.scheduler()
+	s := w.schedule("nightly-report")
+	w.observed(s)
+	w.storedSlots(s, 1200)
+	slots := func(args ...string) (lines []string, note string) {
+		t.Helper()
+		got := w.run(append([]string{"why", "schedule/nightly-report"}, args...)...)
+		if got.code != codeDone {
+			t.Fatalf("%v: %+v", args, got)
+		}
+		for line := range strings.Lines(got.out) {
+			if text, ok := strings.CutPrefix(line, "Slot:"); ok {
+				lines = append(lines, strings.TrimSpace(text))
+			}
+		}
+		return lines, got.errOut
+	}
+	w.golden("schedule_why_slots", w.run("why", "schedule/nightly-report", "--limit", "8").out)
+	lines, note := slots("--limit", "8")
+	if len(lines) != 8 || !strings.Contains(lines[0], "3 slots") || !strings.HasPrefix(lines[6], "2025-12-22T01:30:00Z Started: run") ||
+		note != "There are slots before these: see more with --limit, or all with --limit 0.\n" {
+		t.Errorf("slots are %q, note is %q", lines, note)
+	}
+	if lines, note = slots("--limit", "0"); len(lines) != 1206 || note != "" {
+		t.Errorf("%d slots, note is %q", len(lines), note)
+	}
+	if lines, note = slots("--limit", "2"); len(lines) != 2 || note == "" {
+		t.Errorf("slots are %q, note is %q", lines, note)
+	}
+	// Noon of 21 December: the slot of that day is before.
+	if lines, note = slots("--since", "264h"); len(lines) != 7 || !strings.HasPrefix(lines[6], "2025-12-22T01:30:00Z Started") || note != "" {
+		t.Errorf("slots are %q, note is %q", lines, note)
+	}
+	if lines, _ = slots(); len(lines) != 6 {
+		t.Errorf("slots without a flag are %q", lines)
+	}
+	w.golden("schedule_why_slots_yaml", strings.ReplaceAll(w.run("why", "schedule/nightly-report", "--since", "264h", "-o", "yaml").out, string(s.UID), "UID"))
+	w.golden("schedule_why_slots_name", strings.ReplaceAll(w.run("why", "schedule/nightly-report", "--limit", "3", "-o", "name").out, string(s.UID), "UID"))
+
+	w.fails(codeError, "--limit -1: give 0 for all outcomes, or a positive number", "why", "schedule/nightly-report", "--limit", "-1")
+	w.fails(codeError, "--since -1h0m0s: give a positive duration, such as 24h", "why", "schedule/nightly-report", "--since", "-1h")
+	w.fails(codeError, "--limit and --since select slots of a schedule: name one, as schedule/NAME", "why", "order-1001", "--since", "1h")
+	w.fails(codeNotFound, `read WorkflowSchedule none: workflowschedules.openworkflow.dev "none" not found`, "why", "schedule/none", "--limit", "1")
+	w.kubeconfig = w.user("no-slots", rbacv1.PolicyRule{
+		APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"workflowschedules"}, Verbs: []string{"get"},
+	})
+	w.fails(codeForbidden, "The ClusterRoles view and edit of a namespace allow it", "why", "schedule/nightly-report", "--limit", "1")
 }
 
 func TestSchedule_P7_BadInputSaysWhatIsWrong(t *testing.T) {

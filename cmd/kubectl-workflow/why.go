@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -17,13 +19,18 @@ import (
 const whyLong = `Say in one sentence what a run waits for, or how it ended, and what to do.
 
 schedule/NAME is a WorkflowSchedule: why it starts runs or none, what has happened to its newest slots,
-and how far its backfills are.
+and how far its backfills are. --limit and --since show slots before those too, newest first, from the
+data API; -o json and the like then print these slots.
 
 The texts of errors are shown to those who may read payloads (the ClusterRole edit).`
 
 type whyOptions struct {
 	*factory
 	printer *printer
+	// limit and since select slots of a schedule. Without both flags, they are those of its status.
+	limit   int
+	since   time.Duration
+	isSlots bool
 }
 
 func newWhy(f *factory) *cobra.Command {
@@ -37,19 +44,41 @@ func newWhy(f *factory) *cobra.Command {
   kubectl workflow why order-1001 -o wide
 
   # Why has a slot not started?
-  kubectl workflow why schedule/nightly-report`,
+  kubectl workflow why schedule/nightly-report
+
+  # What has happened to its slots in the last week?
+  kubectl workflow why schedule/nightly-report --since 168h`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: f.completeRun,
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.isSlots = cmd.Flags().Changed("limit") || cmd.Flags().Changed("since")
+			return o.run(cmd.Context(), args[0])
+		},
 	}
+	cmd.Flags().IntVar(&o.limit, "limit", 100, "Of a schedule, the largest number of outcomes to print; 0 means all.")
+	cmd.Flags().DurationVar(&o.since, "since", 0, "Of a schedule, only slots within this time, such as 24h.")
 	o.printer.addFlags(cmd)
 	return cmd
 }
 
+// validate rejects flags that mean nothing.
+func (o *whyOptions) validate(isSchedule bool) error {
+	switch {
+	case o.limit < 0:
+		return fmt.Errorf("--limit %d: give 0 for all outcomes, or a positive number", o.limit)
+	case o.since < 0:
+		return fmt.Errorf("--since %v: give a positive duration, such as 24h", o.since)
+	case o.isSlots && !isSchedule:
+		return errors.New("--limit and --since select slots of a schedule: name one, as schedule/NAME")
+	}
+	return o.printer.validate()
+}
+
 func (o *whyOptions) run(ctx context.Context, argument string) error {
-	if err := o.printer.validate(); err != nil {
+	_, isSchedule := scheduleName(argument)
+	if err := o.validate(isSchedule); err != nil {
 		return err
 	}
-	if _, ok := scheduleName(argument); ok {
+	if isSchedule {
 		return o.schedule(ctx, argument)
 	}
 	found, err := o.find(ctx, argument)
