@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -93,6 +95,9 @@ func (o *deciding) run(ctx context.Context, argument string) error {
 	}
 	signal := o.signal(found, asked)
 	if o.dryRun {
+		if err := o.nameFile(ctx, signal); err != nil {
+			return err
+		}
 		o.printer.markDryRun()
 		return o.printer.done(o.Out, signal)
 	}
@@ -141,7 +146,7 @@ func (o *deciding) choose(found *target, all []datav1alpha1.Approval) (*datav1al
 
 // signal returns the WorkflowSignal of the decision.
 func (o *deciding) signal(found *target, asked *datav1alpha1.Approval) *v1alpha1.WorkflowSignal {
-	signal := &v1alpha1.WorkflowSignal{
+	return &v1alpha1.WorkflowSignal{
 		ObjectMeta: metav1.ObjectMeta{Namespace: found.namespace, GenerateName: generateName(cmp.Or(asked.Spec.Object, "run") + "-" + string(o.decision))},
 		Spec: v1alpha1.WorkflowSignalSpec{
 			BackendRef: v1alpha1.BackendReference{Name: asked.Spec.Backend},
@@ -150,10 +155,19 @@ func (o *deciding) signal(found *target, asked *datav1alpha1.Approval) *v1alpha1
 			},
 		},
 	}
-	if o.dryRun { // a file needs a name of its own, which is the same for the same decision
-		signal.Name, signal.GenerateName = signal.GenerateName+asked.Spec.Digest[:min(len(asked.Spec.Digest), 10)], ""
+}
+
+// nameFile gives the decision a name and an idempotencyKey, as a file needs: both are the same if the
+// same user decides the same again, so that the object may be applied twice, and others for any other.
+func (o *deciding) nameFile(ctx context.Context, signal *v1alpha1.WorkflowSignal) error {
+	user, err := o.user(ctx)
+	if err != nil {
+		return err
 	}
-	return signal
+	sum := sha256.Sum256([]byte(signal.Spec.Approval.Digest + " " + user.Username))
+	signal.Name, signal.GenerateName = signal.GenerateName+hex.EncodeToString(sum[:5]), ""
+	signal.Spec.IdempotencyKey = signal.Name
+	return nil
 }
 
 // show prints what is decided about.
@@ -219,19 +233,11 @@ func (o *deciding) create(ctx context.Context, signal *v1alpha1.WorkflowSignal) 
 // sign writes into the object who creates it, as a policy does where the API server can change
 // objects, and checks in any case.
 func (o *deciding) sign(ctx context.Context, signal *v1alpha1.WorkflowSignal) error {
-	config, err := o.restConfig()
+	user, err := o.user(ctx)
 	if err != nil {
 		return err
 	}
-	client, err := authenticationv1client.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	review, err := client.SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
-	if err != nil {
-		return fmt.Errorf("ask the API server who you are: %w", err)
-	}
-	creator := v1alpha1.Creator{Username: review.Status.UserInfo.Username, Groups: review.Status.UserInfo.Groups}
+	creator := v1alpha1.Creator{Username: user.Username, Groups: user.Groups}
 	if len(creator.Groups) > maxCreatorGroups || creator.Groups == nil {
 		creator.Groups = []string{}
 	}
@@ -243,6 +249,23 @@ func (o *deciding) sign(ctx context.Context, signal *v1alpha1.WorkflowSignal) er
 	}
 	signal.Annotations = map[string]string{v1alpha1.AnnotationCreatedBy: strings.TrimSpace(b.String())}
 	return nil
+}
+
+// user asks the API server who the user is.
+func (o *deciding) user(ctx context.Context) (authenticationv1.UserInfo, error) {
+	config, err := o.restConfig()
+	if err != nil {
+		return authenticationv1.UserInfo{}, err
+	}
+	client, err := authenticationv1client.NewForConfig(config)
+	if err != nil {
+		return authenticationv1.UserInfo{}, fmt.Errorf("make a client to ask who you are: %w", err)
+	}
+	review, err := client.SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil {
+		return authenticationv1.UserInfo{}, fmt.Errorf("ask the API server who you are: %w", err)
+	}
+	return review.Status.UserInfo, nil
 }
 
 // maxCreatorGroups is the number of groups above which the annotation has none.

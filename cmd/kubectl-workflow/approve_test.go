@@ -92,9 +92,27 @@ func TestApprove_PrintsAFile(t *testing.T) {
 	w := setup(t)
 	w.history()
 	w.asks("release", "announce")
+	name := func(args ...string) string {
+		got := w.run(append(args, runSeq(3), "--step", "release", "--dry-run", "-o", "jsonpath={.metadata.name} {.spec.idempotencyKey}")...)
+		name, key, _ := strings.Cut(got.out, " ")
+		if name == "" || key != name {
+			t.Fatalf("the name is %q and the key %q: %s", name, key, got.errOut)
+		}
+		return name
+	}
+	mine := name("approve")
 	for _, format := range []string{"yaml", "json"} {
 		got := w.run("approve", runSeq(3), "--step", "release", "--dry-run", "-o", format)
-		w.golden("approve_file_"+format, got.out)
+		w.golden("approve_file_"+format, strings.ReplaceAll(got.out, mine, "run-approve-xxxxxxxxxx"))
+	}
+	if again := name("approve", "--comment", "as agreed"); again != mine {
+		t.Errorf("the same decision is %s and %s", mine, again)
+	}
+	other := w.user("other", editorRules...)
+	for _, differs := range []string{name("deny"), name("approve", "--kubeconfig", other)} {
+		if differs == mine {
+			t.Errorf("another decision is also %s", mine)
+		}
 	}
 	if got := w.run("deny", runSeq(3), "--step", "release", "--dry-run"); !strings.HasSuffix(got.out, " denied (dry run)\n") {
 		t.Errorf("without a format: %+v", got)

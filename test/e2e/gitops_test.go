@@ -236,13 +236,13 @@ func (f *fleet) approves() {
 
 	p := newPlugin(f.cluster)
 	decision := f.run("", p.binary, "--kubeconfig", p.kubeconfig, "-n", f.namespace, "approve", "release-1", "--comment", "as agreed", "--dry-run", "-o", "yaml")
-	f.write("apps/orders/runs/release-1-approve.yaml", strings.Replace(decision, "\nspec:\n", "\nspec:\n  idempotencyKey: release-1-approve\n", 1))
+	f.write("apps/orders/runs/release-1-approve.yaml", decision)
 	f.commit("Approve the release")
 	f.awaitApplied(f.push(), "orders-runs")
 	if output := f.output("release-1"); !strings.Contains(output, `"status":"released"`) || !strings.Contains(output, "as agreed") {
 		f.Errorf("the output is %s", output)
 	}
-	f.appliesSignalAgain(f.kubectl("-n", f.namespace, "get", "workflowsignals", "-o", `jsonpath={.items[?(@.spec.idempotencyKey=="release-1-approve")].metadata.name}`))
+	f.appliesSignalAgain(f.kubectl("-n", f.namespace, "get", "workflowsignals", "-o", `jsonpath={.items[?(@.spec.approval.decision=="Approve")].metadata.name}`))
 }
 
 // appliesSignalAgain deletes a signal that was delivered. Flux applies it again, and it shows what it
