@@ -108,17 +108,21 @@ func TestSuspects_P3_ARunThatKillsItsWorkerIsNamed(t *testing.T) {
 		t.Errorf("the run is due at %v, want 5 s after %v", row.AvailableAt, row.DiedAt)
 	}
 
-	// The run has been in this state since the second death.
+	// The run has been in this state since the second death, and leaves it once it is due: 45 s is the longest delay.
+	dueIn := func(interval string) {
+		execute(t, w.URL, `UPDATE openworkflow.workflow_runs SET available_at = updated_at + interval '`+interval+`' WHERE id = '`+string(run.UID)+`'`)
+	}
+	dueIn("45 s")
 	const text = `the worker process has died 3 times in a row in step "kill" of the run; next attempt at `
-	eventually(t, func() error {
-		if message := fetch(w, run).Status.Message; !strings.HasPrefix(message, text) {
-			return fmt.Errorf("the message is %q", message)
+	w.awaitRun(run, func(run *v1alpha1.WorkflowRun) error {
+		if got := conditionReason(run.Status.Conditions); got != v1alpha1.ReasonQuarantined || !strings.HasPrefix(run.Status.Message, text) {
+			return fmt.Errorf("%s: %q", got, run.Status.Message)
 		}
 		return nil
 	})
-	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonQuarantined)
 	w.awaitNote("WorkerPool", pool.Name, v1alpha1.ReasonQuarantined, `the worker of pod shop-1 has died; it executed run poison (step "kill")`)
 
+	dueIn("0 s")
 	die(bound - 1)
 	if row := w.row(s, run.UID); !row.AvailableAt.Equal(*row.DiedAt) {
 		t.Errorf("at its bound the run is due at %v, want %v", row.AvailableAt, row.DiedAt)

@@ -230,7 +230,7 @@ func TestScheduleOutcomes_ManyAtOnceWaitForThoseBefore(t *testing.T) {
 	s := newSchedule("minutely", func(s *wfs) { s.Spec.CatchUp = "All" })
 	w.create(s)
 	first, clock := firstSlot(s), setClock{new(atomic.Int64)}
-	last := first.Add(249 * time.Minute)
+	last := first.Add(149 * time.Minute)
 	clock.seconds.Store(first.Unix())
 	w.start(func(o *managerOptions) { o.Clock, o.Intervals.Schedule = clock, 20*time.Millisecond })
 	w.awaitBackend(b, v1alpha1.ReasonConnected)
