@@ -122,7 +122,12 @@ func TestRun_NoWorkerNamesThePools(t *testing.T) {
 	})
 
 	announce(openworkflow.Definition{Name: "chekout", Version: new("7")})
-	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	w.awaitRun(run, func(r *v1alpha1.WorkflowRun) error {
+		if got := conditionReason(r.Status.Conditions); got != v1alpha1.ReasonPending {
+			return fmt.Errorf("the reason is %s though a worker serves the run", got)
+		}
+		return nil
+	})
 }
 
 func TestRun_StaleStatusIsRefusedAndDropped(t *testing.T) {

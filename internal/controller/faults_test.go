@@ -210,10 +210,7 @@ func allShown(w *world, plain, canceled, suspended *v1alpha1.WorkflowRun) error 
 			return err
 		}
 		got := conditionReason(r.Status.Conditions)
-		if want == v1alpha1.ReasonPending && got == v1alpha1.ReasonNoWorker {
-			got = want
-		}
-		if got != want || r.Status.ObservedGeneration != r.Generation || r.Status.RunID != string(r.UID) {
+		if got != want && got != whilePending(want) || r.Status.ObservedGeneration != r.Generation || r.Status.RunID != string(r.UID) {
 			return fmt.Errorf("%s is %q, want %q", r.Name, got, want)
 		}
 	}

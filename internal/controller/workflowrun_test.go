@@ -105,7 +105,9 @@ func TestRun_AppliedTwiceChangesNothing(t *testing.T) {
 		o := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": v1alpha1.GroupVersion.String(), "kind": "WorkflowRun",
 			"metadata": map[string]any{"name": "order", "namespace": w.Namespace},
-			"spec":     map[string]any{"workflowName": "checkout", "input": map[string]any{"a": int64(1)}},
+			"spec": map[string]any{ // it is not due, so nothing changes its status
+				"workflowName": "checkout", "input": map[string]any{"a": int64(1)}, "availableAt": "2100-01-01T00:00:00Z",
+			},
 		}}
 		if err := w.Apply(context.Background(), client.ApplyConfigurationFromUnstructured(o), client.FieldOwner("user")); err != nil {
 			t.Fatal(err)
@@ -115,7 +117,7 @@ func TestRun_AppliedTwiceChangesNothing(t *testing.T) {
 	apply()
 	run := newTestRun("order")
 	run.Namespace = w.Namespace
-	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonPending)
+	w.awaitState(run, v1alpha1.RunPending, v1alpha1.ReasonScheduled)
 	version := run.ResourceVersion
 	if again := apply(); again.GetResourceVersion() != version {
 		t.Errorf("the second apply made resource version %s of %s", again.GetResourceVersion(), version)
