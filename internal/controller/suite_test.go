@@ -18,12 +18,14 @@ import (
 	"github.com/jackc/pgx/v5"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -125,6 +127,9 @@ func startCluster() error {
 			return err
 		}
 	}
+	if err := awaitPolicies(ctx, admin); err != nil {
+		return err
+	}
 	user, err := addUser(managerUser)
 	if err != nil {
 		return err
@@ -135,6 +140,18 @@ func startCluster() error {
 		ObjectMeta: metav1.ObjectMeta{Name: "manager"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "openworkflow-manager"},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: managerUser}},
+	})
+}
+
+// awaitPolicies waits until the API server refuses what config/policy does not allow, which it begins
+// to do a moment after the policies were created. It takes them in their order, so the last counts.
+func awaitPolicies(ctx context.Context, admin client.Client) error {
+	const text = "an approval has no data"
+	return wait.PollUntilContextTimeout(ctx, 20*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		bad := newDecision("bad", v1alpha1.DecisionApprove, "digest")
+		bad.Namespace, bad.Spec.Data = metav1.NamespaceDefault, &apiextensionsv1.JSON{Raw: []byte("1")}
+		err := admin.Create(ctx, bad, client.DryRunAll)
+		return err != nil && strings.Contains(err.Error(), text), nil
 	})
 }
 
