@@ -144,9 +144,12 @@ func TestRetention_RemovesRunsWhoseObjectIsGone(t *testing.T) {
 		}
 		return nil
 	})
-	if log := m.logs.String(); !strings.Contains(log, "Removed ended runs") {
-		t.Errorf("the log does not say it:\n%s", log)
-	}
+	eventually(t, func() error { // the log follows the metric
+		if log := m.logs.String(); !strings.Contains(log, "Removed ended runs") {
+			return fmt.Errorf("the log does not say it:\n%s", log)
+		}
+		return nil
+	})
 	// The object shows its run as before.
 	fetch(w, kept)
 	if kept.Status.State != v1alpha1.RunCompleted {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -215,11 +216,16 @@ func TestSchedule_ReplaceCancelsAndThenStarts(t *testing.T) {
 	w := newManagedWorld(t, fast())
 	s := newSchedule("minutely", func(s *wfs) { s.Spec.OverlapPolicy = "Replace" })
 	w.create(s)
-	slot, first := w.awaitOpenRun(s, time.Time{})
-	_, second := w.awaitOpenRun(s, slot)
-	w.awaitRun(first, func(r *run) error {
-		if r.Status.State != v1alpha1.RunCanceled {
-			return fmt.Errorf("the first run is %s", r.Status.State)
+	// A slot is due each tenth of a second, so the runs may be open for moments only.
+	var first, second *run
+	eventually(t, func() error {
+		runs := w.runsOf(s)
+		slots := slices.SortedFunc(maps.Keys(runs), time.Time.Compare)
+		if len(slots) < 2 {
+			return fmt.Errorf("%d runs exist", len(slots))
+		}
+		if first, second = runs[slots[0]], runs[slots[1]]; first.Status.State != v1alpha1.RunCanceled {
+			return fmt.Errorf("the first run is %s", first.Status.State)
 		}
 		return nil
 	})
