@@ -79,7 +79,7 @@ func TestWorkflowRun_P9_ABlockedDatabaseDelaysNoOtherNamespace(t *testing.T) {
 	for n := range 5 {
 		run := newTestRun(fmt.Sprintf("honest-%d", n))
 		honest.create(run)
-		awaitRows(t, honest, rows, run)
+		awaitRowsSoon(t, honest, rows, run)
 	}
 	awaitBackendWithin(t, blocked, time.Minute, key, v1alpha1.ReasonSlow)
 	last := waiting[len(waiting)-1]
@@ -89,7 +89,7 @@ func TestWorkflowRun_P9_ABlockedDatabaseDelaysNoOtherNamespace(t *testing.T) {
 	}
 	run := newTestRun("honest")
 	honest.create(run)
-	awaitRows(t, honest, rows, run)
+	awaitRowsSoon(t, honest, rows, run)
 
 	release()
 	awaitBackendWithin(t, blocked, time.Minute, key, v1alpha1.ReasonConnected)
@@ -126,7 +126,7 @@ func TestBackend_P9_MigrationsThatWaitDelayNoCheck(t *testing.T) {
 	honest.awaitBackend(honest.backend(), v1alpha1.ReasonConnected)
 	run := newTestRun("order")
 	honest.create(run)
-	awaitRows(t, honest, honest.store(), run)
+	awaitRowsSoon(t, honest, honest.store(), run)
 
 	// Four migrations of the namespace wait, but this database has the schema already.
 	corrected := blocked.tenant("corrected", "postgres://nobody@127.0.0.1:1/none")
@@ -135,8 +135,8 @@ func TestBackend_P9_MigrationsThatWaitDelayNoCheck(t *testing.T) {
 	blocked.awaitBackend(corrected, v1alpha1.ReasonConnected)
 
 	blocked.correct("db", honest.URL) // that of the Backends whose checks are under way
-	for _, b := range waiting {
-		blocked.awaitBackend(b, v1alpha1.ReasonConnected)
+	for _, b := range waiting {       // one migration after the other
+		awaitBackendWithin(t, blocked, 3*time.Minute, client.ObjectKeyFromObject(b), v1alpha1.ReasonConnected)
 	}
 }
 
@@ -158,7 +158,7 @@ func TestWorkflowRun_P9_AHeldKeyDelaysNoOtherRun(t *testing.T) {
 		w.create(plain, keyed)
 		others = append(others, plain, keyed)
 	}
-	awaitRows(t, w, s, others...)
+	awaitRowsSoon(t, w, s, others...)
 	w.awaitState(held, v1alpha1.RunPending, v1alpha1.ReasonKeyLocked)
 	if w.row(s, held.UID) != nil {
 		t.Error("the run has a row while somebody holds its key")

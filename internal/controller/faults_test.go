@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -43,9 +44,11 @@ func (s *watchedStore) ServerVersion(ctx context.Context) (string, error) {
 
 var errKilled = errors.New("the manager is dead")
 
-// killer kills a manager at its nth write of a run or of its status: after that write, or,
+// killer kills a manager at its nth write of a run or of a status: after that write, or,
 // with before, before the write arrives.
 type killer struct {
+	// of is how the names of the writes begin that count, empty for all.
+	of     string
 	mu     sync.Mutex
 	left   int
 	before bool
@@ -67,8 +70,11 @@ func (k *killer) write(name string, do func() error) error {
 	default:
 	}
 	k.log = append(k.log, name)
-	k.left--
-	dies := k.left == 0
+	dies := false
+	if strings.HasPrefix(name, k.of) {
+		k.left--
+		dies = k.left == 0
+	}
 	if dies {
 		close(k.dead)
 	}

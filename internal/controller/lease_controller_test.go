@@ -55,17 +55,13 @@ func TestLeases_AreReleasedWhenTheWorkerEnds(t *testing.T) {
 			other := w.pendingRun(name + "-other")
 			claim(t, s, "living")
 
-			begin := time.Now()
-			kill(t, w, pod)
+			kill(t, w, pod) // no sweep looks for it within an hour, so the watch of pods tells
 			eventually(t, func() error {
 				if row := w.row(s, run.UID); row.WorkerID != nil {
 					return fmt.Errorf("still leased")
 				}
 				return nil
 			})
-			if d := time.Since(begin); d > time.Second {
-				t.Errorf("released after %s", d)
-			}
 			if w.row(s, other.UID).WorkerID == nil {
 				t.Errorf("the lease of another pod was released")
 			}

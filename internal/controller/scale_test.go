@@ -159,8 +159,9 @@ func TestFinishedRunsCostNothing(t *testing.T) {
 	if err := w.Delete(t.Context(), run); err != nil { // it is handled after the other deletion
 		t.Fatal(err)
 	}
+	s := w.store()
 	eventually(t, func() error {
-		if row := w.row(w.store(), run.UID); row.Status != openworkflow.RunCanceled {
+		if row := w.row(s, run.UID); row.Status != openworkflow.RunCanceled {
 			return fmt.Errorf("the row is %s", row.Status)
 		}
 		return nil
@@ -251,7 +252,7 @@ func TestRunThatIsExecutedAtOnceIsReportedOnce(t *testing.T) {
 	l := newLedger()
 	w.start(func(o *managerOptions) {
 		o.Open, o.newClient = l.open, l.newClient
-		o.Intervals.FirstReport = time.Second
+		o.Intervals.FirstReport = time.Minute // a slow worker's first report does not count as late
 	})
 	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
 

@@ -482,11 +482,22 @@ func eventuallyWithin(t *testing.T, d time.Duration, check func() error) {
 	}
 }
 
-// awaitRows waits until the runs have rows. What it waits for takes a fraction of a second,
-// and with workers that are taken more than half a minute.
+// awaitRowsSoon is awaitRows for what takes a fraction of a second, and with workers that are taken
+// more than half a minute.
+func awaitRowsSoon(t *testing.T, w *world, s *store.Store, runs ...*v1alpha1.WorkflowRun) {
+	t.Helper()
+	awaitRowsWithin(t, 25*time.Second, w, s, runs...)
+}
+
+// awaitRows waits until the runs have rows.
 func awaitRows(t *testing.T, w *world, s *store.Store, runs ...*v1alpha1.WorkflowRun) {
 	t.Helper()
-	eventuallyWithin(t, 15*time.Second, func() error {
+	awaitRowsWithin(t, time.Minute, w, s, runs...)
+}
+
+func awaitRowsWithin(t *testing.T, d time.Duration, w *world, s *store.Store, runs ...*v1alpha1.WorkflowRun) {
+	t.Helper()
+	eventuallyWithin(t, d, func() error {
 		for _, run := range runs {
 			if w.row(s, run.UID) == nil {
 				return fmt.Errorf("%s has no row", run.Name)
