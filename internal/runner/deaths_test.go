@@ -129,13 +129,22 @@ func (p *pods) run(name string) {
 			}
 			if err := command.Wait(); err != nil {
 				p.mu.Lock()
-				p.deaths++
+				if !p.stopped || !terminated(command) {
+					p.deaths++
+				}
 				p.mu.Unlock()
 				lines := strings.Split(strings.TrimSpace(output.String()), "\n")
 				p.t.Logf("%s died: %v: %s", name, err, lines[max(0, len(lines)-1)])
 			}
 		}
 	})
+}
+
+// terminated reports whether a process was ended by the SIGTERM of stop, which it does not handle
+// before it has begun to work.
+func terminated(command *exec.Cmd) bool {
+	status, ok := command.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGTERM
 }
 
 func (p *pods) stop() {

@@ -193,7 +193,7 @@ func TestAStopThatCannotWaitCountsAsNoFailure(t *testing.T) {
 func TestASuspensionLetsStepsInFlightEndAndLosesNoRetry(t *testing.T) {
 	b := newBench(t)
 	w := newBranches()
-	b.work(runner.Options{Lease: 300 * time.Millisecond}, w)
+	b.work(runner.Options{Lease: shortLease}, w)
 	id := b.start(w, `null`)
 	w.started(t)
 	if _, err := b.store.SuspendRuns(t.Context(), []string{id}); err != nil {

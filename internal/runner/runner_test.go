@@ -215,6 +215,10 @@ func TestP7WorkflowsThatMisbehaveFailWithAClearMessage(t *testing.T) {
 	}
 }
 
+// shortLease is the lease of workers whose heartbeats, of which there are three in a lease, a test
+// waits for. A slow machine does not lose it.
+const shortLease = 5 * time.Second
+
 func TestDeadlineEndsTheStepAndFailsTheRun(t *testing.T) {
 	b := newBench(t)
 	causes := make(chan error, 1)
@@ -225,9 +229,10 @@ func TestDeadlineEndsTheStepAndFailsTheRun(t *testing.T) {
 			return nil, ctx.Err()
 		})
 	})
-	b.work(runner.Options{}, w)
+	b.work(runner.Options{}, w, quick)
+	b.completed(b.start(quick, `1`)) // the worker claims by now
 	id := b.start(w, `null`, func(r *store.NewRun) {
-		at := time.Now().Add(2 * time.Second) // long enough to be claimed
+		at := time.Now().Add(3 * time.Second) // long enough to be claimed
 		r.DeadlineAt = &at
 	})
 	if got := b.failed(id); got.Message != openworkflow.DeadlineMessage {
@@ -249,7 +254,7 @@ func TestCancelEndsTheStepsContext(t *testing.T) {
 			return nil, ctx.Err()
 		})
 	})
-	b.work(runner.Options{Lease: 600 * time.Millisecond}, w)
+	b.work(runner.Options{Lease: shortLease}, w)
 	id := b.start(w, `null`)
 	receive(t, begun, "the step")
 	if _, err := b.store.CancelRuns(t.Context(), []string{id}); err != nil {
@@ -281,7 +286,7 @@ func TestP2FormerHolderWritesNothing(t *testing.T) {
 			return "from the second", nil
 		})
 	})
-	_, stop := b.work(runner.Options{Lease: 600 * time.Millisecond, PodUID: "pod-1"}, w)
+	_, stop := b.work(runner.Options{Lease: shortLease, PodUID: "pod-1"}, w)
 	id := b.start(w, `null`)
 	receive(t, begun, "the first holder")
 	if _, err := b.store.ReleaseLeases(t.Context(), store.ReleaseRequest{PodUID: "pod-1"}); err != nil {
@@ -376,7 +381,7 @@ func TestSuspendedRunStopsAtItsNextStepAndGoesOnWhenResumed(t *testing.T) {
 		}
 		return step.Run(ctx, "second", func(context.Context) (int, error) { return c.add("second"), nil })
 	})
-	b.work(runner.Options{Lease: 300 * time.Millisecond}, w)
+	b.work(runner.Options{Lease: shortLease}, w)
 	id := b.start(w, `null`)
 	receive(t, begun, "the first step")
 	if _, err := b.store.SuspendRuns(t.Context(), []string{id}); err != nil {

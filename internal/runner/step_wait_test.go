@@ -17,7 +17,7 @@ import (
 func TestR98SleepParksTheRunAndIsNotArmedAnew(t *testing.T) {
 	b := newBench(t)
 	var c calls
-	const nap = 2 * time.Second
+	const nap = 5 * time.Second // the run is parked before its end, on a slow machine too
 	w := workflow.Define("sleeper", func(ctx context.Context, _ any) (string, error) {
 		before, err := step.Run(ctx, "before", func(context.Context) (int, error) { return c.add("before"), nil })
 		if err != nil {
@@ -79,7 +79,7 @@ func TestSleepsInALoopAndOfNoLength(t *testing.T) {
 	b := newBench(t)
 	w := workflow.Define("poll", func(ctx context.Context, _ any) (int, error) {
 		for i := range 5 {
-			if err := step.Sleep(ctx, "pause", time.Duration(i-1)*50*time.Millisecond); err != nil {
+			if err := step.Sleep(ctx, "pause", time.Duration(i-1)*300*time.Millisecond); err != nil {
 				return 0, err
 			}
 		}
@@ -110,7 +110,7 @@ func TestSleepOutlivesItsWorker(t *testing.T) {
 		if _, err := step.Run(ctx, "once", func(context.Context) (int, error) { return c.add("once"), nil }); err != nil {
 			return 0, err
 		}
-		if err := step.Sleep(ctx, "nap", 300*time.Millisecond); err != nil {
+		if err := step.Sleep(ctx, "nap", 5*time.Second); err != nil { // a slow machine parks the run in time
 			return 0, err
 		}
 		return c.of("once"), nil
@@ -127,8 +127,9 @@ func TestSleepOutlivesItsWorker(t *testing.T) {
 
 func TestSuspendedSleeperStaysAsleepUntilResumed(t *testing.T) {
 	b := newBench(t)
+	const nap = 5 * time.Second // the run is suspended before its end, on a slow machine too
 	w := workflow.Define("sleeper", func(ctx context.Context, _ any) (string, error) {
-		return "woke", step.Sleep(ctx, "nap", 200*time.Millisecond)
+		return "woke", step.Sleep(ctx, "nap", nap)
 	})
 	b.work(runner.Options{}, w)
 	id := b.start(w, `null`)
@@ -136,7 +137,7 @@ func TestSuspendedSleeperStaysAsleepUntilResumed(t *testing.T) {
 	if _, err := b.store.SuspendRuns(t.Context(), []string{id}); err != nil {
 		t.Fatal(err)
 	}
-	past := time.Now().Add(400 * time.Millisecond)
+	past := time.Now().Add(nap + time.Second)
 	row := b.await(id, "past its nap", func(*openworkflow.Run) bool { return time.Now().After(past) })
 	if row.Attempts != 1 || row.Status.Terminal() {
 		t.Errorf("the suspended run went on: %+v", row)

@@ -121,7 +121,7 @@ func (b *bench) awaitWorker(ok func(store.Worker) bool) {
 	b.Helper()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	for end := time.Now().Add(30 * time.Second); ; <-ticker.C {
+	for end := time.Now().Add(time.Minute); ; <-ticker.C {
 		workers, err := b.store.Workers(b.Context(), time.Hour)
 		if err == nil && len(workers) == 1 && ok(workers[0]) {
 			return
