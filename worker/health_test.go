@@ -58,7 +58,7 @@ func TestHealth_P9_NoCallerStopsAWorker(t *testing.T) {
 // awaitReady waits until the worker answers that it is ready.
 func awaitReady(t *testing.T, address string) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/readyz", http.NoBody)
 		if err != nil {
@@ -79,11 +79,11 @@ func awaitReady(t *testing.T, address string) {
 	}
 }
 
-// call sends a request and returns the answer's status and body. It fails the test if there is
-// no answer at once.
+// call sends a request and returns the answer's status and body. It fails the test if
+// no answer comes.
 func call(t *testing.T, method, url string) (int, string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {

@@ -61,7 +61,7 @@ func TestRun_P6_ExecutesInAPodWithoutAToken(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_PORT", "1")
 	config, c := podConfig(t)
 	startWorker(t, func(ctx context.Context) error { return Run(ctx, config, echo) })
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	started, err := client.Start(ctx, c, echo, "hello")
 	if err != nil {
@@ -104,7 +104,7 @@ func TestRun_P6_ExecutesBeforeTheAPIServerAnswers(t *testing.T) {
 	}
 	connect := func() (*rest.Config, error) { return &rest.Config{Host: "http://" + address}, nil }
 	startWorker(t, func(ctx context.Context) error { return run(ctx, config, connect, []workflow.Definition{echo}) })
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 
 	database, err := store.Open(ctx, store.Options{URL: config.PostgresURL})
@@ -167,7 +167,7 @@ func TestRun_P6_EndsWhileItStarts(t *testing.T) {
 		if err != nil {
 			t.Errorf("it ended with %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("it did not end")
 	}
 }

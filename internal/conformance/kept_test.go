@@ -193,7 +193,7 @@ func TestKeptSignal_Expires(t *testing.T) {
 		if _, ok := b.received(w); ok {
 			t.Error("an expired signal was delivered")
 		}
-		soon := kept("late", func(k *store.KeptSignal) { k.ExpiresAt = time.Now().Add(time.Second) })
+		soon := kept("late", func(k *store.KeptSignal) { k.ExpiresAt = time.Now().Add(3 * time.Second) })
 		b.keep(soon, store.SignalWaiting)
 		sweep := time.NewTicker(20 * time.Millisecond) // as the manager looks: nothing tells of an expiry
 		defer sweep.Stop()

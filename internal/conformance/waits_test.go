@@ -242,7 +242,7 @@ func TestPark_R83_OfWhatHasComeIsNotifiedOf(t *testing.T) {
 		case <-wakes:
 		case err := <-done:
 			t.Errorf("stopped listening: %v", err)
-		case <-time.After(10 * time.Second):
+		case <-time.After(minute):
 			t.Error("nobody was told of a parked run that is due")
 		}
 	})

@@ -38,9 +38,9 @@ func (f *fixture) migrating(times int) <-chan error {
 // waitFor blocks until a query of the catalogue is true.
 func (f *fixture) waitFor(sql string) {
 	f.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); f.value(sql) != "true"; <-time.After(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); f.value(sql) != "true"; <-time.After(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			f.t.Fatalf("still not true after 30 s: %s", sql)
+			f.t.Fatalf("still not true after a minute: %s", sql)
 		}
 	}
 }
