@@ -11,14 +11,18 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -190,7 +194,9 @@ func (w *World) Create(object client.Object) {
 	}
 }
 
-// Grant lets a user of this name do what the rules say in the namespace.
+// Grant lets a user of this name do what the rules say in the namespace. It returns once the API
+// server knows, which is a moment after the objects were created. The data API remembers for some
+// seconds what it was told.
 func (w *World) Grant(user string, rules ...rbacv1.PolicyRule) {
 	w.t.Helper()
 	meta := metav1.ObjectMeta{Namespace: w.Namespace, Name: user}
@@ -199,6 +205,26 @@ func (w *World) Grant(user string, rules ...rbacv1.PolicyRule) {
 		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: user},
 		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: user}},
 	})
+	w.awaitAllowed(user, &rules[0]) // and so what the other rules of the role say
+}
+
+// awaitAllowed waits until the API server says that a user may do the first of what a rule says.
+func (w *World) awaitAllowed(user string, rule *rbacv1.PolicyRule) {
+	w.t.Helper()
+	resource, subresource, _ := strings.Cut(rule.Resources[0], "/")
+	attributes := &authorizationv1.ResourceAttributes{
+		Namespace: w.Namespace, Verb: rule.Verbs[0], Group: rule.APIGroups[0], Resource: resource, Subresource: subresource,
+	}
+	if len(rule.ResourceNames) > 0 {
+		attributes.Name = rule.ResourceNames[0]
+	}
+	if err := wait.PollUntilContextTimeout(w.t.Context(), 10*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: user, ResourceAttributes: attributes}}
+		err := w.cluster.Admin.Create(ctx, review)
+		return review.Status.Allowed, err
+	}); err != nil {
+		w.t.Fatalf("%s may not %s %s: %v", user, attributes.Verb, rule.Resources[0], err)
+	}
 }
 
 // User returns a user with a client certificate. Config is theirs for the API server.
