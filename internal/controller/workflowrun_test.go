@@ -67,6 +67,7 @@ func end(t *testing.T, s *store.Store, claimed openworkflow.Run, write store.Run
 
 func TestRun_IsMirroredByItsUID(t *testing.T) {
 	w := newManagedWorld(t)
+	w.awaitBackend(newBackendIn(w), v1alpha1.ReasonConnected) // so no status changes the object before it is mirrored
 	run := newTestRun("order", func(r *run) {
 		r.Spec.Version = "2"
 		r.Spec.Input = &apiextensionsv1.JSON{Raw: []byte(`{"total":42}`)}
