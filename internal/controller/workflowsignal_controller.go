@@ -244,6 +244,9 @@ func (r *WorkflowSignalReconciler) resolve(ctx context.Context, seen *signalSeen
 	r.kept.await(key, signal) // before the look, so that no event is missed
 	var run v1alpha1.WorkflowRun
 	err = r.Get(ctx, key, &run)
+	if isNow := signalExpiry(seen.Signal) == nil; isNow && (apierrors.IsNotFound(err) || err == nil && run.Status.RunID == "") {
+		run, err = r.liveRun(ctx, key)
+	}
 	switch {
 	case apierrors.IsNotFound(err):
 		seen.Missing = fmt.Sprintf("WorkflowRun %q does not exist in this namespace", name)
@@ -260,6 +263,17 @@ func (r *WorkflowSignalReconciler) resolve(ctx context.Context, seen *signalSeen
 		return true, nil
 	}
 	return false, nil
+}
+
+// liveRun reads a run from the API server. The cache may be behind what the sender of a signal has
+// seen, and one that is not kept gets no second look.
+func (r *WorkflowSignalReconciler) liveRun(ctx context.Context, key types.NamespacedName) (run v1alpha1.WorkflowRun, err error) {
+	if !r.inputs.take(key.Namespace, maxInput) {
+		return run, errInputsBusy
+	}
+	defer r.inputs.give(key.Namespace, maxInput)
+	err = r.inputs.live.Get(ctx, key, &run)
+	return run, err
 }
 
 // keep stores a signal and delivers it if somebody waits for it.

@@ -260,6 +260,42 @@ func TestSignal_Now_IsForThoseWhoWait(t *testing.T) {
 	}
 }
 
+// TestSignal_Now_KnowsWhatItsSenderHasSeen: the API server shows that the run was started, and the
+// manager's cache is behind it.
+func TestSignal_Now_KnowsWhatItsSenderHasSeen(t *testing.T) {
+	w := newWorld(t)
+	var isBehind atomic.Bool
+	w.start(func(o *managerOptions) {
+		o.newClient = func(config *rest.Config, options client.Options) (client.Client, error) {
+			c, err := client.NewWithWatch(config, options)
+			if err != nil {
+				return nil, err
+			}
+			return interceptor.NewClient(c, interceptor.Funcs{
+				Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+					err := c.Get(ctx, key, o, opts...)
+					if r, ok := o.(*run); ok && isBehind.Load() {
+						r.Status.RunID = ""
+					}
+					return err
+				},
+			}), nil
+		}
+	})
+	w.backend()
+	order := w.pendingRun("order-1")
+	s := w.store()
+	_, attempt := w.waiting(s, "approved", "approved")
+	isBehind.Store(true)
+	signal := newSignal("now", sendNow, func(s *sig) { s.Spec.Target = &v1alpha1.SignalTarget{RunName: "order-1"} })
+	w.create(signal)
+	w.awaitSignal(signal, v1alpha1.ReasonDelivered)
+	isBehind.Store(false)
+	if data, ok := w.received(s, attempt); !ok || data != `"by ann"` || signal.Status.Deliveries[0].RunID != string(order.UID) {
+		t.Errorf("the run has received %q, %v: %+v", data, ok, signal.Status)
+	}
+}
+
 func TestSignal_ReachesOnlyItsTarget(t *testing.T) {
 	w := newManagedWorld(t)
 	target := func(name, stepName string) func(*sig) {
