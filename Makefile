@@ -261,7 +261,7 @@ build-installer: kubectl overlay ## Write the manifests of the operator, with IM
 	@echo "dist/install.yaml installs $(IMG)"
 
 .PHONY: release
-release: kubectl ## Write the files of release VERSION, which will be at BASE_URL, to dist/release; publishes nothing.
+release: kubectl ## Write the files of release VERSION, which will be at BASE_URL, to dist/release by goreleaser; publishes nothing.
 	VERSION=$(VERSION) BASE_URL=$(BASE_URL) KUBECTL=$(KUBECTL) hack/release.sh
 
 .PHONY: release-check

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Checks that a release can be reproduced: makes the files of the commit that is checked out in
-# two clones, in directories of different depth, with other umasks and time zones, the second
-# with an empty build cache, and compares all bytes. PLATFORMS is by default this machine's.
+# Checks goreleaser's configuration, and that a release can be reproduced: makes the files of the
+# commit that is checked out in two clones, in directories of different depth, with other umasks
+# and time zones, the second with an empty build cache, and compares all bytes. PLATFORMS is by
+# default this machine's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+"$(hack/tool.sh goreleaser)" check
 scratch=$(mktemp -d)
 trap 'chmod -R u+w "$scratch" && rm -rf "$scratch"' EXIT
-export VERSION=v0.0.1 BASE_URL=https://example.com/v0.0.1
+export VERSION=v0.0.0-check BASE_URL=https://example.com/v0.0.0-check # no release has this tag
 PLATFORMS=${PLATFORMS:-$(go env GOOS)/$(go env GOARCH)}
 export PLATFORMS
 one=$scratch/one two=$scratch/two/deeper

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Writes the files of a release to dist/release: archives of the manager and of the kubectl
-# plugin, a bill of materials (CycloneDX) for each program, both Helm charts, install.yaml, a
-# krew manifest and SHA256SUMS. It publishes nothing. The same commit gives the same bytes
-# (hack/release-check.sh): no time but the commit's, no paths, no stamp of version control.
+# Writes the files of a release to dist/release, by goreleaser and .goreleaser.yaml: archives of the
+# manager and of the kubectl plugin, a bill of materials (CycloneDX) for each program, both Helm
+# charts, install.yaml, a krew manifest and SHA256SUMS. It publishes nothing.
 #
-#   VERSION=v1.2.3    the release
+#   VERSION=v1.2.3    the release; a tag of that name, if there is one, must be this commit's
 #   BASE_URL=…        where its files will be, for the krew manifest
 #   IMAGE=…           the manager's image, whose tag is VERSION
 #   PLATFORMS=…       only these, as in "linux/amd64 darwin/arm64"
@@ -14,70 +13,45 @@ cd "$(dirname "$0")/.."
 : "${VERSION:?name the release, as in VERSION=v1.2.3}"
 : "${BASE_URL:?say where the files will be, as in BASE_URL=https://example.com/releases/v1.2.3}"
 : "${IMAGE:=ghcr.io/openworkflow-operator/manager}"
-: "${PLATFORMS:=linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64}"
+all='linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64'
+: "${PLATFORMS:=$all}"
 if [[ ! $VERSION =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$ ]]; then
 	echo "VERSION=$VERSION: give a semantic version with a leading v" >&2
 	exit 1
 fi
+for platform in $PLATFORMS; do
+	if [[ " $all " != *" $platform "* ]]; then
+		echo "PLATFORMS=$PLATFORMS: $platform is none of $all" >&2
+		exit 1
+	fi
+done
 if [[ -n $(git status --porcelain) ]]; then
 	echo "the work tree differs from the commit, so nobody could make these files again: commit first" >&2
 	exit 1
 fi
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
-export SOURCE_DATE_EPOCH TZ=UTC LC_ALL=C CGO_ENABLED=0
+
+goreleaser=$(hack/tool.sh goreleaser)
+HELM=$(hack/tool.sh helm)
+CYCLONEDX_GOMOD=$(hack/tool.sh cyclonedx-gomod)
+export BASE_URL IMAGE HELM CYCLONEDX_GOMOD GORELEASER_CURRENT_TAG=$VERSION
+unset GITHUB_TOKEN GITLAB_TOKEN GITEA_TOKEN # of no use, and refused if there are two
+if [[ -z $(git remote) ]]; then # goreleaser fails without one
+	export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=remote.origin.url GIT_CONFIG_VALUE_0=.
+fi
+skip=publish
+if ! git rev-parse --quiet --verify "refs/tags/$VERSION" >/dev/null; then
+	skip+=,validate # that this commit has the tag, which a version need not have to be tried out
+fi
+ignored=
+for platform in $all; do
+	[[ " $PLATFORMS " == *" $platform "* ]] || ignored+="{goos: ${platform%/*}, goarch: ${platform#*/}}, "
+done
+
 umask 022
-
-out=dist/release
-rm -rf "$out"
-mkdir -p "$out"
-bom=$(hack/tool.sh cyclonedx-gomod)
-helm=$(hack/tool.sh helm)
-
-# archive PROGRAM OS ARCH builds a program, its archive and its bill of materials.
-archive() {
-	local binary=$1 name=$1_${VERSION}_$2_$3 work
-	[[ $2 != windows ]] || binary+=.exe
-	work=$(mktemp -d)
-	GOOS=$2 GOARCH=$3 go build -trimpath -buildvcs=false -ldflags='-s -w' -o "$work/$binary" "./cmd/$1"
-	cp LICENSE "$work/"
-	chmod 644 "$work/LICENSE"
-	"$bom" bin -json -noserial -notimestamp -version "$VERSION" -output "$out/$name.cdx.json" "$work/$binary" 2>/dev/null
-	tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -cf - "$binary" LICENSE |
-		gzip -n >"$out/$name.tar.gz"
-	rm -r "$work"
-}
-
-# krew writes the manifest that names the archives of the plugin.
-krew() {
-	local platform archive line platforms='' binary
-	for platform in $PLATFORMS; do
-		archive=kubectl-workflow_${VERSION}_${platform/\//_}.tar.gz binary=kubectl-workflow
-		[[ $platform != windows/* ]] || binary+=.exe
-		platforms+="
-  - selector:
-      matchLabels: {os: ${platform%/*}, arch: ${platform#*/}}
-    uri: ${BASE_URL%/}/$archive
-    sha256: $(sha256sum "$out/$archive" | cut -d' ' -f1)
-    bin: $binary"
-	done
-	while IFS= read -r line; do
-		case $line in
-		'  version: VERSION') echo "  version: $VERSION" ;;
-		'  platforms: PLATFORMS') echo "  platforms:$platforms" ;;
-		*) echo "$line" ;;
-		esac
-	done <hack/krew.yaml >"$out/workflow.yaml"
-}
-
-for platform in $PLATFORMS; do
-	archive kubectl-workflow "${platform%/*}" "${platform#*/}"
-	[[ $platform == windows/* ]] || archive manager "${platform%/*}" "${platform#*/}"
-done
-krew
-for chart in charts/*/; do
-	"$helm" package "$chart" --version "${VERSION#v}" --app-version "$VERSION" -d "$out" >/dev/null
-done
-make --no-print-directory build-installer IMG="$IMAGE:$VERSION" >/dev/null
-cp dist/install.yaml "$out/"
-(cd "$out" && sha256sum -- * >SHA256SUMS)
-echo "$out has $(find "$out" -type f | wc -l) files; SHA256SUMS names the others"
+rm -rf dist/release
+mkdir -p dist/release
+sed "s|ignore: \[|&$ignored|" .goreleaser.yaml | "$goreleaser" release --config - --clean --skip="$skip"
+mv dist/goreleaser/{*.tar.gz,*.cdx.json,SHA256SUMS,krew/workflow.yaml} dist/release/
+cd dist/release
+sha256sum workflow.yaml >>SHA256SUMS # goreleaser writes the manifest after the sums
+echo "dist/release has $(find . -type f | wc -l) files; SHA256SUMS names the others"

@@ -20,6 +20,7 @@ func TestRelease_P7_RefusesWhatNobodyCanInstallOrRepeat(t *testing.T) {
 		"no leading v":     {[]string{"VERSION=1.2.3", url}, "VERSION=1.2.3: give a semantic version with a leading v"},
 		"two numbers":      {[]string{"VERSION=v1.2", url}, "VERSION=v1.2: give a semantic version"},
 		"text behind":      {[]string{"VERSION=v1.2.3;id", url}, "VERSION=v1.2.3;id: give a semantic version"},
+		"unknown platform": {[]string{"VERSION=v1.2.3", url, "PLATFORMS=linux/amd64 linux-arm64"}, "linux-arm64 is none of linux/amd64 linux/arm64"},
 		"not as committed": {[]string{"VERSION=v1.2.3-rc.1", url}, "the work tree differs from the commit"},
 	} {
 		t.Run(name, func(t *testing.T) {
