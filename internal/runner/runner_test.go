@@ -66,7 +66,7 @@ func TestR77FailedStepIsRetriedAndWorkflowSeesOnlyTheEnd(t *testing.T) {
 				return "", fmt.Errorf("failure %d", n)
 			}
 			return "fine", nil
-		}, step.Retry(workflow.RetryPolicy{InitialInterval: 200 * time.Millisecond, BackoffCoefficient: 1, MaximumAttempts: 3}))
+		}, step.Retry(workflow.RetryPolicy{InitialInterval: 2 * time.Second, BackoffCoefficient: 1, MaximumAttempts: 3}))
 		if err != nil {
 			c.add("error seen")
 		}
