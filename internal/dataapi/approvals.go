@@ -3,7 +3,6 @@ package dataapi
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -88,19 +87,6 @@ func (s *approvals) Get(ctx context.Context, name string, _ *metav1.GetOptions) 
 		return nil, err
 	}
 	return found, nil
-}
-
-// each calls f with each database of the request's namespace. One with a schema of an earlier release
-// has no approvals.
-func (s *approvals) each(ctx context.Context, backend string, f func(db *database) error) error {
-	return s.databases.use(ctx, genericapirequest.NamespaceValue(ctx), backend, func(open []*database) error {
-		for _, db := range open {
-			if err := f(db); err != nil && !errors.Is(err, store.ErrSchemaMissing) {
-				return answer(ctx, db, err)
-			}
-		}
-		return nil
-	})
 }
 
 // approvalFilter is what a field selector asks for.

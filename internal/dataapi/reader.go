@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -39,6 +40,19 @@ type reader struct {
 	cluster string
 	// authorizer asks the API server what a caller may do.
 	authorizer authorizer.Authorizer
+}
+
+// each calls f with each database of the request's namespace, or with that of one Backend. A database with a
+// schema of an earlier release, which has not the table that f reads, counts as one that has no rows.
+func (r *reader) each(ctx context.Context, backend string, f func(db *database) error) error {
+	return r.databases.use(ctx, genericapirequest.NamespaceValue(ctx), backend, func(open []*database) error {
+		for _, db := range open {
+			if err := f(db); err != nil && !errors.Is(err, store.ErrSchemaMissing) {
+				return answer(ctx, db, err)
+			}
+		}
+		return nil
+	})
 }
 
 // position is where a page of a list ends, as the text of continue.

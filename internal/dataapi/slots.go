@@ -3,7 +3,6 @@ package dataapi
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -86,19 +85,6 @@ func (s *scheduleSlots) Get(ctx context.Context, name string, _ *metav1.GetOptio
 		return nil, apierrors.NewNotFound(slotResource, name)
 	}
 	return new(all[0].resource()), nil
-}
-
-// each calls f with each database of the request's namespace. One with a schema of an earlier release
-// has no slots.
-func (s *scheduleSlots) each(ctx context.Context, backend string, f func(db *database) error) error {
-	return s.databases.use(ctx, genericapirequest.NamespaceValue(ctx), backend, func(open []*database) error {
-		for _, db := range open {
-			if err := f(db); err != nil && !errors.Is(err, store.ErrSchemaMissing) {
-				return answer(ctx, db, err)
-			}
-		}
-		return nil
-	})
 }
 
 // slotFields are the fields by which slots can be selected.
