@@ -68,7 +68,7 @@ func goodWorkflow(db *pgxpool.Pool) *workflow.Workflow[int, int] {
 			if _, err := step.Run(ctx, name, func(ctx context.Context) (int, error) {
 				_, err := db.Exec(ctx, `INSERT INTO calls SELECT $1, $2, count(*) FROM openworkflow.step_attempts
 					WHERE workflow_run_id = $1 AND step_name = $2 AND status = 'completed'`, workflow.Info(ctx).ID, name)
-				time.Sleep(lifeTime / 10) // work
+				time.Sleep(lifeTime / 10) // the work of the step, so that deaths fall into it
 				return i, err
 			}); err != nil {
 				return 0, err
@@ -81,7 +81,7 @@ func goodWorkflow(db *pgxpool.Pool) *workflow.Workflow[int, int] {
 func badWorkflow() *workflow.Workflow[string, int] {
 	return workflow.Define("bad", func(ctx context.Context, kind string) (int, error) {
 		return step.Run(ctx, "kill", func(context.Context) (int, error) {
-			time.Sleep(lifeTime) // as the others begin beside it
+			time.Sleep(lifeTime) // the work of the step, beside which others begin
 			switch kind {
 			case "exit":
 				os.Exit(3)

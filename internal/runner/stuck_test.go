@@ -230,7 +230,8 @@ func (s *skipping) worker() store.Worker {
 	return workers[0]
 }
 
-// past lets a time pass in which everything that is to happen after a cancel has happened.
+// past lets a time of the synctest bubble's clock pass, which costs none, in which everything that is to
+// happen after a cancel has happened.
 func past() { time.Sleep(30 * time.Second); synctest.Wait() }
 
 // Whatever blocks: it stops no other run, it is counted, what it returns later is not stored, and
@@ -421,7 +422,7 @@ func TestStuckSteps_P3_AreLoggedAtGrowingIntervals(t *testing.T) {
 			least int
 			most  int
 		}{{30 * time.Second, 1, 1}, {5 * time.Minute, 2, 4}, {time.Hour, 6, 8}, {6 * time.Hour, 12, 17}} {
-			time.Sleep(want.after)
+			time.Sleep(want.after) // of the bubble's clock
 			synctest.Wait()
 			if n := s.log.count("do not return"); n < want.least || n > want.most {
 				t.Errorf("%s later the log has %d lines, want %d to %d", want.after, n, want.least, want.most)
@@ -473,7 +474,7 @@ func TestStuckSteps_P1_LongStepsAreNotStuck(t *testing.T) {
 		defer s.end()
 		id := s.start(s.w, `"go, not awaited"`)
 		s.begun()
-		time.Sleep(2 * time.Hour)
+		time.Sleep(2 * time.Hour) // of the bubble's clock
 		if w := s.worker(); w.StuckSteps != 0 || s.status(id) != openworkflow.RunRunning {
 			t.Errorf("the worker announces %d stuck functions; the run is %s", w.StuckSteps, s.status(id))
 		}
