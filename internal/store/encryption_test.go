@@ -15,11 +15,15 @@ import (
 func TestOpen_P9_ChecksTheServersCertificate(t *testing.T) {
 	t.Parallel()
 	server := testpg.StartTLS(t)
-	var hostname x509.HostnameError
-	var authority x509.UnknownAuthorityError
-	var verification *tls.CertificateVerificationError
-	isHostname := func(err error) bool { return errors.As(err, &hostname) }
-	isAuthority := func(err error) bool { return errors.As(err, &authority) || errors.As(err, &verification) }
+	isHostname := func(err error) bool {
+		_, hostname := errors.AsType[x509.HostnameError](err)
+		return hostname
+	}
+	isAuthority := func(err error) bool {
+		_, authority := errors.AsType[x509.UnknownAuthorityError](err)
+		_, verification := errors.AsType[*tls.CertificateVerificationError](err)
+		return authority || verification
+	}
 	is := func(want error) func(error) bool { return func(err error) bool { return errors.Is(err, want) } }
 	const name, address = "localhost", "127.0.0.1"
 	other := testpg.NewCA(t)
