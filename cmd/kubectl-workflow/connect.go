@@ -21,8 +21,9 @@ import (
 )
 
 const (
-	// defaultManagerNamespace is where config/default installs the manager.
-	defaultManagerNamespace = "openworkflow-system"
+	// defaultManagerNamespace is where config/default installs the manager, and managerNamespaceVariable
+	// the environment variable that names another namespace.
+	defaultManagerNamespace, managerNamespaceVariable = "openworkflow-system", "OPENWORKFLOW_MANAGER_NAMESPACE"
 	// dataAPIService is the Service before the data API.
 	dataAPIService = "openworkflow-data-api"
 	// dataAPIAuthority is the ConfigMap with the authority that signs its certificate.
@@ -30,9 +31,6 @@ const (
 	// connectRole is the Role that allows what connect does.
 	connectRole = "openworkflow-data-api-connect"
 )
-
-// managerLabels select the Service of the data API.
-var managerLabels = labels.Set{"app.kubernetes.io/name": "openworkflow", "app.kubernetes.io/component": "manager"}
 
 // connect reaches the data API: through the API server where that serves it, else by a port of
 // a manager's pod, to which the user's certificate or token is shown.
@@ -84,27 +82,19 @@ func apiServerServes(ctx context.Context, user *rest.Config) (bool, error) {
 	}
 }
 
-// findService returns the Service of the data API.
+// findService returns the Service of the data API in the manager's namespace. Whoever controls that namespace
+// gets the user's token, so no other is taken because a Service of this name is there.
 func findService(ctx context.Context, core corev1client.CoreV1Interface, namespace string) (*corev1.Service, error) {
-	where := namespace
-	if where == "" {
-		where = defaultManagerNamespace
-	}
-	service, err := core.Services(where).Get(ctx, dataAPIService, metav1.GetOptions{})
-	if err == nil {
+	service, err := core.Services(namespace).Get(ctx, dataAPIService, metav1.GetOptions{})
+	switch {
+	case err == nil:
 		return service, nil
-	}
-	if namespace == "" && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) {
-		found, listErr := core.Services("").List(ctx, metav1.ListOptions{LabelSelector: managerLabels.String(), FieldSelector: "metadata.name=" + dataAPIService})
-		if listErr == nil && len(found.Items) > 0 {
-			return &found.Items[0], nil
-		}
-	}
-	if apierrors.IsNotFound(err) {
+	case apierrors.IsNotFound(err):
 		return nil, unreachable(fmt.Errorf("namespace %q has no Service %s, so no data API is installed there: "+
-			"install the operator, or name its namespace by --manager-namespace", where, dataAPIService))
+			"install the operator, or name its namespace by --manager-namespace or $%s", namespace, dataAPIService, managerNamespaceVariable))
+	default:
+		return nil, connectError("find the data API", namespace, err)
 	}
-	return nil, connectError("find the data API", where, err)
 }
 
 // readyPods returns the endpoints of the Service's pods that are ready, in random order.

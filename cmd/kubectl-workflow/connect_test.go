@@ -108,9 +108,10 @@ func (s *apiServer) forward(w http.ResponseWriter, r *http.Request) {
 // install creates what the manager's manifests create in a namespace, and a pod that is ready.
 func (w *world) install(namespace, authority string, ready corev1.ConditionStatus) {
 	w.t.Helper()
-	meta := metav1.ObjectMeta{Namespace: namespace, Name: dataAPIService, Labels: managerLabels}
+	labels := map[string]string{"app.kubernetes.io/name": "openworkflow", "app.kubernetes.io/component": "manager"}
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: dataAPIService, Labels: labels}
 	w.Create(&corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{
-		Selector: managerLabels, Ports: []corev1.ServicePort{{Port: 443, TargetPort: intstr.FromString("data-api")}},
+		Selector: labels, Ports: []corev1.ServicePort{{Port: 443, TargetPort: intstr.FromString("data-api")}},
 	}})
 	if authority != "" {
 		w.Create(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: dataAPIAuthority}, Data: map[string]string{dataAPIAuthorityKey: authority}})
@@ -150,6 +151,8 @@ func (w *world) token() string {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "reader"},
 		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: w.Namespace, Name: "reader"}},
 	})
+	rights := rule("list", "runs")
+	w.AwaitAllowed("system:serviceaccount:"+w.Namespace+":reader", &rights)
 	request := &authenticationv1.TokenRequest{}
 	if err := cluster.Admin.SubResource("token").Create(w.t.Context(), account, request); err != nil {
 		w.t.Fatal(err)
@@ -175,14 +178,14 @@ func TestConnect_P9_ShowsTheUsersIdentityThroughATunnel(t *testing.T) {
 	stranger.CertData, stranger.KeyData = other.CertData, other.KeyData
 
 	for name, config := range map[string]*rest.Config{"certificate": certificate, "token": token} {
-		if runs, err := w.list(config, ""); err != nil || len(runs.Items) != 5 {
+		if runs, err := w.list(config, defaultManagerNamespace); err != nil || len(runs.Items) != 5 {
 			t.Errorf("by %s: %v, %v", name, runs, err)
 		}
 	}
-	if _, err := w.list(stranger, ""); exitCode(err) != codeForbidden || !strings.Contains(err.Error(), `User "other" cannot list resource "runs"`) {
+	if _, err := w.list(stranger, defaultManagerNamespace); exitCode(err) != codeForbidden || !strings.Contains(err.Error(), `User "other" cannot list resource "runs"`) {
 		t.Errorf("another user: %v", err)
 	}
-	if _, err := w.list(rest.CopyConfig(reached), ""); exitCode(err) != codeForbidden {
+	if _, err := w.list(rest.CopyConfig(reached), defaultManagerNamespace); exitCode(err) != codeForbidden {
 		t.Errorf("without an identity: %v", err)
 	}
 }
@@ -190,7 +193,7 @@ func TestConnect_P9_ShowsTheUsersIdentityThroughATunnel(t *testing.T) {
 func TestConnect_UsesTheAPIServerWhereItServes(t *testing.T) {
 	setup(t)
 	user := (&apiServer{t: t, aggregated: http.StatusOK}).serve()
-	if config, err := connect(t.Context(), user, ""); err != nil || config != user {
+	if config, err := connect(t.Context(), user, defaultManagerNamespace); err != nil || config != user {
 		t.Errorf("got %v, %v", config, err)
 	}
 }
@@ -211,7 +214,7 @@ func TestConnect_P7_SaysWhatIsMissing(t *testing.T) {
 	for _, test := range []struct {
 		namespace, message string
 	}{
-		{none, "has no Service openworkflow-data-api, so no data API is installed there: install the operator, or name its namespace by --manager-namespace"},
+		{none, "has no Service openworkflow-data-api, so no data API is installed there: install the operator, or name its namespace by --manager-namespace or $OPENWORKFLOW_MANAGER_NAMESPACE"},
 		{bare, "openworkflow-data-api-ca has no ca.crt"},
 		{unready, "no manager is ready in namespace"},
 		{refusing, "port 8444 of pod " + refusing + "/openworkflow-data-api: nothing listens at port 8444"},
@@ -230,5 +233,20 @@ func TestConnect_P7_SaysWhatIsMissing(t *testing.T) {
 	_, err := connect(context.WithoutCancel(t.Context()), direct, none)
 	if exitCode(err) != codeForbidden || !strings.Contains(err.Error(), "create rolebinding data-api-users --role=openworkflow-data-api-connect --group=system:authenticated") {
 		t.Errorf("without the Role: %v", err)
+	}
+}
+
+// TestConnect_P9_TrustsNoNamespaceThatWasNotNamed: a tenant makes a Service of the data API, its authority and a pod
+// in a namespace of theirs, and a user who may list all Services does not show them a token.
+func TestConnect_P9_TrustsNoNamespaceThatWasNotNamed(t *testing.T) {
+	w := setup(t)
+	w.install(w.Namespace, string(cluster.Data.CAData), corev1.ConditionTrue)
+	empty := w.Namespace + "-system"
+	w.Create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: empty}})
+	server := &apiServer{t: t, target: strings.TrimPrefix(cluster.Data.Host, "https://")}
+	for _, namespace := range []string{empty, ""} {
+		if config, err := connect(t.Context(), server.serve(), namespace); exitCode(err) != codeUnreachable {
+			t.Errorf("in namespace %q: connected by %v, %v", namespace, config, err)
+		}
 	}
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +27,7 @@ type factory struct {
 	config *genericclioptions.ConfigFlags
 	now    func() time.Time
 
-	// managerNamespace is where the manager is installed, empty if it has to be found.
+	// managerNamespace is where the manager is installed.
 	managerNamespace string
 	// reach returns how the data API is reached with the credentials of a configuration.
 	reach func(ctx context.Context, user *rest.Config, managerNamespace string) (*rest.Config, error)
@@ -36,8 +38,8 @@ type factory struct {
 // addFlags adds kubectl's own flags, and those that all verbs share.
 func (f *factory) addFlags(root *cobra.Command) {
 	f.config.AddFlags(root.PersistentFlags())
-	root.PersistentFlags().StringVar(&f.managerNamespace, "manager-namespace", "",
-		"Namespace of the manager. Found by itself if it is "+defaultManagerNamespace+", or if you may list Services.")
+	root.PersistentFlags().StringVar(&f.managerNamespace, "manager-namespace", cmp.Or(os.Getenv(managerNamespaceVariable), defaultManagerNamespace),
+		"Namespace of the manager, which is shown your identity. By default $"+managerNamespaceVariable+", or "+defaultManagerNamespace+".")
 	f.completeFlags(root)
 }
 

@@ -225,7 +225,8 @@ func TestRuns_P9_RightsDecide(t *testing.T) {
 	w := setup(t)
 	w.history(6)
 	viewer := "viewer-" + w.namespace
-	w.grant(viewer, rule([]string{"get", "list"}, "runs", "runs/steps"))
+	rights := rule([]string{"get", "list"}, "runs", "runs/steps")
+	w.grant(viewer, rights)
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "reader"}}
 	w.create(account)
 	w.create(&rbacv1.RoleBinding{
@@ -233,6 +234,7 @@ func TestRuns_P9_RightsDecide(t *testing.T) {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: viewer},
 		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: w.namespace, Name: "reader"}},
 	})
+	w.AwaitAllowed("system:serviceaccount:"+w.namespace+":reader", &rights)
 	token := &authenticationv1.TokenRequest{}
 	if err := cluster.admin.SubResource("token").Create(t.Context(), account, token); err != nil {
 		t.Fatal(err)

@@ -205,11 +205,11 @@ func (w *World) Grant(user string, rules ...rbacv1.PolicyRule) {
 		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: user},
 		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: user}},
 	})
-	w.awaitAllowed(user, &rules[0]) // and so what the other rules of the role say
+	w.AwaitAllowed(user, &rules[0]) // and so what the other rules of the role say
 }
 
-// awaitAllowed waits until the API server says that a user may do the first of what a rule says.
-func (w *World) awaitAllowed(user string, rule *rbacv1.PolicyRule) {
+// AwaitAllowed waits until the API server says that a user may do the first of what a rule says.
+func (w *World) AwaitAllowed(user string, rule *rbacv1.PolicyRule) {
 	w.t.Helper()
 	resource, subresource, _ := strings.Cut(rule.Resources[0], "/")
 	attributes := &authorizationv1.ResourceAttributes{
