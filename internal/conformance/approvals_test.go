@@ -161,8 +161,10 @@ func TestDecide_P7_RefusesWithAReason(t *testing.T) {
 		w := ask(t, l, "ask", requiring(2))
 		b.mustStep(w, ask(t, l, "late", expired), ask(t, l, "done"))
 		about := func(step string) func(*store.DecideInput) { return func(in *store.DecideInput) { in.Step = step } }
+		first := decide(l, "ann", store.DecisionApprove)
+		withItsKey := func(in *store.DecideInput) { in.IdempotencyKey = first.IdempotencyKey }
 		for _, in := range []store.DecideInput{
-			decide(l, "ann", store.DecisionApprove), decide(l, "bob", store.DecisionDeny, about("done")),
+			first, decide(l, "bob", store.DecisionDeny, about("done")),
 		} {
 			if _, err := s.Decide(t.Context(), in); err != nil {
 				t.Fatal(err)
@@ -191,6 +193,11 @@ func TestDecide_P7_RefusesWithAReason(t *testing.T) {
 			{decide(l, strings.Repeat("x", 1025), store.DecisionDeny), store.ErrInvalidDecision, `the name of the decider has 1025 bytes, more than 1024`},
 			{decide(l, "bob", store.DecisionDeny, func(in *store.DecideInput) { in.IdempotencyKey = "" }),
 				store.ErrInvalidDecision, `the idempotency key must have 1 to 2048 bytes`},
+			{decide(l, "bob", store.DecisionApprove, withItsKey), store.ErrInvalidDecision,
+				`the idempotency key is that of another decision, Approve by "ann": give each decision a key of its own`},
+			{decide(l, "ann", store.DecisionDeny, withItsKey), store.ErrInvalidDecision, `the idempotency key is that of another decision`},
+			{decide(l, "eve", store.DecisionApprove, withItsKey), store.ErrNotApprover, `"eve" and the groups of this user`},
+			{decide(l, "ann", store.DecisionApprove, withItsKey, func(in *store.DecideInput) { in.Digest = "4711" }), store.ErrStaleDigest, `asks for something else now`},
 		} {
 			_, err := s.Decide(t.Context(), test.in)
 			if !errors.Is(err, test.kind) || !strings.Contains(err.Error(), test.text) {

@@ -75,7 +75,8 @@ type DecideInput struct {
 	DeciderUser   string
 	DeciderGroups []string
 	Comment       string
-	// IdempotencyKey makes a repeated decision return what the first one did. Required.
+	// IdempotencyKey makes a decision that the same user repeats return what the first one did. Another
+	// decision with the key is invalid. Required.
 	IdempotencyKey string
 }
 
@@ -146,17 +147,22 @@ func (a *ApprovalRow) Decide(in DecideInput, now time.Time) (Decision, error) {
 		return Decision{}, fmt.Errorf("%w: the request of step %q of run %s cannot be read: %w", ErrInvalidDecision, in.Step, in.RunID, err)
 	}
 	required := max(1, request.Required)
-	for _, d := range a.Decisions {
-		if d.Key == in.IdempotencyKey {
+	isStale := in.Digest != "" && in.Digest != a.Digest
+	ofKey := slices.IndexFunc(a.Decisions, func(d ApprovalDecision) bool { return d.Key == in.IdempotencyKey })
+	if ofKey >= 0 && !isStale {
+		if d := a.Decisions[ofKey]; d.User == in.DeciderUser && d.Decision == in.Decision {
 			return Decision{State: a.State, Approvals: a.approvals(), Required: required, At: d.At, Repeated: true}, nil
 		}
 	}
 	subject := fmt.Sprintf("step %q of run %s", in.Step, in.RunID)
 	switch {
-	case in.Digest != "" && in.Digest != a.Digest:
+	case isStale:
 		return Decision{}, fmt.Errorf("%w: %s asks for something else now, with digest %s", ErrStaleDigest, subject, a.Digest)
 	case !request.Approvers.Include(in.DeciderUser, in.DeciderGroups):
 		return Decision{}, fmt.Errorf("%w: %s: %s", ErrNotApprover, subject, unlisted(in.DeciderUser))
+	case ofKey >= 0:
+		return Decision{}, fmt.Errorf("%w: %s: the idempotency key is that of another decision, %s by %s: give each decision a key of its own",
+			ErrInvalidDecision, subject, a.Decisions[ofKey].Decision, decider(a.Decisions[ofKey].User))
 	case a.State == ApprovalExpired || a.State == ApprovalOpen && !a.ExpiresAt.After(now):
 		return Decision{}, fmt.Errorf("%w: %s: the approval expired at %s", ErrAlreadyDecided, subject, a.ExpiresAt.UTC().Format(time.RFC3339))
 	case a.State != ApprovalOpen:
