@@ -91,14 +91,17 @@ func signalFinished(s *v1alpha1.WorkflowSignal) bool { return s.Status.FinishedA
 func signalEvents(before, after *v1alpha1.WorkflowSignal) (requests []signalRequest) {
 	replaced := before != nil && after != nil && before.UID != after.UID
 	if before != nil && (after == nil || replaced) && !signalFinished(before) {
-		requests = append(requests, signalRequest{
-			NamespacedName: client.ObjectKeyFromObject(before), Deleted: before.UID, Backend: backend.NameOf(before.Spec.BackendRef),
-		})
+		requests = append(requests, deletedSignal(before))
 	}
 	if after != nil && (before == nil || replaced || before.Generation != after.Generation || signalFinished(before) != signalFinished(after)) {
 		requests = append(requests, signalRequest{NamespacedName: client.ObjectKeyFromObject(after)})
 	}
 	return requests
+}
+
+// deletedSignal requests the withdrawal of a signal.
+func deletedSignal(s *v1alpha1.WorkflowSignal) signalRequest {
+	return signalRequest{NamespacedName: client.ObjectKeyFromObject(s), Deleted: s.UID, Backend: backend.NameOf(s.Spec.BackendRef)}
 }
 
 // targetEvents requests a reconcile of the signals that wait until a run is started.
@@ -142,8 +145,11 @@ func (r *WorkflowSignalReconciler) Reconcile(ctx context.Context, req signalRequ
 		return ctrl.Result{}, r.withdraw(ctx, req)
 	}
 	s := &v1alpha1.WorkflowSignal{}
-	if err := r.Get(ctx, req.NamespacedName, s); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+	if err := r.Get(ctx, req.NamespacedName, s); apierrors.IsNotFound(err) {
+		r.kept.forget(req.NamespacedName)
+		return ctrl.Result{}, nil
+	} else if err != nil {
+		return ctrl.Result{}, err
 	}
 	if !s.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, nil
@@ -155,6 +161,11 @@ func (r *WorkflowSignalReconciler) Reconcile(ctx context.Context, req signalRequ
 	seen, err := r.observe(ctx, s)
 	if err != nil {
 		return r.handleError(s, err)
+	}
+	if isGone, err := r.isGone(ctx, s); err != nil {
+		return ctrl.Result{}, err
+	} else if isGone {
+		return ctrl.Result{}, r.withdraw(ctx, deletedSignal(s))
 	}
 	if err := r.writeStatus(ctx, s, signalStatus(seen)); apierrors.IsConflict(err) {
 		return ctrl.Result{RequeueAfter: retryConflict}, nil // the database is asked again
@@ -335,6 +346,17 @@ func (r *WorkflowSignalReconciler) handleError(s *v1alpha1.WorkflowSignal, err e
 		return ctrl.Result{RequeueAfter: backoff.Jitter(3 * time.Second)}, nil
 	}
 	return ctrl.Result{}, err
+}
+
+// isGone reports whether a signal was deleted since it was read. Its withdrawal may have come before what
+// was kept of it. One that is deleted after this look is withdrawn by its event, as the cache changes first.
+func (r *WorkflowSignalReconciler) isGone(ctx context.Context, s *v1alpha1.WorkflowSignal) (bool, error) {
+	var now v1alpha1.WorkflowSignal
+	err := r.Get(ctx, client.ObjectKeyFromObject(s), &now)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return false, fmt.Errorf("look for WorkflowSignal %s: %w", s.Name, err)
+	}
+	return err != nil || now.UID != s.UID, nil
 }
 
 // withdraw removes a signal that nobody has received from the database. If that fails, the row stays

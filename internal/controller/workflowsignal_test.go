@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -264,21 +265,11 @@ func TestSignal_Now_KnowsWhatItsSenderHasSeen(t *testing.T) {
 	w := newWorld(t)
 	var isBehind atomic.Bool
 	w.start(func(o *managerOptions) {
-		o.newClient = func(config *rest.Config, options client.Options) (client.Client, error) {
-			c, err := client.NewWithWatch(config, options)
-			if err != nil {
-				return nil, err
+		o.newClient = interceptGets(func(o client.Object) {
+			if r, ok := o.(*run); ok && isBehind.Load() {
+				r.Status.RunID = ""
 			}
-			return interceptor.NewClient(c, interceptor.Funcs{
-				Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
-					err := c.Get(ctx, key, o, opts...)
-					if r, ok := o.(*run); ok && isBehind.Load() {
-						r.Status.RunID = ""
-					}
-					return err
-				},
-			}), nil
-		}
+		})
 	})
 	w.backend()
 	order := w.pendingRun("order-1")
@@ -291,6 +282,25 @@ func TestSignal_Now_KnowsWhatItsSenderHasSeen(t *testing.T) {
 	isBehind.Store(false)
 	if data, ok := w.received(s, attempt); !ok || data != `"by ann"` || signal.Status.Deliveries[0].RunID != string(order.UID) {
 		t.Errorf("the run has received %q, %v: %+v", data, ok, signal.Status)
+	}
+}
+
+// interceptGets makes a manager's client that passes what it has read to got.
+func interceptGets(got func(client.Object)) client.NewClientFunc {
+	return func(config *rest.Config, options client.Options) (client.Client, error) {
+		c, err := client.NewWithWatch(config, options)
+		if err != nil {
+			return nil, err
+		}
+		return interceptor.NewClient(c, interceptor.Funcs{
+			Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+				err := c.Get(ctx, key, o, opts...)
+				if err == nil {
+					got(o)
+				}
+				return err
+			},
+		}), nil
 	}
 }
 
@@ -465,4 +475,45 @@ func TestSignal_IsWithdrawnWithItsObject(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestSignal_IsWithdrawnWhereItsObjectGoesWhileItIsSent: the event of the deletion is handled before what
+// the reconcile keeps, which has read the object earlier.
+func TestSignal_IsWithdrawnWhereItsObjectGoesWhileItIsSent(t *testing.T) {
+	w := newWorld(t)
+	wasRead, mayGoOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	w.start(func(o *managerOptions) {
+		o.newClient = interceptGets(func(o client.Object) {
+			if s, ok := o.(*sig); ok && s.Name == "late" {
+				once.Do(func() { close(wasRead); <-mayGoOn })
+			}
+		})
+	})
+	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)
+	s := w.store()
+	first := newSignal("late")
+	w.create(first)
+	<-wasRead
+	// An earlier try has kept it, so that its withdrawal is seen.
+	if _, err := s.KeepSignal(t.Context(), store.KeptSignal{ID: string(first.UID), Name: "approved", ExpiresAt: time.Now().Add(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Delete(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	isKept := func() error {
+		if _, err := s.DeliverKept(t.Context(), string(first.UID)); !errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("the signal is kept: %v", err) //nolint:errorlint // err may be nil
+		}
+		return nil
+	}
+	eventually(t, isKept)
+	close(mayGoOn)
+	second := newSignal("late", func(s *sig) { s.Spec.Signal = "other" }) // of the same name, so it comes after
+	w.create(second)
+	w.awaitSignal(second, v1alpha1.ReasonWaiting)
+	if err := isKept(); err != nil {
+		t.Error(err)
+	}
 }
