@@ -98,11 +98,9 @@ func TestRun_P6_ExecutesBeforeTheAPIServerAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
-	connect := func() (*rest.Config, error) { return &rest.Config{Host: "http://" + address}, nil }
+	defer func() { _ = listener.Close() }()
+	// Connections wait in the listener's queue until the server begins.
+	connect := func() (*rest.Config, error) { return &rest.Config{Host: "http://" + listener.Addr().String()}, nil }
 	startWorker(t, func(ctx context.Context) error { return run(ctx, config, connect, []workflow.Definition{echo}) })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -129,9 +127,7 @@ func TestRun_P6_ExecutesBeforeTheAPIServerAnswers(t *testing.T) {
 	if err := server.Listener.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if server.Listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", address); err != nil {
-		t.Fatal(err)
-	}
+	server.Listener = listener
 	server.Start()
 	defer server.Close()
 	select {

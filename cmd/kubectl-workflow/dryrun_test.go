@@ -170,7 +170,7 @@ func TestDryRun_P7_SaysWhyThereIsNone(t *testing.T) {
 			asked := w.kubelet(test.state)
 			timeout := "60s"
 			if test.code == codeTimeout {
-				timeout = "5s"
+				timeout = "20s"
 			}
 			w.fails(test.code, test.want, "retry", "run/"+runSeq(1), "--dry-run", "--timeout", timeout)
 			asked()

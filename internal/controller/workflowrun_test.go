@@ -41,7 +41,7 @@ func claimAs(t *testing.T, s *store.Store, podUID, process string) openworkflow.
 			Max:            1,
 			WorkerIDPrefix: podUID + "." + process + ".",
 			First:          1,
-			Lease:          time.Minute,
+			Lease:          time.Hour,
 		})
 		if err != nil {
 			return err

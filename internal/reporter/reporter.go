@@ -67,6 +67,8 @@ type Reporter struct {
 	namespace string
 	podName   string
 	log       *slog.Logger
+	// holdBack is ongoingDelay, and longer in tests. It is set before Run.
+	holdBack time.Duration
 	// patchesOnly is set once the API server has refused a PUT as forbidden.
 	patchesOnly atomic.Bool
 
@@ -140,6 +142,7 @@ func New(config *rest.Config, namespace, podName string, log *slog.Logger) (*Rep
 		namespace: namespace,
 		podName:   podName,
 		log:       log,
+		holdBack:  ongoingDelay,
 		pending:   map[string]*pendingReport{},
 	}
 	r.changed = sync.NewCond(&r.mu)
@@ -172,7 +175,7 @@ func (r *Reporter) Report(run *openworkflow.Run, steps openworkflow.StepSummary)
 	case status.State.Terminal():
 		entry.due = now
 	case isFirst:
-		entry.due = now.Add(ongoingDelay)
+		entry.due = now.Add(r.holdBack)
 	default:
 		return // it replaces a status that is queued
 	}

@@ -114,13 +114,20 @@ func (s *server) await(t *testing.T, n int) {
 // start returns a running reporter, and a function that stops it and waits.
 func start(t *testing.T, s *server) (r *Reporter, stop func()) {
 	t.Helper()
+	return startHolding(t, s, ongoingDelay)
+}
+
+// startHolding is start with the time for which the reports of runs that go on are held back.
+func startHolding(t *testing.T, s *server, holdBack time.Duration) (r *Reporter, stop func()) {
+	t.Helper()
 	r, err := New(&rest.Config{Host: s.URL}, "shop", "pod-1", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.holdBack = holdBack
 	ctx, cancel := context.WithCancel(t.Context())
 	var task sync.WaitGroup
-	task.Go(func() { r.Run(ctx, 5*time.Second) })
+	task.Go(func() { r.Run(ctx, time.Minute) })
 	stop = sync.OnceFunc(func() {
 		cancel()
 		task.Wait()
@@ -247,7 +254,7 @@ func TestReportIsRetriedAndTheNewestWins(t *testing.T) {
 func TestRunThatEndsEarlyIsReportedOnce(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, ok)
-	r, stop := start(t, s)
+	r, stop := startHolding(t, s, time.Hour) // however slowly the two come
 	for range 20 {
 		name := openworkflow.NewID()
 		r.Report(run(name, openworkflow.RunRunning), openworkflow.StepSummary{})
@@ -278,11 +285,11 @@ func TestRunThatLastsIsReportedWithinHalfASecond(t *testing.T) {
 func TestEndsDoNotWaitForRunsThatGoOn(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, ok)
-	r, _ := start(t, s)
+	r, _ := startHolding(t, s, time.Hour)
 	r.Report(run("order-1", openworkflow.RunRunning), openworkflow.StepSummary{})
 	r.Report(run("order-2", openworkflow.RunCompleted), openworkflow.StepSummary{})
-	s.await(t, 2)
-	if want := []string{"Completed", "Running"}; !slices.Equal(s.states, want) {
+	s.await(t, 1)
+	if want := []string{"Completed"}; !slices.Equal(s.states, want) {
 		t.Errorf("reports were %v, want %v", s.states, want)
 	}
 }

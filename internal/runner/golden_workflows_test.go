@@ -556,12 +556,15 @@ var scenarios = map[string]scenario{
 				return func(r *store.NewRun) { r.DeadlineAt = new(time.Now().Add(d)) }
 			}
 			x.sweep(x.create(x.runOf("ok", 0), in(-time.Second)))
-			late := x.create(x.runOf("late", 0), in(2*time.Second))
-			overrun := x.create(x.runOf("overrun-success", 0), in(2*time.Second))
+			late := x.create(x.runOf("late", 0), in(8*time.Second))
+			overrun := x.create(x.runOf("overrun-success", 0), in(8*time.Second))
 			x.result(x.create(x.runOf("fails-step", 0), in(30*time.Second)))
 			x.result(late)
 			x.result(overrun)
-			x.sweep(x.create(x.runOf("parks", 0), in(time.Second)))
+			parks := x.create(x.runOf("parks", 0), in(24*time.Hour))
+			x.parked(parks)
+			x.exec(`UPDATE openworkflow.workflow_runs SET deadline_at = now() WHERE id = $1`, parks)
+			x.sweep(parks)
 		}},
 		depart: func(x *trial, want map[string]*runEnd) {
 			if x.from < 0 {

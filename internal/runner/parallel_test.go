@@ -210,7 +210,7 @@ func TestParallelFailuresAreRetriedEachByItsOwnPolicy(t *testing.T) {
 					return "", fmt.Errorf("failure %d of %s", n, name)
 				}
 				return name, nil
-			}, step.Retry(workflow.RetryPolicy{InitialInterval: 500 * time.Millisecond, BackoffCoefficient: 1})))
+			}, step.Retry(workflow.RetryPolicy{InitialInterval: 3 * time.Second, BackoffCoefficient: 1})))
 		}
 		var results []string
 		for _, f := range futures {
@@ -236,8 +236,8 @@ func TestParallelFailuresAreRetriedEachByItsOwnPolicy(t *testing.T) {
 			t.Errorf("%s was called %d times, want 3", name, c.of(name))
 		}
 	}
-	if run := b.result(id); run.Attempts > 5 {
-		t.Errorf("the run was claimed %d times", run.Attempts)
+	if run := b.result(id); run.Attempts > 7 { // those that are due together share a claim
+		t.Errorf("the run was claimed %d times, want at most once for each retry", run.Attempts)
 	}
 }
 

@@ -201,7 +201,9 @@ func TestQuarantine_P3_TheStepIsStoredBeforeItsFunctionIsCalled(t *testing.T) {
 					_, err := step.Run(ctx, name, func(ctx context.Context) (any, error) {
 						var names []string
 						for _, a := range b.steps(workflow.Info(ctx).ID) {
-							if a.Status == openworkflow.StepRunning {
+							// The row of a step that lasts longer than a moment is stored in any case.
+							mayBe := a.StepName == name && (name == "next" || deaths == 0)
+							if a.Status == openworkflow.StepRunning && !mayBe {
 								names = append(names, a.StepName)
 							}
 						}

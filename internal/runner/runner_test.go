@@ -232,7 +232,7 @@ func TestDeadlineEndsTheStepAndFailsTheRun(t *testing.T) {
 	b.work(runner.Options{}, w, quick)
 	b.completed(b.start(quick, `1`)) // the worker claims by now
 	id := b.start(w, `null`, func(r *store.NewRun) {
-		at := time.Now().Add(3 * time.Second) // long enough to be claimed
+		at := time.Now().Add(8 * time.Second) // long enough to be claimed
 		r.DeadlineAt = &at
 	})
 	if got := b.failed(id); got.Message != openworkflow.DeadlineMessage {

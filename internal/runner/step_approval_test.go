@@ -186,7 +186,7 @@ func TestWaitForApproval_WithoutItsQuestionExpires(t *testing.T) {
 	b := newBench(t)
 	w := asking(nil)
 	b.work(runner.Options{}, w)
-	id := b.start(w, "500")
+	id := b.start(w, "5000")
 	b.asked(id)
 	conn, err := pgx.Connect(t.Context(), b.url)
 	if err != nil {

@@ -212,7 +212,7 @@ func newPostgres(t *testing.T) *world {
 	}
 	return &world{
 		interpreter: newInterpreter(5 * time.Millisecond),
-		patience:    time.Minute,
+		patience:    5 * time.Minute,
 		options:     runner.Options{PollInterval: 50 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)},
 		uncounted:   true,
 		open: func([]openworkflow.Definition) (database, func(context.Context, string) error, func(), error) {
