@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"strings"
@@ -10,9 +11,12 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/internal/testpg"
 )
 
@@ -256,8 +260,19 @@ func TestManager_CancelsWhatWasDeletedWhileItWasDown(t *testing.T) {
 	b = newBackend()
 	w.create(b)
 
-	// A Backend is ready, and its pools may start, only after the orphans are canceled.
+	// A Backend is ready, and its pools may start, only after the orphans are canceled. Rows that say of
+	// themselves what no object is called, which anybody may write, neither end that nor are canceled.
 	s := w.store()
+	hostile := map[string]string{
+		"!1": `"namespace": "x"`, "!2": `"namespace": "x", "name": "../../../../../api/v1/namespaces"`,
+		"!3": `"namespace": "../x", "name": "order"`, "!4": `"namespace": "x", "name": "order", "generation": "1"`,
+	}
+	for id, names := range hostile {
+		object := fmt.Sprintf(`{"kubernetes": {"cluster": "test-cluster", "uid": %q, %s}}`, id, names)
+		if _, err := s.CreateRuns(t.Context(), []store.NewRun{{ID: id, WorkflowName: "other", Context: json.RawMessage(object)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	wasOpen := false
 	open := func(ctx context.Context, o storeOptions) (backend.Store, error) {
 		inner, err := backend.OpenStore(ctx, o)
@@ -271,6 +286,11 @@ func TestManager_CancelsWhatWasDeletedWhileItWasDown(t *testing.T) {
 	for run, want := range map[*v1alpha1.WorkflowRun]string{kept: "pending", deleted: "canceled", replaced: "canceled"} {
 		if row := w.row(s, run.UID); string(row.Status) != want {
 			t.Errorf("run of %s is %s, want %s", run.Name, row.Status, want)
+		}
+	}
+	for id := range hostile {
+		if row := w.row(s, types.UID(id)); row.Status != openworkflow.RunPending {
+			t.Errorf("row %s is %s", id, row.Status)
 		}
 	}
 	w.awaitState(again, v1alpha1.RunPending, v1alpha1.ReasonPending)

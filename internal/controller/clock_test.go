@@ -68,7 +68,7 @@ func TestPlanRun_R180_ComparesRowsWithTheServersClock(t *testing.T) {
 			began, finished := noon.Add(ahead-2*time.Hour), noon.Add(ahead-30*time.Second)
 			row := &openworkflow.Run{
 				ID: "uid", Status: openworkflow.RunCompleted, Attempts: 1, WorkerID: new("a.b.1"), StartedAt: &began, FinishedAt: &finished,
-				Context: openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{UID: "uid"}}.Encode(),
+				Context: openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{Namespace: "shop", Name: "order", UID: "uid"}}.Encode(),
 			}
 			object := newTestRun("order", func(r *run) {
 				r.UID, r.CreationTimestamp = "uid", metav1.Time{Time: noon.Add(-2 * time.Hour)}

@@ -46,6 +46,9 @@ func (s *orphanSweep) run(ctx context.Context, conn *backend.Connection) error {
 func (s *orphanSweep) cancelOrphans(ctx context.Context, conn *backend.Connection, runs []store.ObjectRun) error {
 	var orphans []string
 	for _, run := range runs {
+		if !run.Object.Valid() {
+			continue // no object's run
+		}
 		gone, err := s.objectGone(ctx, types.NamespacedName{Namespace: run.Object.Namespace, Name: run.Object.Name}, types.UID(run.Object.UID))
 		if err != nil {
 			return err

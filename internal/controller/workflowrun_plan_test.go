@@ -190,7 +190,7 @@ func TestPlanRun_WaitsForTheWorkersFirstReport(t *testing.T) {
 	object := func(uid string, generation int64) *run {
 		return newTestRun("order", func(r *run) { r.UID, r.Generation = types.UID(uid), generation })
 	}
-	ref := openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{UID: "uid", Generation: 1}}.Encode()
+	ref := openworkflow.RunContext{Kubernetes: &openworkflow.ObjectRef{Namespace: "shop", Name: "order", UID: "uid", Generation: 1}}.Encode()
 	claimed := openworkflow.Run{
 		ID: "uid", Status: openworkflow.RunRunning, Attempts: 1, WorkerID: new("a.b.1"), Context: ref,
 		StartedAt: &noon, CreatedAt: noon, UpdatedAt: noon,

@@ -178,6 +178,29 @@ type ObjectRef struct {
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 }
 
+// Valid reports whether Kubernetes could have an object of these names. Whoever may write rows may write
+// anything there, and the names become parts of URLs.
+func (o *ObjectRef) Valid() bool {
+	return isDNSName(o.Namespace, 63, false) && isDNSName(o.Name, 253, true)
+}
+
+// isDNSName reports whether a name is a DNS label of RFC 1123, or several with dots between them.
+func isDNSName(name string, limit int, dots bool) bool {
+	afterBorder := true // whether a label begins here
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+			afterBorder = false
+		case c == '-' && !afterBorder:
+		case c == '.' && dots && !afterBorder && name[i-1] != '-':
+			afterBorder = true
+		default:
+			return false
+		}
+	}
+	return !afterBorder && name[len(name)-1] != '-' && len(name) <= limit
+}
+
 // RunContext is the context column of workflow_runs. TraceContext is
 // OpenWorkflow's (R27, R160); Kubernetes and Schedule are ours.
 type RunContext struct {
@@ -207,8 +230,13 @@ func (c RunContext) Encode() json.RawMessage {
 }
 
 // Object returns the Kubernetes object that the run mirrors, nil if there is none. A context
-// of another shape counts as none.
-func (r *Run) Object() *ObjectRef { return r.decodeContext().Kubernetes }
+// of another shape, or with names that no object has, counts as none.
+func (r *Run) Object() *ObjectRef {
+	if object := r.decodeContext().Kubernetes; object != nil && object.Valid() {
+		return object
+	}
+	return nil
+}
 
 // Schedule returns the WorkflowSchedule that has started the run without an object, nil if there is
 // none. A context of another shape counts as none.

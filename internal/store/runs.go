@@ -173,7 +173,8 @@ LIMIT $4`
 // OpenObjectRuns returns up to limit open runs that mirror an object of the cluster and have
 // its uid as their id. They come in the order of ids, after afterRunID, which is empty at
 // first. A run to which an object attached by an idempotency key is not among them. Fewer than
-// limit means that these were the last.
+// limit means that these were the last. A row whose context is of another shape, or names no object that
+// there could be, counts for the page, with an Object that is not valid.
 func (s *Store) OpenObjectRuns(ctx context.Context, cluster, afterRunID string, limit int) ([]ObjectRun, error) {
 	var runs []ObjectRun
 	err := s.eachRow(ctx, func(row pgx.CollectableRow) error {
@@ -183,9 +184,7 @@ func (s *Store) OpenObjectRuns(ctx context.Context, cluster, afterRunID string, 
 			return err
 		}
 		if json.Unmarshal(object, &run.Object) != nil {
-			// The context is of another shape than ours. As for Run.Object, this is no
-			// object's run, but it counts for the page.
-			run.Object = openworkflow.ObjectRef{Cluster: cluster, UID: run.RunID}
+			run.Object = openworkflow.ObjectRef{} // of another shape than ours, and so not valid
 		}
 		runs = append(runs, run)
 		return nil
