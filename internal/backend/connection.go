@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/internal/wake"
@@ -57,15 +58,15 @@ type Connection struct {
 	states  *coalescer[string, *openworkflow.Run]
 	cancels *coalescer[string, openworkflow.RunStatus]
 
-	podsHash  atomic.Pointer[string]
-	retention atomic.Pointer[store.Retention]
-	workers   atomic.Pointer[[]store.Worker]
-	hints     wake.Flag
-	ended     atomic.Bool
-	panics    panics
-	slow      slowness
-	cancel    context.CancelFunc
-	loops     sync.WaitGroup
+	podSettings atomic.Pointer[PodSettings]
+	retention   atomic.Pointer[store.Retention]
+	workers     atomic.Pointer[[]store.Worker]
+	hints       wake.Flag
+	ended       atomic.Bool
+	panics      panics
+	slow        slowness
+	cancel      context.CancelFunc
+	loops       sync.WaitGroup
 }
 
 // NewConnection returns the connection of an open database. CreateRun, RunState and
@@ -149,18 +150,29 @@ func (c *Connection) CancelRun(ctx context.Context, id string) (openworkflow.Run
 	return c.cancels.do(ctx, id)
 }
 
-// PodsHash changes with everything that worker pods read of the Backend when they start.
-func (c *Connection) PodsHash() string {
-	if hash := c.podsHash.Load(); hash != nil {
-		return *hash
-	}
-	return ""
+// PodSettings are what worker pods read of their Backend when they start, besides where in the database the
+// runs are.
+type PodSettings struct {
+	Secret  v1alpha1.SecretKeyRef
+	SSLMode string
+	CA      v1alpha1.CASecretKeyRef
+	// Hash changes with all of it, and with the contents of the Secrets; see PodsHash.
+	Hash string
 }
 
-// SetPodsHash changes PodsHash and reports whether it was another one.
-func (c *Connection) SetPodsHash(hash string) (changed bool) {
-	before := c.podsHash.Swap(&hash)
-	return before == nil || *before != hash
+// PodSettings returns the settings that the last check without an error has found. The spec may name others
+// by now, with which no pod could work.
+func (c *Connection) PodSettings() PodSettings {
+	if settings := c.podSettings.Load(); settings != nil {
+		return *settings
+	}
+	return PodSettings{}
+}
+
+// SetPodSettings changes PodSettings and reports whether they were others.
+func (c *Connection) SetPodSettings(settings PodSettings) (changed bool) {
+	before := c.podSettings.Swap(&settings)
+	return before == nil || *before != settings
 }
 
 // Retention returns how long ended runs are kept in this database, nil for ever.

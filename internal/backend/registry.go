@@ -79,8 +79,8 @@ type entry struct {
 	failures int
 	// everReady is true once this connection was ready: pods may rely on its settings.
 	everReady bool
-	// lingering is true when the Backend was deleted and its connection is still open, until close
-	// fires.
+	// lingering is true when the Backend was deleted, until one of its name was checked. The connection
+	// is open until close fires, which is nil once there is such a Backend.
 	lingering bool
 	close     *time.Timer
 }
@@ -233,9 +233,7 @@ func (r *Registry) Publish(key types.NamespacedName, conn *Connection, state Sta
 		e = &entry{}
 		r.entries[key] = e
 	}
-	if e.lingering { // a Backend of the same name was created
-		e.close.Stop()
-	}
+	r.keepLocked(e)
 	changed := e.state != state || e.conn != conn
 	r.updateLocked(e, conn, state)
 	failures = e.failures
@@ -257,15 +255,34 @@ func (r *Registry) updateLocked(e *entry, conn *Connection, state State) {
 		r.closeLocked(e)
 		e.conn, e.everReady = conn, false
 	}
-	e.state, e.lingering = state, false
+	if e.lingering {
+		e.lingering, e.everReady = false, false // pods of another Backend have relied on the settings
+	}
+	e.state = state
 	if !state.Ready {
 		e.failures++
 		return
 	}
-	e.failures = 0
-	if !e.everReady {
-		e.everReady = true
+	e.failures, e.everReady = 0, true
+	if conn.cancel == nil {
 		r.startLoops(conn)
+	}
+}
+
+// Keep keeps the connection of a Backend open that exists, although one of its name was deleted a moment
+// ago: its check may take longer than the connection lingers.
+func (r *Registry) Keep(key types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e := r.entries[key]; e != nil {
+		r.keepLocked(e)
+	}
+}
+
+func (r *Registry) keepLocked(e *entry) {
+	if e.close != nil {
+		e.close.Stop()
+		e.close = nil
 	}
 }
 
@@ -273,10 +290,11 @@ func (r *Registry) updateLocked(e *entry, conn *Connection, state State) {
 func (r *Registry) Remove(key types.NamespacedName) {
 	r.mu.Lock()
 	e := r.entries[key]
-	if e == nil || e.lingering || r.stopped {
+	if e == nil || e.close != nil || r.stopped {
 		r.mu.Unlock()
 		return
 	}
+	wasLingering := e.lingering // the Backend is deleted again before it was checked
 	e.lingering, e.failures = true, 0
 	e.state = NotFound(key.Name)
 	var timer *time.Timer
@@ -284,7 +302,7 @@ func (r *Registry) Remove(key types.NamespacedName) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		// A timer that could not be stopped belongs to an earlier deletion.
-		if r.entries[key] == e && e.lingering && e.close == timer {
+		if r.entries[key] == e && e.close == timer {
 			r.closeLocked(e)
 			delete(r.entries, key)
 		}
@@ -293,7 +311,9 @@ func (r *Registry) Remove(key types.NamespacedName) {
 	r.mu.Unlock()
 
 	metrics.BackendUp.DeleteLabelValues(key.Namespace, key.Name)
-	r.Notify(key)
+	if !wasLingering {
+		r.Notify(key)
+	}
 }
 
 func (r *Registry) startLoops(c *Connection) {

@@ -134,6 +134,47 @@ func TestRegistry_P3_LingersFromTheLastDeletion(t *testing.T) {
 	})
 }
 
+// TestRegistry_P3_KeepsWhatIsCheckedForANewBackend: the check of a Backend that is created while a connection
+// lingers may take longer than that.
+func TestRegistry_P3_KeepsWhatIsCheckedForANewBackend(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRegistry()
+		loops := 0
+		r.Loops = func(ctx context.Context, _ *Connection) {
+			loops++
+			<-ctx.Done()
+		}
+		conn, database := newFakeConnection("1")
+		r.Publish(key, conn, ready)
+		for range 2 {
+			r.Remove(key)
+			r.Keep(key)
+			time.Sleep(2 * r.Linger)
+			if r.Current(key) != conn || r.EverReady(key) != nil || database.closed {
+				t.Errorf("the connection is not kept: closed %t", database.closed)
+			}
+			r.Publish(key, conn, failing)
+			if r.EverReady(key) != nil {
+				t.Error("pods may rely on a Backend that was never ready")
+			}
+			r.Publish(key, conn, ready)
+			synctest.Wait()
+			if loops != 1 || r.EverReady(key) != conn {
+				t.Errorf("%d loops run, want 1", loops)
+			}
+		}
+		r.Remove(key)
+		r.Keep(key)
+		r.Remove(key) // before it was checked
+		time.Sleep(r.Linger)
+		synctest.Wait()
+		if r.Current(key) != nil || !database.closed {
+			t.Error("the connection is open after it has lingered")
+		}
+	})
+}
+
 func TestRegistry_ClosesWhatItReplacesAndWhatIsOpenAtTheEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

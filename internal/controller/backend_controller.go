@@ -106,6 +106,7 @@ func (r *BackendReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
+	r.Backends.Keep(req.NamespacedName)
 	if conn, check, ok := r.checks.take(&object); ok {
 		return r.conclude(ctx, &object, conn, check)
 	}
@@ -207,10 +208,13 @@ func (r *BackendReconciler) checkDatabase(ctx context.Context, task *checkTask, 
 		}
 	}
 	hash := backend.Hash(options, urls.migration)
-	podsHash := backend.PodsHash(options, urls.podSecrets...)
+	settings := backend.PodSettings{
+		Secret: object.Spec.Postgres.WorkerSecret(), SSLMode: object.Spec.Postgres.SSLMode, CA: object.Spec.Postgres.CASecretRef,
+		Hash: backend.PodsHash(options, urls.podSecrets...),
+	}
 	if conn != nil && conn.Hash == hash && r.Backends.Ready(key) == conn {
 		conn.SetRetention(retention(object))
-		if conn.SetPodsHash(podsHash) {
+		if conn.SetPodSettings(settings) {
 			r.Backends.Notify(key)
 		}
 		check := backendCheck{stage: stagePing, version: conn.ServerVersion, conn: conn}
@@ -228,8 +232,11 @@ func (r *BackendReconciler) checkDatabase(ctx context.Context, task *checkTask, 
 	// The retention belongs to the connection: a spec that changes the URL and the retention
 	// at once must not remove anything from the previous database.
 	conn.SetRetention(retention(object))
-	conn.SetPodsHash(podsHash)
-	return conn, r.prepare(ctx, task, conn, migrationOptions(options, urls))
+	check := r.prepare(ctx, task, conn, migrationOptions(options, urls))
+	if check.err == nil {
+		conn.SetPodSettings(settings)
+	}
+	return conn, check
 }
 
 // prepare migrates and checks the schema of an open database, then sweeps it for what has

@@ -183,7 +183,8 @@ func (r *WorkerPoolReconciler) observe(ctx context.Context, pool *v1alpha1.Worke
 
 // apply applies the pool's objects unless they are up to date. It returns why the template
 // was rejected, for the user. It does nothing until the Backend was ready once: before,
-// workers would find no schema, or claim runs of deleted objects.
+// workers would find no schema, or claim runs of deleted objects. What pods read of the Backend is what its
+// last check without an error has found.
 func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejected string, err error) {
 	pool := seen.Pool
 	if text := pool.Unreadable.SpecMessage(); text != "" {
@@ -198,20 +199,17 @@ func (r *WorkerPoolReconciler) apply(ctx context.Context, seen *poolSeen) (rejec
 	if conn == nil {
 		return "", nil
 	}
-	var itsBackend v1alpha1.Backend
-	if err := r.Get(ctx, key, &itsBackend); err != nil {
-		return "", client.IgnoreNotFound(err)
-	}
+	settings := conn.PodSettings()
 	objects := poolspec.Objects(poolspec.Input{
 		Pool:        pool,
 		Template:    template,
 		Backend:     key.Name,
-		Secret:      itsBackend.Spec.Postgres.WorkerSecret(),
+		Secret:      settings.Secret,
 		Schema:      conn.Schema,
 		NamespaceID: conn.NamespaceID,
-		SSLMode:     itsBackend.Spec.Postgres.SSLMode,
-		CA:          itsBackend.Spec.Postgres.CASecretRef,
-		BackendHash: conn.PodsHash(),
+		SSLMode:     settings.SSLMode,
+		CA:          settings.CA,
+		BackendHash: settings.Hash,
 	})
 	hash, err := poolspec.Hash(objects)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -273,6 +274,37 @@ func (w *world) awaitStuck(pool *v1alpha1.WorkerPool, reason string, functions i
 		if conditionReason(pool.Status.Conditions) != reason || ptr.Deref(pool.Status.StuckSteps, 0) != functions ||
 			(functions > 0) != strings.HasPrefix(text, fmt.Sprintf("%d functions in 1 workers do not return", functions)) {
 			return fmt.Errorf("status is %+v, want %s with %d functions that do not return", pool.Status, reason, functions)
+		}
+		return nil
+	})
+}
+
+// TestPool_P3_PodsReadWhatTheLastGoodCheckHasFound: a spec that names a Secret which does not exist yet takes away no
+// pod.
+func TestPool_P3_PodsReadWhatTheLastGoodCheckHasFound(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	b, pool := w.backend(), newPool("shop")
+	w.create(pool)
+	w.awaitBackend(b, v1alpha1.ReasonConnected)
+	before := owned(w, "shop", &appsv1.Deployment{}).Spec.Template
+	modify(w, b, func(b *v1alpha1.Backend) { b.Spec.Postgres.URLSecretRef.Name = "later" })
+	w.awaitBackend(b, v1alpha1.ReasonSecretNotFound)
+	modify(w, pool, func(p *v1alpha1.WorkerPool) { p.Spec.Replicas = new(int32(7)) }) // which applies its objects again
+	eventually(t, func() error {
+		if d := owned(w, "shop", &appsv1.Deployment{}); *d.Spec.Replicas != 7 {
+			return fmt.Errorf("the Deployment has %d replicas", *d.Spec.Replicas)
+		}
+		return nil
+	})
+	if diff := cmp.Diff(before, owned(w, "shop", &appsv1.Deployment{}).Spec.Template); diff != "" {
+		t.Errorf("the pods have changed (-before +after):\n%s", diff)
+	}
+	w.secret("later", w.URL)
+	w.awaitBackend(b, v1alpha1.ReasonConnected)
+	eventually(t, func() error {
+		if diff := cmp.Diff(before, owned(w, "shop", &appsv1.Deployment{}).Spec.Template); !strings.Contains(diff, `"later"`) {
+			return fmt.Errorf("the pods do not read the other Secret:\n%s", diff)
 		}
 		return nil
 	})
