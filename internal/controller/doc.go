@@ -28,7 +28,7 @@
 //	workflowrun_input.go        large inputs, which the cache leaves out
 //	workflowrun_status.go       writes the status of a run
 //	refusals.go                 statuses that the API server has refused
-//	workflowrun_ttl.go          the ttls of ended objects, which Backends may set
+//	workflowrun_ttl.go          the ttls of ended objects, which Backends may set, and what keeps objects longer
 //	workflowrun_reports.go      how long the manager waits for the workers' reports
 //
 //	workflowschedule_controller.go  WorkflowSchedule: starts its runs, writes its status, keeps its history

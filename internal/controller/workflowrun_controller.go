@@ -162,8 +162,7 @@ func (r *WorkflowRunReconciler) observe(ctx context.Context, run *v1alpha1.Workf
 		FirstReport: r.FirstReport, FirstReportLeft: known.wait, Now: r.Clock.Now(),
 	}
 	if run.Status.State.Terminal() {
-		seen.TTL = r.ttls.of(run)
-		return seen, nil, r.confirmEnd(ctx, &seen)
+		return seen, nil, r.observeEnded(ctx, &seen)
 	}
 	if known.hasRow && seen.RunID == "" {
 		seen.RunID = string(run.UID)
@@ -192,14 +191,24 @@ func serverAhead(conn *backend.Connection, now time.Time) time.Duration {
 	return conn.Store.ServerTime(now).Sub(now)
 }
 
+// observeEnded gathers what the deletion of an ended run depends on. The row is read only once nothing
+// else keeps the object.
+func (r *WorkflowRunReconciler) observeEnded(ctx context.Context, seen *runSeen) (err error) {
+	seen.TTL = r.ttls.of(seen.Run)
+	if seen.TTL == nil || !seen.Run.DeletionTimestamp.IsZero() {
+		return nil
+	}
+	if seen.Kept, err = r.keptBySchedule(ctx, seen.Run, seen.Now); err != nil || seen.Kept > 0 {
+		return err
+	}
+	return r.confirmEnd(ctx, seen)
+}
+
 // confirmEnd looks for the end of a run that will be deleted after its ttl. The status alone is
 // not believed: deleting an open run's object cancels the run. Without a Backend there is nobody
 // to ask, and nothing to cancel.
 func (r *WorkflowRunReconciler) confirmEnd(ctx context.Context, seen *runSeen) error {
 	run := seen.Run
-	if seen.TTL == nil || !run.DeletionTimestamp.IsZero() {
-		return nil
-	}
 	key := backend.KeyOf(run.Namespace, run.Spec.BackendRef)
 	if conn := r.Backends.Ready(key); conn != nil {
 		seen.ServerAhead = serverAhead(conn, seen.Now)

@@ -40,6 +40,8 @@ type runSeen struct {
 	ReportDelay time.Duration
 	// TTL is how many seconds after its end an ended object is deleted, nil for never.
 	TTL *int32
+	// Kept is for how long the object stays though its ttl is over, as its schedule needs it.
+	Kept time.Duration
 	// Unconfirmed says that the object shows an end, but its row was not seen to have ended.
 	Unconfirmed bool
 	// NoWorker is why no worker serves the run's workflow, empty if one does.
@@ -220,6 +222,10 @@ func planEnded(seen runSeen) runPlan {
 	}
 	if left := time.Duration(*ttl)*time.Second - seen.endedFor(); left > 0 {
 		plan.RequeueAfter = left
+		return plan
+	}
+	if seen.Kept > 0 {
+		plan.RequeueAfter = seen.Kept
 		return plan
 	}
 	if seen.Unconfirmed {

@@ -76,6 +76,7 @@ func TestPlanRun(t *testing.T) {
 		backend backend.State
 		row     *openworkflow.Run
 		refused string
+		kept    time.Duration
 		want    runPlan
 	}{
 		"a new run is mirrored":                  {backend: ready, want: mirror},
@@ -134,6 +135,9 @@ func TestPlanRun(t *testing.T) {
 			backend: ready, want: runPlan{RequeueAfter: 59 * time.Second},
 		},
 		"ttl is over": {run: []change{ended, ttl(60)}, backend: ready, want: runPlan{Action: runDelete}},
+		"ttl is over, and its schedule needs it": {
+			run: []change{ended, ttl(60)}, kept: keptCheck, backend: ready, want: runPlan{RequeueAfter: keptCheck},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -143,7 +147,7 @@ func TestPlanRun(t *testing.T) {
 			}
 			got := planRun(runSeen{
 				Run: object, Cluster: "c", Backend: test.backend, RunID: object.Status.RunID, Row: test.row, Refused: test.refused, RefusedReason: v1alpha1.ReasonInvalidInput, Now: noon,
-				TTL: (&objectTTLs{}).of(object),
+				TTL: (&objectTTLs{}).of(object), Kept: test.kept,
 			})
 			if diff := cmp.Diff(test.want, got); diff != "" {
 				t.Errorf("plan (-want +got):\n%s", diff)

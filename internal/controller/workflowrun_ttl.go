@@ -2,8 +2,13 @@ package controller
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -12,7 +17,12 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/schedulespec"
 )
+
+// keptCheck is the time after which an ended run is looked at again that its schedule has not
+// accounted for.
+const keptCheck = 5 * time.Second
 
 // objectTTLs are the ttls that Backends set for WorkflowRuns without one. They are in memory,
 // because each end of a run looks for one. Its methods may be called concurrently.
@@ -85,4 +95,52 @@ func (r *WorkflowRunReconciler) ttlChanged(ctx context.Context, key types.Namesp
 			addLowPriority(queue, runRequest{NamespacedName: client.ObjectKeyFromObject(run)})
 		}
 	}
+}
+
+// keptBySchedule returns for how long the object of an ended run stays, whatever its ttl is, because
+// the object is what keeps the slot from starting again: settleTime after its creation, and until
+// its schedule has accounted for it. A schedule that is gone, or is being deleted, keeps none.
+func (r *WorkflowRunReconciler) keptBySchedule(ctx context.Context, run *v1alpha1.WorkflowRun, now time.Time) (time.Duration, error) {
+	owner := metav1.GetControllerOfNoCopy(run)
+	if owner == nil || owner.Kind != "WorkflowSchedule" {
+		return 0, nil
+	}
+	var s v1alpha1.WorkflowSchedule
+	err := r.Get(ctx, types.NamespacedName{Namespace: run.Namespace, Name: owner.Name}, &s, client.UnsafeDisableDeepCopy)
+	switch {
+	case apierrors.IsNotFound(err):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("get the WorkflowSchedule %s of run %s: %w", owner.Name, run.Name, err)
+	case s.UID != owner.UID || !s.DeletionTimestamp.IsZero():
+		return 0, nil
+	}
+	if young := settleTime - now.Sub(run.CreationTimestamp.Time); young > 0 {
+		return young, nil
+	}
+	if !accountedFor(&s, run.Name) {
+		return keptCheck, nil
+	}
+	return 0, nil
+}
+
+// accountedFor reports whether the status of a schedule says what has become of a run that has ended,
+// so that it would not be created again. The status may be older than the run.
+func accountedFor(s *v1alpha1.WorkflowSchedule, run string) bool {
+	if slices.Contains(expectedRuns(&s.Status), run) || s.Status.Starting != nil && s.Status.Starting.Run == run {
+		return false
+	}
+	slot, suffix, ok := schedulespec.ParseName(s, run)
+	switch {
+	case !ok || suffix == schedulespec.Manual:
+		return true
+	case suffix == "":
+		return !slot.After(timeOf(s.Status.DecidedUntil))
+	}
+	for i := range s.Status.Backfills {
+		if b := &s.Status.Backfills[i]; schedulespec.BackfillSuffix(b.Name) == suffix {
+			return b.State.Terminal() || !slot.After(timeOf(b.DecidedUntil))
+		}
+	}
+	return !slices.ContainsFunc(s.Spec.Backfills, func(b v1alpha1.Backfill) bool { return schedulespec.BackfillSuffix(b.Name) == suffix })
 }
