@@ -377,6 +377,57 @@ func TestScheduleInDatabase_BackfillsByRows(t *testing.T) {
 	}
 }
 
+// TestScheduleInDatabase_RunsOfARemovedBackfillGoOn: though a slot that is due replaces the run of another.
+func TestScheduleInDatabase_RunsOfARemovedBackfillGoOn(t *testing.T) {
+	w := newManagedWorld(t, fast())
+	s := newSchedule("minutely", inDatabase, func(s *wfs) {
+		s.Spec.OverlapPolicy, s.Spec.Suspend = "Replace", new(true)
+		s.Spec.Backfills = []v1alpha1.Backfill{{Name: "past", StartAt: hour(0), EndAt: &metav1.Time{Time: hour(0).Add(2 * time.Minute)}}}
+	})
+	w.create(s)
+	w.awaitScheduleReason(s, v1alpha1.ReasonSuspended)
+	modify(w, s, func(s *wfs) { s.Spec.Suspend = nil })
+	var ids []string
+	w.awaitSchedule(s, func(s *wfs) error {
+		if len(s.Status.Backfills) == 0 || len(s.Status.Backfills[0].Active) < 3 {
+			return fmt.Errorf("the backfill has not started")
+		}
+		ids = s.Status.Backfills[0].Active
+		return nil
+	})
+	modify(w, s, func(s *wfs) { s.Spec.Backfills = nil })
+	w.awaitSchedule(s, func(s *wfs) error {
+		if len(s.Status.Backfills) > 0 {
+			return fmt.Errorf("the backfill is not removed")
+		}
+		return nil
+	})
+	removed := timeOf(s.Status.LastScheduleTime)
+	db := w.store()
+	var replaced openworkflow.Run
+	eventuallyWithin(t, time.Minute, func() error { // a slot has replaced another since
+		for slot, row := range w.rowsOf(db, s) {
+			if slot.After(removed) && row.Status == openworkflow.RunCanceled {
+				replaced = row
+				return nil
+			}
+		}
+		return fmt.Errorf("no run was replaced since %s", removed)
+	})
+	rows, err := db.GetRuns(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		if row := rows[id]; row.Status != openworkflow.RunPending {
+			t.Errorf("run %s of the backfill is %s; %s was replaced", id, row.Status, replaced.ID)
+		}
+	}
+	if fetch(w, s); slices.ContainsFunc(s.Status.Active, func(id string) bool { return slices.Contains(ids, id) }) {
+		t.Errorf("active are %v, with runs of the backfill %v", s.Status.Active, ids)
+	}
+}
+
 // TestScheduleInDatabase_P7_BadInput: what the API server refuses, and what the manager says of a value
 // that no row holds.
 func TestScheduleInDatabase_P7_BadInput(t *testing.T) {

@@ -105,7 +105,7 @@ func (p *schedulePlan) settle() {
 	}
 	var ended []*v1alpha1.WorkflowRun
 	for _, name := range p.status.Active {
-		if run := runs[name]; run != nil && run.Status.State.Terminal() {
+		if run := runs[name]; run != nil && run.Status.State.Terminal() && !p.isBackfilled(name) {
 			ended = append(ended, run)
 		}
 	}
@@ -169,9 +169,13 @@ func expectedRuns(status *v1alpha1.WorkflowScheduleStatus) []string {
 	return names
 }
 
-// isBackfilled reports whether a run was started by a backfill. Other slots do not wait for it.
+// isBackfilled reports whether a run was started by a backfill. Other slots do not wait for it. An id in
+// the database that is not that of a slot itself is one of a backfill, which may be in the spec no more.
 func (p *schedulePlan) isBackfilled(run string) bool {
 	_, suffix, ok := schedulespec.ParseName(p.seen.Schedule, run)
+	if schedulespec.IsInDatabase(p.seen.Schedule) {
+		return !ok || suffix != ""
+	}
 	return ok && suffix != "" && suffix != schedulespec.Manual
 }
 

@@ -114,6 +114,40 @@ func TestPlanSchedule_ReplacesOnlyOlderRuns(t *testing.T) {
 	}
 }
 
+// TestPlanSchedule_ARemovedBackfillLeavesItsRunsAlone: no slot waits for them or replaces them, and their
+// failures do not count.
+func TestPlanSchedule_ARemovedBackfillLeavesItsRunsAlone(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*wfs){"Objects": func(*wfs) {}, "InDatabase": inDatabase} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			seen := seenSchedule(change, func(s *wfs) { s.Spec.OverlapPolicy, s.Spec.PauseAfterFailures = "Replace", new(int32(1)) })
+			s := seen.Schedule
+			backfilled := func(hours int, state v1alpha1.RunState) v1alpha1.WorkflowRun {
+				run, err := schedulespec.Run(s, noon.Add(time.Duration(hours)*time.Hour), schedulespec.BackfillSuffix("removed"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				run.Status.State = state
+				return *run
+			}
+			seen.Runs = []v1alpha1.WorkflowRun{ownedRun(s, noon.Add(-2*time.Hour), v1alpha1.RunRunning), backfilled(-3, v1alpha1.RunRunning), backfilled(-4, v1alpha1.RunFailed)}
+			s.Status.DecidedUntil, s.Status.TimingHash, s.Status.ObservedGeneration = &metav1.Time{Time: noon}, timingHash(&s.Spec), 1
+			s.Status.BufferedTime = &metav1.Time{Time: noon}
+			s.Status.Active = []string{seen.Runs[0].Name, seen.Runs[2].Name} // as an earlier release has taken them
+			s.Status.Backfills = []v1alpha1.BackfillStatus{{Name: "removed", State: v1alpha1.BackfillRunning, Active: []string{seen.Runs[1].Name}}}
+			plan := planSchedule(seen)
+			status := finishPlan(plan)
+			if got := plan.replaced(); len(got) != 1 || got[0].Name != seen.Runs[0].Name {
+				t.Errorf("replaced are %v", got)
+			}
+			if !slices.Equal(status.Active, []string{seen.Runs[0].Name}) || status.Failures != nil {
+				t.Errorf("active are %v, failures %v", status.Active, status.Failures)
+			}
+		})
+	}
+}
+
 func TestPlanSchedule_KeepsTheNewestOfEachKind(t *testing.T) {
 	t.Parallel()
 	seen := seenSchedule(func(s *wfs) {
