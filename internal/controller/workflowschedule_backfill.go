@@ -153,7 +153,7 @@ func (p *schedulePlan) advance(request *v1alpha1.Backfill, status *v1alpha1.Back
 	if until.After(status.DecidedUntil.Time) {
 		status.DecidedUntil = optionalTime(until)
 	}
-	if len(status.Starting)+len(status.Active) == 0 && !status.DecidedUntil.Before(request.EndAt) {
+	if len(status.Starting)+len(status.Active) == 0 && !status.DecidedUntil.Time.Before(b.End()) {
 		status.State, status.FinishedAt = v1alpha1.BackfillCompleted, optionalTime(p.seen.Now)
 		return nil
 	}

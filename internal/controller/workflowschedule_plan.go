@@ -80,8 +80,12 @@ func planSchedule(seen scheduleSeen) *schedulePlan {
 // timingHash returns a hash of when the slots of a schedule are.
 func timingHash(spec *v1alpha1.WorkflowScheduleSpec) string {
 	o := schedulespec.Timing(spec)
+	start := o.StartAt.Unix()
+	if o.StartAt.Nanosecond() > 0 { // slots are whole seconds: the first one is later
+		start++
+	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %d %d", o.Expressions, o.Zone,
-		cmp.Or(o.Gap, schedule.GapRunAfter), cmp.Or(o.Fold, schedule.FoldFirst), o.StartAt.Unix(), o.EndAt.Unix()))
+		cmp.Or(o.Gap, schedule.GapRunAfter), cmp.Or(o.Fold, schedule.FoldFirst), start, o.EndAt.Unix()))
 	return hex.EncodeToString(sum[:8])
 }
 

@@ -114,6 +114,62 @@ func TestPlanSchedule_ReplacesOnlyOlderRuns(t *testing.T) {
 	}
 }
 
+// finishBackfills plans again and again, as if each run completed at once, until nothing is to be done.
+func finishBackfills(t *testing.T, seen *scheduleSeen) []v1alpha1.BackfillStatus {
+	t.Helper()
+	for range 100 {
+		plan := planSchedule(*seen)
+		finishPlan(plan)
+		work := plan.planBackfills()
+		seen.Schedule.Status = plan.finish()
+		if work == nil || work.waits {
+			return seen.Schedule.Status.Backfills
+		}
+		for _, name := range work.names {
+			slot, suffix, _ := schedulespec.ParseName(seen.Schedule, name)
+			run, err := schedulespec.Run(seen.Schedule, slot, suffix)
+			if err != nil {
+				t.Fatal(err)
+			}
+			run.Status.State = v1alpha1.RunCompleted
+			seen.Runs = append(seen.Runs, *run)
+		}
+	}
+	t.Fatal("it does not end")
+	return nil
+}
+
+// TestPlanBackfills_EndWithAFraction: a status has whole seconds.
+func TestPlanBackfills_EndWithAFraction(t *testing.T) {
+	t.Parallel()
+	seen := seenSchedule(func(s *wfs) {
+		s.Spec.StartAt = &metav1.Time{Time: noon.AddDate(1, 0, 0)}
+		s.Spec.Backfills = []v1alpha1.Backfill{
+			{Name: "fraction", StartAt: &metav1.Time{Time: noon.Add(-5*time.Hour + time.Millisecond)}, EndAt: &metav1.Time{Time: noon.Add(-time.Millisecond)}},
+			{Name: "empty", StartAt: &metav1.Time{Time: noon.Add(-time.Hour + time.Millisecond)}, EndAt: &metav1.Time{Time: noon.Add(-time.Hour + 2*time.Millisecond)}},
+			{Name: "next", StartAt: &metav1.Time{Time: noon.Add(-9 * time.Hour)}, EndAt: &metav1.Time{Time: noon.Add(-8 * time.Hour)}},
+		}
+	})
+	for i, b := range finishBackfills(t, &seen) {
+		if want := []int32{4, 0, 2}[i]; b.State != v1alpha1.BackfillCompleted || b.Completed != want || b.Slots != want {
+			t.Errorf("the backfill is %+v, want %d slots", b, want)
+		}
+	}
+}
+
+// TestTimingHash_ChangesWithTheFirstSlot: a fraction of startAt is one second.
+func TestTimingHash_ChangesWithTheFirstSlot(t *testing.T) {
+	t.Parallel()
+	hash := func(start, end time.Duration) string {
+		return timingHash(&seenSchedule(func(s *wfs) {
+			s.Spec.StartAt, s.Spec.EndAt = &metav1.Time{Time: noon.Add(start)}, &metav1.Time{Time: noon.Add(time.Hour + end)}
+		}).Schedule.Spec)
+	}
+	if hash(0, 0) == hash(time.Millisecond, 0) || hash(time.Millisecond, 0) != hash(time.Second, 0) || hash(0, 0) != hash(0, time.Millisecond) || hash(0, 0) == hash(0, time.Second) {
+		t.Error("the hash of other slots is the same, or that of the same slots another")
+	}
+}
+
 // TestPlanSchedule_ARemovedBackfillLeavesItsRunsAlone: no slot waits for them or replaces them, and their
 // failures do not count.
 func TestPlanSchedule_ARemovedBackfillLeavesItsRunsAlone(t *testing.T) {

@@ -70,8 +70,7 @@ func (b *Backfill) Count() (slots, starts int, err error) {
 }
 
 // Next returns up to limit slots that start, of those after another. All up to until are decided
-// thereby, and skipped is how many of them do not start. When until is that of the request's endAt,
-// there are no more.
+// thereby, and skipped is how many of them do not start. When until is End, there are no more.
 func (b *Backfill) Next(after time.Time, limit int) (slots []time.Time, skipped int, until time.Time) {
 	if limit <= 0 {
 		return nil, 0, after
@@ -89,7 +88,7 @@ func (b *Backfill) Next(after time.Time, limit int) (slots []time.Time, skipped 
 		}
 	}
 	if len(walk) < b.walk {
-		until = b.request.EndAt.Time
+		until = b.End()
 	}
 	return slots, skipped, until
 }
@@ -115,6 +114,10 @@ func Lookups(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill, after tim
 	}
 	return names
 }
+
+// End returns the second that endAt is in. Once all slots up to it are decided, there are no more. A
+// status has whole seconds, endAt may have a fraction.
+func (b *Backfill) End() time.Time { return b.request.EndAt.Truncate(time.Second) }
 
 // Last returns the last slot, false if there is none.
 func (b *Backfill) Last() (time.Time, bool) {

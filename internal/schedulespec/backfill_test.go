@@ -86,6 +86,43 @@ func TestBackfill_WaitsWithoutALimit(t *testing.T) {
 	}
 }
 
+// TestBackfill_FractionsOfASecond: slots are whole seconds, startAt and endAt need not be.
+func TestBackfill_FractionsOfASecond(t *testing.T) {
+	t.Parallel()
+	s, request := hourly()
+	for name, test := range map[string]struct {
+		start, end time.Duration
+		want       string
+	}{
+		"end after a slot":    {0, time.Millisecond, "06 07 08 09 10 11"},
+		"end before a slot":   {0, -time.Millisecond, "06 07 08 09 10"},
+		"start after a slot":  {time.Nanosecond, 0, "07 08 09 10 11"},
+		"start before a slot": {-time.Nanosecond, time.Second - 1, "06 07 08 09 10 11"},
+	} {
+		changed := *request
+		changed.StartAt, changed.EndAt = &metav1.Time{Time: at(6).Add(test.start)}, &metav1.Time{Time: at(11).Add(test.end)}
+		b, err := NewBackfill(s, &changed, nil, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		until := changed.StartAt.Add(-time.Second).Truncate(time.Second) // as a status has it
+		for range 10 {
+			var slots []time.Time
+			slots, _, until = b.Next(until, 4)
+			for _, slot := range slots {
+				got = append(got, slot.Format("15"))
+			}
+			if until = until.Truncate(time.Second); !until.Before(b.End()) {
+				break
+			}
+		}
+		if strings.Join(got, " ") != test.want || until.Before(b.End()) {
+			t.Errorf("%s: %v start, until %s, want %s until %s", name, got, until, test.want, b.End())
+		}
+	}
+}
+
 // TestBackfill_SkipsManySlotsInPortions: the work of one look is bounded.
 func TestBackfill_SkipsManySlotsInPortions(t *testing.T) {
 	t.Parallel()
