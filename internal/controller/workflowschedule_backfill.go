@@ -117,7 +117,15 @@ func (p *schedulePlan) holdsBackfill(ahead string) string {
 
 // advance decides about the next slots of a backfill, if all runs of the last portion were created.
 func (p *schedulePlan) advance(request *v1alpha1.Backfill, status *v1alpha1.BackfillStatus) *backfillWork {
-	b, err := schedulespec.NewBackfill(p.seen.Schedule, request, p.startedRuns(), p.seen.Now)
+	now := p.seen.Now
+	if status.StartedAt != nil {
+		now = request.EndAt.Time // it has passed, by the clock of another manager
+	}
+	b, err := schedulespec.NewBackfill(p.seen.Schedule, request, p.startedRuns(), now)
+	if err == nil && request.EndAt.After(p.seen.Now) {
+		status.State, status.Message = v1alpha1.BackfillWaiting, fmt.Sprintf("waits until endAt %s has passed", request.EndAt.UTC().Format(time.RFC3339))
+		return &backfillWork{request: request, waits: true}
+	}
 	if err == nil && status.StartedAt == nil {
 		err = p.beginBackfill(b, request, status)
 	}

@@ -157,6 +157,44 @@ func TestPlanBackfills_EndWithAFraction(t *testing.T) {
 	}
 }
 
+// TestPlanBackfills_WaitForAClockThatIsBehind: a request may be a moment ahead of the manager's clock, and
+// one that has started stays valid, however far the clock of the next manager is behind.
+func TestPlanBackfills_WaitForAClockThatIsBehind(t *testing.T) {
+	t.Parallel()
+	seen := seenSchedule(func(s *wfs) {
+		s.Spec.StartAt = &metav1.Time{Time: noon.AddDate(1, 0, 0)}
+		s.Spec.Backfills = []v1alpha1.Backfill{{Name: "ahead", StartAt: &metav1.Time{Time: noon.Add(-5 * time.Hour)}, EndAt: &metav1.Time{Time: noon}}}
+	})
+	for _, step := range []struct {
+		behind time.Duration
+		end    bool
+		want   string
+	}{
+		{2 * time.Minute, true, "Waiting waits until endAt 2030-01-02T12:00:00Z has passed, 0 started"},
+		{0, false, "Running , 6 started"},
+		{time.Hour, true, "Waiting waits until endAt 2030-01-02T12:00:00Z has passed, 6 started"},
+		{0, true, "Completed , 6 started"},
+	} {
+		seen.Now = noon.Add(-step.behind)
+		if step.end {
+			finishBackfills(t, &seen)
+		} else {
+			plan := planSchedule(seen)
+			finishPlan(plan)
+			plan.planBackfills()
+			seen.Schedule.Status = plan.finish()
+		}
+		b := seen.Schedule.Status.Backfills[0]
+		if got := fmt.Sprintf("%s %s, %d started", b.State, b.Message, b.Started); got != step.want {
+			t.Errorf("%s behind, it is %q, want %q", step.behind, got, step.want)
+		}
+	}
+	seen.Schedule.Status.Backfills, seen.Now = nil, noon.Add(-schedulespec.Patience-time.Second)
+	if b := finishBackfills(t, &seen)[0]; b.State != v1alpha1.BackfillInvalid {
+		t.Errorf("the backfill is %+v", b)
+	}
+}
+
 // TestTimingHash_ChangesWithTheFirstSlot: a fraction of startAt is one second.
 func TestTimingHash_ChangesWithTheFirstSlot(t *testing.T) {
 	t.Parallel()

@@ -14,6 +14,8 @@ const (
 	// maxWalk is how many slots are looked at for one portion, and maxLookups how many if the rows of
 	// their runs have to be read.
 	maxWalk, maxLookups = 2000, 100
+	// Patience is how far in the future the end of a backfill may be, as clocks differ.
+	Patience = 5 * time.Minute
 )
 
 // Backfill is what is to happen to the slots of a past interval. It is a value for one look at the
@@ -26,9 +28,9 @@ type Backfill struct {
 }
 
 // NewBackfill prepares a backfill of a schedule that has these runs. It fails if the schedule cannot
-// be understood or the interval is not in the past.
+// be understood or the interval ends later than Patience from now.
 func NewBackfill(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill, runs []v1alpha1.WorkflowRun, now time.Time) (*Backfill, error) {
-	if request.EndAt.After(now) {
+	if request.EndAt.After(now.Add(Patience)) {
 		return nil, fmt.Errorf("endAt %s is in the future: a backfill is for slots that have passed; later ones start by themselves",
 			request.EndAt.UTC().Format(time.RFC3339))
 	}
