@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"math"
 	"slices"
 	"time"
 )
@@ -143,6 +144,8 @@ type Planner struct {
 	Unstored int
 
 	decisions int
+	// latest is the last slot that due was asked for, and latestDue the answer.
+	latest, latestDue time.Time
 }
 
 // Next returns the next slot whose run is to be started now.
@@ -214,9 +217,34 @@ func (p *Planner) decided(slot time.Time) {
 // Lateness is the time since a slot was due.
 func (p *Planner) Lateness(slot, now time.Time) time.Duration { return now.Sub(p.due(slot)) }
 
-// due returns when a slot starts.
+// due returns when a slot starts: after its own jitter, and not before an earlier slot. So it depends on
+// nothing but the times of the slots, and is never later than the slot and the longest jitter.
 func (p *Planner) due(slot time.Time) time.Time {
+	due := p.jittered(slot)
+	if p.Policy.Jitter <= 0 {
+		return due
+	}
+	from := due.Add(-p.Policy.Jitter) // slots up to this one are due by then
+	if p.latest.Before(slot) && p.latest.After(from) {
+		from, due = p.latest, later(due, p.latestDue)
+	}
+	for _, earlier := range p.Timing.Between(from, slot, math.MaxInt) {
+		due = later(due, p.jittered(earlier))
+	}
+	p.latest, p.latestDue = slot, due
+	return due
+}
+
+// jittered returns a slot with its own delay.
+func (p *Planner) jittered(slot time.Time) time.Time {
 	return slot.Add(Jitter(p.UID, slot, p.Policy.Jitter))
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 func (p *Planner) wakeAt(t time.Time) {
@@ -322,25 +350,32 @@ func (p *Planner) tooLate(slot time.Time) bool {
 	if deadline == 0 || !p.Now.After(p.due(slot).Add(deadline)) {
 		return false
 	}
-	// All up to this time are too late, whatever their jitter is.
-	until := p.Now.Add(-deadline - p.Policy.Jitter - time.Second)
-	if until.Before(slot) {
-		until = slot
+	if last, ok := p.lastDue(slot, p.Now.Add(-deadline-1)); ok {
+		slot = last
 	}
-	p.skip(until, Missed)
+	p.skip(slot, Missed)
 	return true
 }
 
-// coalesced gives the slots their outcome in whose place a later one starts.
+// coalesced gives the slots their outcome in whose place a later one starts. Slots that are due together,
+// because they have waited for the jitter of an earlier one, all start unless they are late.
 func (p *Planner) coalesced(slot time.Time) bool {
-	if p.Policy.CatchUp != CatchUpLatest {
+	if p.Policy.CatchUp != CatchUpLatest || p.Now.Before(p.due(slot).Add(OnTime)) {
 		return false
 	}
-	last, ok := p.lastDue(slot)
-	if ok {
-		p.skip(last.Add(-time.Second), Coalesced)
+	last, ok := p.lastDue(slot, p.Now)
+	if !ok {
+		return false
 	}
-	return ok
+	until := slot
+	if late, ok := p.lastDue(slot, p.Now.Add(-OnTime)); ok {
+		until = late
+	}
+	if until.Equal(last) {
+		until = last.Add(-time.Second)
+	}
+	p.skip(until, Coalesced)
+	return true
 }
 
 // overlaps decides about a slot by the open runs.
@@ -361,7 +396,7 @@ func (p *Planner) overlaps(slot time.Time) bool {
 			p.record(Outcome{Slot: s.Buffered, Reason: SkippedOverlap})
 			s.Buffered = time.Time{}
 		}
-		if last, ok := p.lastDue(slot); ok { // the newest one replaces
+		if last, ok := p.lastDue(slot, p.Now); ok { // the newest one replaces
 			p.skip(last.Add(-time.Second), SkippedOverlap)
 			return false
 		}
@@ -382,17 +417,22 @@ func (p *Planner) overlaps(slot time.Time) bool {
 
 // skipDue skips a slot, and with it all others that are due while the run is open.
 func (p *Planner) skipDue(slot time.Time) {
-	if last, ok := p.lastDue(slot); ok {
+	if last, ok := p.lastDue(slot, p.Now); ok {
 		slot = last
 	}
 	p.skip(slot, SkippedOverlap)
 }
 
-// lastDue returns the last slot after another that is due, false if there is none.
-func (p *Planner) lastDue(slot time.Time) (time.Time, bool) {
-	last, ok := p.Timing.Last(slot, p.Now)
-	if ok && p.due(last).After(p.Now) {
-		return p.Timing.Last(slot, p.Now.Add(-p.Policy.Jitter)) // these are due, whatever their jitter is
+// lastDue returns the last slot after one that is due that is due by a time, false if there is none. It
+// asks for the jitter of those within the longest one, which are 1440 at most.
+func (p *Planner) lastDue(slot, by time.Time) (time.Time, bool) {
+	sure := by.Add(-p.Policy.Jitter) // slots up to this one are due by then
+	last, ok := p.Timing.Last(slot, sure)
+	for _, next := range p.Timing.Between(later(slot, sure), by, math.MaxInt) {
+		if p.jittered(next).After(by) {
+			break
+		}
+		last, ok = next, true
 	}
 	return last, ok
 }

@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"testing"
@@ -314,26 +315,109 @@ func TestPlanner_KeepsABufferedSlotThatHasStarted(t *testing.T) {
 	}
 }
 
-// TestPlanner_JitterKeepsTheOrder: a slot starts at its own time, and not before an earlier slot.
+// TestPlanner_JitterKeepsTheOrder: a slot starts at its own time, and not before an earlier slot. That
+// makes it neither late nor coalesced: a manager is always there.
 func TestPlanner_JitterKeepsTheOrder(t *testing.T) {
 	t.Parallel()
-	p := newPlanned(t, "* * * * *", Policy{CatchUp: CatchUpAll, Overlap: OverlapAllow, Jitter: 10 * time.Minute})
-	for now := midnight; now.Before(clock("01:00")); now = now.Add(10 * time.Second) {
-		before := len(p.started)
-		p.at(now)
-		for _, slot := range p.started[before:] {
-			if due := clock(slot).Add(Jitter("uid", clock(slot), 10*time.Minute)); due.After(now) {
-				t.Errorf("%s starts at %s, and is due at %s", slot, now, due)
+	const most = 10 * time.Minute
+	for name, policy := range map[string]Policy{
+		"all": {CatchUp: CatchUpAll}, "latest": {CatchUp: CatchUpLatest}, "none": {CatchUp: CatchUpNone},
+		"all within ten seconds": {CatchUp: CatchUpAll, Deadline: 10 * time.Second}, "latest within ten seconds": {CatchUp: CatchUpLatest, Deadline: 10 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			policy.Overlap, policy.Jitter = OverlapAllow, most
+			p := newPlanned(t, "* * * * *", policy)
+			due := midnight
+			for now := midnight; now.Before(clock("01:00")); now = now.Add(10 * time.Second) {
+				before := len(p.started)
+				p.at(now)
+				for _, slot := range p.started[before:] {
+					due = later(due, clock(slot).Add(Jitter("uid", clock(slot), most)))
+					if due.After(now) || now.Sub(due) > 10*time.Second && now.Sub(midnight) > most {
+						t.Errorf("%s starts at %s, and is due at %s", slot, now, due)
+					}
+				}
+				p.end()
 			}
-		}
-		p.end()
+			for i, slot := range p.started {
+				if want := text(midnight.Add(time.Duration(i+1) * time.Minute)); slot != want {
+					t.Fatalf("slot %d is %s, want %s; outcomes are %s", i, slot, want, p.outcomes())
+				}
+			}
+			if len(p.started) < 45 {
+				t.Errorf("%d slots have started within an hour", len(p.started))
+			}
+		})
 	}
-	for i, slot := range p.started {
-		if want := text(midnight.Add(time.Duration(i+1) * time.Minute)); slot != want {
-			t.Fatalf("slot %d is %s, want %s", i, slot, want)
+}
+
+// TestPlanner_JitterWithoutAManager: no manager was there from 00:30 to 01:30. Slots that are due together
+// with the last one are as late as it is.
+func TestPlanner_JitterWithoutAManager(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		policy Policy
+		reason Reason
+	}{
+		"latest": {Policy{CatchUp: CatchUpLatest}, Coalesced}, "none": {Policy{CatchUp: CatchUpNone}, Missed},
+		"forbid": {Policy{CatchUp: CatchUpAll, Overlap: OverlapForbid}, SkippedOverlap},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test.policy.Jitter, test.policy.Overlap = 10*time.Minute, cmp.Or(test.policy.Overlap, OverlapAllow)
+			p := newPlanned(t, "* * * * *", test.policy)
+			p.at(clock("00:30"))
+			p.end()
+			before, decided := len(p.started), p.state.DecidedUntil
+			now := clock("01:30")
+			p.at(now)
+			due, onTime, last := midnight, 0, time.Time{}
+			for slot := midnight; !slot.After(now); slot = slot.Add(time.Minute) {
+				if due = later(due, slot.Add(Jitter("uid", slot, 10*time.Minute))); due.After(now) {
+					break
+				}
+				if last = slot; !due.Before(now.Add(-OnTime)) {
+					onTime++
+				}
+			}
+			if !p.state.DecidedUntil.Equal(last) {
+				t.Errorf("decided until %s, want %s, the last that is due", p.state.DecidedUntil, last)
+			}
+			missed := 0
+			for _, o := range p.state.Outcomes {
+				if o.Reason == test.reason {
+					missed += max(o.Count, 1)
+				}
+			}
+			started := len(p.started) - before
+			if all := int(last.Sub(decided) / time.Minute); started+missed < all || missed == 0 || started > max(1, onTime) {
+				t.Errorf("%d of %d slots have started, %d were due within a minute; outcomes are %s", started, all, onTime, p.outcomes())
+			}
+		})
+	}
+}
+
+// TestPlanner_JitterOfADayIsBoundedWork: at a cadence of a minute, after a year without a manager.
+func TestPlanner_JitterOfADayIsBoundedWork(t *testing.T) {
+	t.Parallel()
+	for _, catchUp := range []CatchUp{CatchUpNone, CatchUpLatest} {
+		p := newPlanned(t, "* * * * *", Policy{CatchUp: catchUp, Overlap: OverlapAllow, Jitter: 24 * time.Hour})
+		now := midnight.AddDate(1, 0, 0)
+		if p.at(now); p.plans > 1 || p.last.decisions > 3 || p.state.DecidedUntil.Before(now.Add(-24*time.Hour)) {
+			t.Errorf("%s: %d plans, the last with %d decisions, decided until %s", catchUp, p.plans, p.last.decisions, p.state.DecidedUntil)
 		}
 	}
-	if len(p.started) < 45 {
-		t.Errorf("%d slots have started within an hour", len(p.started))
+}
+
+// BenchmarkPlanner_JitterOfADay is what a look costs at which nothing is due.
+func BenchmarkPlanner_JitterOfADay(b *testing.B) {
+	timing, err := NewTiming(Options{Expressions: []string{"* * * * *"}, Zone: "Europe/Berlin"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		p := Planner{Timing: timing, Policy: Policy{Overlap: OverlapAllow, CatchUp: CatchUpLatest, Jitter: 24 * time.Hour}, State: State{DecidedUntil: midnight}, Now: midnight}
+		p.Next()
 	}
 }
