@@ -336,16 +336,6 @@ func (r *WorkflowScheduleReconciler) startSlot(ctx context.Context, plan *schedu
 	return nil
 }
 
-// count counts the slots that were decided, once the status says so.
-func (p *schedulePlan) count() {
-	if p.planner == nil {
-		return
-	}
-	for reason, n := range p.planner.Decided {
-		metrics.ScheduleSlots.WithLabelValues(string(reason)).Add(float64(n))
-	}
-}
-
 // started says that the run of a slot exists. It stays active until its end is settled.
 func (p *schedulePlan) started(slot time.Time, run string, isNewlyOpen bool) {
 	p.planner.Started(slot, run)

@@ -311,7 +311,7 @@ func TestScheduleInDatabase_WaitsForItsBackend(t *testing.T) {
 	if message, want := w.awaitScheduleReason(s, v1alpha1.ReasonBackendNotFound), `Backend "default" does not exist in this namespace: create it, or name another in spec.backendRef`; message != want {
 		t.Errorf("message is %q, want %q", message, want)
 	}
-	if !meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionReconciling) || s.Status.DecidedUntil != nil {
+	if !meta.IsStatusConditionTrue(s.Status.Conditions, v1alpha1.ConditionReconciling) || !s.Status.DecidedUntil.Equal(&s.CreationTimestamp) {
 		t.Errorf("status is %+v", s.Status)
 	}
 	w.awaitBackend(w.backend(), v1alpha1.ReasonConnected)

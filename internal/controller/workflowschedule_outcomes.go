@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/metrics"
 	"github.com/openworkflow-operator/operator/internal/schedule"
 	"github.com/openworkflow-operator/operator/internal/store"
 	"github.com/openworkflow-operator/operator/internal/wake"
@@ -30,6 +31,18 @@ const (
 	// before them.
 	retryOutcomes = 100 * time.Millisecond
 )
+
+// count counts the slots that were decided, once the status says so.
+func (p *schedulePlan) count() {
+	for _, planner := range []*schedule.Planner{p.planner, p.holder} {
+		if planner == nil {
+			continue
+		}
+		for reason, n := range planner.Decided {
+			metrics.ScheduleSlots.WithLabelValues(string(reason)).Add(float64(n))
+		}
+	}
+}
 
 // outcomeLog knows which outcomes of slots are in statuses, and are to be stored in the databases of
 // their Backends. It learns of them by the events of the cache, so it knows only statuses that the API

@@ -34,8 +34,10 @@ type scheduleSeen struct {
 // schedulePlan is what is to happen to a schedule. Slots start one by one: see schedule.Planner.
 type schedulePlan struct {
 	seen scheduleSeen
-	// planner is nil if no slot can start until the spec is changed.
+	// planner is nil if no slot can start until the spec is changed, or the database is there again.
 	planner *schedule.Planner
+	// holder is the planner that takes note of pauses then, nil if there is none.
+	holder *schedule.Planner
 	// status has what does not depend on the slots that start now.
 	status v1alpha1.WorkflowScheduleStatus
 	// reason and message say what is wrong, if anything is.
@@ -58,23 +60,39 @@ func planSchedule(seen scheduleSeen) *schedulePlan {
 		p.reason, p.message = v1alpha1.ReasonUnreadable, text
 		return p
 	}
-	state := p.state()
-	timing, err := schedule.NewTiming(schedulespec.Timing(&s.Spec))
+	planner, err := p.newPlanner()
 	if err != nil {
 		p.reason, p.message = v1alpha1.ReasonInvalidSchedule, "correct spec.schedules or spec.timeZone: "+err.Error()
 	} else if _, err := schedulespec.Run(s, seen.Now, ""); err != nil {
 		p.reason, p.message = v1alpha1.ReasonInvalidRunTemplate, err.Error()
 	}
 	if p.reason != "" {
-		p.store(state)
+		p.hold(planner)
 		return p
 	}
-	p.planner = &schedule.Planner{
-		Timing: timing, Policy: policyOf(&s.Spec), UID: string(s.UID), State: state, Now: seen.Now,
-		Open: len(p.active), Existing: p.existing(), AlwaysIntends: schedulespec.IsInDatabase(s),
-		Unstored: seen.Unstored,
-	}
+	p.planner = planner
 	return p
+}
+
+// newPlanner returns the planner of the slots. With an error it knows only their state.
+func (p *schedulePlan) newPlanner() (*schedule.Planner, error) {
+	s := p.seen.Schedule
+	timing, err := schedule.NewTiming(schedulespec.Timing(&s.Spec))
+	return &schedule.Planner{
+		Timing: timing, Policy: policyOf(&s.Spec), UID: string(s.UID), State: p.state(), Now: p.seen.Now,
+		Open: len(p.active), Existing: p.existing(), AlwaysIntends: schedulespec.IsInDatabase(s),
+		Unstored: p.seen.Unstored,
+	}, err
+}
+
+// hold takes what depends on the spec alone into the status, while no slot can start: a pause and its end,
+// and a change of the times.
+func (p *schedulePlan) hold(planner *schedule.Planner) {
+	if planner.Timing != nil {
+		planner.Hold()
+		p.holder = planner
+	}
+	p.store(planner.State)
 }
 
 // timingHash returns a hash of when the slots of a schedule are.
@@ -154,14 +172,13 @@ func (p *schedulePlan) setFailures(failures int32) {
 }
 
 // wait keeps what is known, as long as the database cannot be asked. The slots of that time are
-// caught up later, unless the schedule is suspended.
+// caught up later, but those of a suspension, and those before a change of the times.
 func (p *schedulePlan) wait() {
 	p.reason, p.message = p.seen.Reason, p.seen.Message
 	p.setFailures(p.failures())
 	p.active = slices.Clone(p.status.Active)
-	if ptr.Deref(p.seen.Schedule.Spec.Suspend, false) && p.status.PausedSince == nil {
-		p.status.PausedSince = optionalTime(p.seen.Now)
-	}
+	planner, _ := p.newPlanner() // what is wrong with the times is said once the database is there
+	p.hold(planner)
 }
 
 // expectedRuns returns the runs that a status names as open, or as being created.

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -270,6 +272,81 @@ func TestPlanSchedule_KeepsTheNewestOfEachKind(t *testing.T) {
 	}
 	if ended, again := planSchedule(seen).beyondHistory(); len(ended) != 3 || again != 40*time.Second {
 		t.Errorf("%d are to be deleted, and more in %s", len(ended), again)
+	}
+}
+
+// TestPlanSchedule_ChangesWhileNothingCanStart: the slots after a suspension, or after a change of the
+// times, are caught up once the Backend is ready, or the template is valid.
+func TestPlanSchedule_ChangesWhileNothingCanStart(t *testing.T) {
+	t.Parallel()
+	suspend := func(s *wfs) { s.Spec.Suspend = new(true) }
+	resume := func(s *wfs) { s.Spec.Suspend = nil }
+	type change struct {
+		at     string
+		change func(*wfs)
+	}
+	for name, test := range map[string]struct {
+		starting string
+		changes  []change
+		want     string
+	}{
+		"suspended": {"", []change{{"07:30", suspend}, {"08:30", resume}}, "Started 06:00, SkippedSuspended 07:00-08:00, Started 09:00, Started 10:00, Started 11:00"},
+		"twice": {"", []change{{"07:30", suspend}, {"08:30", resume}, {"09:30", suspend}, {"10:30", resume}},
+			"Started 06:00, SkippedSuspended 07:00-10:00, Started 11:00"},
+		"a slot was starting": {"07:00", []change{{"07:30", suspend}, {"08:30", resume}},
+			"Started 06:00, SkippedSuspended 08:00, Started 07:00, Started 09:00, Started 10:00, Started 11:00"},
+		"other times":      {"", []change{{"08:45", func(s *wfs) { s.Spec.Schedules = []string{"30 * * * *"} }}}, "Started 06:00, Started 09:30, Started 10:30, Started 11:30"},
+		"still suspended":  {"", []change{{"07:30", suspend}}, "Started 06:00"},
+		"nothing happened": {"", nil, "Started 06:00, Started 07:00, Started 08:00, Started 09:00, Started 10:00, Started 11:00"},
+	} {
+		for _, runs := range []string{"InDatabase", "Objects"} {
+			t.Run(name+", "+runs, func(t *testing.T) {
+				t.Parallel()
+				seen := seenSchedule(func(s *wfs) { s.Spec.CatchUp, s.Spec.Schedules = "All", []string{"0 6-23 * * *"} })
+				s := seen.Schedule
+				at := func(text string) time.Time {
+					offset, err := time.Parse("15:04", text)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return noon.Add(-12 * time.Hour).Add(offset.Sub(offset.Truncate(24 * time.Hour)))
+				}
+				plan := func(clock string) {
+					seen.Now = at(clock)
+					s.Status = finishPlan(planSchedule(seen))
+				}
+				plan("06:10")
+				if test.starting != "" {
+					s.Status.Starting = &v1alpha1.StartingSlot{Time: &metav1.Time{Time: at(test.starting)}}
+				}
+				if runs == schedulespec.InDatabase {
+					inDatabase(s)
+					seen.Reason, seen.Message = v1alpha1.ReasonBackendNotReady, "away"
+				} else {
+					s.Spec.RunTemplate.ScheduledTimeField, s.Spec.RunTemplate.Input = "at", &apiextensionsv1.JSON{Raw: []byte(`[]`)}
+				}
+				plan("06:20")
+				for _, c := range test.changes {
+					c.change(s)
+					s.Generation++
+					plan(c.at)
+					plan(c.at)
+				}
+				seen.Reason, s.Spec.RunTemplate.ScheduledTimeField = "", ""
+				plan("11:45")
+				var got []string
+				for _, o := range s.Status.Outcomes {
+					one := o.Reason + " " + o.Time.UTC().Format("15:04")
+					if o.Until != nil {
+						one += "-" + o.Until.UTC().Format("15:04")
+					}
+					got = append(got, one)
+				}
+				if got := strings.Join(got, ", "); got != test.want {
+					t.Errorf("outcomes are %s\nwant         %s", got, test.want)
+				}
+			})
+		}
 	}
 }
 

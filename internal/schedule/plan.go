@@ -272,6 +272,16 @@ func (p *Planner) beforePause() (time.Time, bool) {
 	return time.Time{}, false
 }
 
+// Hold takes note of a pause, or of its end, at a time at which no slot can be started for another reason.
+// So the slots after the pause are none of it. Those before it that could not be started are.
+func (p *Planner) Hold() {
+	starting := p.State.Starting
+	if !p.isPaused() && !p.State.PausedSince.IsZero() && starting.After(p.State.DecidedUntil) {
+		p.State.DecidedUntil = starting // it was decided before, and is started once that is possible
+	}
+	p.paused()
+}
+
 func (p *Planner) isPaused() bool { return p.Policy.Suspend || p.FailedTooOften() }
 
 // paused reports whether no slot starts now. The slots of a pause have their outcome at its end.
