@@ -180,6 +180,9 @@ const (
 	ReasonStartFailed = "StartFailed"
 	// ReasonTooManyOpenRuns: a slot is due, and waits because 100 runs of the schedule are open.
 	ReasonTooManyOpenRuns = "TooManyOpenRuns"
+	// ReasonTidyFailed is of an event: runs that are beyond the history, or that a later slot replaces,
+	// were not expired or canceled. Slots start all the same.
+	ReasonTidyFailed = "TidyFailed"
 )
 
 // Reasons of a WorkflowSignal's conditions. It has ReasonWaiting too, while it is kept until a run

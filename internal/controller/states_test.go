@@ -59,7 +59,7 @@ type objectMeta struct {
 var otherReasons = []string{
 	v1alpha1.ReasonStatusCorrected, v1alpha1.ReasonStatusRefused,
 	v1alpha1.ReasonListening, v1alpha1.ReasonPolling, v1alpha1.ReasonTLS, v1alpha1.ReasonNotEncrypted,
-	v1alpha1.ReasonContextIgnored, v1alpha1.ReasonTooLargeToArchive,
+	v1alpha1.ReasonContextIgnored, v1alpha1.ReasonTooLargeToArchive, v1alpha1.ReasonTidyFailed,
 }
 
 // stateTable makes the table of states with the functions that set the conditions of each kind.

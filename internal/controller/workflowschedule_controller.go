@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -40,6 +41,9 @@ const (
 	maxScheduleWrites = 50
 	// retryStart is the time after which a start that has failed is tried again.
 	retryStart = 5 * time.Second
+	// retryTidy is the time after which runs are expired again that could not be. maxRetry bounds the
+	// time until a schedule is looked at again after an error.
+	retryTidy, maxRetry = 30 * time.Second, time.Minute
 	// retryConflict is the time after which a schedule is read again that was changed meanwhile.
 	retryConflict = 50 * time.Millisecond
 	// reconcileTimeout bounds one reconcile. A manager that was paused for longer writes nothing more.
@@ -118,6 +122,7 @@ func (r *WorkflowScheduleReconciler) SetupWithManager(mgr ctrl.Manager, options 
 	options.MaxConcurrentReconciles = concurrentSchedules
 	options.NewQueue = newFairQueue(mgr.GetLogger(), tenantSchedules, func(req reconcile.Request) string { return req.Namespace })
 	options.ReconciliationTimeout = reconcileTimeout
+	options.RateLimiter = workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](5*time.Millisecond, maxRetry)
 	owner := handler.EnqueueRequestForOwner(mgr.GetScheme(), mgr.GetRESTMapper(), &v1alpha1.WorkflowSchedule{}, handler.OnlyControllerOwner())
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("workflowschedule").
@@ -211,14 +216,17 @@ func (r *WorkflowScheduleReconciler) carryOut(ctx context.Context, plan *schedul
 	plan.count()
 	again, err := r.tidy(ctx, plan)
 	if err != nil {
-		return 0, err
+		if ctx.Err() != nil {
+			return 0, err
+		}
+		again = r.tidyFailed(ctx, plan, err)
 	}
 	wake = min(wake, again, r.checkRows(plan))
-	if work != nil {
-		again, err = r.backfill(ctx, plan, work)
-		wake = min(wake, again)
+	if work == nil {
+		return wake, nil
 	}
-	return wake, err
+	again, err = r.backfill(ctx, plan, work)
+	return min(wake, again), err
 }
 
 // observe reads the runs of a schedule. The cache may lack those that were created just now, and the
@@ -414,6 +422,18 @@ func (r *WorkflowScheduleReconciler) tidy(ctx context.Context, plan *schedulePla
 		again = retryConflict
 	}
 	return again, errors.Join(errs...)
+}
+
+// tidyFailed reports an error of tidy, on which no slot depends: those that are due start at their time.
+// It returns when to try again.
+func (r *WorkflowScheduleReconciler) tidyFailed(ctx context.Context, plan *schedulePlan, err error) time.Duration {
+	ctrl.LoggerFrom(ctx).Error(err, "Runs were not canceled or expired")
+	r.Events.Eventf(plan.seen.Schedule, nil, eventType(false), v1alpha1.ReasonTidyFailed, "Tidy", "%s", truncateText(err.Error(), 1000))
+	retry := retryTidy
+	if len(plan.replaced()) > 0 { // a slot waits for their end
+		retry = retryStart
+	}
+	return min(backoff.Jitter(retry), r.Check)
 }
 
 // setRun sets a field of a run's spec, if the run still exists.

@@ -196,11 +196,13 @@ func (r *WorkflowScheduleReconciler) cancelRows(ctx context.Context, plan *sched
 	if len(ids) == 0 {
 		return math.MaxInt64, nil
 	}
-	conn := r.Backends.Ready(backendOf(plan.seen.Schedule))
+	key := backendOf(plan.seen.Schedule)
+	conn := r.Backends.Ready(key)
 	if conn == nil {
 		return math.MaxInt64, nil // its return is an event
 	}
 	if _, err := conn.Store.CancelRuns(ctx, ids); err != nil {
+		r.Backends.Recheck(key)
 		return 0, fmt.Errorf("cancel runs that a later slot replaces: %w", err)
 	}
 	metrics.RunsCanceled.WithLabelValues("replaced").Add(float64(len(ids)))
