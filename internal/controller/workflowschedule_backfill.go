@@ -39,10 +39,7 @@ func (p *schedulePlan) planBackfills() *backfillWork {
 	for i := range p.status.Backfills {
 		before[p.status.Backfills[i].Name] = &p.status.Backfills[i]
 	}
-	runs := make(map[string]v1alpha1.RunState, len(p.seen.Runs))
-	for i := range p.seen.Runs {
-		runs[p.seen.Runs[i].Name] = p.seen.Runs[i].Status.State
-	}
+	runs := p.states()
 	var work *backfillWork
 	var list []v1alpha1.BackfillStatus
 	ahead := ""
@@ -71,6 +68,15 @@ func (p *schedulePlan) planBackfills() *backfillWork {
 	}
 	p.status.Backfills = list
 	return work
+}
+
+// states returns the states of the runs that were seen, by their names.
+func (p *schedulePlan) states() map[string]v1alpha1.RunState {
+	runs := make(map[string]v1alpha1.RunState, len(p.seen.Runs))
+	for i := range p.seen.Runs {
+		runs[p.seen.Runs[i].Name] = p.seen.Runs[i].Status.State
+	}
+	return runs
 }
 
 // settleBackfill counts the runs that have ended, and finds those that were created.
@@ -121,7 +127,7 @@ func (p *schedulePlan) advance(request *v1alpha1.Backfill, status *v1alpha1.Back
 	if status.StartedAt != nil {
 		now = request.EndAt.Time // it has passed, by the clock of another manager
 	}
-	b, err := schedulespec.NewBackfill(p.seen.Schedule, request, p.startedRuns(), now)
+	b, err := schedulespec.NewBackfill(p.seen.Schedule, request, slices.Concat(p.startedRuns(), p.lookedUp), now)
 	if err == nil && request.EndAt.After(p.seen.Now) {
 		status.State, status.Message = v1alpha1.BackfillWaiting, fmt.Sprintf("waits until endAt %s has passed", request.EndAt.UTC().Format(time.RFC3339))
 		return &backfillWork{request: request, waits: true}
@@ -133,8 +139,8 @@ func (p *schedulePlan) advance(request *v1alpha1.Backfill, status *v1alpha1.Back
 		status.State, status.Message = v1alpha1.BackfillInvalid, truncateText(err.Error(), 1000)
 		return nil
 	}
-	if status.State.Terminal() { // a dry run
-		return nil
+	if ptr.Deref(request.DryRun, false) {
+		return p.countBackfill(b, request, status)
 	}
 	if next, ok := p.planner.Timing.Next(p.planner.State.DecidedUntil); ok && !next.After(request.EndAt.Time) {
 		status.Message = "waits until the slots that are due have started" // endAt is not long ago
@@ -145,12 +151,9 @@ func (p *schedulePlan) advance(request *v1alpha1.Backfill, status *v1alpha1.Back
 		return &backfillWork{request: request, names: slices.Clone(status.Starting)}
 	}
 	status.Message = ""
-	limit := min(backfillPortion, int(cmp.Or(request.MaxParallel, 10))-len(status.Active))
-	if request.OverlapPolicy == "Forbid" {
-		limit = min(limit, 1)
-		if len(p.active) > 0 || len(status.Active) > 0 {
-			limit, status.Message = 0, "waits until no run of the schedule is open"
-		}
+	limit := p.backfillRoom(request, status)
+	if limit <= 0 && request.OverlapPolicy == "Forbid" {
+		status.Message = "waits until no run of the schedule is open"
 	}
 	slots, skipped, until := b.Next(status.DecidedUntil.Time, limit)
 	for _, slot := range slots {
@@ -168,19 +171,41 @@ func (p *schedulePlan) advance(request *v1alpha1.Backfill, status *v1alpha1.Back
 	return &backfillWork{request: request, names: slices.Clone(status.Starting), waits: limit <= 0}
 }
 
-// beginBackfill counts the slots of a backfill. A dry run is done then.
+// backfillRoom returns how many slots of a backfill may start now.
+func (p *schedulePlan) backfillRoom(request *v1alpha1.Backfill, status *v1alpha1.BackfillStatus) int {
+	room := min(backfillPortion, int(cmp.Or(request.MaxParallel, 10))-len(status.Active))
+	if request.OverlapPolicy == "Forbid" {
+		if len(p.active) > 0 || len(status.Active) > 0 {
+			return 0
+		}
+		return min(room, 1)
+	}
+	return room
+}
+
+// countBackfill counts the next slots that a dry run would start.
+func (p *schedulePlan) countBackfill(b *schedulespec.Backfill, request *v1alpha1.Backfill, status *v1alpha1.BackfillStatus) *backfillWork {
+	slots, skipped, until := b.Next(status.DecidedUntil.Time, schedulespec.MaxBackfill)
+	status.Started += int32(len(slots))
+	status.Skipped += int32(skipped)
+	if until.Before(b.End()) {
+		status.State, status.DecidedUntil = v1alpha1.BackfillRunning, optionalTime(until)
+		status.Message = fmt.Sprintf("dry run: %d of %d slots are counted", status.Started+status.Skipped, status.Slots)
+		return &backfillWork{request: request}
+	}
+	status.State, status.FinishedAt, status.DecidedUntil = v1alpha1.BackfillCompleted, optionalTime(p.seen.Now), nil
+	status.Message = fmt.Sprintf("dry run: %d of %d slots would start", status.Started, status.Slots)
+	return nil
+}
+
+// beginBackfill counts the slots of a backfill.
 func (p *schedulePlan) beginBackfill(b *schedulespec.Backfill, request *v1alpha1.Backfill, status *v1alpha1.BackfillStatus) error {
-	slots, starts, err := b.Count()
+	slots, _, err := b.Count()
 	if err != nil {
 		return err
 	}
 	status.Slots, status.StartedAt = int32(slots), optionalTime(p.seen.Now)
 	status.DecidedUntil = optionalTime(request.StartAt.Add(-time.Second))
-	if ptr.Deref(request.DryRun, false) {
-		status.State, status.FinishedAt, status.DecidedUntil = v1alpha1.BackfillCompleted, status.StartedAt, nil
-		status.Started, status.Skipped = int32(starts), int32(slots-starts)
-		status.Message = fmt.Sprintf("dry run: %d of %d slots would start", starts, slots)
-	}
 	return nil
 }
 

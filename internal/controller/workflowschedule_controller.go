@@ -208,7 +208,12 @@ func (r *WorkflowScheduleReconciler) carryOut(ctx context.Context, plan *schedul
 	if pause := r.pace.next(client.ObjectKeyFromObject(s), backfillsOpen(s)); pause > 0 {
 		wake = min(wake, pause)
 	} else if plan.seen.Reason == "" {
-		work = plan.planBackfills()
+		if err := r.lookUp(ctx, plan); err == nil {
+			work = plan.planBackfills()
+		} else {
+			ctrl.LoggerFrom(ctx).Error(err, "A backfill waits")
+			wake = min(wake, backoff.Jitter(retryStart), r.Check)
+		}
 	}
 	if err := r.writeStatus(ctx, s, plan.finish()); err != nil {
 		return 0, err

@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -70,17 +69,38 @@ func (r *WorkflowScheduleReconciler) observeRows(ctx context.Context, s *v1alpha
 		seen.unavailable(key.Name, state)
 		return seen, state.Known, err
 	}
-	for ids := range slices.Chunk(seen.rowsNeeded(), sweepBatch) {
-		rows, err := conn.Store.RunStates(ctx, ids)
+	seen.Runs, err = r.readRows(ctx, conn, expectedRuns(&s.Status))
+	return seen, err == nil, err
+}
+
+// readRows reads rows of runs by their ids.
+func (r *WorkflowScheduleReconciler) readRows(ctx context.Context, conn *backend.Connection, ids []string) (runs []v1alpha1.WorkflowRun, err error) {
+	for batch := range slices.Chunk(ids, sweepBatch) {
+		rows, err := conn.Store.RunStates(ctx, batch)
 		if err != nil {
-			r.Backends.Recheck(key)
-			return seen, false, fmt.Errorf("read the runs of WorkflowSchedule %s: %w", s.Name, err)
+			r.Backends.Recheck(conn.Key)
+			return nil, fmt.Errorf("read the runs of a WorkflowSchedule: %w", err)
 		}
 		for _, row := range rows {
-			seen.Runs = append(seen.Runs, shownAsRun(row))
+			runs = append(runs, shownAsRun(row))
 		}
 	}
-	return seen, true, nil
+	return runs, nil
+}
+
+// lookUp reads the rows that say which slots of the next portion of a backfill start. Those that are due
+// have started before.
+func (r *WorkflowScheduleReconciler) lookUp(ctx context.Context, plan *schedulePlan) (err error) {
+	ids := plan.lookups()
+	if len(ids) == 0 {
+		return nil
+	}
+	conn := r.Backends.Ready(backendOf(plan.seen.Schedule))
+	if conn == nil {
+		return errNotReady
+	}
+	plan.lookedUp, err = r.readRows(ctx, conn, ids)
+	return err
 }
 
 // unavailable says that the rows could not be read.
@@ -88,19 +108,25 @@ func (s *scheduleSeen) unavailable(name string, state backend.State) {
 	s.Reason, s.Message = backendReason(state), backendMessage(name, state)
 }
 
-// rowsNeeded returns the ids of the runs that a plan has to know of: those that the status names, and
-// those that say which slots of the next backfill start.
-func (s *scheduleSeen) rowsNeeded() []string {
-	ids := expectedRuns(&s.Schedule.Status)
-	request, status := nextBackfill(s.Schedule)
-	if request == nil {
-		return ids
+// lookups returns the ids of the runs that say which slots of the next portion of a backfill start, none
+// if none may start.
+func (p *schedulePlan) lookups() []string {
+	request, known := nextBackfill(p.seen.Schedule)
+	if request == nil || !schedulespec.IsInDatabase(p.seen.Schedule) || p.holdsBackfill("") != "" || request.EndAt.After(p.seen.Now) {
+		return nil
 	}
-	after := request.StartAt.Add(-time.Second)
-	if status != nil && status.DecidedUntil != nil {
+	after, status := request.StartAt.Add(-time.Second), &v1alpha1.BackfillStatus{}
+	if known != nil {
+		status = known.DeepCopy()
+		settleBackfill(status, p.states())
+	}
+	if len(status.Starting) > 0 || p.backfillRoom(request, status) <= 0 {
+		return nil
+	}
+	if status.DecidedUntil != nil {
 		after = status.DecidedUntil.Time
 	}
-	return append(ids, schedulespec.Lookups(s.Schedule, request, after, ptr.Deref(request.DryRun, false))...)
+	return schedulespec.Lookups(p.seen.Schedule, request, after)
 }
 
 // nextBackfill returns the first backfill that is not done, with what the status says of it, which may
@@ -216,9 +242,9 @@ func (r *WorkflowScheduleReconciler) checkRows(plan *schedulePlan) time.Duration
 	switch {
 	case !schedulespec.IsInDatabase(s) || plan.seen.Reason != "":
 		return math.MaxInt64
-	case s.Status.BufferedTime != nil, plan.planner != nil && plan.planner.Waiting, backfillsOpen(s):
+	case s.Status.BufferedTime != nil, plan.planner != nil && plan.planner.Waiting, backfillsOpen(s) && plan.holdsBackfill("") == "":
 		return min(waitCheck, r.Check)
-	case len(s.Status.Active) > 0:
+	case len(expectedRuns(&s.Status)) > 0:
 		return min(rowsCheck, r.Check)
 	default:
 		return math.MaxInt64

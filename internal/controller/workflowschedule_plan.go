@@ -21,8 +21,8 @@ import (
 // scheduleSeen is what a schedule's plan is made from.
 type scheduleSeen struct {
 	Schedule *v1alpha1.WorkflowSchedule
-	// Runs are the WorkflowRuns that it owns. Of a schedule with runs InDatabase they are those of
-	// rowsNeeded, named by their ids.
+	// Runs are the WorkflowRuns that it owns. Of a schedule with runs InDatabase they are those that its
+	// status names, by their ids.
 	Runs []v1alpha1.WorkflowRun
 	Now  time.Time
 	// Unstored is how many outcomes in the status are stored nowhere else.
@@ -44,6 +44,8 @@ type schedulePlan struct {
 	reason, message string
 	// active are the runs that are open or whose end is not in the status yet.
 	active []string
+	// lookedUp are the runs of lookups that exist.
+	lookedUp []v1alpha1.WorkflowRun
 }
 
 // planSchedule settles the runs that have ended, and prepares the decisions about slots.

@@ -197,6 +197,86 @@ func TestPlanBackfills_WaitForAClockThatIsBehind(t *testing.T) {
 	}
 }
 
+// TestPlanBackfills_ADryRunReadsRowsInPortions: its progress is in the status, and while the schedule is
+// suspended nothing is read.
+func TestPlanBackfills_ADryRunReadsRowsInPortions(t *testing.T) {
+	t.Parallel()
+	const all, every = 5000, 7 // each seventh slot has a run
+	from := noon.AddDate(0, 0, -10)
+	seen := seenSchedule(inDatabase, func(s *wfs) {
+		s.Spec.Schedules, s.Spec.StartAt = []string{"* * * * *", "* * * * *"}, &metav1.Time{Time: noon.AddDate(1, 0, 0)}
+		s.Spec.Backfills = []v1alpha1.Backfill{
+			{Name: "dry", StartAt: &metav1.Time{Time: from}, EndAt: &metav1.Time{Time: from.Add((all - 1) * time.Minute)}, DryRun: new(true)},
+			{Name: "a", StartAt: &metav1.Time{Time: from}, EndAt: &metav1.Time{Time: from}}, {Name: "b", StartAt: &metav1.Time{Time: from}, EndAt: &metav1.Time{Time: from}},
+		}
+	})
+	s, exists, read := seen.Schedule, map[string]bool{}, 0
+	for i := 0; i < all; i += every {
+		exists[schedulespec.NameOf(s, from.Add(time.Duration(i)*time.Minute), "")] = true
+	}
+	look := func() v1alpha1.BackfillStatus {
+		plan := planSchedule(seen)
+		finishPlan(plan)
+		ids := plan.lookups()
+		if read += len(ids); len(ids) > 2000 {
+			t.Fatalf("%d rows are read at once", len(ids))
+		}
+		for _, id := range ids {
+			if exists[id] {
+				plan.lookedUp = append(plan.lookedUp, v1alpha1.WorkflowRun{ObjectMeta: metav1.ObjectMeta{Name: id}})
+			}
+		}
+		plan.planBackfills()
+		s.Status = plan.finish()
+		return s.Status.Backfills[0]
+	}
+	first := look()
+	if want := "dry run: 666 of 5000 slots are counted"; first.State != v1alpha1.BackfillRunning || first.Message != want {
+		t.Errorf("after one look, it is %+v, want %q", first, want)
+	}
+	before := read
+	s.Spec.Suspend = new(true)
+	if held := look(); read != before || held.State != v1alpha1.BackfillWaiting || held.Started != first.Started {
+		t.Errorf("while suspended, %d rows are read, and it is %+v", read-before, held)
+	}
+	s.Spec.Suspend = nil
+	b, looks := look(), 2
+	for ; b.State == v1alpha1.BackfillRunning; looks++ {
+		b = look()
+	}
+	if want := "dry run: 4285 of 5000 slots would start"; b.State != v1alpha1.BackfillCompleted || b.Message != want || b.Skipped != 715 || b.DecidedUntil != nil || looks != 8 || read != 3*all {
+		t.Errorf("after %d looks and %d rows, it is %+v, want %q", looks, read, b, want)
+	}
+}
+
+// TestPlanBackfills_ReadNoRowsWhileNothingCanStart: as many runs are open as may be.
+func TestPlanBackfills_ReadNoRowsWhileNothingCanStart(t *testing.T) {
+	t.Parallel()
+	seen := seenSchedule(inDatabase, func(s *wfs) {
+		s.Spec.StartAt = &metav1.Time{Time: noon.AddDate(1, 0, 0)}
+		s.Spec.Backfills = []v1alpha1.Backfill{{Name: "past", StartAt: &metav1.Time{Time: noon.AddDate(0, 0, -2)}, EndAt: &metav1.Time{Time: noon}, MaxParallel: 1}}
+	})
+	s := seen.Schedule
+	if ids := planSchedule(seen).lookups(); len(ids) != 49 {
+		t.Errorf("%d rows are read, want one for each slot", len(ids))
+	}
+	run, err := schedulespec.Run(s, noon.AddDate(0, 0, -2), schedulespec.BackfillSuffix("past"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Status.Backfills = []v1alpha1.BackfillStatus{{
+		Name: "past", State: v1alpha1.BackfillRunning, StartedAt: &metav1.Time{Time: noon}, DecidedUntil: &metav1.Time{Time: noon.AddDate(0, 0, -2)}, Active: []string{run.Name},
+	}}
+	seen.Runs = []v1alpha1.WorkflowRun{*run}
+	if ids := planSchedule(seen).lookups(); len(ids) > 0 {
+		t.Errorf("while its run is open, %d rows are read", len(ids))
+	}
+	seen.Runs[0].Status.State = v1alpha1.RunCompleted
+	if ids := planSchedule(seen).lookups(); len(ids) != 48 {
+		t.Errorf("after that, %d rows are read", len(ids))
+	}
+}
+
 // TestTimingHash_ChangesWithTheFirstSlot: a fraction of startAt is one second.
 func TestTimingHash_ChangesWithTheFirstSlot(t *testing.T) {
 	t.Parallel()

@@ -2,7 +2,10 @@ package schedulespec
 
 import (
 	"fmt"
+	"slices"
 	"time"
+
+	"k8s.io/utils/ptr"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/schedule"
@@ -12,8 +15,8 @@ const (
 	// MaxBackfill is the largest number of slots of one backfill.
 	MaxBackfill = 100_000
 	// maxWalk is how many slots are looked at for one portion, and maxLookups how many if the rows of
-	// their runs have to be read.
-	maxWalk, maxLookups = 2000, 100
+	// their runs have to be read. A dry run reads maxIDs rows for one portion, four statements.
+	maxWalk, maxLookups, maxIDs = 2000, 100, 2000
 	// Patience is how far in the future the end of a backfill may be, as clocks differ.
 	Patience = 5 * time.Minute
 )
@@ -40,10 +43,7 @@ func NewBackfill(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill, runs 
 	if err != nil {
 		return nil, err
 	}
-	b := &Backfill{request: request, timing: timing, runs: make(map[int64]v1alpha1.RunState, len(runs)), walk: maxWalk}
-	if IsInDatabase(s) {
-		b.walk = maxLookups
-	}
+	b := &Backfill{request: request, timing: timing, runs: make(map[int64]v1alpha1.RunState, len(runs)), walk: portion(s, request)}
 	own := BackfillSuffix(request.Name)
 	for i := range runs {
 		slot, suffix, ok := ParseName(s, runs[i].Name)
@@ -55,6 +55,27 @@ func NewBackfill(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill, runs 
 		}
 	}
 	return b, nil
+}
+
+// portion returns how many slots are looked at at once.
+func portion(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill) int {
+	isDryRun := ptr.Deref(request.DryRun, false)
+	switch {
+	case isDryRun && (!IsInDatabase(s) || request.Reprocess == "All"): // nothing is read
+		return MaxBackfill + 1
+	case isDryRun:
+		return maxIDs / len(otherSuffixes(s, request))
+	case IsInDatabase(s):
+		return maxLookups
+	default:
+		return maxWalk
+	}
+}
+
+// otherSuffixes returns those of the runs that may keep a slot of a backfill from starting.
+func otherSuffixes(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill) []string {
+	own := BackfillSuffix(request.Name)
+	return slices.DeleteFunc(suffixes(s), func(suffix string) bool { return suffix == own })
 }
 
 // Count returns the number of slots, and how many of them start. It fails if there are too many.
@@ -96,22 +117,16 @@ func (b *Backfill) Next(after time.Time, limit int) (slots []time.Time, skipped 
 }
 
 // Lookups returns what identifies the runs that NewBackfill has to know of to tell what Next returns
-// after a slot, or what Count does. It is for schedules whose runs are in the database.
-func Lookups(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill, after time.Time, isCount bool) (names []string) {
+// after a slot. It is for schedules whose runs are in the database.
+func Lookups(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill, after time.Time) (names []string) {
 	b, err := NewBackfill(s, request, nil, request.EndAt.Time)
 	if err != nil || request.Reprocess == "All" {
 		return nil
 	}
-	limit := maxLookups
-	if isCount {
-		limit = MaxBackfill
-	}
-	own, all := BackfillSuffix(request.Name), suffixes(s)
-	for _, slot := range b.timing.Between(after, request.EndAt.Time, limit) {
-		for _, suffix := range all {
-			if suffix != own {
-				names = append(names, NameOf(s, slot, suffix))
-			}
+	others := otherSuffixes(s, request)
+	for _, slot := range b.timing.Between(after, request.EndAt.Time, b.walk) {
+		for _, suffix := range others {
+			names = append(names, NameOf(s, slot, suffix))
 		}
 	}
 	return names
