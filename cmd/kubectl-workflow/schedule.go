@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	_ "time/tzdata" // the zones of schedules, where the user's machine has none
@@ -283,13 +284,14 @@ func (o *backfillOptions) run(ctx context.Context, name string) error {
 const maxBackfills = 16
 
 // addBackfill returns the patch that adds a request, if the schedule has not changed since it was
-// read. The oldest request that is done makes room for it.
+// read. The oldest request that is done makes room for it. The others are not written, as their times
+// may have fractions of a second, which a metav1.Time loses.
 func addBackfill(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill) ([]byte, error) {
 	done := map[string]bool{}
 	for i := range s.Status.Backfills {
 		done[s.Status.Backfills[i].Name] = s.Status.Backfills[i].State.Terminal()
 	}
-	var list []v1alpha1.Backfill
+	var removed []int
 	room := maxBackfills - len(s.Spec.Backfills)
 	for i := range s.Spec.Backfills {
 		known := &s.Spec.Backfills[i]
@@ -298,18 +300,23 @@ func addBackfill(s *v1alpha1.WorkflowSchedule, request *v1alpha1.Backfill) ([]by
 		}
 		if room <= 0 && done[known.Name] {
 			room++
-			continue
+			removed = append(removed, i)
 		}
-		list = append(list, *known)
 	}
 	if room <= 0 {
 		return nil, fmt.Errorf("WorkflowSchedule %s has %d backfills that are not done, and takes no more: wait, or remove one from spec.backfills", s.Name, maxBackfills)
 	}
-	return json.Marshal([]map[string]any{
+	patch := []map[string]any{
 		{"op": "test", "path": "/metadata/uid", "value": s.UID},
 		{"op": "add", "path": "/metadata/resourceVersion", "value": s.ResourceVersion},
-		{"op": "add", "path": "/spec/backfills", "value": append(list, *request)},
-	})
+	}
+	if len(s.Spec.Backfills) == 0 {
+		return json.Marshal(append(patch, map[string]any{"op": "add", "path": "/spec/backfills", "value": []*v1alpha1.Backfill{request}}))
+	}
+	for _, i := range slices.Backward(removed) {
+		patch = append(patch, map[string]any{"op": "remove", "path": fmt.Sprintf("/spec/backfills/%d", i)})
+	}
+	return json.Marshal(append(patch, map[string]any{"op": "add", "path": "/spec/backfills/-", "value": request}))
 }
 
 // preview prints what a backfill would start.

@@ -8,6 +8,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/dataapi/dataapitest"
@@ -148,6 +149,24 @@ func TestSchedule_BackfillAddsARequest(t *testing.T) {
 		t.Errorf("backfill of the last day: %+v", got)
 	}
 	if list := w.readSchedule("nightly-report").Spec.Backfills; len(list) != 2 || !list[1].StartAt.Time.Equal(noon.Add(-24*time.Hour)) || !list[1].EndAt.Time.Equal(noon) {
+		t.Errorf("the requests are %+v", list)
+	}
+}
+
+// TestSchedule_BackfillKeepsTheOthers: a request does not change, not even by the fraction of a second.
+func TestSchedule_BackfillKeepsTheOthers(t *testing.T) {
+	w := setup(t)
+	w.scheduler()
+	s := w.schedule("nightly-report")
+	fraction := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"backfills":[{"name":"fraction","startAt":"2025-12-24T23:00:00.5-01:00","endAt":"2025-12-31T00:00:00.25Z"}]}}`))
+	if err := cluster.Admin.Patch(t.Context(), s, fraction); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.run("schedule", "backfill", "nightly-report", "--from", "24h", "--name", "more"); got.code != codeDone {
+		t.Errorf("a second backfill: %+v", got)
+	}
+	list := w.readSchedule("nightly-report").Spec.Backfills
+	if len(list) != 2 || list[0].StartAt.Nanosecond() != 5e8 || list[0].EndAt.Nanosecond() != 25e7 || list[1].Name != "more" {
 		t.Errorf("the requests are %+v", list)
 	}
 }
