@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	ctrl "sigs.k8s.io/controller-runtime"
 
@@ -28,6 +30,14 @@ func unavailable(object *v1alpha1.Backend, err error) error {
 	return apierrors.NewServiceUnavailable(fmt.Sprintf("the database of Backend %q cannot be used now: its Ready condition says why", object.Name))
 }
 
+// tooLarge is the answer for values that are too long to be read. It is about them, not about the
+// database, and a client that repeats the call gets it again.
+func tooLarge(message string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusRequestEntityTooLarge, Reason: metav1.StatusReasonRequestEntityTooLarge, Message: message,
+	}}
+}
+
 // answer turns an error of a database into one of the API, which names no address.
 func answer(ctx context.Context, db *database, err error) error {
 	if err == nil {
@@ -43,6 +53,11 @@ func answer(ctx context.Context, db *database, err error) error {
 		return apierrors.NewTimeoutError(fmt.Sprintf("the database of Backend %q did not answer within %v", db.backend, readTimeout), retryAfter)
 	case errors.Is(err, store.ErrInvalidJSON), errors.Is(err, store.ErrTooLarge):
 		return apierrors.NewBadRequest("a value cannot be stored: " + err.Error())
+	case errors.Is(err, store.ErrPayloadTooLarge):
+		return tooLarge(err.Error() + " by the data API: read them in the database")
+	case errors.Is(err, store.ErrUnexpectedAnswer):
+		ctrl.LoggerFrom(ctx).Info("A statement of the data API failed", "backend", db.backend, "error", err.Error())
+		return tooLarge(fmt.Sprintf("the database of Backend %q sent more than an answer may have: 16 MiB, and 4 MiB a row", db.backend))
 	case errors.Is(err, store.ErrArchive):
 		return apierrors.NewInternalError(err)
 	case errors.Is(err, store.ErrLocked):

@@ -268,7 +268,7 @@ func archivedRun(ctx context.Context, db *database, id string, payloads bool) (r
 // fullRun reads a run that was found, with its payloads. It returns NotFound if it was removed since.
 func fullRun(ctx context.Context, db *database, found *store.RunView) (*openworkflow.Run, error) {
 	if found.ArchivedAt == nil {
-		run, err := db.View(readTimeout).FullRun(ctx, found.ID)
+		run, err := db.View(readTimeout).BoundedRun(ctx, found.ID)
 		if err != nil || run != nil {
 			return run, err
 		}
@@ -284,33 +284,30 @@ func fullRun(ctx context.Context, db *database, found *store.RunView) (*openwork
 }
 
 // readSteps reads a page of the step attempts of a run that was found.
-func readSteps(ctx context.Context, db *database, found *store.RunView, payloads bool, after *openworkflow.Cursor, limit int) (steps []openworkflow.StepAttempt, err error) {
+func readSteps(ctx context.Context, db *database, found *store.RunView, after *openworkflow.Cursor, limit int) (steps []openworkflow.StepAttempt, err error) {
 	view := db.View(readTimeout)
 	if found.ArchivedAt == nil {
-		return view.Steps(ctx, found.ID, payloads, after, limit)
+		return view.Steps(ctx, found.ID, false, after, limit)
 	}
 	archived, err := view.Archived(ctx, found.ID)
 	if err != nil || archived == nil { // it was removed since
 		return nil, err
 	}
 	err = withArchives(ctx, func() error {
-		steps, err = archived.Steps(ctx, payloads, after, limit)
+		steps, err = archived.Steps(ctx, after, limit)
 		return err
 	})
 	return steps, err
 }
 
 // steps returns a page of the step attempts of a run, and the text of continue.
-func (r *reader) steps(ctx context.Context, db *database, run *store.RunView, payloads bool, o *datav1alpha1.ReadOptions) (steps []openworkflow.StepAttempt, next string, err error) {
+func (r *reader) steps(ctx context.Context, db *database, run *store.RunView, o *datav1alpha1.ReadOptions) (steps []openworkflow.StepAttempt, next string, err error) {
 	cursor, err := parsePosition(o.Continue)
 	if err != nil {
 		return nil, "", err
 	}
 	limit := limitOf(o.Limit)
-	if payloads {
-		limit = min(limit, maxPayloadSteps)
-	}
-	steps, err = readSteps(ctx, db, run, payloads, cursor, limit+1)
+	steps, err = readSteps(ctx, db, run, cursor, limit+1)
 	if err != nil {
 		return nil, "", fmt.Errorf("read steps of run %s: %w", run.ID, err)
 	}

@@ -71,7 +71,7 @@ func (s *runSteps) Get(ctx context.Context, id string, options runtime.Object) (
 	namespace := genericapirequest.NamespaceValue(ctx)
 	out := &datav1alpha1.RunSteps{Items: []datav1alpha1.Step{}}
 	err = s.find(ctx, namespace, id, func(db *database, run *store.RunView) error {
-		steps, next, err := s.steps(ctx, db, run, false, o)
+		steps, next, err := s.steps(ctx, db, run, o)
 		if err != nil {
 			return err
 		}
@@ -163,6 +163,40 @@ func (*runHistory) NewGetOptions() (runtime.Object, bool, string) {
 	return &datav1alpha1.ReadOptions{}, false, ""
 }
 
+// payloadSteps returns a page of the step attempts of a run with payloads, and the text of continue.
+func payloadSteps(ctx context.Context, db *database, run *store.RunView, o *datav1alpha1.ReadOptions) (steps []openworkflow.StepAttempt, next string, err error) {
+	cursor, err := parsePosition(o.Continue)
+	if err != nil {
+		return nil, "", err
+	}
+	steps, more, err := readPayloadSteps(ctx, db, run, cursor, min(limitOf(o.Limit), maxPayloadSteps))
+	if err != nil {
+		return nil, "", fmt.Errorf("read steps of run %s: %w", run.ID, err)
+	}
+	if more {
+		last := &steps[len(steps)-1]
+		next = position{last.CreatedAt, last.ID}.String()
+	}
+	return steps, next, nil
+}
+
+// readPayloadSteps is readSteps with payloads. More says that attempts follow.
+func readPayloadSteps(ctx context.Context, db *database, run *store.RunView, after *openworkflow.Cursor, limit int) (steps []openworkflow.StepAttempt, more bool, err error) {
+	view := db.View(readTimeout)
+	if run.ArchivedAt == nil {
+		return view.BoundedSteps(ctx, run.ID, after, limit)
+	}
+	archived, err := view.Archived(ctx, run.ID)
+	if err != nil || archived == nil { // it was removed since
+		return nil, false, err
+	}
+	err = withArchives(ctx, func() error {
+		steps, more, err = archived.BoundedSteps(ctx, after, limit)
+		return err
+	})
+	return steps, more, err
+}
+
 // Get returns the run with a page of its step attempts.
 func (s *runHistory) Get(ctx context.Context, id string, options runtime.Object) (runtime.Object, error) {
 	o, err := readOptions(options)
@@ -188,7 +222,7 @@ func (s *runHistory) history(ctx context.Context, db *database, found *store.Run
 	if err != nil {
 		return nil, err
 	}
-	steps, next, err := s.steps(ctx, db, found, true, o)
+	steps, next, err := payloadSteps(ctx, db, found, o)
 	if err != nil {
 		return nil, err
 	}

@@ -267,9 +267,19 @@ func (a *Archived) Run(ctx context.Context, payloads bool) (*RunView, error) {
 	return &RunView{Run: *run, ParentRunID: a.parent, ArchivedAt: &a.at}, nil
 }
 
-// Steps returns a page of the run's step attempts as View.Steps does. The links to archived child
-// runs are those from before the removal.
-func (a *Archived) Steps(ctx context.Context, payloads bool, after *openworkflow.Cursor, limit int) ([]openworkflow.StepAttempt, error) {
+// Steps returns a page of the run's step attempts as View.Steps does without payloads. The links to
+// archived child runs are those from before the removal.
+func (a *Archived) Steps(ctx context.Context, after *openworkflow.Cursor, limit int) ([]openworkflow.StepAttempt, error) {
+	steps, _, err := a.steps(ctx, false, after, limit)
+	return steps, err
+}
+
+// BoundedSteps is Steps with payloads. Its pages are those of View.BoundedSteps.
+func (a *Archived) BoundedSteps(ctx context.Context, after *openworkflow.Cursor, limit int) (steps []openworkflow.StepAttempt, more bool, err error) {
+	return a.steps(ctx, true, after, limit)
+}
+
+func (a *Archived) steps(ctx context.Context, payloads bool, after *openworkflow.Cursor, limit int) (steps []openworkflow.StepAttempt, more bool, err error) {
 	children := map[string]string{}
 	if err := a.view.read(ctx, func(row pgx.CollectableRow) error {
 		var attempt, child string
@@ -277,10 +287,10 @@ func (a *Archived) Steps(ctx context.Context, payloads bool, after *openworkflow
 		children[attempt] = child
 		return err
 	}, a.view.store.sql(archivedChildrenSQL), a.view.store.namespace, a.id, maxArchivedChildren); err != nil {
-		return nil, Classify(err)
+		return nil, false, Classify(err)
 	}
-	var steps []openworkflow.StepAttempt
-	err := a.lines(ctx, func(line []byte) (more bool, err error) {
+	size, passed := 0, after == nil
+	err = a.lines(ctx, func(line []byte) (bool, error) {
 		if !bytes.HasPrefix(line, stepLine) {
 			return true, nil
 		}
@@ -291,12 +301,20 @@ func (a *Archived) Steps(ctx context.Context, payloads bool, after *openworkflow
 		if child, ok := children[step.ID]; ok && step.ChildWorkflowRunID == nil {
 			step.ChildWorkflowRunID = &child
 		}
-		if c := after; c == nil || step.CreatedAt.After(c.CreatedAt) || step.CreatedAt.Equal(c.CreatedAt) && step.ID > c.ID {
+		// The lines have the order of the database, which of two ids of one time only its collation knows.
+		if passed = passed || step.CreatedAt.After(after.CreatedAt); !passed {
+			passed = step.ID == after.ID
+			return true, nil
+		}
+		if payloads {
+			size += len(step.Context) + len(step.Output) + len(step.Error)
+		}
+		if more = len(steps) == limit || size > payloadPage && len(steps) > 0; !more {
 			steps = append(steps, step)
 		}
-		return len(steps) < limit, nil
+		return !more, nil
 	})
-	return steps, err
+	return steps, more, err
 }
 
 // maxArchivedChildren bounds the children of a run that are looked up for its steps.

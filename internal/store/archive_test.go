@@ -97,9 +97,9 @@ func TestRemoveRuns_ArchivesWhatItRemoves(t *testing.T) {
 		var full *openworkflow.Run
 		var errs [4]error
 		a.View, errs[0] = view.Run(t.Context(), id)
-		full, errs[1] = view.FullRun(t.Context(), id)
+		full, errs[1] = view.BoundedRun(t.Context(), id)
 		a.Full = &store.RunView{Run: *full}
-		a.Steps, errs[2] = view.Steps(t.Context(), id, true, nil, 100)
+		a.Steps, _, errs[2] = view.BoundedSteps(t.Context(), id, nil, 100)
 		a.Shown, errs[3] = view.Steps(t.Context(), id, false, nil, 100)
 		if err := errors.Join(errs[:]...); err != nil {
 			t.Fatal(err)
@@ -116,8 +116,8 @@ func TestRemoveRuns_ArchivesWhatItRemoves(t *testing.T) {
 		found := f.find(id)
 		got.View, errs[0] = found.Run(t.Context(), false)
 		got.Full, errs[1] = found.Run(t.Context(), true)
-		got.Steps, errs[2] = found.Steps(t.Context(), true, nil, 100)
-		got.Shown, errs[3] = found.Steps(t.Context(), false, nil, 100)
+		got.Steps, _, errs[2] = found.BoundedSteps(t.Context(), nil, 100)
+		got.Shown, errs[3] = found.Steps(t.Context(), nil, 100)
 		if err := errors.Join(errs[:]...); err != nil {
 			t.Fatal(err)
 		}
@@ -153,12 +153,12 @@ func TestRemoveRuns_ArchivesInBatches(t *testing.T) {
 			t.Errorf("run %s: %v, %v", id, run, err)
 		}
 	}
-	steps, err := f.find(heavy[4]).Steps(t.Context(), true, nil, 2)
-	if err != nil || len(steps) != 2 || len(steps[1].Output) != 300_002 {
+	steps, more, err := f.find(heavy[4]).BoundedSteps(t.Context(), nil, 2)
+	if err != nil || !more || len(steps) != 2 || len(steps[1].Output) != 300_002 {
 		t.Fatalf("%d steps, %v", len(steps), err)
 	}
-	rest, err := f.find(heavy[4]).Steps(t.Context(), true, &openworkflow.Cursor{CreatedAt: steps[1].CreatedAt, ID: steps[1].ID}, 2)
-	if err != nil || len(rest) != 1 || rest[0].StepName != "step-2" {
+	rest, more, err := f.find(heavy[4]).BoundedSteps(t.Context(), &openworkflow.Cursor{CreatedAt: steps[1].CreatedAt, ID: steps[1].ID}, 2)
+	if err != nil || more || len(rest) != 1 || rest[0].StepName != "step-2" {
 		t.Errorf("the second page has %d steps, %v", len(rest), err)
 	}
 }
@@ -197,8 +197,8 @@ func TestRemoveRuns_P9_ArchivesLargeRunsInLittleMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	steps, err := found.Steps(t.Context(), true, nil, 3)
-	if err != nil || len(steps) != 3 || len(steps[2].Output) != 3<<20+2 {
+	steps, more, err := found.BoundedSteps(t.Context(), nil, 3)
+	if err != nil || !more || len(steps) != 2 || len(steps[1].Output) != 3<<20+2 {
 		t.Errorf("%d steps, %v", len(steps), err)
 	}
 	if _, err := f.find(small).Run(t.Context(), true); err != nil {
@@ -300,7 +300,7 @@ func TestArchived_StepsNameChildren(t *testing.T) {
 	if err != nil || run.ParentRunID != parent.RunID {
 		t.Errorf("the child's parent is %v, %v", run, err)
 	}
-	steps, err := f.find(parent.RunID).Steps(t.Context(), false, nil, 10)
+	steps, err := f.find(parent.RunID).Steps(t.Context(), nil, 10)
 	if err != nil || len(steps) != 1 || steps[0].ChildWorkflowRunID == nil || *steps[0].ChildWorkflowRunID != child {
 		t.Errorf("the parent's steps are %+v, %v", steps, err)
 	}

@@ -81,6 +81,15 @@ func (s *Store) ForksSQL() string       { return s.sql(forksSQL) }
 func (s *Store) CopyStepsSQL() string   { return s.sql(copyStepsSQL) }
 func (s *Store) LinkForkSQL() string    { return s.sql(linkForkSQL) }
 
+// The statements of payloads.
+func (s *Store) RunPayloadsSQL() string {
+	return s.sql(strings.TrimPrefix(runPayloadsSQL, declarePayloads))
+}
+
+func (s *Store) StepPayloadsSQL() string {
+	return s.sql(strings.NewReplacer(declarePayloads, "", "{after}", "").Replace(stepPayloadsSQL))
+}
+
 func (s *Store) ChildrenSQL() string { return s.sql(childrenSQL) }
 func (s *Store) OutcomesSQL() string { return s.sql(outcomesSQL) }
 
