@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -25,7 +26,7 @@ UPDATE {schema}.operator_archived_runs i SET superseded_by = $3 WHERE i.namespac
 const forkText = 1 << 20
 
 // archivedSource reads a fork's source and its history from the archive. It keeps the history
-// without contexts, outputs and stacks of errors.
+// without contexts and outputs, and of errors what forkHistorySQL reads.
 func (s *Store) archivedSource(ctx context.Context, tx pgx.Tx, id string) (*forkSource, error) {
 	rows, err := tx.Query(ctx, s.sql(lockArchivedSQL), s.namespace, id)
 	if err != nil {
@@ -45,10 +46,15 @@ func (s *Store) archivedSource(ctx context.Context, tx pgx.Tx, id string) (*fork
 			source.run, err = found.decodeRun(line, true)
 			return true, err
 		}
+		if source.run == nil {
+			return false, archiveError("archive %s has no run %s before its step attempts", found.archive, id)
+		}
 		step, _, err := found.decodeStep(line, true)
-		step.Context, step.Output, step.Error = nil, nil, withoutStack(step.Error)
-		source.attempts = append(source.attempts, step)
-		return len(source.attempts) <= maxForkAttempts, err
+		if err != nil {
+			return false, err
+		}
+		step.Context, step.Output, step.Error = nil, nil, shownFailure(&step)
+		return true, source.add(step)
 	})
 	return source, err
 }
@@ -64,18 +70,22 @@ func (s *Store) partsIn(ctx context.Context, tx pgx.Tx, a *archivedRun) func(fro
 	}
 }
 
-// withoutStack returns an error without its stack, which may be long.
-func withoutStack(raw json.RawMessage) json.RawMessage {
-	var members map[string]json.RawMessage
-	if json.Unmarshal(raw, &members) != nil {
-		return bytes.Clone(raw) // it may be a part of a longer line
+// shownFailure returns what shownError reads of the error of a failed attempt. The rest may be long.
+func shownFailure(step *openworkflow.StepAttempt) json.RawMessage {
+	switch {
+	case step.Status != openworkflow.StepFailed:
+		return nil
+	case len(step.Error) <= longestShown:
+		return step.Error
 	}
-	delete(members, "stack")
-	out, err := json.Marshal(members)
-	if err != nil { // it was valid
-		panic(err)
-	}
-	return out
+	e := openworkflow.DecodeError(step.Error)
+	return openworkflow.Error{Name: beginningOf(e.Name), Message: beginningOf(e.Message)}.Encode()
+}
+
+// beginningOf is shownText.
+func beginningOf(text string) string {
+	runes := []rune(text[:min(len(text), longestText*utf8.UTFMax)])
+	return string(runes[:min(len(runes), longestText)])
 }
 
 // copyArchived copies attempts from the archive to the new run, as copyStepsSQL does from the table.
@@ -119,12 +129,4 @@ func (s *Store) copyArchived(ctx context.Context, tx pgx.Tx, source *forkSource,
 	}
 	_, err = tx.Exec(ctx, s.sql(supersedeArchivedSQL), s.namespace, source.archived.id, runID)
 	return err
-}
-
-// forkSource is what a fork is made from.
-type forkSource struct {
-	run      *openworkflow.Run
-	attempts []openworkflow.StepAttempt
-	// archived says where the source is, nil if it is in the tables.
-	archived *archivedRun
 }

@@ -219,6 +219,7 @@ func TestArchived_P9_DamagedArchives(t *testing.T) {
 		"cut":                {`UPDATE operator_archive_parts SET data = substring(data FROM 1 FOR length(data) - 20)`, "unexpected EOF"},
 		"more after the end": {`INSERT INTO operator_archive_parts SELECT namespace_id, id, 1, 'x' FROM operator_archives`, "archive "},
 		"another place":      {`UPDATE operator_archived_runs SET position = 7`, "has no run 7"},
+		"before the runs":    {`UPDATE operator_archived_runs SET position = -1`, "archive "},
 		"another run":        {`UPDATE operator_archived_runs SET position = 1 - position`, "does not have run"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -199,37 +199,56 @@ func (s *Store) forkSource(ctx context.Context, tx pgx.Tx, id string, input bool
 		source, err = s.archivedSource(ctx, tx, id)
 	case err != nil || !run.Status.Terminal(): // of an open run, no history is needed
 	default:
-		source.attempts, err = s.forkHistory(ctx, tx, id)
+		err = s.forkHistory(ctx, tx, source)
 	}
 	return source, err
 }
 
 // forkHistory reads the history of a source, page by page: an answer of an untrusted server has a
 // limit.
-func (s *Store) forkHistory(ctx context.Context, tx pgx.Tx, id string) (attempts []openworkflow.StepAttempt, err error) {
-	texts := 0
-	for last := (openworkflow.StepAttempt{}); ; last = attempts[len(attempts)-1] {
-		rows, err := tx.Query(ctx, s.sql(forkHistorySQL), s.namespace, id, forkPage, last.CreatedAt, last.ID)
+func (s *Store) forkHistory(ctx context.Context, tx pgx.Tx, source *forkSource) error {
+	for last := (openworkflow.StepAttempt{}); ; last = source.attempts[len(source.attempts)-1] {
+		rows, err := tx.Query(ctx, s.sql(forkHistorySQL), s.namespace, source.run.ID, forkPage, last.CreatedAt, last.ID)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		page, err := pgx.CollectRows(rows, scanStep)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for i := range page {
-			texts += len(page[i].StepName) + len(page[i].Error)
+			if err := source.add(page[i]); err != nil {
+				return err
+			}
 		}
-		attempts = append(attempts, page...)
-		switch {
-		case len(attempts) > maxForkAttempts:
-			return nil, invalidFork("run %s has more than %d step attempts", id, maxForkAttempts)
-		case texts > maxForkTexts:
-			return nil, invalidFork("the names and errors of the steps of run %s have more than %d bytes", id, maxForkTexts)
-		case len(page) < forkPage:
-			return attempts, nil
+		if len(page) < forkPage {
+			return nil
 		}
 	}
+}
+
+// forkSource is what a fork is made from.
+type forkSource struct {
+	run *openworkflow.Run
+	// attempts are without contexts and outputs, and texts is the length of their names and errors.
+	attempts []openworkflow.StepAttempt
+	texts    int
+	// archived says where the source is, nil if it is in the tables.
+	archived *archivedRun
+}
+
+// add adds an attempt to the history. A history is read whole or not at all: without its end, the
+// step that failed last would be another.
+func (s *forkSource) add(a openworkflow.StepAttempt) error {
+	s.attempts = append(s.attempts, a)
+	s.texts += len(a.StepName) + len(a.Error)
+	switch {
+	case len(s.attempts) > maxForkAttempts:
+		return invalidFork("run %s has more than %d step attempts", s.run.ID, maxForkAttempts)
+	case s.texts > maxForkTexts:
+		return invalidFork("the names and errors of the steps of run %s have more than %d bytes", s.run.ID, maxForkTexts)
+	}
+	return nil
 }
 
 // fork is the transaction of Fork.

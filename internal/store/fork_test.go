@@ -107,18 +107,39 @@ SELECT count(*) FROM (
 	}
 }
 
-// TestFork_P7_TooManyAttempts: what a database says that a run has, must fit into memory.
-func TestFork_P7_TooManyAttempts(t *testing.T) {
+// TestFork_P7_TooLongAHistory: what a database says that a run has, must fit into memory. A fork of a
+// part of the history would execute again what comes after it. The history is too long in the tables
+// and in an archive.
+func TestFork_P7_TooLongAHistory(t *testing.T) {
 	t.Parallel()
-	f := setup(t)
-	source := f.create(1)[0]
-	f.end(source)
-	f.exec(`
-INSERT INTO openworkflow.step_attempts (namespace_id, id, workflow_run_id, step_name, kind, status, config, created_at, updated_at)
-SELECT 'default', i::text, $1, 'a', 'function', 'failed', '{}', now(), now() FROM generate_series(1, 100001) i`, source)
-	_, err := f.Fork(t.Context(), store.ForkRequest{Source: source})
-	if want := "invalid fork: run " + source + " has more than 100000 step attempts"; err == nil || err.Error() != want {
-		t.Errorf("%v, want %s", err, want)
+	for name, c := range map[string]struct {
+		attempts, message int
+		want              string
+	}{
+		"attempts": {100_001, 10, "invalid fork: run source has more than 100000 step attempts"},
+		"errors":   {9000, 4000, "invalid fork: the names and errors of the steps of run source have more than 33554432 bytes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.create(1, func(r *store.NewRun) { r.ID = "source" })
+			f.end("source")
+			f.exec(`UPDATE openworkflow.workflow_runs SET status = 'failed', error = '{"message": "no"}'`)
+			f.exec(`
+INSERT INTO openworkflow.step_attempts (namespace_id, id, workflow_run_id, step_name, kind, status, config, error, created_at, updated_at)
+SELECT 'default', i::text, 'source', 'a', 'function', 'failed', '{}', jsonb_build_object('message', repeat('x', $2::int)), now(), now()
+FROM generate_series(1, $1::int) i`, c.attempts, c.message)
+			f.age("2 days")
+			forks := func(where string) {
+				_, err := f.Fork(t.Context(), store.ForkRequest{Source: "source", From: lastFailed})
+				if !errors.Is(err, store.ErrInvalidFork) || err.Error() != c.want {
+					t.Errorf("%s: %v, want %s", where, err, c.want)
+				}
+			}
+			forks("in the tables")
+			f.archive("source")
+			forks("in an archive")
+		})
 	}
 }
 

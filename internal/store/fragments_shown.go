@@ -8,9 +8,9 @@ import "strings"
 
 const (
 	// maxShown is the longest JSON, in bytes, that is read whole.
-	maxShown = `4096`
+	maxShown, longestShown = `4096`, 4096
 	// maxShownText is how many characters are read of a text. A status shows at most 1,024 bytes.
-	maxShownText = `1100`
+	maxShownText, longestText = `1100`, 1100
 	// maxObjectRef is the longest reference to an object that may be one of ours, in bytes.
 	maxObjectRef = `4096`
 )
