@@ -172,6 +172,25 @@ func (w *world) awaitSignal() *v1alpha1.WorkflowSignal {
 	}
 }
 
+// A run may have asked for more approvals than a page of the data API has.
+func TestApprove_FindsTheOpenOneOfMany(t *testing.T) {
+	w := setup(t)
+	w.history()
+	w.asks("first")
+	w.exec(`UPDATE openworkflow.operator_approvals SET state = 'Approved'`)
+	w.exec(`INSERT INTO openworkflow.operator_approvals
+		(namespace_id, run_id, step_name, step_attempt_id, digest, request, on_expiry, expires_at, state, decisions, created_at)
+	SELECT namespace_id, run_id, 'step-' || i, step_attempt_id, digest, request, on_expiry, expires_at, CASE WHEN i < 101 THEN state ELSE 'Open' END, '[]',
+		created_at + i * interval '1 s'
+	FROM openworkflow.operator_approvals, generate_series(2, 101) i`)
+	if got := w.run("approve", runSeq(3), "--dry-run", "-o", "yaml"); got.code != codeDone || !strings.Contains(got.out, "step: step-101\n") {
+		t.Errorf("%+v", got)
+	}
+	if got := w.run("inbox", runSeq(3)); strings.Count(got.out, "\n") != 102 {
+		t.Errorf("the inbox has %d lines", strings.Count(got.out, "\n"))
+	}
+}
+
 func TestApprove_P7_BadInputSaysWhatIsWrong(t *testing.T) {
 	w := setup(t)
 	w.history()

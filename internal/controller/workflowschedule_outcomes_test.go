@@ -25,12 +25,12 @@ import (
 func (w *world) storedSlots(db *store.Store, s *wfs) []store.SlotOutcome {
 	w.t.Helper()
 	filter := store.SlotFilter{Cluster: "test-cluster", Namespace: w.Namespace, Schedule: s.Name, UID: string(s.UID)}
-	all, err := db.View(time.Minute).Slots(context.Background(), filter, nil, 10_000)
+	page, err := db.View(time.Minute).Slots(context.Background(), filter, nil, 10_000)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	slices.Reverse(all)
-	return all
+	slices.Reverse(page.Items)
+	return page.Items
 }
 
 // awaitSlots waits until each minute of an interval has one stored outcome, and returns them by their

@@ -54,8 +54,8 @@ func approvalName(a *store.ApprovalView) string {
 	return a.Run.ID + "." + a.Digest[:min(len(a.Digest), nameDigits)]
 }
 
-// maxRunApprovals is how many approvals of a run are read.
-const maxRunApprovals = 1000
+// maxRequired bounds the number of approvers that an approval shows as required.
+const maxRequired = 1000
 
 // maxApprovals bounds the approvals of an answer: each may have 64 KiB.
 const maxApprovals = 100
@@ -72,13 +72,17 @@ func (s *approvals) Get(ctx context.Context, name string, _ *metav1.GetOptions) 
 	}
 	var found *datav1alpha1.Approval
 	err = s.each(ctx, "", func(db *database) error {
-		views, err := db.View(readTimeout).ApprovalsOf(ctx, name[:dot], maxRunApprovals)
-		for i := range views {
-			if found == nil && approvalName(&views[i]) == name {
-				found = s.approvalOf(ctx, &views[i], db.backend, details)
-			}
+		if found != nil {
+			return nil
 		}
-		return err
+		return payloadReads.within(ctx, func() error {
+			view, err := db.View(readTimeout).Approval(ctx, name[:dot], name[dot+1:])
+			if err != nil || view == nil || approvalName(view) != name {
+				return err
+			}
+			found = s.approvalOf(ctx, view, db.backend, details)
+			return reserveAnswer(ctx, view.Size())
+		})
 	})
 	if err == nil && found == nil {
 		err = apierrors.NewNotFound(approvalResource, name)
@@ -125,7 +129,7 @@ func parseApprovalSelector(selector fields.Selector, namespace string) (f approv
 	return f, nil
 }
 
-// List returns those that are open, oldest first or, of one run, all.
+// List returns a page of those that are open, oldest first or, of one run, of all.
 func (s *approvals) List(ctx context.Context, o *internalversion.ListOptions) (runtime.Object, error) {
 	namespace := genericapirequest.NamespaceValue(ctx)
 	if o == nil {
@@ -139,7 +143,7 @@ func (s *approvals) List(ctx context.Context, o *internalversion.ListOptions) (r
 	if err != nil {
 		return nil, err
 	}
-	after, err := parseApprovalPosition(o.Continue)
+	position, err := parseListPosition[approvalKey](o.Continue)
 	if err != nil {
 		return nil, err
 	}
@@ -147,70 +151,67 @@ func (s *approvals) List(ctx context.Context, o *internalversion.ListOptions) (r
 	if filter.none {
 		return list, nil
 	}
-	limit := min(limitOf(o.Limit), maxApprovals)
-	return list, withPayloads(ctx, func() error { return s.page(ctx, filter, after, limit, list) })
+	return list, s.page(ctx, filter, &position, min(limitOf(o.Limit), maxApprovals), list)
 }
 
-// shownApproval is an approval and the Backend that holds it.
+// shownApproval is an approval and the databases that have it.
 type shownApproval struct {
 	store.ApprovalView
-	backend string
+	of []*database
 }
 
-// page adds a page to the list, merged from the databases.
-func (s *approvals) page(ctx context.Context, filter approvalFilter, after *store.ApprovalCursor, limit int, list *datav1alpha1.ApprovalList) error {
+// approvalKey is what a position has of an approval beside its time.
+type approvalKey struct {
+	RunID string `json:"run"`
+	Step  string `json:"step"`
+}
+
+// page adds a page behind the position to the list.
+func (s *approvals) page(ctx context.Context, filter approvalFilter, position *listPosition[approvalKey], limit int, list *datav1alpha1.ApprovalList) error {
 	details, err := s.may(ctx, "approvals", "details", "")
 	if err != nil {
 		return err
 	}
-	var all []shownApproval
-	err = s.each(ctx, filter.backend, func(db *database) (err error) {
-		var views []store.ApprovalView
-		if filter.runID != "" {
-			views, err = db.View(readTimeout).ApprovalsOf(ctx, filter.runID, maxApprovals)
+	return s.databases.use(ctx, genericapirequest.NamespaceValue(ctx), filter.backend, func(open []*database) error {
+		return payloadReads.within(ctx, func() error {
+			page, err := readApprovals(ctx, open, filter, position, limit)
+			if err != nil {
+				return err
+			}
+			size := store.Truncate(&page, limit)
+			for i := range page.Items {
+				a := &page.Items[i]
+				position.pass(a.CreatedAt, approvalKey{a.Run.ID, a.Step}, a.of)
+				list.Items = append(list.Items, *s.approvalOf(ctx, &a.ApprovalView, a.of[0].backend, details))
+			}
+			if page.More {
+				list.Continue = position.String()
+			}
+			return reserveAnswer(ctx, size)
+		})
+	})
+}
+
+// readApprovals reads a page of approvals behind a position.
+func readApprovals(
+	ctx context.Context, open []*database, filter approvalFilter, position *listPosition[approvalKey], limit int,
+) (store.ViewPage[shownApproval], error) {
+	return readMerged(ctx, open, limit, func(db *database) (store.ViewPage[store.ApprovalView], error) {
+		wanted := store.ApprovalFilter{RunID: filter.runID}
+		var after *store.ApprovalCursor
+		if key, at, passed := position.in(db); passed {
+			after = &store.ApprovalCursor{CreatedAt: at, RunID: key.RunID, Step: key.Step}
 		} else {
-			views, err = db.View(readTimeout).OpenApprovals(ctx, after, limit+1)
+			wanted.CreatedFrom = at
 		}
-		for i := range views {
-			all = append(all, shownApproval{views[i], db.backend})
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	slices.SortStableFunc(all, func(a, b shownApproval) int {
+		return orNone(db.View(readTimeout).Approvals(ctx, wanted, after, limit))
+	}, func(a store.ApprovalView, db *database) shownApproval {
+		return shownApproval{a, []*database{db}}
+	}, func(a, b *shownApproval) int {
 		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.Run.ID, b.Run.ID), strings.Compare(a.Step, b.Step))
+	}, func(into, same *shownApproval) {
+		into.of = append(into.of, same.of...)
 	})
-	all = slices.CompactFunc(all, func(a, b shownApproval) bool { return a.Run.ID == b.Run.ID && a.Step == b.Step })
-	if filter.runID == "" && len(all) > limit {
-		all = all[:limit]
-		last := &all[limit-1]
-		list.Continue = encodePosition(approvalPosition{last.CreatedAt, last.Run.ID, last.Step})
-	}
-	for i := range all {
-		list.Items = append(list.Items, *s.approvalOf(ctx, &all[i].ApprovalView, all[i].backend, details))
-	}
-	return nil
-}
-
-// approvalPosition is where a page of approvals ends, as the text of continue.
-type approvalPosition struct {
-	CreatedAt time.Time `json:"t"`
-	RunID     string    `json:"run"`
-	Step      string    `json:"step"`
-}
-
-// parseApprovalPosition returns nil for no position.
-func parseApprovalPosition(text string) (*store.ApprovalCursor, error) {
-	if text == "" {
-		return nil, nil
-	}
-	p, err := decodePosition(text, func(p approvalPosition) bool { return p.RunID != "" })
-	if err != nil {
-		return nil, err
-	}
-	return &store.ApprovalCursor{CreatedAt: p.CreatedAt, RunID: p.RunID, Step: p.Step}, nil
 }
 
 // approvalOf returns the resource for a row, with details if the caller may see them.
@@ -224,7 +225,7 @@ func (s *approvals) approvalOf(ctx context.Context, view *store.ApprovalView, ba
 		Spec: datav1alpha1.ApprovalSpec{
 			Backend: backend, RunID: view.Run.ID, Object: s.objectOf(&view.Run.Run, namespace), WorkflowName: view.Run.WorkflowName,
 			Step: view.Step, Prompt: view.Request.Prompt, Users: view.Request.Approvers.Users, Groups: view.Request.Approvers.Groups,
-			Required: int32(min(max(view.Request.Required, 1), maxRunApprovals)), Digest: view.Digest,
+			Required: int32(min(max(view.Request.Required, 1), maxRequired)), Digest: view.Digest,
 			ExpiresAt: *timeOf(&view.ExpiresAt), OnExpiry: view.OnExpiry,
 		},
 		Status: datav1alpha1.ApprovalStatus{State: approvalState(view), Approvals: int32(view.Approvals()), DecidedAt: timeOf(view.DecidedAt)},

@@ -3,6 +3,7 @@ package dataapi
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,6 +85,45 @@ func TestApprovals_ListsWhatIsOpenPageByPage(t *testing.T) {
 		if len(list.Items) != 1 || list.Items[0].Status.State != want {
 			t.Errorf("%s: %+v, want %s", id, list.Items, want)
 		}
+	}
+}
+
+// A run may ask for any number of approvals, each as long as a request may be.
+func TestApprovals_OfARunHavePages(t *testing.T) {
+	w := setup(t)
+	const n = 301
+	w.asks("run-1")
+	w.exec(`INSERT INTO openworkflow.operator_approvals
+		(namespace_id, run_id, step_name, step_attempt_id, digest, request, on_expiry, expires_at, state, decisions, created_at)
+	SELECT namespace_id, run_id, 'step-' || i, step_attempt_id, md5(i::text) || md5(i::text), replace(request, 'Release?', repeat('x', 60000)),
+		on_expiry, expires_at, CASE WHEN i < $1 THEN 'Approved' ELSE 'Open' END, '[]', created_at + i * interval '1 ms'
+	FROM openworkflow.operator_approvals, generate_series(2, $1::int) i`, n)
+	c := w.user()
+	var steps []string
+	params := []string{"fieldSelector", "spec.runID=run-1"}
+	last := datav1alpha1.Approval{}
+	for next := ""; ; {
+		list := w.mustApprovals(c, append(params, "continue", next)...)
+		if len(list.Items) > maxApprovals {
+			t.Fatalf("a page of %d", len(list.Items))
+		}
+		for _, a := range list.Items {
+			steps, last = append(steps, a.Spec.Step), a
+		}
+		if next = list.Continue; next == "" {
+			break
+		}
+	}
+	if len(steps) != n || len(slices.Compact(slices.Sorted(slices.Values(steps)))) != n || last.Spec.Step != "step-301" || last.Status.State != "Open" {
+		t.Errorf("%d approvals, the last one is %+v", len(steps), last)
+	}
+	var one datav1alpha1.Approval
+	err := c.Get().Namespace(w.namespace).Resource("approvals").Name(last.Name).Do(t.Context()).Into(&one)
+	if err != nil || one.Name != last.Name || one.Spec.Step != "step-301" || len(one.Spec.Prompt) < 50_000 {
+		t.Errorf("get %s: %.300v, %v", last.Name, one, err)
+	}
+	if list := w.mustApprovals(c, append(params, "limit", "7")...); len(list.Items) != 7 || list.Continue == "" {
+		t.Errorf("a page of 7 has %d, continue %q", len(list.Items), list.Continue)
 	}
 }
 

@@ -91,21 +91,32 @@ func (s *bulkRetries) List(ctx context.Context, o *internalversion.ListOptions) 
 	}
 	list := &datav1alpha1.BulkRetryList{Items: []datav1alpha1.BulkRetry{}}
 	err := s.databases.use(ctx, namespace, "", func(open []*database) error {
-		for _, db := range open {
-			found, err := db.View(readTimeout).BulkRetries(ctx, "")
-			if err != nil {
-				return answer(ctx, db, err)
-			}
-			for i := range found {
-				of := fields.Set{"metadata.name": found[i].Name, "metadata.namespace": namespace}
-				if o.FieldSelector == nil || o.FieldSelector.Matches(of) {
-					list.Items = append(list.Items, *bulkRetryOf(&found[i], db.backend, namespace))
-				}
-			}
-		}
-		return nil
+		return pageReads.within(ctx, func() error { return s.listBulk(ctx, open, o.FieldSelector, list) })
 	})
 	return list, err
+}
+
+// listBulk adds the requests of the databases to the list, which has no pages: it fails if their texts are
+// long, as those of rows may be that somebody else has written.
+func (s *bulkRetries) listBulk(ctx context.Context, open []*database, selector fields.Selector, list *datav1alpha1.BulkRetryList) error {
+	namespace, size := genericapirequest.NamespaceValue(ctx), 0
+	for _, db := range open {
+		found, err := db.View(readTimeout).BulkRetries(ctx, "")
+		if err != nil {
+			return answer(ctx, db, err)
+		}
+		for i := range found {
+			of := fields.Set{"metadata.name": found[i].Name, "metadata.namespace": namespace}
+			if selector != nil && !selector.Matches(of) {
+				continue
+			}
+			if size += found[i].Size(); size > maxListBytes {
+				return apierrors.NewBadRequest(fmt.Sprintf("the bulk retries of this namespace have more than %d bytes: get one by its name", maxListBytes))
+			}
+			list.Items = append(list.Items, *bulkRetryOf(&found[i], db.backend, namespace))
+		}
+	}
+	return reserveAnswer(ctx, size)
 }
 
 // Create stores a request. A dry run stores nothing: its status says how many runs match, and

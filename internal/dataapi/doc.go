@@ -23,7 +23,9 @@
 //	authenticate.go  who callers are and what they may do
 //	certificates.go  issues and renews the server's certificate
 //	databases.go     the open databases, one per Backend
-//	reader.go        pages of runs and steps, merged from several databases
+//	limits.go        what requests may use at a time, in all and of a namespace
+//	reader.go        pages of runs and steps
+//	merge.go         merges the lists of several databases
 //	runs.go          runs: get, list, create
 //	creates.go       creates that share transactions
 //	subresources.go  runs/steps, runs/payload, runs/history, runs/state

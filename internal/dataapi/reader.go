@@ -1,12 +1,12 @@
 package dataapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -28,9 +28,10 @@ const (
 	defaultLimit, maxLimit = 500, 1000
 	// maxPages is the number of pages that are read for one answer, if some of their runs are left out.
 	maxPages = 4
-	// maxPayloadSteps bounds the step attempts of a page with payloads, and maxPayloadReads the
-	// answers with payloads that are made at a time: they may be large.
-	maxPayloadSteps, maxPayloadReads = 20, 2
+	// maxListBytes is how many bytes of texts a list has, but for its last item.
+	maxListBytes = 2 << 20
+	// maxPayloadSteps bounds the step attempts of a page with payloads: they may be large.
+	maxPayloadSteps = 20
 )
 
 // reader reads runs of a namespace's databases.
@@ -55,7 +56,7 @@ func (r *reader) each(ctx context.Context, backend string, f func(db *database) 
 	})
 }
 
-// position is where a page of a list ends, as the text of continue.
+// position is where a page of step attempts ends, as the text of continue.
 type position struct {
 	CreatedAt time.Time `json:"t"`
 	ID        string    `json:"id"`
@@ -104,10 +105,10 @@ func limitOf(limit int64) int {
 	return int(min(limit, maxLimit))
 }
 
-// found is a run and the database that has it.
+// found is a run and the databases that have it: several, if several Backends name one database.
 type found struct {
 	store.RunView
-	db *database
+	of []*database
 }
 
 // list returns a page of a namespace's runs, newest first.
@@ -116,7 +117,7 @@ func (r *reader) list(ctx context.Context, namespace string, selector fields.Sel
 	if err != nil {
 		return nil, err
 	}
-	cursor, err := parsePosition(after)
+	position, err := parseListPosition[string](after)
 	if err != nil {
 		return nil, err
 	}
@@ -125,78 +126,84 @@ func (r *reader) list(ctx context.Context, namespace string, selector fields.Sel
 		return list, nil
 	}
 	err = r.databases.use(ctx, namespace, wanted.backend, func(open []*database) error {
-		runs, next, err := r.readShown(ctx, open, wanted, namespace, cursor, limit)
-		if err != nil {
-			return err
-		}
-		if next != nil {
-			list.Continue = position{next.CreatedAt, next.ID}.String()
-		}
-		for i := range runs {
-			list.Items = append(list.Items, r.runOf(&runs[i].RunView, runs[i].db.backend, namespace))
-		}
-		return nil
+		return pageReads.within(ctx, func() error {
+			shown, err := r.readShown(ctx, open, wanted, namespace, &position, limit)
+			if err != nil {
+				return err
+			}
+			if shown.More {
+				list.Continue = position.String()
+			}
+			size := store.Truncate(&shown, limit)
+			for i := range shown.Items {
+				list.Items = append(list.Items, r.runOf(&shown.Items[i].RunView, shown.Items[i].of[0].backend, namespace))
+			}
+			return reserveAnswer(ctx, size)
+		})
 	})
 	return list, err
 }
 
-// readShown reads pages until it has as many runs as wanted, or has read maxPages: no index knows
-// superseded runs or those with an object, of which there may be many in a row. So a page may have fewer
-// runs than its limit, as Kubernetes allows. Next, not nil, is where the following page begins.
+// readShown reads pages behind the position, and moves it, until it has as many runs as wanted, has read
+// maxPages, or the runs are large: no index knows superseded runs or those with an object, of which
+// there may be many in a row. So a page may have fewer runs than its limit, as Kubernetes allows.
 func (r *reader) readShown(
-	ctx context.Context, open []*database, wanted selected, namespace string, cursor *openworkflow.Cursor, limit int,
-) (shown []found, next *openworkflow.Cursor, err error) {
+	ctx context.Context, open []*database, wanted selected, namespace string, position *listPosition[string], limit int,
+) (shown store.ViewPage[found], err error) {
+	size := 0
 	for range maxPages {
-		runs, err := readPage(ctx, open, wanted, cursor, limit+1)
+		page, err := readRuns(ctx, open, wanted, position, limit)
 		if err != nil {
-			return nil, nil, err
+			return shown, err
 		}
-		for i := range runs[:min(limit, len(runs))] {
-			if len(shown) == limit {
-				return shown, cursor, nil
+		for i := range page.Items {
+			run := &page.Items[i]
+			if shown.More = len(shown.Items) == limit || size > maxListBytes; shown.More {
+				return shown, nil
 			}
-			cursor = &openworkflow.Cursor{CreatedAt: runs[i].CreatedAt, ID: runs[i].ID}
-			if wanted.shows(&runs[i].RunView, r.objectOf(&runs[i].Run, namespace)) {
-				shown = append(shown, runs[i])
+			position.pass(run.CreatedAt, run.ID, run.of)
+			if wanted.shows(&run.RunView, r.objectOf(&run.Run, namespace)) {
+				shown.Items = append(shown.Items, *run)
+				size += run.Size()
 			}
 		}
-		switch {
-		case len(runs) <= limit:
-			return shown, nil, nil
-		case len(shown) == limit:
-			return shown, cursor, nil
+		if shown.More = page.More; !page.More || len(shown.Items) == limit {
+			break
 		}
 	}
-	return shown, cursor, nil
+	return shown, nil
 }
 
-// readPage merges the pages of several databases. A run that two Backends show is returned
-// once.
-func readPage(ctx context.Context, open []*database, wanted selected, cursor *openworkflow.Cursor, limit int) ([]found, error) {
-	var all []found
-	for _, db := range open {
-		var runs []store.RunView
-		var err error
+// readRuns reads a page of runs behind a position.
+func readRuns(ctx context.Context, open []*database, wanted selected, position *listPosition[string], limit int) (store.ViewPage[found], error) {
+	return readMerged(ctx, open, limit, func(db *database) (page store.ViewPage[store.RunView], err error) {
 		if wanted.id != "" {
-			runs, err = readOne(ctx, db, wanted)
-		} else {
-			runs, err = db.View(readTimeout).Runs(ctx, wanted.ViewFilter, cursor, limit)
+			page.Items, err = readOne(ctx, db, wanted)
+			return page, err
 		}
-		if err != nil {
-			return nil, answer(ctx, db, err)
+		filter := wanted.ViewFilter
+		id, at, passed := position.in(db)
+		if passed {
+			return db.View(readTimeout).Runs(ctx, filter, &openworkflow.Cursor{CreatedAt: at, ID: id}, limit)
 		}
-		for _, run := range runs {
-			all = append(all, found{run, db})
-		}
-	}
-	slices.SortStableFunc(all, func(a, b found) int {
-		if c := b.CreatedAt.Compare(a.CreatedAt); c != 0 {
-			return c
-		}
-		return strings.Compare(b.ID, a.ID)
+		filter.CreatedBefore = earlier(filter.CreatedBefore, at)
+		return db.View(readTimeout).Runs(ctx, filter, nil, limit)
+	}, func(run store.RunView, db *database) found {
+		return found{run, []*database{db}}
+	}, func(a, b *found) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), strings.Compare(b.ID, a.ID))
+	}, func(into, same *found) {
+		into.of = append(into.of, same.of...)
 	})
-	all = slices.CompactFunc(all, func(a, b found) bool { return a.ID == b.ID && a.CreatedAt.Equal(b.CreatedAt) })
-	return all[:min(limit, len(all))], nil
+}
+
+// earlier returns the bound of a list, newest first, that continues with the items of an instant. Postgres
+// counts in microseconds. The zero time is no bound.
+func earlier(bound, at time.Time) time.Time {
+	if after := at.Add(time.Microsecond); !at.IsZero() && (bound.IsZero() || after.Before(bound)) {
+		return after
+	}
+	return bound
 }
 
 // readOne finds the run that a selector names, if it has the other properties too.
@@ -258,7 +265,7 @@ func archivedRun(ctx context.Context, db *database, id string, payloads bool) (r
 		}
 		return nil, err
 	}
-	err = withArchives(ctx, func() error {
+	err = archiveReads.within(ctx, func() error {
 		run, err = found.Run(ctx, payloads)
 		return err
 	})
@@ -293,7 +300,7 @@ func readSteps(ctx context.Context, db *database, found *store.RunView, after *o
 	if err != nil || archived == nil { // it was removed since
 		return nil, err
 	}
-	err = withArchives(ctx, func() error {
+	err = archiveReads.within(ctx, func() error {
 		steps, err = archived.Steps(ctx, after, limit)
 		return err
 	})
@@ -316,32 +323,4 @@ func (r *reader) steps(ctx context.Context, db *database, run *store.RunView, o 
 		next = position{steps[limit-1].CreatedAt, steps[limit-1].ID}.String()
 	}
 	return steps, next, nil
-}
-
-// payloadReads has a place for each answer with payloads that is being read, for all namespaces.
-var payloadReads = make(chan struct{}, maxPayloadReads)
-
-// withPayloads calls f while few other answers with payloads are being read.
-func withPayloads(ctx context.Context, f func() error) error {
-	return within(ctx, payloadReads, f)
-}
-
-// archiveReads has a place for each archive that is being read, for all namespaces: a row of it may
-// be large. It is not that of payloads, whose holder may read an archive.
-var archiveReads = make(chan struct{}, maxPayloadReads)
-
-// withArchives calls f while few other archives are being read.
-func withArchives(ctx context.Context, f func() error) error {
-	return within(ctx, archiveReads, f)
-}
-
-// within calls f with one of the places.
-func within(ctx context.Context, places chan struct{}, f func() error) error {
-	select {
-	case places <- struct{}{}:
-		defer func() { <-places }()
-		return f()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -71,6 +71,9 @@ func New(databases *Databases, o Options) (*Server, error) {
 	config.EffectiveVersion = compatibility.DefaultBuildEffectiveVersion()
 	config.RequestTimeout = requestTimeout
 	config.EnableIndex, config.EnableProfiling, config.EnableMetrics = false, false, false
+	config.BuildHandlerChainFunc = func(handler http.Handler, c *server.Config) http.Handler {
+		return server.DefaultBuildHandlerChain(limitRequests(handler, codecs), c)
+	}
 	namer := openapinamer.NewDefinitionNamer(scheme)
 	config.OpenAPIConfig = server.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, namer)
 	config.OpenAPIConfig.Info.Title = "OpenWorkflow data API"

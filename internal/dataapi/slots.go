@@ -70,21 +70,25 @@ func (s *scheduleSlots) Get(ctx context.Context, name string, _ *metav1.GetOptio
 	if !ok {
 		return nil, apierrors.NewNotFound(slotResource, name)
 	}
-	var all []shownSlot
+	var newest *shownSlot
 	err := s.each(ctx, "", func(db *database) error {
 		found, err := db.View(readTimeout).Slot(ctx, uid, slot)
-		if found != nil && found.Schedule.Cluster == s.cluster && found.Schedule.Namespace == namespace {
-			all = append(all, shownSlot{*found, db.backend})
+		if found == nil || found.Schedule.Cluster != s.cluster || found.Schedule.Namespace != namespace {
+			return err
+		}
+		o := &shownSlot{*found, []*database{db}}
+		if newest == nil || cmp.Or(o.Last.Compare(newest.Last), o.Rank()-newest.Rank()) > 0 {
+			newest = o
 		}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if all = mergeSlots(all); len(all) == 0 {
+	if newest == nil {
 		return nil, apierrors.NewNotFound(slotResource, name)
 	}
-	return new(all[0].resource()), nil
+	return new(newest.resource()), nil
 }
 
 // slotFields are the fields by which slots can be selected.
@@ -156,7 +160,7 @@ func (s *scheduleSlots) List(ctx context.Context, o *internalversion.ListOptions
 	if err != nil {
 		return nil, err
 	}
-	after, err := parseSlotPosition(o.Continue)
+	position, err := parseListPosition[slotKey](o.Continue)
 	if err != nil {
 		return nil, err
 	}
@@ -164,67 +168,69 @@ func (s *scheduleSlots) List(ctx context.Context, o *internalversion.ListOptions
 	if wanted.none {
 		return list, nil
 	}
-	return list, s.page(ctx, wanted, after, limitOf(o.Limit), list)
+	return list, s.page(ctx, wanted, &position, limitOf(o.Limit), list)
 }
 
-// shownSlot is an outcome and the Backend that holds it.
+// shownSlot is an outcome and the databases that have it, the first of which shows it.
 type shownSlot struct {
 	store.SlotOutcome
-	backend string
+	of []*database
 }
 
-// page adds a page to the list, merged from the databases.
-func (s *scheduleSlots) page(ctx context.Context, wanted selectedSlots, after *store.SlotCursor, limit int, list *datav1alpha1.ScheduleSlotList) error {
-	var all []shownSlot
-	err := s.each(ctx, wanted.backend, func(db *database) error {
-		found, err := db.View(readTimeout).Slots(ctx, wanted.SlotFilter, after, limit+1)
-		for i := range found {
-			all = append(all, shownSlot{found[i], db.backend})
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if all = mergeSlots(all); len(all) > limit {
-		all = all[:limit]
-		last := &all[limit-1]
-		list.Continue = encodePosition(slotPosition{last.Last, last.Schedule.UID, last.Slot})
-	}
-	for i := range all {
-		list.Items = append(list.Items, all[i].resource())
-	}
-	return nil
-}
-
-// mergeSlots sorts outcomes, newest first. Of a slot that two databases have, as the schedule was given
-// another Backend, or as two Backends are one, the final outcome stays.
-func mergeSlots(all []shownSlot) []shownSlot {
-	slices.SortStableFunc(all, func(a, b shownSlot) int {
-		return cmp.Or(b.Last.Compare(a.Last), strings.Compare(b.Schedule.UID, a.Schedule.UID), b.Slot.Compare(a.Slot), b.Rank()-a.Rank())
-	})
-	return slices.CompactFunc(all, func(a, b shownSlot) bool {
-		return a.Last.Equal(b.Last) && a.Schedule.UID == b.Schedule.UID && a.Slot.Equal(b.Slot)
-	})
-}
-
-// slotPosition is where a page of slots ends, as the text of continue.
-type slotPosition struct {
-	Last time.Time `json:"t"`
+// slotKey is what a position has of an outcome beside its time.
+type slotKey struct {
 	UID  string    `json:"uid"`
 	Slot time.Time `json:"slot"`
 }
 
-// parseSlotPosition returns nil for no position.
-func parseSlotPosition(text string) (*store.SlotCursor, error) {
-	if text == "" {
-		return nil, nil
-	}
-	p, err := decodePosition(text, func(p slotPosition) bool { return !p.Slot.IsZero() })
-	if err != nil {
-		return nil, err
-	}
-	return &store.SlotCursor{Last: p.Last, UID: p.UID, Slot: p.Slot}, nil
+// page adds a page behind the position to the list.
+func (s *scheduleSlots) page(ctx context.Context, wanted selectedSlots, position *listPosition[slotKey], limit int, list *datav1alpha1.ScheduleSlotList) error {
+	return s.databases.use(ctx, genericapirequest.NamespaceValue(ctx), wanted.backend, func(open []*database) error {
+		return pageReads.within(ctx, func() error {
+			page, err := readSlots(ctx, open, wanted, position, limit)
+			if err != nil {
+				return err
+			}
+			size := store.Truncate(&page, limit)
+			for i := range page.Items {
+				o := &page.Items[i]
+				position.pass(o.Last, slotKey{o.Schedule.UID, o.Slot}, o.of)
+				list.Items = append(list.Items, o.resource())
+			}
+			if page.More {
+				list.Continue = position.String()
+			}
+			return reserveAnswer(ctx, size)
+		})
+	})
+}
+
+// readSlots reads a page of outcomes behind a position. Of a slot that two databases have, as the schedule
+// was given another Backend, or as two Backends are one, the final outcome stays.
+func readSlots(
+	ctx context.Context, open []*database, wanted selectedSlots, position *listPosition[slotKey], limit int,
+) (store.ViewPage[shownSlot], error) {
+	return readMerged(ctx, open, limit, func(db *database) (store.ViewPage[store.SlotOutcome], error) {
+		filter := wanted.SlotFilter
+		var after *store.SlotCursor
+		if key, at, passed := position.in(db); passed {
+			after = &store.SlotCursor{Last: at, UID: key.UID, Slot: key.Slot}
+		} else {
+			filter.Before = earlier(filter.Before, at)
+		}
+		return orNone(db.View(readTimeout).Slots(ctx, filter, after, limit))
+	}, func(o store.SlotOutcome, db *database) shownSlot {
+		return shownSlot{o, []*database{db}}
+	}, func(a, b *shownSlot) int {
+		return cmp.Or(b.Last.Compare(a.Last), strings.Compare(b.Schedule.UID, a.Schedule.UID), b.Slot.Compare(a.Slot))
+	}, func(into, same *shownSlot) {
+		if same.Rank() > into.Rank() {
+			into.SlotOutcome = same.SlotOutcome
+			into.of = append(same.of, into.of...)
+			return
+		}
+		into.of = append(into.of, same.of...)
+	})
 }
 
 // resource returns the resource for a row.
@@ -233,7 +239,7 @@ func (o *shownSlot) resource() datav1alpha1.ScheduleSlot {
 		ObjectMeta: metav1.ObjectMeta{
 			Name: slotName(&o.SlotOutcome), Namespace: o.Schedule.Namespace, UID: types.UID(slotName(&o.SlotOutcome)), CreationTimestamp: *timeOf(&o.RecordedAt),
 		},
-		Spec:   datav1alpha1.ScheduleSlotSpec{Backend: o.backend, Schedule: o.Schedule.Name, ScheduleUID: o.Schedule.UID, Time: *timeOf(&o.Slot)},
+		Spec:   datav1alpha1.ScheduleSlotSpec{Backend: o.of[0].backend, Schedule: o.Schedule.Name, ScheduleUID: o.Schedule.UID, Time: *timeOf(&o.Slot)},
 		Status: datav1alpha1.ScheduleSlotStatus{Reason: o.Reason, Run: o.Run, Message: o.Message, RecordedAt: *timeOf(&o.RecordedAt)},
 	}
 	if o.Last.After(o.Slot) {

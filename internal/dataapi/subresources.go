@@ -71,15 +71,17 @@ func (s *runSteps) Get(ctx context.Context, id string, options runtime.Object) (
 	namespace := genericapirequest.NamespaceValue(ctx)
 	out := &datav1alpha1.RunSteps{Items: []datav1alpha1.Step{}}
 	err = s.find(ctx, namespace, id, func(db *database, run *store.RunView) error {
-		steps, next, err := s.steps(ctx, db, run, o)
-		if err != nil {
-			return err
-		}
-		out.ObjectMeta, out.Continue = objectMeta(&run.Run, namespace), next
-		for i := range steps {
-			out.Items = append(out.Items, stepOf(&steps[i]))
-		}
-		return nil
+		return pageReads.within(ctx, func() error {
+			steps, next, err := s.steps(ctx, db, run, o)
+			if err != nil {
+				return err
+			}
+			out.ObjectMeta, out.Continue = objectMeta(&run.Run, namespace), next
+			for i := range steps {
+				out.Items = append(out.Items, stepOf(&steps[i]))
+			}
+			return reserveAnswer(ctx, sizeOfSteps(steps))
+		})
 	})
 	if err != nil {
 		return nil, err
@@ -101,19 +103,17 @@ func (s *runPayload) Get(ctx context.Context, id string, _ *metav1.GetOptions) (
 	namespace := genericapirequest.NamespaceValue(ctx)
 	var out *datav1alpha1.RunPayload
 	err := s.find(ctx, namespace, id, func(db *database, found *store.RunView) error {
-		var run *openworkflow.Run
-		err := withPayloads(ctx, func() (err error) {
-			run, err = fullRun(ctx, db, found)
-			return err
+		return payloadReads.within(ctx, func() error {
+			run, err := fullRun(ctx, db, found)
+			if err != nil {
+				return err
+			}
+			out = &datav1alpha1.RunPayload{
+				ObjectMeta: objectMeta(run, namespace),
+				Input:      jsonOf(run.Input), Output: jsonOf(run.Output), Error: jsonOf(run.Error),
+			}
+			return reserveAnswer(ctx, sizeOfPayload(run))
 		})
-		if err != nil {
-			return err
-		}
-		out = &datav1alpha1.RunPayload{
-			ObjectMeta: objectMeta(run, namespace),
-			Input:      jsonOf(run.Input), Output: jsonOf(run.Output), Error: jsonOf(run.Error),
-		}
-		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -190,7 +190,7 @@ func readPayloadSteps(ctx context.Context, db *database, run *store.RunView, aft
 	if err != nil || archived == nil { // it was removed since
 		return nil, false, err
 	}
-	err = withArchives(ctx, func() error {
+	err = archiveReads.within(ctx, func() error {
 		steps, more, err = archived.BoundedSteps(ctx, after, limit)
 		return err
 	})
@@ -206,7 +206,7 @@ func (s *runHistory) Get(ctx context.Context, id string, options runtime.Object)
 	namespace := genericapirequest.NamespaceValue(ctx)
 	var out *datav1alpha1.RunHistory
 	err = s.find(ctx, namespace, id, func(db *database, found *store.RunView) error {
-		return withPayloads(ctx, func() (err error) {
+		return payloadReads.within(ctx, func() (err error) {
 			out, err = s.history(ctx, db, found, namespace, o)
 			return err
 		})
@@ -237,5 +237,19 @@ func (s *runHistory) history(ctx context.Context, db *database, found *store.Run
 			Step: stepOf(&steps[i]), Context: jsonOf(steps[i].Context), Output: jsonOf(steps[i].Output), Error: jsonOf(steps[i].Error),
 		})
 	}
-	return out, nil
+	return out, reserveAnswer(ctx, sizeOfPayload(run)+sizeOfSteps(steps))
+}
+
+// sizeOfPayload returns how many bytes the payloads of a run have.
+func sizeOfPayload(run *openworkflow.Run) int {
+	return len(run.Input) + len(run.Output) + len(run.Error)
+}
+
+// sizeOfSteps returns how many bytes the texts and payloads of step attempts have.
+func sizeOfSteps(steps []openworkflow.StepAttempt) (n int) {
+	for i := range steps {
+		a := &steps[i]
+		n += len(a.ID) + len(a.StepName) + len(a.Context) + len(a.Output) + len(a.Error) + len(text(a.ChildWorkflowRunID))
+	}
+	return n
 }

@@ -69,6 +69,12 @@ var alias sync.Once
 func setup(t *testing.T) *world {
 	t.Helper()
 	t.Parallel()
+	return setupAlone(t)
+}
+
+// setupAlone is setup for a test that measures the process: no other one runs meanwhile.
+func setupAlone(t *testing.T) *world {
+	t.Helper()
 	shared.Start(t, "../..", serve)
 	alias.Do(func() { cluster.env, cluster.admin, cluster.scheme = shared.Env, shared.Admin, shared.Scheme })
 	w := shared.NewWorld(t)

@@ -51,12 +51,14 @@ func (s *workflows) List(ctx context.Context, o *internalversion.ListOptions) (r
 	}
 	list := &datav1alpha1.WorkflowList{Items: []datav1alpha1.Workflow{}}
 	err := s.databases.use(ctx, namespace, "", func(open []*database) error {
-		for _, db := range open {
-			if err := s.read(ctx, db, namespace, list); err != nil {
-				return answer(ctx, db, err)
+		return pageReads.within(ctx, func() error {
+			for _, db := range open {
+				if err := s.read(ctx, db, namespace, list); err != nil {
+					return answer(ctx, db, err)
+				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	return list, err
 }

@@ -42,11 +42,11 @@ func asking(details any) *workflow.Workflow[int, string] {
 func (b *bench) asked(id string) store.ApprovalView {
 	b.Helper()
 	b.await(id, "parked", func(r *openworkflow.Run) bool { return r.Attempts > 0 && r.Parked() })
-	views, err := b.store.View(time.Minute).ApprovalsOf(b.Context(), id, 10)
-	if err != nil || len(views) != 1 {
-		b.Fatalf("approvals of run %s: %+v, %v", id, views, err)
+	page, err := b.store.View(time.Minute).Approvals(b.Context(), store.ApprovalFilter{RunID: id}, nil, 10)
+	if err != nil || len(page.Items) != 1 {
+		b.Fatalf("approvals of run %s: %+v, %v", id, page, err)
 	}
-	return views[0]
+	return page.Items[0]
 }
 
 func (b *bench) decide(id, user, decision, digest string) (store.Decision, error) {
@@ -84,8 +84,9 @@ func TestWaitForApproval_R99b_IsAWaitForASignal(t *testing.T) {
 	if err := json.Unmarshal(b.steps(id)[0].Output, &output); err != nil || output.Data.Outcome != store.ApprovalApproved {
 		t.Errorf("stored is %s (R26)", b.steps(id)[0].Output)
 	}
-	if views, err := b.store.View(time.Minute).ApprovalsOf(t.Context(), id, 10); err != nil || len(views) != 1 || views[0].Digest != asked.Digest {
-		t.Errorf("then the approvals are %+v, %v", views, err)
+	page, err := b.store.View(time.Minute).Approvals(t.Context(), store.ApprovalFilter{RunID: id}, nil, 10)
+	if err != nil || len(page.Items) != 1 || page.Items[0].Digest != asked.Digest {
+		t.Errorf("then the approvals are %+v, %v", page, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/json"
+	"maps"
 	"strings"
 	"time"
 
@@ -116,7 +117,7 @@ func (a *archivedRun) decodeRun(line []byte, payloads bool) (*openworkflow.Run, 
 	_ = json.Unmarshal(row.Config, &config) // one that is no object has nothing
 	run := &openworkflow.Run{
 		NamespaceID: row.NamespaceID, ID: row.ID, WorkflowName: row.WorkflowName, Version: row.Version,
-		Status: openworkflow.RunStatus(row.Status), IdempotencyKey: row.IdempotencyKey, Context: openworkflow.Column(row.Context),
+		Status: openworkflow.RunStatus(row.Status), IdempotencyKey: row.IdempotencyKey,
 		Attempts: row.Attempts, ParentStepAttemptID: row.ParentStepAttemptID, WorkerID: row.WorkerID,
 		AvailableAt: row.AvailableAt.time(), DeadlineAt: row.DeadlineAt.time(), StartedAt: row.StartedAt.time(), FinishedAt: row.FinishedAt.time(),
 		CreatedAt: row.CreatedAt.Time, UpdatedAt: row.UpdatedAt.Time,
@@ -127,10 +128,28 @@ func (a *archivedRun) decodeRun(line []byte, payloads bool) (*openworkflow.Run, 
 	}
 	if payloads {
 		run.Input, run.Output, run.Error = openworkflow.Column(row.Input), openworkflow.Column(row.Output), openworkflow.Column(row.Error)
+		run.Context = openworkflow.Column(row.Context)
 	} else {
-		run.Error = onlyName(row.Error)
+		run.Context, run.Error = onlyReferences(row.Context), onlyName(row.Error)
 	}
 	return run, nil
+}
+
+// onlyReferences returns a context with what names the run's object and its schedule, nil for neither.
+func onlyReferences(raw json.RawMessage) json.RawMessage {
+	var all map[string]json.RawMessage
+	if json.Unmarshal(raw, &all) != nil {
+		return nil
+	}
+	maps.DeleteFunc(all, func(key string, _ json.RawMessage) bool { return key != "kubernetes" && key != "schedule" })
+	if len(all) == 0 {
+		return nil
+	}
+	out, err := json.Marshal(all)
+	if err != nil { // what was unmarshaled marshals
+		panic(err)
+	}
+	return out
 }
 
 // decodeStep returns the step attempt of a line, and its row as it is in the archive.

@@ -148,6 +148,7 @@
 //	count.go           runs by status
 //	view_runs.go       runs by id, for people and tools
 //	view.go            what people and tools read: bounded, read-only, without payloads
+//	view_page.go       pages of lists, bounded in memory
 //	payloads.go        the values of runs and step attempts, in chunks
 //	view_why.go        what says why a run waits
 //	view_workflows.go  what the runs of each workflow do

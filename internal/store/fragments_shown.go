@@ -46,9 +46,19 @@ func shownWait(value string) string {
 }
 
 // shownObject is the context of a run without anything but the reference to its object.
-func shownObject(value string) string {
-	object := value + ` -> 'kubernetes'`
-	return `CASE WHEN octet_length((` + object + `)::text) <= ` + maxObjectRef + ` THEN jsonb_build_object('kubernetes', ` + object + `) END`
+func shownObject(value string) string { return shownReference(value, "kubernetes") }
+
+// shownReference is the context of a run without anything but a reference, NULL if that is none of ours.
+func shownReference(value, key string) string {
+	reference := value + ` -> '` + key + `'`
+	return `CASE WHEN octet_length((` + reference + `)::text) <= ` + maxObjectRef + ` THEN jsonb_build_object('` + key + `', ` + reference + `) END`
+}
+
+// shownReferences is the context of a run without anything but the references to its object and its
+// schedule.
+func shownReferences(value string) string {
+	part := func(key string) string { return `coalesce(` + shownReference(value, key) + `, '{}')` }
+	return `nullif(` + part("kubernetes") + ` || ` + part("schedule") + `, '{}')`
 }
 
 // shownRunColumns replaces the columns of a run by what is shown of them.
@@ -56,8 +66,11 @@ var shownRunColumns = func() *strings.Replacer {
 	replaced := []string{
 		"r.input", "NULL::jsonb", "r.context", shownObject("r.context"), "r.output", shownJSON("r.output"), "r.error", shownError("r.error"),
 	}
-	for _, column := range []string{"workflow_name", "version", "status", "idempotency_key", "parent_step_attempt_id", "worker_id"} {
-		replaced = append(replaced, "r."+column, shownText("r."+column))
+	for _, text := range shownTexts {
+		replaced = append(replaced, text, shownText(text))
 	}
 	return strings.NewReplacer(replaced...)
 }()
+
+// shownTexts are the texts of a run of which only the beginning is shown.
+var shownTexts = []string{"r.workflow_name", "r.version", "r.status", "r.idempotency_key", "r.parent_step_attempt_id", "r.worker_id"}

@@ -3,7 +3,6 @@ package store_test
 import (
 	"context"
 	"errors"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -14,34 +13,7 @@ import (
 	"github.com/openworkflow-operator/operator/internal/testpg/hostile"
 )
 
-// heapGrowth returns the most by which the heap grew while f ran.
-func heapGrowth(f func()) uint64 {
-	heap := func() uint64 {
-		var stats runtime.MemStats
-		runtime.ReadMemStats(&stats)
-		return stats.HeapAlloc
-	}
-	runtime.GC()
-	before, most := heap(), uint64(0)
-	done, sampled := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(sampled)
-		tick := time.NewTicker(2 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			most = max(most, heap())
-			select {
-			case <-done:
-				return
-			case <-tick.C:
-			}
-		}
-	}()
-	f()
-	close(done)
-	<-sampled
-	return max(most, before) - before
-}
+var heapGrowth = hostile.HeapGrowth
 
 // Whatever a server sends, a Store keeps a bounded amount of it for a bounded time, and says
 // what was wrong.

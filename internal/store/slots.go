@@ -173,14 +173,14 @@ WHERE s.namespace_id = $1 AND s.cluster = $3 AND s.namespace = $4 {conditions}
 ORDER BY s.last_slot DESC, s.schedule_uid DESC, s.slot DESC
 LIMIT $2`
 
-// Slots returns up to limit of the outcomes that the filter selects, newest first, after the cursor if
-// there is one.
-func (v *View) Slots(ctx context.Context, f SlotFilter, after *SlotCursor, limit int) ([]SlotOutcome, error) {
+// Slots returns a page of up to limit of the outcomes that the filter selects, newest first, after the
+// cursor if there is one.
+func (v *View) Slots(ctx context.Context, f SlotFilter, after *SlotCursor, limit int) (ViewPage[SlotOutcome], error) {
 	if !storableID(f.Schedule) || !storableID(f.UID) || after != nil && !storableID(after.UID) {
-		return nil, nil
+		return ViewPage[SlotOutcome]{}, nil
 	}
-	sql, args := v.store.slotsQuery(f, after, limit)
-	return v.slots(ctx, sql, args...)
+	q, args := v.store.slotsQuery(f, after, limit+1)
+	return readPage(ctx, v, limit, scanSlot, q, args)
 }
 
 // slotsQuery returns the statement of Slots, and its arguments.
@@ -216,20 +216,15 @@ func (v *View) Slot(ctx context.Context, uid string, slot time.Time) (*SlotOutco
 	if !storableID(uid) {
 		return nil, nil
 	}
-	found, err := v.slots(ctx, v.store.sql(viewSlotSQL), v.store.namespace, uid, slot)
-	if err != nil || len(found) == 0 {
+	found, err := readPage(ctx, v, 1, scanSlot, viewSlotSQL, []any{v.store.namespace, uid, slot})
+	if err != nil || len(found.Items) == 0 {
 		return nil, err
 	}
-	return &found[0], nil
+	return &found.Items[0], nil
 }
 
-func (v *View) slots(ctx context.Context, sql string, args ...any) (all []SlotOutcome, err error) {
-	err = v.read(ctx, func(row pgx.CollectableRow) error {
-		var o SlotOutcome
-		key := &o.Schedule
-		err := row.Scan(&key.UID, &o.Slot, &o.Last, &o.Slots, &key.Cluster, &key.Namespace, &key.Name, &o.Reason, &o.Run, &o.Message, &o.RecordedAt)
-		all = append(all, o)
-		return err
-	}, sql, args...)
-	return all, Classify(err)
+func scanSlot(row pgx.CollectableRow) (o SlotOutcome, err error) {
+	key := &o.Schedule
+	err = row.Scan(&key.UID, &o.Slot, &o.Last, &o.Slots, &key.Cluster, &key.Namespace, &key.Name, &o.Reason, &o.Run, &o.Message, &o.RecordedAt)
+	return o, err
 }

@@ -36,10 +36,11 @@ var nightlySlots = store.SlotFilter{Cluster: "cluster", Namespace: "shop"}
 // slots returns outcomes as a text such as "Started 3, Missed 0-2 x3".
 func (f *fixture) slots(filter store.SlotFilter, after *store.SlotCursor, limit int) (text string, all []store.SlotOutcome) {
 	f.t.Helper()
-	all, err := f.View(5*time.Second).Slots(f.t.Context(), filter, after, limit)
+	page, err := f.View(5*time.Second).Slots(f.t.Context(), filter, after, limit)
 	if err != nil {
 		f.t.Fatalf("Slots: %v", err)
 	}
+	all = page.Items
 	var list []string
 	for _, o := range all {
 		one := fmt.Sprintf("%s %d", o.Reason, o.Slot.Sub(slotsBegin)/time.Minute)

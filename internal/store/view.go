@@ -114,16 +114,33 @@ type stateRange struct {
 	condition string
 }
 
-// viewColumns are runColumns without payloads, and the parent's id.
-var viewColumns = strings.NewReplacer(
-	"r.input, r.output, r.error", `NULL::jsonb, NULL::jsonb,
-		CASE WHEN jsonb_typeof(r.error -> 'name') = 'string' THEN jsonb_build_object('name', left(r.error ->> 'name', 253)) END`,
-).Replace(runColumns) + `,
+// viewColumns are runColumns without payloads, and the parent's id. Of the context there is what names
+// the run's object and its schedule, and of the error its name. Texts are cut, but not the id.
+var viewColumns = viewedColumns.Replace(runColumns) + `,
 	coalesce((
-		SELECT a.workflow_run_id
+		SELECT ` + shownText("a.workflow_run_id") + `
 		FROM {schema}.step_attempts a
 		WHERE a.namespace_id = r.parent_step_attempt_namespace_id AND a.id = r.parent_step_attempt_id
 	), '')`
+
+var viewedColumns = func() *strings.Replacer {
+	replaced := []string{
+		"r.context", shownReferences("r.context"), "r.input", "NULL::jsonb", "r.output", "NULL::jsonb", "r.error", nameOfError("r.error"),
+	}
+	texts := slices.Clone(shownTexts)
+	for _, key := range []string{configForkedFrom, configForkStep, configSupersededBy} {
+		texts = append(texts, configText("r", key))
+	}
+	for _, text := range texts {
+		replaced = append(replaced, text, shownText(text))
+	}
+	return strings.NewReplacer(replaced...)
+}()
+
+// nameOfError is an error column with the name only.
+func nameOfError(value string) string {
+	return `CASE WHEN jsonb_typeof(` + value + ` -> 'name') = 'string' THEN jsonb_build_object('name', left(` + value + ` ->> 'name', 253)) END`
+}
 
 // viewAllSQL reads workflow_runs_created_at_desc_idx from the cursor on. The planner gets only
 // the conditions that apply.
@@ -168,18 +185,12 @@ WHERE r.namespace_id = $1 {named} {states} {conditions}
 ORDER BY r.created_at DESC, r.id DESC
 LIMIT $2`
 
-// Runs returns up to limit of the runs that the filter selects, newest first, after the cursor
-// if there is one.
-func (v *View) Runs(ctx context.Context, f ViewFilter, after *openworkflow.Cursor, limit int) ([]RunView, error) {
-	q := viewQuery{args: []any{v.store.namespace, limit}}
+// Runs returns a page of up to limit of the runs that the filter selects, newest first, after the
+// cursor if there is one.
+func (v *View) Runs(ctx context.Context, f ViewFilter, after *openworkflow.Cursor, limit int) (ViewPage[RunView], error) {
+	q := viewQuery{args: []any{v.store.namespace, limit + 1}}
 	sql := q.runs(f, after)
-	var runs []RunView
-	err := v.read(ctx, func(row pgx.CollectableRow) error {
-		run, err := scanRunView(row)
-		runs = append(runs, run)
-		return err
-	}, v.store.sql(sql), q.args...)
-	return runs, Classify(err)
+	return readPage(ctx, v, limit, scanRunView, sql, q.args)
 }
 
 // viewQuery builds the text of a statement and its arguments.
@@ -310,9 +321,13 @@ WHERE a.namespace_id = $1 AND a.workflow_run_id = $3 {after}
 ORDER BY a.created_at, a.id
 LIMIT $2`
 
-// withoutPayload are stepColumns without the output, and of the error only its name.
-var withoutPayload = strings.Replace(stepColumns, "a.output, a.error", `NULL::jsonb,
-	CASE WHEN jsonb_typeof(a.error -> 'name') = 'string' THEN jsonb_build_object('name', left(a.error ->> 'name', 253)) END`, 1)
+// withoutPayload are stepColumns without the output. Of the error there is its name, and of a long
+// context the signal. Texts are cut, but not the id.
+var withoutPayload = strings.NewReplacer(
+	"a.step_name", shownText("a.step_name"), "a.kind", shownText("a.kind"), "a.status", shownText("a.status"),
+	"a.context", shownWait("a.context"), "a.output", "NULL::jsonb", "a.error", nameOfError("a.error"),
+	"a.child_workflow_run_id", shownText("a.child_workflow_run_id"),
+).Replace(stepColumns)
 
 // Steps returns up to limit of the step attempts of a run, oldest first, after the cursor if
 // there is one. Without payloads, outputs are nil, and of the errors only the names are kept.

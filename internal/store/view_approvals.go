@@ -26,6 +26,8 @@ type ApprovalView struct {
 	Decisions []ApprovalDecision
 	CreatedAt time.Time
 	DecidedAt *time.Time
+
+	requestSize int // of its text
 }
 
 // Approvals returns how many have approved.
@@ -61,34 +63,49 @@ LIMIT $2`
 // openApprovals are those about which a decision is taken.
 const openApprovals = `AND p.state = 'Open' AND p.expires_at > now() AND r.status IN (` + openStatuses + `)`
 
-// OpenApprovals returns up to limit of the approvals about which a decision is taken, oldest first,
-// after the cursor if there is one.
-func (v *View) OpenApprovals(ctx context.Context, after *ApprovalCursor, limit int) ([]ApprovalView, error) {
-	q := viewQuery{args: []any{v.store.namespace, limit}}
+// ApprovalFilter selects approvals. Its zero value selects those about which a decision is taken.
+type ApprovalFilter struct {
+	// RunID, if not empty, selects the approvals of a run instead, in any state.
+	RunID string
+	// CreatedFrom bounds the creation: it is included. Zero means no bound.
+	CreatedFrom time.Time
+}
+
+// Approvals returns a page of up to limit of the approvals that the filter selects, oldest first, after
+// the cursor if there is one.
+func (v *View) Approvals(ctx context.Context, f ApprovalFilter, after *ApprovalCursor, limit int) (ViewPage[ApprovalView], error) {
+	if !storableID(f.RunID) || after != nil && (!storableID(after.RunID) || !storableID(after.Step)) {
+		return ViewPage[ApprovalView]{}, nil
+	}
+	q := viewQuery{args: []any{v.store.namespace, limit + 1}}
 	conditions := openApprovals
+	if f.RunID != "" {
+		conditions = "AND p.run_id = " + q.arg(f.RunID)
+	}
+	if !f.CreatedFrom.IsZero() {
+		conditions += " AND p.created_at >= " + q.arg(f.CreatedFrom)
+	}
 	if after != nil {
 		conditions += " AND (p.created_at, p.run_id, p.step_name) > (" +
 			strings.Join([]string{q.arg(after.CreatedAt), q.arg(after.RunID), q.arg(after.Step)}, ", ") + ")"
 	}
-	return v.approvals(ctx, conditions, q.args)
+	return v.approvals(ctx, conditions, limit, q.args)
 }
 
-// ApprovalsOf returns up to limit of the approvals of a run, in any state, oldest first.
-func (v *View) ApprovalsOf(ctx context.Context, runID string, limit int) ([]ApprovalView, error) {
-	if !storableID(runID) {
+// Approval returns the first approval of a run whose digest begins so, in any state, nil if there is none.
+func (v *View) Approval(ctx context.Context, runID, digest string) (*ApprovalView, error) {
+	if !storableID(runID) || !storableID(digest) {
 		return nil, nil
 	}
-	return v.approvals(ctx, "AND p.run_id = $3", []any{v.store.namespace, limit, runID})
+	page, err := v.approvals(ctx, "AND p.run_id = $3 AND starts_with(p.digest, $4)", 1, []any{v.store.namespace, 2, runID, digest})
+	if err != nil || len(page.Items) == 0 {
+		return nil, err
+	}
+	return &page.Items[0], nil
 }
 
-func (v *View) approvals(ctx context.Context, conditions string, args []any) ([]ApprovalView, error) {
-	var all []ApprovalView
-	err := v.read(ctx, func(row pgx.CollectableRow) error {
-		a, err := scanApproval(row)
-		all = append(all, a)
-		return err
-	}, v.store.sql(strings.Replace(viewApprovalsSQL, "{conditions}", conditions, 1)), args...)
-	return all, Classify(err)
+func (v *View) approvals(ctx context.Context, conditions string, limit int, args []any) (ViewPage[ApprovalView], error) {
+	return readPage(ctx, v, limit, scanApproval, strings.Replace(viewApprovalsSQL, "{conditions}", conditions, 1), args)
 }
 
 func scanApproval(row pgx.CollectableRow) (ApprovalView, error) {
@@ -101,6 +118,7 @@ func scanApproval(row pgx.CollectableRow) (ApprovalView, error) {
 	if err != nil {
 		return a, err
 	}
+	a.requestSize = len(request)
 	if a.Request, err = openworkflow.DecodeApprovalRequest(request); err != nil {
 		a.Request, a.Unreadable = openworkflow.ApprovalRequest{}, true
 	}

@@ -68,6 +68,17 @@ func New(t testing.TB) string {
 	return url
 }
 
+// NewICU is New for a database whose texts have the order of a language, such as en-US, in which a
+// stands before B. That of others is the order of bytes.
+func NewICU(t testing.TB, locale string) string {
+	t.Helper()
+	admin := sharedURL(t)
+	name := fmt.Sprintf("test_%d_%d", os.Getpid(), database.Add(1))
+	run(t, admin, `CREATE DATABASE `+name+` TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE '`+locale+`'`)
+	t.Cleanup(func() { run(t, admin, `DROP DATABASE `+name+` WITH (FORCE)`) })
+	return withDatabase(t, admin, name)
+}
+
 // emptySQL ends the other connections of a database and drops all schemas.
 const emptySQL = `
 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();

@@ -5,6 +5,7 @@ package hostile
 import (
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -218,4 +219,33 @@ func Answer(parameters *pgproto3.ParameterDescription, columns *pgproto3.RowDesc
 			}
 		}
 	}
+}
+
+// HeapGrowth returns the most by which the heap grew while f ran. No other test should run meanwhile.
+func HeapGrowth(f func()) uint64 {
+	heap := func() uint64 {
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return stats.HeapAlloc
+	}
+	runtime.GC()
+	before, most := heap(), uint64(0)
+	done, sampled := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(sampled)
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			most = max(most, heap())
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	f()
+	close(done)
+	<-sampled
+	return max(most, before) - before
 }
