@@ -11,10 +11,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/rest"
 
+	"github.com/openworkflow-operator/operator/internal/testpg"
 	"github.com/openworkflow-operator/operator/internal/testpg/hostile"
 )
 
@@ -71,6 +75,18 @@ func TestRuns_P9_ListsAreBoundedInMemory(t *testing.T) {
 	}
 }
 
+// await waits until a request of the namespace has a place.
+func (l *limiter) await(t *testing.T, namespace string) {
+	t.Helper()
+	if err := wait.PollUntilContextTimeout(t.Context(), time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.of[namespace] > 0, nil
+	}); err != nil {
+		t.Fatalf("no request has a place: %v", err)
+	}
+}
+
 // Texts of any length are shown up to a bound, and a page of long ones ends early.
 func TestRuns_P9_LongTextsMakeShortPages(t *testing.T) {
 	w := setup(t)
@@ -97,6 +113,44 @@ func TestRuns_P9_LongTextsMakeShortPages(t *testing.T) {
 	}
 	if len(seen) != 400 || pages < 2 || pages > 10 {
 		t.Errorf("%d runs in %d pages", len(seen), pages)
+	}
+}
+
+// A database that hangs delays the requests of its own namespace.
+func TestApprovals_P9_AHangingDatabaseDelaysNoOtherNamespace(t *testing.T) {
+	slow, other := setup(t), setupAlone(t)
+	slow.asks("run-1")
+	link := testpg.NewLink(t, slow.url)
+	slow.backend("slow", link.URL)
+	other.asks("run-1")
+	user := slow.user()
+	slow.mustApprovals(user) // opens the databases
+	link.Blackhole()
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var asked sync.WaitGroup
+	defer asked.Wait()
+	defer cancel()
+	ended := make(chan error, 6)
+	for range cap(ended) {
+		asked.Go(func() {
+			ended <- user.Get().Namespace(slow.namespace).Resource("approvals").MaxRetries(0).Do(ctx).Error()
+		})
+	}
+	payloadReads.await(t, slow.namespace)
+	began := time.Now()
+	c := other.user()
+	for _, subresource := range []string{"payload", "history"} {
+		if _, err := discard(ctx, c.Get().Namespace(other.namespace).Resource("runs").Name("run-1").SubResource(subresource)); err != nil {
+			t.Errorf("%s of the other namespace: %v", subresource, err)
+		}
+	}
+	other.mustApprovals(c)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the other namespace waited %v", took)
+	}
+	if err := <-ended; !apierrors.IsTimeout(err) || !strings.Contains(err.Error(), `the database of Backend "slow" did not answer within 5s`) {
+		t.Errorf("its own request: %v", err)
 	}
 }
 

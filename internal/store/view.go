@@ -359,8 +359,14 @@ func (v *View) read(ctx context.Context, next func(pgx.CollectableRow) error, sq
 	return v.readAll(ctx, func(b *sqlBatch) { b.collect(next, sql, args...) })
 }
 
-// readAll is read for several queries.
+// viewGrace is how much longer than the server a View waits for the end of its statements: for a
+// connection, and for the answer.
+const viewGrace = 2 * time.Second
+
+// readAll is read for several queries. A server that hangs ends none of them, so ctx ends too.
 func (v *View) readAll(ctx context.Context, queue func(b *sqlBatch)) error {
+	ctx, cancel := context.WithTimeout(ctx, v.timeout+viewGrace)
+	defer cancel()
 	var b sqlBatch
 	b.Queue(`BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY`)
 	b.Queue(fmt.Sprintf(`SET LOCAL statement_timeout = %d`, v.timeout.Milliseconds()))

@@ -22,8 +22,8 @@ type Link struct {
 	open []*linked
 	// ends are those of all connections.
 	ends []net.Conn
-	// closed is whether the test has ended.
-	closed bool
+	// closed is whether the test has ended, and blackholed whether new connections hang.
+	closed, blackholed bool
 }
 
 // linked is a connection through a link.
@@ -85,6 +85,7 @@ func (l *Link) add(c *linked) bool {
 		_, _ = c.client.Close(), c.server.Close()
 		return false
 	}
+	c.hung.Store(l.blackholed)
 	l.open = append(l.open, c)
 	l.ends = append(l.ends, c.client, c.server)
 	return true
@@ -118,6 +119,14 @@ func (l *Link) Hang() {
 		c.hung.Store(true)
 	}
 	l.open = nil
+}
+
+// Blackhole is Hang, also for the connections to come.
+func (l *Link) Blackhole() {
+	l.mu.Lock()
+	l.blackholed = true
+	l.mu.Unlock()
+	l.Hang()
 }
 
 // close closes all connections.
