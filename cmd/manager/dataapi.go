@@ -62,7 +62,7 @@ func addDataAPI(mgr ctrl.Manager, config *rest.Config, o options, cluster string
 			o.Dial = rule.Dial
 			return store.Open(ctx, o)
 		}},
-		options: dataapi.Options{Config: config, Cluster: cluster},
+		options: dataapi.Options{Config: config, Cluster: cluster, AttachAcrossNamespaces: o.attachAcross},
 		client:  live,
 		log:     mgr.GetLogger().WithName("data-api"),
 	}

@@ -9,10 +9,13 @@ import (
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	datav1alpha1 "github.com/openworkflow-operator/operator/api/data/v1alpha1"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
+	"github.com/openworkflow-operator/operator/internal/store"
 )
 
 // createMany creates n runs by so many callers at a time, and returns how long it took.
@@ -44,6 +47,46 @@ func (w *world) createMany(c *rest.RESTClient, n, callers int) time.Duration {
 	close(next)
 	running.Wait()
 	return time.Since(start)
+}
+
+// Two namespaces share tables. The key of one shows the other nothing, as with objects; nor does that of a
+// fork.
+func TestRuns_P9_AKeyStaysInItsNamespace(t *testing.T) {
+	w := setup(t)
+	w.history(6)
+	w.exec(`UPDATE openworkflow.workflow_runs SET idempotency_key = 'k-' || id, context = jsonb_build_object('kubernetes', jsonb_build_object(
+		'cluster', $1::text, 'namespace', CASE WHEN id = 'r-01' THEN $2::text ELSE 'another' END, 'name', 'order', 'uid', id)) WHERE id < 'r-03'`, clusterUID, w.namespace)
+	c := w.user()
+	create := func(workflow, key string) (*datav1alpha1.Run, error) {
+		run := &datav1alpha1.Run{Spec: datav1alpha1.RunSpec{WorkflowName: workflow, IdempotencyKey: key}}
+		err := c.Post().Namespace(w.namespace).Resource("runs").Body(run).Do(t.Context()).Into(run)
+		return run, err
+	}
+	fork := func(workflow, key string) (*datav1alpha1.Run, error) {
+		source := map[string]string{"even": "r-04", "odd": "r-05"}[workflow]
+		return w.postFork(c, source, &datav1alpha1.RunFork{IdempotencyKey: key})
+	}
+	for name, start := range map[string]func(workflow, key string) (*datav1alpha1.Run, error){"create": create, "fork": fork} {
+		_, err := start("even", "k-r-02")
+		if !apierrors.IsConflict(err) || strings.Contains(err.Error(), "r-02 ") ||
+			!strings.Contains(err.Error(), `a run of another namespace holds idempotencyKey "k-r-02" in the database that both namespaces share: choose another key`) {
+			t.Errorf("%s with the key of another namespace: %v", name, err)
+		}
+		if run, err := start("odd", "k-r-01"); err != nil || run.Name != "r-01" || run.Status.Object != "order" {
+			t.Errorf("%s with a key of this namespace: %+v, %v", name, run, err)
+		}
+		first, err := start("odd", "own-"+name)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if again, err := start("odd", "own-"+name); err != nil || again.Name != first.Name {
+			t.Errorf("%s again: %+v, %v", name, again, err)
+		}
+	}
+	holder := &store.RunView{Run: openworkflow.Run{ID: "r-02", Context: json.RawMessage(`{"kubernetes": {"namespace": "another"}}`)}}
+	if err := (&reader{attachAcross: true}).keyConflict(holder, "", "k", w.namespace); err != nil {
+		t.Errorf("with --attach-across-namespaces: %v", err)
+	}
 }
 
 // Concurrent creates share transactions: a create on its own costs one, of many callers a fraction

@@ -83,7 +83,8 @@ func (s *runFork) fork(ctx context.Context, db *database, source *store.RunView,
 	if db.forks.Add(1) > maxForks {
 		return nil, apierrors.NewTooManyRequests("other runs are being forked in this database", 1)
 	}
-	result, err := db.Fork(ctx, forkRequest(source.ID, posted))
+	asked := forkRequest(source.ID, posted)
+	result, err := db.Fork(ctx, asked)
 	switch {
 	case errors.Is(err, store.ErrInvalidFork):
 		return nil, invalidFork(source.ID, field.ErrorList{field.Invalid(field.NewPath("step"), text(posted.Step),
@@ -102,8 +103,11 @@ func (s *runFork) fork(ctx context.Context, db *database, source *store.RunView,
 	if made == nil { // it was removed since
 		return nil, apierrors.NewNotFound(resource, result.RunID)
 	}
-	run := s.runOf(made, db.backend, genericapirequest.NamespaceValue(ctx))
-	return &run, nil
+	namespace := genericapirequest.NamespaceValue(ctx)
+	if err := s.keyConflict(made, asked.Run.ID, posted.IdempotencyKey, namespace); err != nil {
+		return nil, err
+	}
+	return new(s.runOf(made, db.backend, namespace)), nil
 }
 
 func invalidFork(id string, errs field.ErrorList) error {

@@ -41,6 +41,8 @@ type reader struct {
 	cluster string
 	// authorizer asks the API server what a caller may do.
 	authorizer authorizer.Authorizer
+	// attachAcross is Options.AttachAcrossNamespaces.
+	attachAcross bool
 }
 
 // each calls f with each database of the request's namespace, or with that of one Backend. A database with a

@@ -101,6 +101,9 @@ func (s *runs) start(ctx context.Context, run *datav1alpha1.Run) (runtime.Object
 		case created.run == nil:
 			return apierrors.NewConflict(resource, run.Name, errors.New("the run was removed since: try again"))
 		}
+		if err := s.keyConflict(created.run, run.Name, run.Spec.IdempotencyKey, namespace); err != nil {
+			return err
+		}
 		out = s.runOf(created.run, open[0].backend, namespace)
 		return nil
 	})
@@ -108,6 +111,18 @@ func (s *runs) start(ctx context.Context, run *datav1alpha1.Run) (runtime.Object
 		return nil, err
 	}
 	return &out, nil
+}
+
+// keyConflict refuses to show the run that holds an idempotency key to another namespace than that of its
+// object: a key is no secret. Of that run it says only that it exists. ID is that of the run that was asked
+// for. A run without an object was started by a client, which has the rights of the Backend.
+func (r *reader) keyConflict(made *store.RunView, id, key, namespace string) error {
+	object := made.Object()
+	if key == "" || made.ID == id || r.attachAcross || object == nil || object.Namespace == namespace {
+		return nil
+	}
+	return apierrors.NewConflict(resource, id, fmt.Errorf("a run of another namespace holds idempotencyKey %q in the database that both namespaces share: "+
+		"choose another key, or have the cluster's administrator start the manager with --attach-across-namespaces", key))
 }
 
 func backendName(run *datav1alpha1.Run) string {

@@ -50,6 +50,9 @@ type Options struct {
 	Config *clientrest.Config
 	// Cluster is the uid of the kube-system namespace, which the contexts of runs name.
 	Cluster string
+	// AttachAcrossNamespaces allows an idempotency key to find the run of an object in another
+	// namespace.
+	AttachAcrossNamespaces bool
 }
 
 // Server serves the data API.
@@ -100,7 +103,9 @@ func New(databases *Databases, o Options) (*Server, error) {
 	}
 	group := server.NewDefaultAPIGroupInfo(datav1alpha1.GroupVersion.Group, scheme, runtime.NewParameterCodec(scheme), codecs)
 	group.VersionedResourcesStorageMap[datav1alpha1.GroupVersion.Version] = storage(
-		reader{databases: databases, cluster: o.Cluster, authorizer: config.Authorization.Authorizer}, o.Certificate)
+		reader{
+			databases: databases, cluster: o.Cluster, authorizer: config.Authorization.Authorizer, attachAcross: o.AttachAcrossNamespaces,
+		}, o.Certificate)
 	if err := generic.InstallAPIGroups(&group); err != nil {
 		return nil, fmt.Errorf("install the data API: %w", err)
 	}
