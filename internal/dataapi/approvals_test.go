@@ -204,7 +204,7 @@ func TestWhy_NamesTheApproval(t *testing.T) {
 	w.asks("run-1")
 	why := w.why(w.user(), "run-1")
 	if why.Reason != datav1alpha1.WhyWaitingForApproval || !strings.HasPrefix(why.Message, `waiting for the approval of step "release"`) ||
-		!strings.HasSuffix(why.Next, `kubectl workflow approve run-1 --step "release"`) {
+		!strings.HasSuffix(why.Next, `kubectl workflow approve run/run-1 --step release`) {
 		t.Errorf("answer is %+v", why)
 	}
 }

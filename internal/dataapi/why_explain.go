@@ -114,16 +114,21 @@ func (s *whySeen) command(verb string) string {
 	return command(verb, "run/"+s.Run.ID)
 }
 
-// command writes a command line. Ids of runs are other people's input: one that a shell could read
-// as more than a name, or that is too long to be shown, is left out.
+// command writes a command line. Ids of runs are other people's input: one that is not plain is left out.
 func command(verb, run string) string {
-	odd := func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._/", r)
-	}
-	if len(run) > maxWhyName || strings.ContainsFunc(run, odd) {
+	if !isPlain(run) {
 		run = "RUN"
 	}
 	return "kubectl workflow " + verb + " " + run
+}
+
+// isPlain says that a shell reads a text as one word and as nothing else, and that it is short enough to be
+// shown.
+func isPlain(text string) bool {
+	odd := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._/", r)
+	}
+	return text != "" && text[0] != '-' && len(text) <= maxWhyName && !strings.ContainsFunc(text, odd)
 }
 
 func (s *whySeen) suspended() whyAnswer {
@@ -217,7 +222,10 @@ func (s *whySeen) waiting() whyAnswer {
 		answer.reason, answer.message = datav1alpha1.WhySleeping, fmt.Sprintf("sleeping in step %q", step)
 	case openworkflow.WaitsForApproval(&w.StepAttempt):
 		answer.reason, answer.message = datav1alpha1.WhyWaitingForApproval, fmt.Sprintf("waiting for the approval of step %q", step)
-		answer.next = fmt.Sprintf("kubectl workflow inbox shows what is asked; approve or deny it by kubectl workflow approve %s --step %q", s.Run.ID, step)
+		answer.next = "kubectl workflow inbox shows what is asked; approve or deny it by " + s.command("approve")
+		if isPlain(w.StepName) {
+			answer.next += " --step " + w.StepName
+		}
 	case w.Kind == openworkflow.KindSignalWait:
 		signal := short(text(openworkflow.DecodeWaitContext(w.Context).Signal))
 		answer.reason, answer.message = datav1alpha1.WhyWaitingForSignal, fmt.Sprintf("waiting for signal %q in step %q", signal, step)
