@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,7 +78,15 @@ func completeFirst(cmd *cobra.Command, args []string, find func(context.Context)
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), completeTimeout)
 	defer cancel()
-	return find(ctx), cobra.ShellCompDirectiveNoFileComp
+	return slices.DeleteFunc(find(ctx), isOdd), cobra.ShellCompDirectiveNoFileComp
+}
+
+// isOdd says that a shell may read a name as more than a word. The shell writes what it completes into the
+// command line as it is, and ids of runs and names of workflows are other people's input.
+func isOdd(name string) bool {
+	return name == "" || name[0] == '-' || strings.ContainsFunc(name, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-._/@:+", r)
+	})
 }
 
 // readFirst reads the first objects of a kind in the namespace. Where it cannot, the list stays empty:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -13,6 +14,21 @@ func TestCompletion_PassesSupersededRuns(t *testing.T) {
 	got := w.run("__complete", "describe", "")
 	if strings.Contains(got.out, "superseded") || !strings.Contains(got.out, runSeq(2)) {
 		t.Errorf("completes to %q", got.out)
+	}
+}
+
+// The shell writes what it completes into the command line as it is.
+func TestCompletion_P9_LeavesOutWhatAShellExecutes(t *testing.T) {
+	w := setup(t)
+	w.history()
+	w.exec(`INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, created_at, updated_at)
+	SELECT $1, id, 'w', 'completed', '{}', 1, now(), now()
+	FROM unnest(ARRAY['x;reboot', '$(reboot)', '--kubeconfig=x', 'a b', E'a\nb', 'it''s', 'größe/1@2:3+4']) id`, w.Namespace)
+	got := strings.Split(w.run("__complete", "describe", "").out, "\n")
+	if !slices.Contains(got, "größe/1@2:3+4") || slices.ContainsFunc(got, func(name string) bool {
+		return strings.ContainsAny(name, ";$ '") || name == "b" || strings.HasPrefix(name, "-")
+	}) {
+		t.Errorf("completes to %q", got)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -92,5 +93,5 @@ func (o *signalOptions) complete(cmd *cobra.Command, args []string, typed string
 			names = append(names, s.Signal)
 		}
 	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	return slices.DeleteFunc(names, isOdd), cobra.ShellCompDirectiveNoFileComp
 }
