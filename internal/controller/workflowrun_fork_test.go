@@ -141,6 +141,24 @@ func TestFork_P1_ARetryContinuesAFailedRun(t *testing.T) {
 	w.awaitEvent(order.Name, v1alpha1.ReasonSuperseded)
 }
 
+// The input of a run may be longer than what the manager reads of a database at once.
+func TestFork_P9_LongInput(t *testing.T) {
+	w := newManagedWorld(t)
+	order := w.pendingRun("order")
+	s := w.store()
+	w.attempt(s, "ship", "charge")
+	execute(t, w.URL, `UPDATE openworkflow.workflow_runs SET input = to_jsonb(repeat('x', 5 * 1024 * 1024))`)
+	w.awaitState(order, v1alpha1.RunFailed, v1alpha1.ReasonWorkflowFailed)
+	for name, from := range map[string]v1alpha1.ForkSource{
+		"by-name": {RunName: "order", LastFailed: new(true)}, "by-id": {RunID: string(order.UID)},
+	} {
+		fork := w.pendingRun(name, forkOf(from))
+		if row := w.row(s, fork.UID); row == nil || len(row.Input) != 5<<20+2 || row.ForkedFrom == nil {
+			t.Errorf("%s has no such input", name)
+		}
+	}
+}
+
 // A retry that fails is retried in turn. Each failed run of the chain is green once one has
 // completed, and stays so: a manager that starts later compares all of them with their rows.
 func TestFork_P4_AChainOfForksTurnsGreen(t *testing.T) {

@@ -35,6 +35,23 @@ func (w *world) postFork(c *rest.RESTClient, id string, fork *datav1alpha1.RunFo
 	return &made, err
 }
 
+// The input of a run may be longer than what the data API reads of a database at once.
+func TestRunFork_P9_LongInput(t *testing.T) {
+	w := setup(t)
+	w.history(6)
+	w.steps("r-04")
+	w.exec(`UPDATE openworkflow.workflow_runs SET input = to_jsonb(repeat('x', 5 * 1024 * 1024)) WHERE id = 'r-04'`)
+	retry, err := w.postFork(w.user(), "r-04", &datav1alpha1.RunFork{LastFailed: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var length int
+	w.query(`SELECT octet_length(input::text) FROM openworkflow.workflow_runs WHERE id = $1`, []any{retry.Name}, &length)
+	if length != 5<<20+2 {
+		t.Errorf("the input of the retry has %d bytes", length)
+	}
+}
+
 func TestRunFork_P1_RetriesAndForks(t *testing.T) {
 	w := setup(t)
 	w.history(6)

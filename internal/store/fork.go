@@ -76,10 +76,10 @@ const (
 )
 
 // forkSourceSQL locks the source. It waits for no lock, as Fork is repeated. Of what the source
-// carries it reads the input, if $3, and as much of the error as a status shows. Primary key.
+// carries it reads as much of the error as a status shows. Primary key.
 var forkSourceSQL = `
 SELECT ` + strings.NewReplacer("r.context, r.input, r.output, r.error",
-	`NULL::jsonb, CASE WHEN $3 THEN r.input END, NULL::jsonb, `+shownError("r.error")).Replace(runColumns) + `
+	`NULL::jsonb, NULL::jsonb, NULL::jsonb, `+shownError("r.error")).Replace(runColumns) + `
 FROM {schema}.workflow_runs r
 WHERE r.namespace_id = $1 AND r.id = $2
 FOR NO KEY UPDATE NOWAIT`
@@ -132,14 +132,19 @@ LEFT JOIN LATERAL (
 ) child ON true`
 )
 
-// linkForkSQL writes the lineage into the configs of the new run $2 and of its source $3. It
-// changes nothing else of the source, not even updated_at, which is when the source ended
-// (removableRun). Primary key.
+// linkForkSQL writes the lineage into the configs of the new run $2 and of its source $3, and copies
+// the source's input to the new run if $5: it may be longer than what is read of a row. It changes
+// nothing else of the source, not even updated_at, which is when the source ended (removableRun).
+// Primary key.
 var linkForkSQL = `
 UPDATE {schema}.workflow_runs r
 SET config = ` + configOf("r") + ` || CASE
 		WHEN r.id = $3 THEN jsonb_build_object(` + configSupersededBy + `, $2::text)
 		ELSE jsonb_strip_nulls(jsonb_build_object(` + configForkedFrom + `, $3::text, ` + configForkStep + `, $4::text))
+	END,
+	input = CASE WHEN $5::bool AND r.id = $2
+		THEN (SELECT source.input FROM {schema}.workflow_runs source WHERE source.namespace_id = $1 AND source.id = $3)
+		ELSE r.input
 	END
 FROM (SELECT $1::text AS namespace_id, unnest(ARRAY[$2::text, $3::text]) AS id) ids
 WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id`
@@ -187,8 +192,8 @@ func forkSourceMissing(id string) error { return fmt.Errorf("run %s: %w", id, Er
 
 // forkSource locks the source and reads its history, from the archive if it was removed. The lock
 // keeps retention from removing it.
-func (s *Store) forkSource(ctx context.Context, tx pgx.Tx, id string, input bool) (*forkSource, error) {
-	rows, err := tx.Query(ctx, s.sql(forkSourceSQL), s.namespace, id, input)
+func (s *Store) forkSource(ctx context.Context, tx pgx.Tx, id string) (*forkSource, error) {
+	rows, err := tx.Query(ctx, s.sql(forkSourceSQL), s.namespace, id)
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +258,7 @@ func (s *forkSource) add(a openworkflow.StepAttempt) error {
 
 // fork is the transaction of Fork.
 func (s *Store) fork(ctx context.Context, tx pgx.Tx, r ForkRequest) (ForkResult, error) {
-	source, err := s.forkSource(ctx, tx, r.Source, r.Run.Input == nil)
+	source, err := s.forkSource(ctx, tx, r.Source)
 	if err != nil {
 		return ForkResult{}, err
 	}
@@ -274,7 +279,8 @@ func (s *Store) fork(ctx context.Context, tx pgx.Tx, r ForkRequest) (ForkResult,
 	} else if err := s.copyArchived(ctx, tx, source, r.Run.ID, plan.Copies); err != nil {
 		return ForkResult{}, err
 	}
-	b.Queue(s.sql(linkForkSQL), s.namespace, r.Run.ID, source.run.ID, plan.Step)
+	copiesInput := plan.Run.Input == nil && source.archived == nil
+	b.Queue(s.sql(linkForkSQL), s.namespace, r.Run.ID, source.run.ID, plan.Step, copiesInput)
 	b.Queue(s.sql(noteForkSQL), s.namespace, r.Run.ID)
 	return ForkResult{Created: created[0], Step: plan.Step, Kept: plan.Kept}, tx.SendBatch(ctx, &b.Batch).Close()
 }

@@ -143,6 +143,37 @@ FROM generate_series(1, $1::int) i`, c.attempts, c.message)
 	}
 }
 
+// TestFork_P9_LongInput forks a run whose input is longer than what a server may send, from the
+// tables and from an archive. A request with an input of its own has that.
+func TestFork_P9_LongInput(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	limited := f.limited()
+	source := f.failed(upTo("c", "a", "b"))
+	f.fill("workflow_runs", source, map[string]int{"input": 5 << 20})
+	f.age("2 days")
+	for _, id := range []string{"tables", "own", "null", "archive"} {
+		r := store.ForkRequest{Source: source, Run: store.NewRun{ID: id}, From: lastFailed}
+		want := "5242882"
+		switch id {
+		case "own":
+			r.Run.Input, want = json.RawMessage(`7`), "1"
+		case "null":
+			r.Run.Input, want = json.RawMessage(`null`), "NULL"
+		case "archive":
+			f.exec(`UPDATE openworkflow.workflow_runs SET updated_at = updated_at - interval '2 days' WHERE id = $1`, source)
+			f.archive(source)
+		}
+		result, err := limited.Fork(t.Context(), r)
+		if err != nil || !result.Inserted || result.Kept != 2 {
+			t.Fatalf("%s: forked %+v, %v", id, result, err)
+		}
+		f.expect(id, "octet_length(input::text)", want)
+	}
+	f.expect("tables", "input = to_jsonb(repeat('x', 5 * 1024 * 1024))", "true")
+	f.expect("archive", "input = to_jsonb(repeat('x', 5 * 1024 * 1024))", "true")
+}
+
 // TestFork_PlanReadsOnlyTheSource beside a history of many runs, before the tables are analyzed
 // and after.
 func TestFork_PlanReadsOnlyTheSource(t *testing.T) {
@@ -157,7 +188,7 @@ func TestFork_PlanReadsOnlyTheSource(t *testing.T) {
 			"history": f.explain(f.ForkHistorySQL(), "default", "done-1", 1000, time.Time{}, ""),
 			"copies": f.explain(f.CopyStepsSQL(), "default", "new",
 				[]string{"step-done-1"}, []string{"copy"}, []bool{false}, []*string{nil}),
-			"link":  f.explain(f.LinkForkSQL(), "default", "new", "done-1", nil),
+			"link":  f.explain(f.LinkForkSQL(), "default", "new", "done-1", nil, true),
 			"forks": f.explain(f.ForksSQL(), "default", "", 500),
 		} {
 			if strings.Contains(plan, "Seq Scan on") || strings.Contains(plan, "Rows Removed") {
