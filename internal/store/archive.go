@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,32 +29,50 @@ const (
 	maxArchivedRun, maxArchivedRow = 64 << 20, 16 << 20
 	// archiveChunk is the length of a part of a row on the way here, and that of a part of an archive.
 	archiveChunk = 256 << 10
+	// minSizes and maxSizes are how many lengths of rows are fetched at once, at first and at most: of
+	// 4 MiB of text, and of 128 MiB.
+	minSizes, maxSizes = 16, 512
 	// archiveFetch is the number of chunks that are fetched at once of a run with long rows. Other
 	// archives are fetched whole.
 	archiveFetch = 16
 )
 
-// archiveSizesSQL returns for each run, in the order of $2, the number of its attempts, and the
-// lengths of the texts of all its rows and of the longest one. It reads an index of step_attempts
-// that begins with the run.
-const archiveSizesSQL = `
-SELECT a.attempts, a.total + r.length, greatest(a.longest, r.length)
+// archiveSizesSQL opens a cursor on the lengths of the rows of the runs $2: of each run its row, then
+// those of its attempts. A length is that of the row's text, or of its values if they alone are longer
+// than an archive takes. It is repeated for each $3 bytes, so that a FETCH measures a bounded text,
+// and one row more. Primary key, and an index of step_attempts that begins with the run.
+var archiveSizesSQL = declareSizes + `
+SELECT ids.n, l.attempts, l.length, c.start = 0
 FROM (SELECT $1::text AS namespace_id, id, n FROM unnest($2::text[]) WITH ORDINALITY ids (id, n) OFFSET 0) ids
 CROSS JOIN LATERAL (
-	SELECT coalesce((
-		SELECT octet_length(to_jsonb(r)::text) FROM {schema}.workflow_runs r WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id
-	), 0) AS length
-) r
-CROSS JOIN LATERAL (
-	SELECT count(*) AS attempts, coalesce(sum(a.length), 0)::bigint AS total, coalesce(max(a.length), 0) AS longest
-	FROM (
-		SELECT octet_length(to_jsonb(a)::text) AS length
+	(
+		SELECT 0 AS attempts, ` + archivedLength("r", "config", "context", "input", "output", "error") + ` AS length
+		FROM {schema}.workflow_runs r
+		WHERE r.namespace_id = ids.namespace_id AND r.id = ids.id
+	)
+	UNION ALL
+	(
+		SELECT 1, ` + archivedLength("a", "config", "context", "output", "error") + `
 		FROM {schema}.step_attempts a
 		WHERE a.namespace_id = ids.namespace_id AND a.workflow_run_id = ids.id
-		OFFSET 0
-	) a
-) a
-ORDER BY ids.n`
+	)
+	OFFSET 0
+) l
+CROSS JOIN LATERAL generate_series(0, l.length, $3::bigint) c (start)`
+
+const declareSizes = `DECLARE sizes NO SCROLL CURSOR FOR`
+
+// archivedLength is the length of a row's text in an archive. Values that are too long for one are
+// not put together: jsonb has limits.
+func archivedLength(row string, values ...string) string {
+	lengths := make([]string, len(values))
+	for i, value := range values {
+		lengths[i] = `coalesce(octet_length(` + row + `.` + value + `::text), 0)::bigint`
+	}
+	sum := strings.Join(lengths, " + ")
+	return fmt.Sprintf(`(SELECT CASE WHEN v.length > %d THEN v.length ELSE octet_length(to_jsonb(%s)::text) END FROM (SELECT %s AS length OFFSET 0) v)`,
+		maxArchivedRow, row, sum)
+}
 
 // archiveLinesSQL opens a cursor on the lines of an archive of the runs $2, cut into chunks: of
 // each run its row, then those of its attempts, oldest first. Primary key, and
@@ -114,29 +133,69 @@ type archiveBatch struct {
 	tooLarge bool
 }
 
-// countArchivable returns how many of the first runs fit into one archive, at least one.
-func (s *Store) countArchivable(ctx context.Context, ids []string) (b archiveBatch, err error) {
-	attempts, text := 0, int64(0)
-	full := false
-	err = s.eachRow(ctx, func(row pgx.CollectableRow) error {
-		var has int
-		var total, longest int64
-		if err := row.Scan(&has, &total, &longest); err != nil || full {
+// archiveSizer adds up the rows of runs until a batch is known.
+type archiveSizer struct {
+	archiveBatch
+	attempts int
+	text     int64
+}
+
+// add counts a row of the run n, from 1. Full says that the batch is known: the runs before n fit, or
+// the first one is too large.
+func (z *archiveSizer) add(n, attempts int, length int64) (full bool) {
+	z.runs = max(n-1, 1)
+	if n > 1 && z.large {
+		return true
+	}
+	z.attempts, z.text = z.attempts+attempts, z.text+length
+	if n > 1 {
+		return z.attempts > removeAttempts || z.text > archiveText
+	}
+	z.large = z.text > archiveText
+	z.tooLarge = z.text > maxArchivedRun || length > maxArchivedRow
+	return z.tooLarge
+}
+
+// countArchivable returns how many of the first runs fit into one archive, at least one. It measures
+// no rows of the others, but for what is fetched together.
+func (s *Store) countArchivable(ctx context.Context, ids []string) (archiveBatch, error) {
+	var z archiveSizer
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, s.sql(archiveSizesSQL), s.namespace, ids, archiveChunk); err != nil {
 			return err
 		}
-		attempts, text = attempts+has, text+total
-		switch {
-		case b.runs == 0:
-			b = archiveBatch{runs: 1, large: total > archiveText, tooLarge: total > maxArchivedRun || longest > maxArchivedRow}
-			full = b.large || b.tooLarge
-		case attempts > removeAttempts || text > archiveText:
-			full = true
-		default:
-			b.runs++
+		for fetch := minSizes; ; fetch = min(2*fetch, maxSizes) {
+			read, full, err := z.fetch(ctx, tx, fetch)
+			if err != nil || full {
+				return err
+			}
+			if read < fetch {
+				z.runs = len(ids)
+				return nil
+			}
 		}
-		return nil
-	}, s.sql(archiveSizesSQL), s.namespace, ids)
-	return b, err
+	})
+	return z.archiveBatch, err
+}
+
+// fetch adds the next rows of the cursor.
+func (z *archiveSizer) fetch(ctx context.Context, tx pgx.Tx, n int) (read int, full bool, err error) {
+	rows, err := tx.Query(ctx, fmt.Sprintf(`FETCH %d FROM sizes`, n))
+	if err != nil {
+		return 0, false, err
+	}
+	defer rows.Close()
+	for !full && rows.Next() {
+		var run, attempts int
+		var length int64
+		var first bool
+		if err := rows.Scan(&run, &attempts, &length, &first); err != nil {
+			return 0, false, err
+		}
+		read++
+		full = first && z.add(run, attempts, length)
+	}
+	return read, full, rows.Err()
 }
 
 // archive stores the runs, which the transaction has locked, as one archive. It keeps a few chunks

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -204,6 +205,72 @@ func TestRemoveRuns_P9_ArchivesLargeRunsInLittleMemory(t *testing.T) {
 	if _, err := f.find(small).Run(t.Context(), true); err != nil {
 		t.Error(err)
 	}
+}
+
+// A removal measures the runs that it archives, and few of the others: what it reads of their values
+// does not grow with their number.
+func TestRemoveRuns_P9_MeasuresFewRunsMoreThanItArchives(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	ids := f.create(60)
+	f.exec(`ALTER TABLE openworkflow.workflow_runs SET (autovacuum_enabled = off, toast.autovacuum_enabled = off)`)
+	blocks := func() int {
+		f.t.Helper()
+		n, err := strconv.Atoi(f.value(`SELECT toast_blks_read + toast_blks_hit FROM pg_statio_user_tables WHERE relname = 'workflow_runs'`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	// A session reports what it has read before it ends.
+	ended := func() {
+		for f.value(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'`) != "1" {
+			continue // each query takes a moment
+		}
+	}
+	writer := connect(t, f.url)
+	if _, err := writer.Exec(t.Context(), `UPDATE openworkflow.workflow_runs SET status = 'completed', available_at = NULL,
+	created_at = now() - interval '2 days', updated_at = now() - interval '2 days',
+	output = (SELECT to_jsonb(string_agg(md5(i::text), '')) FROM generate_series(1, 128 * 1024) i)`); err != nil {
+		t.Fatal(err)
+	}
+	_ = writer.Close(t.Context())
+	f.Close()
+	ended()
+	remove := func(ids []string) int {
+		t.Helper()
+		before := blocks()
+		s, err := store.Open(t.Context(), store.Options{URL: f.url, Untrusted: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		removed, rest, err := s.RemoveRuns(t.Context(), archived, ids)
+		if err != nil || removed.Runs != 1 || len(rest) != len(ids)-1 {
+			t.Fatalf("removed %+v, %d left, %v", removed, len(rest), err)
+		}
+		s.Close()
+		ended()
+		return blocks() - before
+	}
+	one, first := remove(ids[:1]), remove(ids[1:])
+	t.Logf("blocks of values: %d to remove the only run, %d to remove the first of 59", one, first)
+	if one < 1000 || first > 5*one {
+		t.Errorf("it has read %d blocks of values, and %d for the only run", first, one)
+	}
+}
+
+// A run with a row that Postgres cannot put together stays, and those after it are removed.
+func TestRemoveRuns_P9_ARowBeyondTheLimitsOfPostgresStays(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	ids := f.create(3)
+	f.fill("workflow_runs", ids[0], map[string]int{"input": 140 << 20, "output": 140 << 20})
+	f.end(ids...)
+	f.age("2 days")
+	if got := f.remove(archived, ids...); got != (store.Removed{Runs: 2, Archived: 2, TooLarge: 1}) {
+		t.Errorf("removed %+v", got)
+	}
+	f.expectRemaining(ids, ids[0])
 }
 
 // Whatever is in the tables of the archives, it is an error that says so, in bounded time.

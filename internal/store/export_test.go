@@ -99,7 +99,9 @@ func (s *Store) SizesSQL() string            { return s.sql(sizesSQL) }
 func (s *Store) LockEndedSQL() string        { return s.sql(lockEndedSQL) }
 func (s *Store) RemoveDeliveriesSQL() string { return s.sql(removeDeliveriesSQL) }
 func (s *Store) RemoveRunsSQL() string       { return s.sql(removeRunsSQL) }
-func (s *Store) ArchiveSizesSQL() string     { return s.sql(archiveSizesSQL) }
+func (s *Store) ArchiveSizesSQL() string {
+	return s.sql(strings.TrimPrefix(archiveSizesSQL, declareSizes))
+}
 func (s *Store) ArchiveLinesSQL() string {
 	return s.sql(strings.TrimPrefix(archiveLinesSQL, declareArchive))
 }

@@ -61,7 +61,7 @@ func TestPlans_RetentionReadsWhatItRemoves(t *testing.T) {
 			"lock":          {f.LockEndedSQL(), []any{"default", time.Hour, nil, ids}, "workflow_runs_parent_step_idx"},
 			"deliveries":    {f.RemoveDeliveriesSQL(), []any{"default", ids, nil}, "workflow_signals_step_attempt_idx"},
 			"runs":          {f.RemoveRunsSQL(), []any{"default", ids}, "workflow_runs_pkey"},
-			"archive sizes": {f.ArchiveSizesSQL(), []any{"default", ids}, "step_attempts_workflow_run"},
+			"archive sizes": {f.ArchiveSizesSQL(), []any{"default", ids, 1000}, "step_attempts_workflow_run"},
 			"archive lines": {f.ArchiveLinesSQL(), []any{"default", ids, 1000}, "step_attempts_workflow_run"},
 			"archive index": {f.IndexArchiveSQL(), []any{"default", "a", ids}, "workflow_runs_pkey"},
 			"strays":        {f.StrayDeliveriesSQL(), []any{"default", time.Hour, nil, "5", n}, "workflow_signals_pkey"},
