@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -19,7 +20,7 @@ var ErrAddressDenied = errors.New("address not allowed")
 // to it, so without a rule a tenant would reach what only the manager reaches.
 type DialRule struct {
 	// AllowLocal allows loopback, link-local, multicast and unspecified addresses, and Unix
-	// sockets: the manager's own host, and the metadata service of a cloud.
+	// sockets, and the metadata services of clouds.
 	AllowLocal bool
 	// Denied are networks without databases, such as that of the cluster's services.
 	Denied []netip.Prefix
@@ -52,10 +53,25 @@ func (r DialRule) control(network, address string, _ syscall.RawConn) error {
 	return r.Check(parsed.Addr())
 }
 
+// metadataServices are the addresses of clouds' metadata services that are not link-local.
+var metadataServices = []netip.Addr{
+	netip.MustParseAddr("fd00:ec2::254"),   // Amazon
+	netip.MustParseAddr("fd20:ce::254"),    // Google
+	netip.MustParseAddr("168.63.129.16"),   // Microsoft
+	netip.MustParseAddr("100.100.100.200"), // Alibaba
+}
+
+// nat64 is the well-known prefix of addresses that end with one of IPv4 (RFC 6052).
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
 // Check returns ErrAddressDenied for an address that the rule does not allow.
 func (r DialRule) Check(ip netip.Addr) error {
 	ip = ip.Unmap().WithZone("")
-	if !r.AllowLocal && (ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified()) {
+	if bytes := ip.As16(); nat64.Contains(ip) {
+		ip = netip.AddrFrom4([4]byte(bytes[12:]))
+	}
+	isLocal := ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() || slices.Contains(metadataServices, ip)
+	if isLocal && !r.AllowLocal {
 		return ErrAddressDenied
 	}
 	for _, network := range r.Denied {

@@ -13,6 +13,8 @@ func TestDialRule_P9_KeepsTenantsFromTheManagersHost(t *testing.T) {
 	for address, allowed := range map[string]bool{
 		"127.0.0.1": false, "127.8.8.8": false, "::1": false, "::ffff:127.0.0.1": false, "0.0.0.0": false, "::": false,
 		"169.254.169.254": false, "fe80::1": false, "224.0.0.1": false, "10.96.0.1": false, "::ffff:10.96.0.1": false,
+		"fd00:ec2::254": false, "fd20:ce::254": false, "168.63.129.16": false, "100.100.100.200": false,
+		"64:ff9b::7f00:1": false, "64:ff9b::a9fe:a9fe": false, "64:ff9b::a60:1": false, "64:ff9b::a01:203": true,
 		"10.1.2.3": true, "192.0.2.7": true, "2001:db8::1": true, "fd00::5": true,
 	} {
 		if err := rule.Check(netip.MustParseAddr(address)); (err == nil) != allowed {
