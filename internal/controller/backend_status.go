@@ -13,6 +13,7 @@ import (
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
 	"github.com/openworkflow-operator/operator/internal/backend"
+	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
 
@@ -72,7 +73,7 @@ func secretKeyMissing(name, key, content string, keys []string) error {
 	has := "it is empty"
 	if len(keys) > 0 {
 		slices.Sort(keys)
-		has = "it has " + strings.Join(keys, ", ")
+		has = "it has " + strings.Join(openworkflow.FirstOf(keys, 5), ", ")
 	}
 	field := "urlSecretRef"
 	if content == contentCA {
@@ -224,6 +225,10 @@ func stalls(reason string) bool {
 	}
 }
 
+// maxBackendMessage bounds the message of a Backend, in bytes. The API server takes 32 KiB, and those of runs
+// repeat it.
+const maxBackendMessage = 4096
+
 // planBackend returns the state to publish after a check, and the Backend's status.
 func planBackend(object *v1alpha1.Backend, c backendCheck, now time.Time) (backend.State, v1alpha1.BackendStatus) {
 	state := backend.State{Known: true, Ready: c.err == nil, Reason: v1alpha1.ReasonConnected, Message: "the database answers and its schema is current"}
@@ -232,6 +237,7 @@ func planBackend(object *v1alpha1.Backend, c backendCheck, now time.Time) (backe
 	} else if c.conn != nil {
 		state.Message += c.conn.Warning + workersWarning(len(c.conn.Workers()))
 	}
+	state.Message = truncateText(state.Message, maxBackendMessage)
 	status := *object.Status.DeepCopy()
 	status.ObservedGeneration = object.Generation
 	status.NamespaceID = backend.NamespaceID(object)

@@ -10,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/openworkflow-operator/operator/api/v1alpha1"
@@ -153,6 +155,23 @@ func TestBackend_SchemaOfANewerRelease(t *testing.T) {
 	w.start()
 	message := w.awaitBackend(b, v1alpha1.ReasonSchemaTooNew)
 	if !strings.Contains(message, `the tables in the schema "openworkflow" were written by a newer release; upgrade this manager`) {
+		t.Errorf("message is %q", message)
+	}
+}
+
+// TestBackend_P7_AMessageFitsWhateverASecretHolds: the API server takes 32 KiB for each.
+func TestBackend_P7_AMessageFitsWhateverASecretHolds(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	keys := map[string][]byte{}
+	for i := range 400 {
+		keys[fmt.Sprintf("%03d-%s", i, strings.Repeat("k", 240))] = nil
+	}
+	w.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "db"}, Data: keys})
+	b := newBackend()
+	w.create(b)
+	message := w.awaitBackend(b, v1alpha1.ReasonSecretNotFound)
+	if !strings.Contains(message, "and 395 more): add the database URL under that key") {
 		t.Errorf("message is %q", message)
 	}
 }

@@ -115,7 +115,7 @@ func stuckIn(pool *v1alpha1.WorkerPool, workers []store.Worker) stuckSteps {
 			continue
 		}
 		stuck.workers++
-		stuck.functions = int32(min(int(stuck.functions)+w.StuckSteps, maxStuckSteps))
+		stuck.functions = int32(min(int(stuck.functions)+min(w.StuckSteps, maxStuckSteps), maxStuckSteps))
 		if w.Blocked {
 			stuck.blocked++
 		}

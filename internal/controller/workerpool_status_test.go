@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -13,6 +14,15 @@ import (
 	"github.com/openworkflow-operator/operator/internal/backend"
 	"github.com/openworkflow-operator/operator/internal/store"
 )
+
+// TestStuckIn_P9_WhateverWorkersAnnounce: anybody may write their rows.
+func TestStuckIn_P9_WhateverWorkersAnnounce(t *testing.T) {
+	t.Parallel()
+	workers := []store.Worker{{Pool: "shop", StuckSteps: 1}, {Pool: "shop", StuckSteps: math.MaxInt}, {Pool: "shop", StuckSteps: -5}}
+	if got := stuckIn(newPool("shop"), workers); got.functions != maxStuckSteps || got.workers != 2 {
+		t.Errorf("got %+v", got)
+	}
+}
 
 func TestEvaluatePool(t *testing.T) {
 	t.Parallel()
