@@ -40,6 +40,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
@@ -249,8 +250,8 @@ const maxState = 16 << 10
 
 // SetState publishes a value about the run, which people and programs can read at any time, also
 // while no worker executes the run: "kubectl workflow describe" shows it to those who may read
-// payloads. The value is encoded with encoding/json, and has at most 16 KiB then. It replaces the one
-// before.
+// payloads. The value is encoded with encoding/json, and has at most 16 KiB of valid UTF-8 then. It
+// replaces the one before.
 //
 // It costs no transaction of its own: it is stored with the next write of the run, which is that of
 // the next step's result, of a step that takes longer than a few tens of milliseconds, of a wait, or
@@ -273,6 +274,9 @@ func SetState(ctx context.Context, value any) error {
 	}
 	if len(state) > maxState {
 		return fmt.Errorf("workflow.SetState: the value has %d bytes of JSON, more than %d", len(state), maxState)
+	}
+	if !utf8.Valid(state) { // a json.RawMessage, or a MarshalJSON, may hold any bytes
+		return errors.New("workflow.SetState: the JSON of the value is not valid UTF-8")
 	}
 	execution.SetState(state)
 	return nil

@@ -116,3 +116,28 @@ func TestRunState_SurvivesAPoisonedNeighbour(t *testing.T) {
 		}
 	})
 }
+
+// The state is text: U+0000 and what is not UTF-8 fail the write that carries them.
+func TestRunState_P9_RefusesWhatNoTextCanHold(t *testing.T) {
+	onBoth(t, func(t *testing.T, s Store) {
+		b := bench{t, s}
+		for _, state := range []string{"\"caf\xe9\"", "\"a\x00b\""} {
+			l := b.start()
+			w, end := function(l, "a", complete, `1`), ending(l, store.RunComplete)
+			w.State = publishes(1, state)
+			stepErrs, runErrs := b.apply([]store.StepWrite{w}, []store.RunWrite{end})
+			if !errors.Is(stepErrs[0], store.ErrInvalidJSON) || !errors.Is(runErrs[0], store.ErrInvalidJSON) {
+				t.Errorf("%q with a step: %v, %v", state, stepErrs, runErrs)
+			}
+			end.State = publishes(1, state)
+			if _, runErrs := b.apply(nil, []store.RunWrite{end}); !errors.Is(runErrs[0], store.ErrInvalidJSON) {
+				t.Errorf("%q with the end of a run: %v", state, runErrs)
+			}
+			if got := b.state(l.RunID); got != "" {
+				t.Errorf("state is %q", got)
+			}
+			w.State, end.State = nil, nil
+			b.must([]store.StepWrite{w}, []store.RunWrite{end})
+		}
+	})
+}

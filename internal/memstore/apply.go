@@ -32,6 +32,9 @@ func (s *Store) ApplyAndClaim(ctx context.Context, batch store.Batch) (result st
 		if valueErr == nil {
 			valueErr = normalizeJSON(&w.Output, &w.Error)
 		}
+		if valueErr == nil {
+			valueErr = checkState(w.State)
+		}
 		switch {
 		case valueErr != nil:
 			result.Runs[i] = valueErr
@@ -61,6 +64,9 @@ func normalizeStep(w *store.StepWrite) error {
 		return err
 	}
 	if err := normalizeJSON(&w.Attempt.Context, &w.Attempt.Output, &w.Attempt.Error); err != nil {
+		return err
+	}
+	if err := checkState(w.State); err != nil {
 		return err
 	}
 	if w.Child == nil {
@@ -103,6 +109,14 @@ func (s *Store) writeStep(w store.StepWrite, now time.Time) error {
 		s.publish(a, *w.Approval)
 	}
 	return nil
+}
+
+// checkState refuses a state that a column of text cannot hold.
+func checkState(state *store.NewState) error {
+	if state == nil {
+		return nil
+	}
+	return checkText(string(state.State))
 }
 
 // publishState keeps the newest state of a run.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -186,5 +187,58 @@ func (b *bench) sql(statement string, args ...any) {
 	defer func() { _ = db.Close(b.Context()) }()
 	if _, err := db.Exec(b.Context(), statement, args...); err != nil {
 		b.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// A run that fails while a step of it cannot be stored ends with its own error. It would be executed
+// again whenever its lease ends, for ever.
+func TestRunFail_P1_EndsTheRunAlthoughAStepCannotBeStored(t *testing.T) {
+	b := newBench(t)
+	child := workflow.Declare[string, any]("child")
+	w := workflow.Define("fails", func(ctx context.Context, _ any) (any, error) {
+		step.GoWorkflow(ctx, child, "a\x00b")
+		return nil, errors.New("refused by the bank")
+	})
+	b.work(runner.Options{}, w)
+	id := b.start(w, `null`)
+	if got := b.failed(id); got.Message != "refused by the bank" {
+		t.Errorf("error is %+v", got)
+	}
+	if run := b.result(id); run.Attempts != 1 {
+		t.Errorf("the run was executed %d times", run.Attempts)
+	}
+}
+
+// shortErrors refuses failures with long errors, as Postgres does from 256 MiB.
+type shortErrors struct{ runner.Store }
+
+func (s shortErrors) ApplyAndClaim(ctx context.Context, batch store.Batch) (store.BatchResult, error) {
+	refused := func(w store.RunWrite) bool { return w.Op == store.RunFail && len(w.Error) > 1000 }
+	accepted := batch
+	accepted.Runs = slices.DeleteFunc(slices.Clone(batch.Runs), refused)
+	result, err := s.Store.ApplyAndClaim(ctx, accepted)
+	if err == nil && len(accepted.Runs) < len(batch.Runs) {
+		for i, w := range batch.Runs {
+			if refused(w) {
+				result.Runs = slices.Insert(result.Runs, i, store.ErrTooLarge)
+			}
+		}
+	}
+	return result, err
+}
+
+// An error that cannot be stored is replaced by a text that can.
+func TestRunFail_P1_EndsTheRunWhoseErrorCannotBeStored(t *testing.T) {
+	b := newBench(t)
+	w := workflow.Define("fails", func(context.Context, any) (any, error) {
+		return nil, errors.New(strings.Repeat("x", 2000))
+	})
+	b.workOn(shortErrors{b.store}, runner.Options{}, w)
+	id := b.start(w, `null`)
+	if got := b.failed(id); got.Message != "the run has failed, and the error of the failure cannot be stored" {
+		t.Errorf("error is %.100s", got.Message)
+	}
+	if run := b.result(id); run.Attempts != 1 {
+		t.Errorf("the run was executed %d times", run.Attempts)
 	}
 }

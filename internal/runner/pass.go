@@ -309,6 +309,9 @@ func (e *execution) lostLease(err error) bool {
 // buffered attempts cannot be stored fails.
 func (e *execution) writeEnd(w store.RunWrite) bool {
 	err := e.submitEnd(w)
+	if w.Op == store.RunFail && err != nil && !e.lostLease(err) {
+		err = e.failAllTheSame(w, err)
+	}
 	switch {
 	case err == nil:
 		return true
@@ -322,6 +325,22 @@ func (e *execution) writeEnd(w store.RunWrite) bool {
 	}
 	return false
 }
+
+// failAllTheSame writes the failure of a run that was refused because of a value. A run that stays
+// would be executed again for ever. First it leaves out the buffered attempts, which the refused
+// write has taken from the buffer; then the error too.
+func (e *execution) failAllTheSame(w store.RunWrite, refused error) error {
+	e.log().Error("Could not store a value of a run that has failed; it fails without the value", "error", refused)
+	err := e.submitEnd(w)
+	if err != nil && !e.lostLease(err) {
+		w.Error = openworkflow.Error{Name: "Error", Message: unstorableFailure}.Encode()
+		err = e.submitEnd(w)
+	}
+	return err
+}
+
+// unstorableFailure is the error of a run whose own error cannot be stored.
+const unstorableFailure = "the run has failed, and the error of the failure cannot be stored"
 
 // report passes the run to the Reporter, with the change that this pass has just made.
 func (e *execution) report(change func(*openworkflow.Run)) {

@@ -2,11 +2,15 @@ package runner_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/openworkflow-operator/operator/internal/durable"
 	"github.com/openworkflow-operator/operator/internal/openworkflow"
 	"github.com/openworkflow-operator/operator/internal/runner"
 	"github.com/openworkflow-operator/operator/internal/store"
@@ -157,5 +161,51 @@ func TestSetState_AReplayPublishesNothingOlder(t *testing.T) {
 	}
 	if b.completed(id); last != 9 {
 		t.Errorf("the last state is %d", last)
+	}
+}
+
+// A state that the database refuses fails nothing else: it is left out, and a step whose result
+// traveled with it is not called again. SetState refuses such a value, so it is published past it.
+func TestSetState_P1_AnUnstorableStateRepeatsNoStep(t *testing.T) {
+	b := newBench(t)
+	var seen calls
+	publish := func(ctx context.Context, state string) {
+		if state == "bad" {
+			state = "\"caf\xe9\""
+		}
+		durable.ExecutionFrom(ctx).SetState(json.RawMessage(state))
+	}
+	w := workflow.Define("publishes", func(ctx context.Context, in []string) (string, error) {
+		publish(ctx, in[0])
+		receipt, err := step.Run(ctx, "charge", func(ctx context.Context) (string, error) {
+			seen.add("charge " + workflow.Info(ctx).ID)
+			return "receipt", nil
+		})
+		if err != nil {
+			return "", err
+		}
+		publish(ctx, in[1])
+		if in[2] == "fails" {
+			return "", errors.New("refused by the bank")
+		}
+		return receipt, nil
+	})
+	b.work(runner.Options{}, w)
+	for _, input := range []string{
+		`["bad", "\"good\"", "completes"]`, `["\"good\"", "bad", "completes"]`, `["bad", "bad", "completes"]`,
+		`["\"good\"", "bad", "fails"]`, `["bad", "bad", "fails"]`,
+	} {
+		id := b.start(w, input)
+		run := b.result(id)
+		if strings.Contains(input, "fails") {
+			if got := openworkflow.DecodeError(run.Error); run.Status != openworkflow.RunFailed || got.Message != "refused by the bank" {
+				t.Errorf("%s: the run is %s with %+v", input, run.Status, got)
+			}
+		} else if run.Status != openworkflow.RunCompleted || string(run.Output) != `"receipt"` {
+			t.Errorf("%s: the run is %s with %s %s", input, run.Status, run.Output, run.Error)
+		}
+		if n := seen.of("charge " + id); n != 1 || run.Attempts != 1 {
+			t.Errorf("%s: charged %d times in %d executions", input, n, run.Attempts)
+		}
 	}
 }

@@ -75,7 +75,7 @@ func (e *execution) writeSignal(attempt openworkflow.StepAttempt, signal store.S
 		case errors.Is(err, store.ErrLeaseLost):
 			lost = true
 			return nil
-		case errors.Is(err, store.ErrInvalidJSON), errors.Is(err, store.ErrTooLarge):
+		case isUnstorable(err):
 			fault = err
 			return nil
 		}

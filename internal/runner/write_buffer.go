@@ -194,19 +194,39 @@ func (e *execution) writeSteps(steps []store.StepWrite) error {
 }
 
 // submit writes steps, the end of the pass, or both, and the state that the run has published since
-// its last write. Of a write that fails, the state travels with the next one.
+// its last write. A state fails no write: what is refused is written again without it. Of a write
+// that fails all the same, the state travels with the next one.
 func (e *execution) submit(w write) error {
 	state := e.buffer.popState()
+	w.setState(state)
+	err := e.runner.flusher.submit(e.writeCtx, w)
+	if state == nil || err == nil {
+		return err
+	}
+	if isUnstorable(err) {
+		w.setState(nil)
+		markMaybeWritten(w.steps)
+		if err = e.runner.flusher.submit(e.writeCtx, w); err == nil {
+			e.log().Error("Dropped what a run has published with SetState: it cannot be stored", "bytes", len(state.State))
+			return nil
+		}
+	}
+	e.buffer.setState(state)
+	return err
+}
+
+// setState makes a state travel with the write, nil for none.
+func (w write) setState(state *store.NewState) {
 	if w.run != nil {
 		w.run.State = state
 	} else {
 		w.steps[0].State = state
 	}
-	err := e.runner.flusher.submit(e.writeCtx, w)
-	if err != nil {
-		e.buffer.setState(state)
-	}
-	return err
+}
+
+// isUnstorable reports whether a write failed because of a value in it.
+func isUnstorable(err error) bool {
+	return errors.Is(err, store.ErrInvalidJSON) || errors.Is(err, store.ErrTooLarge)
 }
 
 // SetState (might not return) implements durable.Execution.

@@ -2,6 +2,7 @@ package workflowtest_test
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +66,9 @@ func TestSetState_P7_RefusesWithAMessage(t *testing.T) {
 	for want, call := range map[string]func(ctx context.Context) error{
 		`workflow.SetState: the value has 16385 bytes of JSON, more than 16384`: func(ctx context.Context) error {
 			return workflow.SetState(ctx, strings.Repeat("x", 16383))
+		},
+		`workflow.SetState: the JSON of the value is not valid UTF-8`: func(ctx context.Context) error {
+			return workflow.SetState(ctx, json.RawMessage("\"caf\xe9\""))
 		},
 		`workflow.SetState: encode the value: json: unsupported type: chan int`: func(ctx context.Context) error {
 			return workflow.SetState(ctx, make(chan int))
