@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"strings"
+	"unicode/utf8"
 )
 
 // Column returns the value for a JSON column. It returns nil, which is SQL NULL, for no value
@@ -21,14 +22,17 @@ const maxPlainDepth = 500
 
 // Plain reports whether Postgres is sure to store a valid JSON text in a jsonb column. To be
 // on the safe side it reports false for uncommon escapes (U+0000 and lone surrogates cannot be
-// stored), for numbers with an exponent, and for very deep or very large values.
+// stored), for numbers with an exponent, and for very deep or very large values. What is not UTF-8,
+// which encoding/json lets pass in a json.RawMessage, cannot be stored.
 func Plain(value []byte) bool {
 	const maxSize = 100_000 // below the largest number of digits too
 	if len(value) > maxSize {
 		return false
 	}
 	depth, inString := 0, false
+	var bits byte // of all bytes: most values are ASCII, which is UTF-8
 	for i := 0; i < len(value); i++ {
+		bits |= value[i]
 		switch c := value[i]; {
 		case c == '\\':
 			i++
@@ -51,7 +55,7 @@ func Plain(value []byte) bool {
 			return false
 		}
 	}
-	return true
+	return bits < utf8.RuneSelf || utf8.Valid(value)
 }
 
 // plainEscape reports whether the four digits after \u are among those that Go's encoder

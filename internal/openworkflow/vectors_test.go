@@ -257,6 +257,7 @@ func TestPlainIsWhatPostgresStoresForCertain(t *testing.T) {
 		`"\u003chtml\u003e \u0026 \u2028"`: true, `"é €"`: true, `"1e5 escape"`: true, `{"e":1}`: true, `[true,false]`: true,
 		`"\u0000"`: false, `"\ud800"`: false, `"\ud83d\ude00"`: false, `1e5`: false, `1E400000`: false,
 		`"\\u0000"`: true, `"\\\u0000"`: false,
+		"\"\xff\"": false, "\"caf\xe9\"": false, "\"\xed\xa0\x80\"": false, "\"\xc3\"": false,
 		strings.Repeat("[", 501) + strings.Repeat("]", 501): false,
 		strings.Repeat("[", 500) + strings.Repeat("]", 500): true,
 		`"` + strings.Repeat("x", 1<<20) + `"`:              false,
@@ -265,5 +266,22 @@ func TestPlainIsWhatPostgresStoresForCertain(t *testing.T) {
 		if got := Plain([]byte(value)); got != want {
 			t.Errorf("Plain(%.40s) is %v", value, got)
 		}
+	}
+}
+
+func BenchmarkPlain(b *testing.B) {
+	for name, value := range map[string]string{
+		"ASCII": `{"id":"4f7c","items":[` + strings.Repeat(`{"name":"apple","amount":12.5},`, 30) + `1]}`,
+		"UTF-8": `["` + strings.Repeat("Äpfel für 3 € ", 60) + `"]`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(value)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if !Plain([]byte(value)) {
+					b.Fatal("not plain")
+				}
+			}
+		})
 	}
 }

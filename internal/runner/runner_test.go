@@ -537,3 +537,22 @@ func TestP3WorkflowThatWaitsInVainLosesItsRun(t *testing.T) {
 		t.Errorf("the run was claimed %d times, want 2 or 3", run.Attempts)
 	}
 }
+
+// R23, R92: a result that is not UTF-8 fails its step, which the workflow can catch.
+func TestR92_AResultThatIsNotUTF8FailsItsStep(t *testing.T) {
+	b := newBench(t)
+	w := workflow.Define("catches", func(ctx context.Context, _ any) (string, error) {
+		_, err := step.Run(ctx, "latin-1", func(context.Context) (json.RawMessage, error) {
+			return json.RawMessage("\"\xff\""), nil
+		}, step.Retry(workflow.RetryPolicy{MaximumAttempts: 1}))
+		failed, ok := errors.AsType[*step.Error](err)
+		if !ok {
+			return "", err
+		}
+		return failed.Step, nil
+	})
+	b.work(runner.Options{}, w)
+	if got := b.completed(b.start(w, `null`)); got != `"latin-1"` {
+		t.Errorf("output is %s", got)
+	}
+}
