@@ -39,16 +39,69 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
+// Failure is an error of an author's function as the engine keeps it. It holds what the engine needs
+// to know of the error, and not the error: its methods are the author's code, and are called where a
+// panic of theirs is the function's.
+type Failure struct {
+	payload openworkflow.Error
+	// marks are the engine's own errors that the error was or wrapped.
+	marks []error
+}
+
+func (f *Failure) Error() string { return f.payload.Message }
+
+// Unwrap returns the engine's own errors.
+func (f *Failure) Unwrap() []error { return f.marks }
+
+// NewFailure returns what the engine keeps of an error. It calls the methods of the error, which may
+// panic: those of a nil pointer in an error, for example.
+func NewFailure(err error) *Failure {
+	f := &Failure{payload: EncodeError(err)}
+	if failed, ok := errors.AsType[*StepError](err); ok {
+		f.marks = append(f.marks, failed)
+	}
+	if IsNonRetryable(err) {
+		f.marks = append(f.marks, &NonRetryableError{Err: errMarked})
+	}
+	if errors.Is(err, ErrDeadlineExceeded) {
+		f.marks = append(f.marks, ErrDeadlineExceeded)
+	}
+	return f
+}
+
+// errMarked stands for the error of an author that is marked as non-retryable.
+var errMarked = errors.New("marked as non-retryable")
+
+// NewPanic returns the failure of a function that has panicked.
+func NewPanic(value any, stack []byte) *Failure {
+	return &Failure{payload: openworkflow.Error{Name: "PanicError", Message: panicText(value), Stack: string(stack)}}
+}
+
+// panicText returns the text of a PanicError. Methods of the value may panic too.
+func panicText(value any) (text string) {
+	defer func() {
+		if recover() != nil {
+			text = fmt.Sprintf("panic: a value of type %T, which has no text", value)
+		}
+	}()
+	return (&PanicError{Value: value}).Error()
+}
+
 // EncodeError returns the payload that is stored of an error (R120). Its name is the name of
 // the error's type, or Error for types that only carry a text. A StepError that a workflow
 // returns unwrapped keeps the payload of the step (R77).
 func EncodeError(err error) openworkflow.Error {
+	if failure, ok := err.(*Failure); ok { //nolint:errorlint // what wraps one has a text of its own
+		return failure.payload
+	}
 	if failed, ok := asStepError(err); ok {
 		return openworkflow.Error{Name: failed.Name, Message: failed.Message, Stack: failed.Stack}
 	}
 	payload := openworkflow.Error{Name: errorName(err), Message: err.Error()}
 	if panicked, ok := errors.AsType[*PanicError](err); ok {
 		payload.Stack = panicked.Stack
+	} else if failure, ok := errors.AsType[*Failure](err); ok {
+		payload.Stack = failure.payload.Stack
 	}
 	return payload
 }

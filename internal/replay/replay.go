@@ -74,14 +74,18 @@ func Run(ctx context.Context, d durable.Definition, run *openworkflow.Run, attem
 	return e.report, nil
 }
 
-// protect turns a panic of the workflow into its error, as an execution does.
+// protect turns a panic of the workflow, or of a method of its error, into its error, as an execution
+// does.
 func protect(f func() (json.RawMessage, error)) (output json.RawMessage, err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			output, err = nil, &durable.PanicError{Value: value, Stack: string(debug.Stack())}
 		}
 	}()
-	return f()
+	if output, err = f(); err != nil {
+		_ = durable.NewFailure(err) // panics if that of an execution would
+	}
+	return output, err
 }
 
 // execution implements durable.Execution on records.

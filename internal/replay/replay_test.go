@@ -144,6 +144,11 @@ func TestRun_P7_SaysHowTheCodeFails(t *testing.T) {
 	if err != nil || !report.Ended || report.Err == nil || report.Err.Error() != "panic: at the disco" {
 		t.Errorf("a panic: %+v, %v", report, err)
 	}
+	typedNil := durable.DefinitionOf(workflow.Define("wf", func(context.Context, int) (int, error) { return 0, (*step.Error)(nil) }))
+	report, err = replay.Run(t.Context(), typedNil, run, nil)
+	if err != nil || !report.Ended || durable.EncodeError(report.Err).Name != "PanicError" {
+		t.Errorf("an error whose methods panic: %+v, %v", report, err)
+	}
 
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stuck := durable.DefinitionOf(workflow.Define("wf", func(_ context.Context, _ int) (int, error) {

@@ -255,14 +255,18 @@ func (e *execution) endBranchLocked() {
 
 var errGoexit = errors.New("the goroutine of a workflow or a step was ended with runtime.Goexit")
 
-// protect turns a panic of f into an error.
+// protect calls an author's function. It returns its error, or its panic, as a durable.Failure: no
+// method of an author's error is called after it.
 func (e *execution) protect(f func() (json.RawMessage, error)) (output json.RawMessage, err error) {
 	defer func() {
 		if value := recover(); value != nil {
-			output, err = nil, &durable.PanicError{Value: value, Stack: string(debug.Stack())}
+			output, err = nil, durable.NewPanic(value, debug.Stack())
 		}
 	}()
-	return f()
+	if output, err = f(); err != nil {
+		return nil, durable.NewFailure(err)
+	}
+	return output, nil
 }
 
 // setOutcome sets the outcome of the execution. The first one stands.
