@@ -242,3 +242,52 @@ func TestRunFail_P1_EndsTheRunWhoseErrorCannotBeStored(t *testing.T) {
 		t.Errorf("the run was executed %d times", run.Attempts)
 	}
 }
+
+// slowChildren takes 50 ms for a write that starts a child, and tells that the write has come.
+type slowChildren struct {
+	runner.Store
+	coming chan struct{}
+}
+
+func (s slowChildren) ApplyAndClaim(ctx context.Context, batch store.Batch) (store.BatchResult, error) {
+	if slices.ContainsFunc(batch.Steps, func(w store.StepWrite) bool { return w.Child != nil }) {
+		select {
+		case s.coming <- struct{}{}:
+		default:
+		}
+		time.Sleep(50 * time.Millisecond) // the execution ends meanwhile
+	}
+	return s.Store.ApplyAndClaim(ctx, batch)
+}
+
+// The buffer's timer writes a child that cannot be stored while the workflow ends: the run fails. It
+// would wait for a child without a row, or complete without its step.
+func TestWriteBuffer_P1_ARefusalAfterTheEndFailsTheRun(t *testing.T) {
+	for name, end := range map[string]func(f *step.Future[any]) (any, error){
+		"parks":     func(f *step.Future[any]) (any, error) { return f.Await() },
+		"completes": func(*step.Future[any]) (any, error) { return "done", nil },
+		"retries":   func(*step.Future[any]) (any, error) { return nil, errors.New("try again") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			s := slowChildren{b.store, make(chan struct{}, 1)}
+			child := workflow.Declare[string, any]("child")
+			w := workflow.Define("parent", func(ctx context.Context, _ any) (any, error) {
+				if _, err := step.Run(ctx, "inline", func(context.Context) (int, error) { return 1, nil }); err != nil {
+					return nil, err
+				}
+				f := step.GoWorkflow(ctx, child, "a\x00b")
+				receive(t, s.coming, "the write of the child")
+				return end(f)
+			}, workflow.Retry(workflow.RetryPolicy{MaximumAttempts: 3}))
+			b.workOn(s, runner.Options{}, w)
+			id := b.start(w, `null`)
+			if got := b.failed(id); !strings.Contains(got.Message, "store") || !strings.Contains(got.Message, `\u0000`) {
+				t.Errorf("error is %+v", got)
+			}
+			if run := b.result(id); run.Attempts != 1 {
+				t.Errorf("the run was executed %d times", run.Attempts)
+			}
+		})
+	}
+}

@@ -108,17 +108,31 @@ func (f *flusher) writeAlone(ctx context.Context, w write) (outcome, err error) 
 	return firstError(stepErrs, runErrs), nil
 }
 
-// firstError returns the first error among the results of one write.
+// firstError returns the first error among the results of one write. That of a value in a step is a
+// refusedStepError.
 func firstError(stepErrs, runErrs []error) error {
-	for _, errs := range [][]error{stepErrs, runErrs} {
-		for _, err := range errs {
-			if err != nil {
-				return err
-			}
+	for _, err := range stepErrs {
+		switch {
+		case err == nil:
+		case isUnstorable(err):
+			return refusedStepError{err}
+		default:
+			return err
+		}
+	}
+	for _, err := range runErrs {
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
+
+// refusedStepError tells a step whose value cannot be stored from the end of a run with such a value.
+type refusedStepError struct{ error }
+
+// Unwrap returns the error of the value.
+func (e refusedStepError) Unwrap() error { return e.error }
 
 // tryOnce sends a batch once. It starts passes for the claimed runs, and notifies of runs that the writes have ended or made due: in the
 // same transaction if the rate limit allows, else later.

@@ -286,15 +286,19 @@ func (e *stepLimitError) encode() json.RawMessage {
 	return payload
 }
 
-// submitEnd writes the end of the pass, together with all buffered attempts.
+// submitEnd writes the end of the pass, together with all buffered attempts. If attempts of the buffer
+// could not be stored, before or now, it returns the failure of the run, and writes no other end.
 func (e *execution) submitEnd(w store.RunWrite) error {
 	w.Lease, w.HasParent = e.lease, e.run.ParentStepAttemptID != nil
 	e.buffer.flushMu.Lock() // a flush in progress comes first
 	defer e.buffer.flushMu.Unlock()
+	if e.buffer.lost != nil && w.Op != store.RunFail {
+		return e.buffer.lost
+	}
 	steps := e.buffer.popAll()
 	err := e.submit(write{steps: steps, run: &w, keepsSlot: !e.left.ended()})
-	if err != nil && len(steps) > 0 && !e.lostLease(err) {
-		return unstorable(steps, err)
+	if refused, ok := errors.AsType[refusedStepError](err); ok {
+		return unstorable(steps, refused.error)
 	}
 	return err
 }

@@ -556,3 +556,28 @@ func TestR92_AResultThatIsNotUTF8FailsItsStep(t *testing.T) {
 		t.Errorf("output is %s", got)
 	}
 }
+
+// R23, R79: an output that cannot be stored fails the workflow, by its policy, and no step that is
+// written with it.
+func TestR79_AnUnstorableOutputIsTheWorkflowsFailure(t *testing.T) {
+	b := newBench(t)
+	var seen calls
+	output := workflow.Define("output", func(ctx context.Context, _ any) (string, error) {
+		seen.add("workflow")
+		_, err := step.Run(ctx, "inline", func(context.Context) (string, error) {
+			seen.add("inline")
+			return "a", nil
+		})
+		return "\x00", err
+	}, workflow.Retry(workflow.RetryPolicy{InitialInterval: time.Millisecond, MaximumAttempts: 2}))
+	b.work(runner.Options{}, output)
+	id := b.start(output, `null`)
+	got := b.failed(id)
+	if strings.Contains(got.Message, "store step") || !strings.Contains(got.Message, `\u0000`) {
+		t.Errorf("error is %+v", got)
+	}
+	if run := b.result(id); seen.of("workflow") != 2 || seen.of("inline") != 1 || run.Failures != 2 {
+		t.Errorf("the workflow was called %d times and its step %d times; the run has %d failures",
+			seen.of("workflow"), seen.of("inline"), run.Failures)
+	}
+}

@@ -33,6 +33,9 @@ type writeBuffer struct {
 	// flushMu is held while buffered attempts are written. A caller that has locked it knows
 	// that nothing that was taken from the buffer is still in flight.
 	flushMu sync.Mutex
+	// lost is the failure of the run if attempts of the buffer could not be stored. It may have
+	// come when the execution was over. Guarded by flushMu.
+	lost error
 	// timer flushes results that have been buffered for maxBufferTime. It is set for the
 	// first of many results, not for each, and set again if it fires early: setting a timer
 	// wakes a thread.
@@ -175,7 +178,8 @@ func (e *execution) writeBufferedLocked() {
 		return
 	}
 	if err := e.writeSteps(writes); err != nil {
-		e.exitWith(outcome{kind: outcomeReturned, err: unstorable(writes, err)})
+		e.buffer.lost = unstorable(writes, err)
+		e.exitWith(outcome{kind: outcomeReturned, err: e.buffer.lost})
 	}
 }
 
@@ -189,6 +193,9 @@ func (e *execution) writeSteps(steps []store.StepWrite) error {
 	}
 	if err == nil {
 		e.noteProgress(steps)
+	}
+	if refused, ok := errors.AsType[refusedStepError](err); ok {
+		return refused.error
 	}
 	return err
 }
