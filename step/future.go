@@ -3,12 +3,14 @@ package step
 import (
 	"context"
 	"encoding/json"
+	"errors"
 
 	"github.com/openworkflow-operator/operator/internal/durable"
 )
 
 // Future is a step that was started, and gives its result later. It belongs to one execution
-// of the workflow; use it on the goroutine of the workflow's function.
+// of the workflow; use it on the goroutine of the workflow's function. The zero Future is of no step:
+// it fails the run.
 type Future[T any] struct {
 	name   string
 	future durable.Future
@@ -20,8 +22,14 @@ type Future[T any] struct {
 // in its name. Later calls return the same again.
 func (f *Future[T]) Await() (T, error) {
 	var none T
+	if f == nil {
+		return none, errNotStarted
+	}
 	if f.err != nil {
 		return none, f.err
+	}
+	if f.future == nil {
+		return none, errNotStarted
 	}
 	output, err := f.future.Await()
 	if err != nil {
@@ -30,7 +38,20 @@ func (f *Future[T]) Await() (T, error) {
 	return f.decode(f.name, output)
 }
 
-func (f *Future[T]) durableFuture() (durable.Future, error) { return f.future, f.err }
+func (f *Future[T]) durableFuture() (durable.Future, error) {
+	switch {
+	case f == nil:
+		return nil, errNotStarted
+	case f.err != nil:
+		return nil, f.err
+	case f.future == nil:
+		return nil, errNotStarted
+	}
+	return f.future, nil
+}
+
+// errNotStarted is the error of a zero Future.
+var errNotStarted = NonRetryable(errors.New("the future is of no step: take it from step.Go or another function that starts one"))
 
 // Pending is a [*Future] of any type, for [Select].
 type Pending interface {
@@ -74,6 +95,9 @@ func Select(ctx context.Context, name string, futures ...Pending) (index int, er
 func durableFutures(futures []Pending) ([]durable.Future, error) {
 	pending := make([]durable.Future, len(futures))
 	for i, f := range futures {
+		if f == nil {
+			return nil, errNotStarted
+		}
 		var err error
 		if pending[i], err = f.durableFuture(); err != nil {
 			return nil, err

@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -94,10 +95,26 @@ func (e *execution) Reserve(base string, n int) ([]string, error) {
 func (e *execution) AwaitSome(futures []durable.Future, n int) []int {
 	e.enterVerb()
 	defer e.exitVerb()
+	if err := e.checkOwn(futures); err != nil {
+		e.exitWith(outcome{kind: outcomeReturned, err: err})
+	}
 	return e.awaitSome(futures, n)
 }
 
-// awaitSome (might not return) is AwaitSome without enterVerb.
+// checkOwn refuses futures of other executions: this one's mutex does not guard them.
+func (e *execution) checkOwn(futures []durable.Future) error {
+	for _, f := range futures {
+		if own, ok := f.(*future); !ok || own.e != e {
+			return &durable.NonRetryableError{Err: errForeignFuture}
+		}
+	}
+	return nil
+}
+
+var errForeignFuture = errors.New("the future is of another run, or of another execution of this run: " +
+	"keep futures in the workflow's function")
+
+// awaitSome (might not return) is AwaitSome without enterVerb, of futures of this execution.
 func (e *execution) awaitSome(futures []durable.Future, n int) (resolved []int) {
 	e.await(func() bool {
 		resolved = resolved[:0]
@@ -123,6 +140,9 @@ func (e *execution) Select(base string, futures []durable.Future) (int, error) {
 	if len(futures) == 0 {
 		return 0, &durable.NonRetryableError{Err: fmt.Errorf("select %q: there is nothing to wait for", name)}
 	}
+	if err := e.checkOwn(futures); err != nil {
+		return 0, fmt.Errorf("select %q: %w", name, err)
+	}
 	if stored, known, err := e.replay(name, openworkflow.DefaultStepPolicy); known {
 		var index int
 		if err == nil {
@@ -147,37 +167,51 @@ func (e *execution) Select(base string, futures []durable.Future) (int, error) {
 // not ask for. If all futures wait and no function is executing, it parks the run.
 func (e *execution) await(ready func() bool) {
 	for {
-		e.mu.Lock()
-		if ready() {
-			e.mu.Unlock()
+		if e.locked(ready) {
 			return
 		}
-		e.mu.Unlock()
 		e.checkpoint()
-
-		e.mu.Lock()
-		overdue := e.resolveDueLocked()
+		done, parked, overdue, next := e.resolveOrPark(ready)
 		switch {
-		case ready():
-			e.mu.Unlock()
+		case done:
 			return
 		case len(overdue) > 0:
-			e.mu.Unlock()
 			e.expireApprovals(overdue)
 			continue
-		case e.executing == 0:
-			e.parkLocked()
-			e.mu.Unlock()
+		case parked:
 			runtime.Goexit()
 		}
-		next := e.nextDueLocked()
-		e.mu.Unlock()
 
 		// While functions execute, users must see the waits that were started, and children
 		// and signals must find their rows.
 		e.flushAll()
 		e.waitForChange(next)
 	}
+}
+
+// locked returns the answer of ready, with mu held.
+func (e *execution) locked(ready func() bool) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return ready()
+}
+
+// resolveOrPark resolves what is due. Unless that was enough, it returns the approvals whose time is
+// over; or parks the run, if nothing of it is executing; or returns when the next wait ends.
+func (e *execution) resolveOrPark(ready func() bool) (done, parked bool, overdue []*future, next time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	overdue = e.resolveDueLocked()
+	switch {
+	case ready():
+		return true, false, nil, time.Time{}
+	case len(overdue) > 0:
+		return false, false, overdue, time.Time{}
+	case e.executing == 0:
+		e.parkLocked()
+		return false, true, nil, time.Time{}
+	}
+	return false, false, nil, e.nextDueLocked()
 }
 
 // waitForChange returns when wakes is set, the execution is over, or next has come by the
