@@ -352,11 +352,10 @@ func (r *WorkflowSignalReconciler) handleError(s *v1alpha1.WorkflowSignal, err e
 // was kept of it. One that is deleted after this look is withdrawn by its event, as the cache changes first.
 func (r *WorkflowSignalReconciler) isGone(ctx context.Context, s *v1alpha1.WorkflowSignal) (bool, error) {
 	var now v1alpha1.WorkflowSignal
-	err := r.Get(ctx, client.ObjectKeyFromObject(s), &now)
-	if err != nil && !apierrors.IsNotFound(err) {
+	if err := r.Get(ctx, client.ObjectKeyFromObject(s), &now); client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("look for WorkflowSignal %s: %w", s.Name, err)
 	}
-	return err != nil || now.UID != s.UID, nil
+	return now.UID != s.UID, nil
 }
 
 // withdraw removes a signal that nobody has received from the database. If that fails, the row stays
