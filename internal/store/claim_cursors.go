@@ -43,8 +43,8 @@ const (
 	// maxCursorAge is the longest time between two claims that read from the start, if that is cheap.
 	maxCursorAge = 250 * time.Millisecond
 	// startPauses is how many times as long as it took beyond a usual claim one from the start is followed
-	// by a pause, if that is more than cheapStart: 20 make it a twentieth of the time. maxStartPause
-	// bounds the pause.
+	// by a pause, if that is more than cheapStart and than the usual claim: 20 make it a twentieth of the
+	// time. maxStartPause bounds the pause.
 	startPauses   = 20
 	cheapStart    = 5 * time.Millisecond
 	maxStartPause = 5 * time.Second
@@ -66,7 +66,10 @@ func (c *claimCursors) positions(keys []openworkflow.DefinitionKey, now time.Tim
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	age, pause := now.Sub(c.startedAt), c.startPause()
-	fromStart = age > max(maxCursorAge, pause) || c.exhausted && age >= pause || len(c.ranges) == 0
+	// How long a usual claim takes must be known before one from the start can be called slow: the
+	// database may be far away.
+	isUnmeasured := c.usual == 0 && c.fastestStart() >= cheapStart
+	fromStart = len(c.ranges) == 0 || !isUnmeasured && (age > max(maxCursorAge, pause) || c.exhausted && age >= pause)
 	if fromStart {
 		c.startedAt = now
 		clear(c.ranges) // what this claim does not read is still unknown
@@ -96,7 +99,7 @@ func (c *claimCursors) fastestStart() time.Duration {
 // startPause is the time after which ranges may be read from the start again.
 func (c *claimCursors) startPause() time.Duration {
 	cost := c.fastestStart() - c.usual
-	if cost < cheapStart {
+	if c.usual == 0 || cost < max(cheapStart, c.usual) {
 		return 0
 	}
 	return min(startPauses*cost, maxStartPause)
@@ -127,6 +130,8 @@ func (c *claimCursors) advance(read rangesRead) (lookAgain bool) {
 	if read.fromStart {
 		c.starts[c.number%len(c.starts)] = took
 		c.number++
+	} else if c.usual == 0 {
+		c.usual = max(took, 1)
 	} else {
 		c.usual += (took - c.usual) / 8
 	}

@@ -94,6 +94,20 @@ func TestClaimCursors_P6_ReadsFromTheStartTakeASmallShare(t *testing.T) {
 	}
 }
 
+// TestClaimCursors_P2_ADatabaseThatIsFarAwayIsNoReasonForAPause: all claims take long there, and not those from
+// the start alone.
+func TestClaimCursors_P2_ADatabaseThatIsFarAwayIsNoReasonForAPause(t *testing.T) {
+	f := newCursorsFixture(t, "a")
+	const far = 40 * time.Millisecond
+	found := claimed{maxDue: map[rangeKey]time.Time{f.key(0, false): f.now.Add(f.ahead)}}
+	for i := range 100 {
+		was, again := f.claim(found, far+10*time.Millisecond, far)
+		if !was && !again {
+			t.Fatalf("claim %d left out what became due behind the cursors", i)
+		}
+	}
+}
+
 // TestClaimCursors_P2_WhatBecameDueBehindThemIsFound: as long as reads from the start are cheap, each claim that
 // found less is followed by one, and they come at least each maxCursorAge.
 func TestClaimCursors_P2_WhatBecameDueBehindThemIsFound(t *testing.T) {

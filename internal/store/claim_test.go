@@ -323,7 +323,7 @@ func TestClaim_P6_AnOpenTransactionMakesFewClaimsSlow(t *testing.T) {
 	defer unlock()
 	f.exec(`
 INSERT INTO openworkflow.workflow_runs (namespace_id, id, workflow_name, status, config, attempts, available_at, created_at, updated_at)
-SELECT 'default', 'old-' || i, 'wf', 'pending', '{}', 0, now() - interval '1 hour', now(), now() FROM generate_series(1, 30000) i`)
+SELECT 'default', 'old-' || i, 'wf', 'pending', '{}', 0, now() - interval '1 hour', now(), now() FROM generate_series(1, 90000) i`)
 	for _, status := range []string{"running", "completed"} {
 		f.exec(`UPDATE openworkflow.workflow_runs SET status = $1 WHERE id LIKE 'old-%'`, status)
 	}
