@@ -40,7 +40,7 @@ func (s *Store) archivedSource(ctx context.Context, tx pgx.Tx, id string) (*fork
 		return nil, err
 	}
 	found.id = id
-	source := &forkSource{archived: &found}
+	source := &forkSource{archived: &found, limits: s.forkLimits}
 	err = found.lines(s.partsIn(ctx, tx, &found), func(line []byte) (more bool, err error) {
 		if !bytes.HasPrefix(line, stepLine) {
 			source.run, err = found.decodeRun(line, true)

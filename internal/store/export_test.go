@@ -29,6 +29,9 @@ func (s *Store) ClaimsFromStart() int {
 	return s.cursors.number
 }
 
+// LimitForks bounds the histories that are forked, instead of by numbers that take minutes to reach.
+func (s *Store) LimitForks(attempts, texts int) { s.forkLimits = forkLimits{attempts, texts} }
+
 // PlanOnceSQL is the statement that each connection runs first.
 const PlanOnceSQL = sessionSQL
 

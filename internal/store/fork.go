@@ -198,7 +198,7 @@ func (s *Store) forkSource(ctx context.Context, tx pgx.Tx, id string) (*forkSour
 		return nil, err
 	}
 	run, err := pgx.CollectExactlyOneRow(rows, scanRun)
-	source := &forkSource{run: &run}
+	source := &forkSource{run: &run, limits: s.forkLimits}
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		source, err = s.archivedSource(ctx, tx, id)
@@ -232,12 +232,16 @@ func (s *Store) forkHistory(ctx context.Context, tx pgx.Tx, source *forkSource) 
 	}
 }
 
+// forkLimits bound what is kept of a history: the attempts, and the bytes of their names and errors.
+type forkLimits struct{ attempts, texts int }
+
 // forkSource is what a fork is made from.
 type forkSource struct {
 	run *openworkflow.Run
 	// attempts are without contexts and outputs, and texts is the length of their names and errors.
 	attempts []openworkflow.StepAttempt
 	texts    int
+	limits   forkLimits
 	// archived says where the source is, nil if it is in the tables.
 	archived *archivedRun
 }
@@ -248,10 +252,10 @@ func (s *forkSource) add(a openworkflow.StepAttempt) error {
 	s.attempts = append(s.attempts, a)
 	s.texts += len(a.StepName) + len(a.Error)
 	switch {
-	case len(s.attempts) > maxForkAttempts:
-		return invalidFork("run %s has more than %d step attempts", s.run.ID, maxForkAttempts)
-	case s.texts > maxForkTexts:
-		return invalidFork("the names and errors of the steps of run %s have more than %d bytes", s.run.ID, maxForkTexts)
+	case len(s.attempts) > s.limits.attempts:
+		return invalidFork("run %s has more than %d step attempts", s.run.ID, s.limits.attempts)
+	case s.texts > s.limits.texts:
+		return invalidFork("the names and errors of the steps of run %s have more than %d bytes", s.run.ID, s.limits.texts)
 	}
 	return nil
 }

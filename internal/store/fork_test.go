@@ -116,12 +116,13 @@ func TestFork_P7_TooLongAHistory(t *testing.T) {
 		attempts, message int
 		want              string
 	}{
-		"attempts": {100_001, 10, "invalid fork: run source has more than 100000 step attempts"},
-		"errors":   {9000, 4000, "invalid fork: the names and errors of the steps of run source have more than 33554432 bytes"},
+		"attempts": {3_001, 10, "invalid fork: run source has more than 3000 step attempts"},
+		"errors":   {300, 4000, "invalid fork: the names and errors of the steps of run source have more than 1048576 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
+			f.LimitForks(3_000, 1<<20)
 			f.create(1, func(r *store.NewRun) { r.ID = "source" })
 			f.end("source")
 			f.exec(`UPDATE openworkflow.workflow_runs SET status = 'failed', error = '{"message": "no"}'`)

@@ -78,6 +78,7 @@ type Store struct {
 	violation  violation
 	// keyPatience is that of the options.
 	keyPatience time.Duration
+	forkLimits  forkLimits
 }
 
 var schemaName = regexp.MustCompile(`^[a-zA-Z_]\w*$`)
@@ -88,7 +89,10 @@ var schemaName = regexp.MustCompile(`^[a-zA-Z_]\w*$`)
 // It returns ErrInvalidURL, ErrUnreachable, ErrAuthentication, ErrDatabaseMissing or
 // ErrPrivilege. No error text contains the password.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	s := &Store{schema: o.Schema, namespace: o.NamespaceID, keyPatience: o.KeyPatience}
+	s := &Store{
+		schema: o.Schema, namespace: o.NamespaceID, keyPatience: o.KeyPatience,
+		forkLimits: forkLimits{attempts: maxForkAttempts, texts: maxForkTexts},
+	}
 	if s.schema == "" {
 		s.schema = DefaultSchema
 	}
