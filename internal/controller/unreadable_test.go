@@ -121,7 +121,9 @@ func TestManager_P9_GoesOnBesideObjectsThatItCannotRead(t *testing.T) {
 		t.Errorf("the pool has the message %q", message)
 	}
 
-	// The same in events of a watch, and in a status.
+	// The same in events of a watch, and in a status: the last one that the manager writes by itself, so that
+	// none replaces the bad one.
+	w.awaitState(good, v1alpha1.RunPending, v1alpha1.ReasonNoWorker)
 	late := newTestRun("late", available)
 	w.create(late, deepRun("deep-late"))
 	w.corrupt(path, "late", `"availableAt":`+quoted(later), `"availableAt":`+badTime)
