@@ -39,6 +39,9 @@ var (
 	failing = State{Known: true, Reason: v1alpha1.ReasonUnreachable}
 )
 
+// The tests below run in bubbles of synctest: a sleep moves the bubble's clock, by which the registry's timers
+// fire, and takes no time.
+
 func TestRegistry_States(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
